@@ -1,0 +1,50 @@
+# make reproduce: install, run the default experiment, print its table.   make test, make check: what CI runs.
+.DELETE_ON_ERROR:
+.PHONY: install install-test reproduce test check browser clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# What the workflow's rules call is found here, whether or not the environment is activated.
+export PATH := $(BIN):$(PATH)
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) -e '.[pipeline]'
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP_INSTALL) -e '.[pipeline,test]'
+	touch $@
+
+reproduce: install
+	snakemake --cores all reproduce
+	snakemake --report results/report.html
+	@echo
+	@echo "Sample pictures: results/chains/*/*/samples.png"
+	@echo "Report:          results/report.html"
+	@echo "MLflow UI:       . $(VENV)/bin/activate && mlflow ui     (then open http://127.0.0.1:5000)"
+
+test: install-test browser
+	pytest
+
+check: install-test
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+# The browser test drives a real Chromium.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+
+clean:
+	rm -rf $(VENV) .snakemake data results runs logs mlflow mlflow.db mlruns test-output

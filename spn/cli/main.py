@@ -1,0 +1,110 @@
+"""The parser: verbs, their paths and their machine-side options. Scientific numbers are in params.yaml alone."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from spn import __version__
+from spn.cli import verbs
+from spn.config import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; a user's mistake prints one line and gives exit status 2."""
+    options = vars(_parser().parse_args(arguments))
+    verb = options.pop("run")
+    try:
+        verb(**options)
+    except InputError as error:
+        print(f"spn: error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"spn: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="spn", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="VERB")
+
+    preprocess = _verb(commands, "preprocess", verbs.preprocess)
+    preprocess.add_argument("--layout", required=True, help="name of the layout, e.g. S2_3+5")
+    preprocess.add_argument("--sources", type=Path, default=Path("sources"), help="where the source files lie")
+    preprocess.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
+
+    create = _verb(commands, "create_experiment", verbs.create_experiment, needs_params=True)
+    create.add_argument("--uri", default="sqlite:///mlflow.db", help="MLflow store")
+    create.add_argument("--output", type=Path, required=True, help="JSON file to write: store and experiment")
+
+    train = _verb(commands, "train", verbs.train)
+    train.add_argument("stage")
+    train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
+    train.add_argument("--experiment", type=Path, required=True, help="what create_experiment wrote")
+    train.add_argument("--runs", type=Path, default=Path("runs"), help="where unfinished and finished runs are kept")
+    train.add_argument("--output", type=Path, required=True, help="folder for checkpoint and history")
+    _machine(train)
+
+    evaluate = _verb(commands, "evaluate", verbs.evaluate)
+    evaluate.add_argument("stage")
+    evaluate.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
+    evaluate.add_argument("--checkpoint", type=Path, required=True)
+    evaluate.add_argument("--output", type=Path, required=True, help="folder for metrics.json and nats.npy")
+    _machine(evaluate)
+
+    sample = _verb(commands, "sample", verbs.sample)
+    sample.add_argument("chain")
+    sample.add_argument("stage")
+    sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
+    sample.add_argument("--checkpoint", type=Path, required=True)
+    sample.add_argument("--given", type=Path, nargs="*", help="samples of the stage before; none for the first stage")
+    sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5 and samples.png")
+    sample.add_argument("--exact", action="store_true", help="compute in float64, so that batches cannot matter at all")
+    sample.add_argument("--batch-size", type=int, default=64)
+    _machine(sample)
+
+    summarise = _verb(commands, "summarise", verbs.summarise)
+    summarise.add_argument("chain")
+    summarise.add_argument("--stages", type=Path, default=Path("results/stages"))
+    summarise.add_argument("--output", type=Path, required=True, help="metrics.json to write")
+
+    record = _verb(commands, "record", verbs.record)
+    record.add_argument("chain")
+    record.add_argument("--experiment", type=Path, required=True, help="what create_experiment wrote")
+    record.add_argument("--results", type=Path, default=Path("results"))
+    record.add_argument("--output", type=Path, required=True, help="JSON file to write: the run")
+
+    report = _verb(commands, "report", verbs.report)
+    report.add_argument("--data", type=Path, required=True, help="any HDF5 layout of the data set")
+    report.add_argument("--results", type=Path, default=Path("results"))
+
+    verify = _verb(commands, "verify", verbs.verify)
+    verify.add_argument("--data", type=Path, nargs="+", required=True, help="every HDF5 layout in use")
+    verify.add_argument("--results", type=Path, default=Path("results"))
+
+    check = _verb(commands, "check", verbs.check)
+    check.add_argument("stage", nargs="*", help="stages to check; none: all")
+
+    _verb(commands, "schema", verbs.schema, needs_params=False)
+    return parser
+
+
+def _verb(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: "object",
+    needs_params: bool = True,
+) -> argparse.ArgumentParser:
+    """Add a verb; its help is the docstring of the function it runs."""
+    text = str(run.__doc__).splitlines()[0]
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    if needs_params:
+        parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    return parser
+
+
+def _machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; with 1, results repeat bit by bit")

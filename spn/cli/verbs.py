@@ -1,0 +1,213 @@
+"""The verbs: each loads what its paths name, calls one public function, and saves what it gives.
+
+Imports are inside the verbs, because torch and mlflow take seconds and some verbs need neither.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spn.cli.files import read_json, write_json
+from spn.config import InputError, Params, layout_name, load_params, params_schema
+
+if TYPE_CHECKING:
+    import torch
+
+
+def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
+    """Turn a data source into bit-depth-split HDF5 slice tensors."""
+    from spn.data.preprocess import preprocess as run
+
+    loaded = load_params(params)
+    plans = {layout_name(plan.scale_factor, plan.cuts): plan for plan in loaded.stage_plans.values()}
+    if layout not in plans:
+        raise InputError(f"--layout: expected a layout that a stage uses ({', '.join(plans)}), got {layout}")
+    run(loaded.data, plans[layout].scale_factor, plans[layout].cuts, sources, output)
+
+
+def create_experiment(params: Path, uri: str, output: Path) -> None:
+    """Create the MLflow store and the experiment, once, before anything is logged."""
+    from spn import tracking
+
+    tracking.create_experiment(uri, load_params(params).data.name, output)
+
+
+def train(
+    params: Path, stage: str, data: Path, experiment: Path, runs: Path, output: Path, device: str, threads: int
+) -> None:
+    """Train one stage, or go on where a killed run stopped; return at once if it is trained."""
+    from spn import tracking
+    from spn.data.hdf5 import SliceFile
+    from spn.models import num_parameters
+    from spn.provenance import stage_recipe
+    from spn.stages import Stage
+    from spn.training import train as run
+
+    loaded, place = _load(params, stage), _device(device, threads)
+    slices = SliceFile(data)
+    signature = Stage(loaded.stage_plans[stage], loaded.data.shape).signature
+    with tracking.StageRun(
+        tracking.load_experiment(experiment),
+        stage,
+        stage_recipe(loaded, stage, slices.digest),
+        num_parameters=num_parameters(loaded.stages[stage].model, signature),
+        checkpoint=output / "checkpoint.safetensors",
+    ) as record_of:
+        run(loaded, stage, slices, output, runs, place, observe=record_of.measured)
+
+
+def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Path, device: str, threads: int) -> None:
+    """Give a stage's exact nats over the whole test split."""
+    from spn.data.hdf5 import SliceFile
+    from spn.evaluation.evaluate import save_nats, stage_nats, summarise
+    from spn.generation import load_trained
+    from spn.provenance import recipe_digest, stage_recipe
+
+    loaded, place = _load(params, stage), _device(device, threads)
+    slices = SliceFile(data)
+    trained, model = load_trained(loaded, stage, slices.digest, checkpoint, place)
+    nats = stage_nats(trained, model, slices, "test", place)
+    save_nats(output / "nats.npy", nats)
+    metrics = {
+        "stage": stage,
+        "recipe_digest": recipe_digest(stage_recipe(loaded, stage, slices.digest)),
+        "split": "test",
+        "estimate": "exact",
+        **summarise(nats, trained.image_dims),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    write_json(output / "metrics.json", metrics)
+
+
+def sample(
+    params: Path,
+    chain: str,
+    stage: str,
+    data: Path,
+    checkpoint: Path,
+    given: list[Path],
+    output: Path,
+    exact: bool,
+    batch_size: int,
+    device: str,
+    threads: int,
+) -> None:
+    """Sample one stage of a chain, given what the stages before it sampled."""
+    from spn.data.hdf5 import SliceFile, read_images, write_images
+    from spn.generation import load_trained, sample_chain_stage
+    from spn.provenance import recipe_digest, stage_recipe
+    from spn.report.pictures import save_grid
+
+    loaded, place = _load(params, stage), _device(device, threads)
+    digest = SliceFile(data).digest
+    trained, model = load_trained(loaded, stage, digest, checkpoint, place)
+    before, notes = read_images(given[0]) if given else (None, {"recipes": "{}"})
+    images = sample_chain_stage(
+        trained,
+        model.double() if exact else model,
+        before,
+        num_images=loaded.sampling.num_images,
+        seed=loaded.sampling.seed,
+        temperature=loaded.chains[chain].temperature.get(stage, 1.0),
+        batch_size=batch_size,
+    )
+    recipes = json.loads(notes["recipes"]) | {stage: recipe_digest(stage_recipe(loaded, stage, digest))}
+    write_images(
+        output / "samples.h5",
+        images,
+        {"chain": chain, "seed": loaded.sampling.seed, "exact": int(exact), "recipes": json.dumps(recipes)},
+    )
+    save_grid(images, loaded.data.white_level, output / "samples.png")
+
+
+def summarise(params: Path, chain: str, stages: Path, output: Path) -> None:
+    """Add the exact nats of a chain's stages."""
+    from spn.evaluation.evaluate import chain_metrics, load_nats
+
+    names = load_params(params).chains[chain].stages
+    parts = {name: (read_json(stages / name / "metrics.json"), load_nats(stages / name / "nats.npy")) for name in names}
+    write_json(output, chain_metrics(chain, parts))
+
+
+def record(params: Path, chain: str, experiment: Path, results: Path, output: Path) -> None:
+    """Record a chain as an MLflow run, linked to the runs of its stages."""
+    from spn import tracking
+
+    loaded, store = load_params(params), tracking.load_experiment(experiment)
+    names = loaded.chains[chain].stages
+    for name in names:
+        tracking.record_evaluation(store, read_json(results / "stages" / name / "metrics.json"))
+    folder = results / "chains" / chain
+    samples = {f"{position}_{name}.png": folder / name / "samples.png" for position, name in enumerate(names, start=1)}
+    run_id = tracking.record_chain(store, chain, read_json(folder / "metrics.json"), samples)
+    write_json(output, {"chain": chain, "run_id": run_id})
+
+
+def report(params: Path, data: Path, results: Path) -> None:
+    """Write the tables and figures of the whole experiment."""
+    import torch
+
+    from spn.data.hdf5 import SliceFile
+    from spn.image import join_slices
+    from spn.report import report as run
+    from spn.training.train import read_history
+
+    loaded, slices = load_params(params), SliceFile(data)
+    count = min(loaded.sampling.num_images, slices.num_images("test"))
+    real = join_slices(slices.slices("test", torch.arange(count)))
+    histories = {name: read_history(results / "stages" / name / "history.csv") for name in loaded.stage_plans}
+    run(loaded, _chain_metrics(loaded, results), histories, real, results)
+
+
+def verify(params: Path, data: list[Path], results: Path) -> None:
+    """Compare every result's recipe with params.yaml, and print the table of bits/dim."""
+    from spn.cli.verification import verify_results
+    from spn.report import text_table
+
+    loaded = load_params(params)
+    verify_results(loaded, data, results)
+    print(text_table(loaded, _chain_metrics(loaded, results)))
+
+
+def check(params: Path, stage: list[str]) -> None:
+    """Check stages for leaks (autograd) and for probabilities that sum to one (tiny grids)."""
+    from spn.evaluation.check import check_stage
+
+    loaded = load_params(params)
+    for name in stage or loaded.stage_plans:
+        _check_stage(loaded, name)
+        print(check_stage(loaded.stage_plans[name], loaded.data.shape, loaded.stages[name].model, loaded.seed))
+
+
+def schema() -> None:
+    """Print the JSON schema of params.yaml."""
+    print(json.dumps(params_schema(), indent=2))
+
+
+def _load(params: Path, stage: str) -> Params:
+    loaded = load_params(params)
+    _check_stage(loaded, stage)
+    return loaded
+
+
+def _check_stage(params: Params, stage: str) -> None:
+    if stage not in params.stage_plans:
+        known = ", ".join(params.stage_plans)
+        raise InputError(f"stage: expected one that a chain uses ({known}), got {stage}")
+
+
+def _chain_metrics(params: Params, results: Path) -> dict[str, Any]:
+    return {chain: read_json(results / "chains" / chain / "metrics.json") for chain in params.chains}
+
+
+def _device(name: str, threads: int) -> "torch.device":
+    """Choose the device and set the threads of the process."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device: expected a device of this machine, got {name}: {error}") from error

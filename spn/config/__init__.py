@@ -1,0 +1,44 @@
+"""params.yaml as frozen, validated objects; no torch, so that the Snakefile can import it in a moment."""
+
+from spn.config.data import (
+    ArraysData,
+    Cifar10Data,
+    DataSection,
+    DigitsData,
+    FolderData,
+    Limit,
+    MnistData,
+    PhotosData,
+    layout_name,
+)
+from spn.config.errors import InputError
+from spn.config.model import ModelSection, SpnSection
+from spn.config.params import ChainSection, Params, SamplingSection, StageSection, load_params, params_schema
+from spn.config.tiling import StagePlan, tile
+from spn.config.training import AdamW, RMSProp, TrainingSection
+
+__all__ = [
+    "AdamW",
+    "ArraysData",
+    "ChainSection",
+    "Cifar10Data",
+    "DataSection",
+    "DigitsData",
+    "FolderData",
+    "InputError",
+    "Limit",
+    "MnistData",
+    "ModelSection",
+    "Params",
+    "PhotosData",
+    "RMSProp",
+    "SamplingSection",
+    "SpnSection",
+    "StagePlan",
+    "StageSection",
+    "TrainingSection",
+    "layout_name",
+    "load_params",
+    "params_schema",
+    "tile",
+]

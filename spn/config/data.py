@@ -1,0 +1,165 @@
+"""The `data` section: a union on `source`, one class per data source.
+
+Where the files of a source lie is not configuration: by convention it is `sources/`, see `spn.data.sources`.
+"""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from spn.config.section import Count, Name, Section
+
+Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""Pillow's resampling filters."""
+
+
+class Limit(Section):
+    """Use only so many images of a split, drawn with `split_seed`; absent: all of them.
+
+    The images kept stay in their order, and which images belong to which split does not depend on the limit. It is
+    recorded beside the figures.
+    """
+
+    train: Count | None = None
+    validation: Count | None = None
+    test: Count | None = None
+
+
+class SourceSection(Section):
+    """What every data source states.
+
+    `bits` is the depth modelled; sources of 8 bits keep their `bits` most significant ones. `validation` images are
+    taken out of the training images by a permutation seeded with `split_seed`, and so are `test` images where the
+    source has no test split of its own. Where it has one, no count is stated.
+    """
+
+    name: Name
+    bits: Annotated[int, Field(ge=1, le=8)]
+    split_seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    limit: Limit = Limit()
+
+    @property
+    def white_level(self) -> int:
+        """The level shown as white."""
+        return (1 << self.bits) - 1
+
+
+class DigitsData(SourceSection):
+    """The 1,797 handwritten digits bundled with scikit-learn: 8x8, 17 grey levels, kept exactly in 5 bits."""
+
+    source: Literal["digits"]
+    bits: Literal[5]
+    validation: Count
+    test: Count
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return 8, 8, 1
+
+    @property
+    def white_level(self) -> int:
+        """The level shown as white: the digits leave the upper half of their 5 bits almost unused."""
+        return 16
+
+
+class PhotosData(SourceSection):
+    """RGB crops of the two photographs bundled with scikit-learn.
+
+    Each photograph is cut in three vertical bands, train, validation and test; `validation` and `test` are the
+    fractions of its width. Crops of `size` lie on a grid of `stride` inside a band, so splits share no pixel.
+    """
+
+    source: Literal["photos"]
+    size: Count
+    stride: Count
+    validation: Annotated[float, Field(gt=0, lt=0.5)]
+    test: Annotated[float, Field(gt=0, lt=0.5)]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.size, self.size, 3
+
+
+class Cifar10Data(SourceSection):
+    """CIFAR-10 in its official python files; 32x32 RGB with labels and the official test split."""
+
+    source: Literal["cifar10"]
+    validation: Count
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return 32, 32, 3
+
+
+class MnistData(SourceSection):
+    """MNIST in its official idx files; 28x28 grey with labels and the official test split."""
+
+    source: Literal["mnist"]
+    validation: Count
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return 28, 28, 1
+
+
+class FolderData(SourceSection):
+    """A folder or zip of images.
+
+    Sub-folders `train`, `validation` and `test` are taken as they are; for those that are not there, `validation` and
+    `test` count the images drawn from the others. `fit: crop` takes the centre square of `size`; `fit: resize` takes
+    the largest centre square and resizes it to `size` with the named `filter`. Images that cannot be read, or have a
+    side shorter than `size`, are all listed and refused, unless `unreadable: skip`, which counts them in the
+    attributes of the HDF5 file.
+    """
+
+    source: Literal["folder"]
+    size: Count
+    channels: Literal[1, 3]
+    fit: Literal["crop", "resize"]
+    filter: Filter
+    validation: Count | None = None
+    test: Count | None = None
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    release: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.size, self.size, self.channels
+
+
+class ArraysData(SourceSection):
+    """`.npy` or `.npz` arrays of uint8 images, as the down-sampled ImageNet releases use.
+
+    `release` says which release was measured: two different "ImageNet 32" and "ImageNet 64" exist. Labels are stored
+    from 0; `first_label` is the smallest in the files, 1 in the labelled ImageNet release.
+    """
+
+    source: Literal["arrays"]
+    size: Count
+    channels: Literal[1, 3]
+    validation: Count | None = None
+    test: Count | None = None
+    first_label: Literal[0, 1] = 1
+    release: Annotated[str, Field(min_length=1)]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.size, self.size, self.channels
+
+
+DataSection = Annotated[
+    DigitsData | PhotosData | Cifar10Data | MnistData | FolderData | ArraysData, Field(discriminator="source")
+]
+
+
+def layout_name(scale_factor: int, cuts: tuple[int, ...]) -> str:
+    """Name the HDF5 layout of slices under `scale_factor` with bits cut at `cuts`, e.g. S2_3+5 for cuts (0, 3, 8)."""
+    widths = "+".join(str(end - start) for start, end in pairwise(cuts))
+    return f"S{scale_factor}_{widths}"

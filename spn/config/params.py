@@ -1,0 +1,182 @@
+"""params.yaml as a whole: every scientific number and nothing else."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from spn.config.data import DataSection
+from spn.config.errors import InputError
+from spn.config.model import ModelSection
+from spn.config.section import Count, Name, Section
+from spn.config.tiling import Slices, StagePlan, tile
+from spn.config.training import TrainingSection
+
+
+class StageSection(Section):
+    """One network: the cells it generates, the model, the training.
+
+    `bits` is a half-open range counted from the most significant bit, which is bit 0: [0, 3] names bits 0, 1 and 2.
+    """
+
+    scale_factor: Annotated[int, Field(ge=1, le=16)]
+    slices: Slices
+    bits: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(le=8)]]
+    model: ModelSection
+    training: TrainingSection
+
+    @model_validator(mode="after")
+    def _names_cells(self) -> "StageSection":
+        if self.bits[0] >= self.bits[1]:
+            raise ValueError(f"bits {list(self.bits)} name no bit: expected [first, end] with first < end")
+        if self.slices == "rest" and self.scale_factor == 1:
+            raise ValueError("slices: rest names no slice under scale_factor 1")
+        return self
+
+
+class ChainSection(Section):
+    """An ordered list of stages that tiles the slice x bit grid.
+
+    `temperature` divides the logits of the stages it names when they are sampled; 1 elsewhere.
+    """
+
+    stages: Annotated[tuple[Name, ...], Field(min_length=1)]
+    temperature: dict[Name, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+
+class SamplingSection(Section):
+    """How many images every chain samples, and from which seed."""
+
+    num_images: Count
+    seed: int
+
+
+class Params(Section):
+    """The whole configuration."""
+
+    seed: int
+    """Seeds weights, batches and dropout."""
+    data: DataSection
+    stages: Annotated[dict[Name, StageSection], Field(min_length=1)]
+    chains: Annotated[dict[Name, ChainSection], Field(min_length=1)]
+    sampling: SamplingSection
+
+    @cached_property
+    def plans(self) -> dict[str, tuple[StagePlan, ...]]:
+        """The resolved stages of every chain."""
+        return {
+            name: tile(name, {stage: self.stages[stage] for stage in chain.stages}, self.data.bits)
+            for name, chain in self.chains.items()
+        }
+
+    @cached_property
+    def stage_plans(self) -> dict[str, StagePlan]:
+        """Every stage that a chain uses, resolved; a stage used by two chains is one and the same."""
+        return {plan.name: plan for plans in self.plans.values() for plan in plans}
+
+
+def load_params(path: Path) -> Params:
+    """Read and validate a params.yaml; raise InputError with one line that names the dotted key."""
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable params file: {error.strerror}") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        # Strict validation of JSON, unlike that of Python objects, takes a list for a tuple.
+        params = Params.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_one_line(error, raw)}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a mapping of plain values: {error}") from error
+    try:
+        _check_references(params)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return params
+
+
+def params_schema() -> dict[str, Any]:
+    """Give the JSON schema of params.yaml, for editors."""
+    return Params.model_json_schema()
+
+
+def _one_line(error: ValidationError, raw: Any) -> str:
+    problems = []
+    for problem in error.errors():
+        key = _dotted(problem["loc"], raw)
+        actual = "" if problem["type"] in {"missing", "value_error"} else f", got {_short(problem['input'])}"
+        problems.append(f"{key}: {problem['msg']}{actual}")
+    return "; ".join(problems)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _dotted(location: tuple[str | int, ...], raw: Any) -> str:
+    """Turn pydantic's location into the key a user typed: the tags of unions are not keys."""
+    keys = []
+    for step, part in enumerate(location):
+        is_tag = isinstance(raw, dict) and part not in raw and part in raw.values() and step + 1 < len(location)
+        if is_tag:
+            continue
+        keys.append(str(part))
+        inside = isinstance(raw, dict) and part in raw
+        inside |= isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        raw = raw[part] if inside else None
+    return ".".join(keys) or "the whole file"
+
+
+def _check_references(params: Params) -> None:
+    """Check what one section says of another, and that every chain is a tiling."""
+    height, width, channels = params.data.shape
+    for name, stage in params.stages.items():
+        if height % stage.scale_factor or width % stage.scale_factor:
+            raise InputError(
+                f"stages.{name}.scale_factor: expected a divisor of the image size {height}x{width}, "
+                f"got {stage.scale_factor}"
+            )
+        if stage.bits[1] > params.data.bits:
+            raise InputError(
+                f"stages.{name}.bits: expected an end of at most data.bits = {params.data.bits}, got {stage.bits[1]}"
+            )
+        if stage.model.pixelcnn_width % channels:
+            raise InputError(
+                f"stages.{name}.model.pixelcnn_width: expected a multiple of the {channels} channels, "
+                f"got {stage.model.pixelcnn_width}"
+            )
+        if stage.model.width % stage.model.heads:
+            raise InputError(
+                f"stages.{name}.model.width: expected a multiple of the {stage.model.heads} heads, "
+                f"got {stage.model.width}"
+            )
+    for name, chain in params.chains.items():
+        for stage_name in chain.stages:
+            if stage_name not in params.stages:
+                known = ", ".join(params.stages)
+                raise InputError(f"chains.{name}.stages: expected a key of stages ({known}), got {stage_name}")
+        if len(set(chain.stages)) < len(chain.stages):
+            raise InputError(f"chains.{name}.stages: expected each stage once, got {', '.join(chain.stages)}")
+        for stage_name in chain.temperature:
+            if stage_name not in chain.stages:
+                raise InputError(f"chains.{name}.temperature: expected stages of the chain, got {stage_name}")
+    _check_shared_stages(params)
+
+
+def _check_shared_stages(params: Params) -> None:
+    seen: dict[str, tuple[str, StagePlan]] = {}
+    for chain, plans in params.plans.items():
+        for plan in plans:
+            other, same = seen.setdefault(plan.name, (chain, plan))
+            if same != plan:
+                raise InputError(
+                    f"chains.{chain}.stages: {plan.name} follows other cells here than in chains.{other}; "
+                    "a stage is trained once, so give it a name of its own here"
+                )

@@ -1,0 +1,124 @@
+"""A chain is a list of stages whose cells tile the slice x bit grid (Menick & Kalchbrenner 2018, Fig. 3).
+
+An image of `image_bits` bits cut in S x S interleaved slices is a grid of cells (slice, bit). A stage generates the
+cells of some slices in a range of bits, conditioned on every cell generated before it. Stages of one chain may differ
+in their scale factor: the grid is then that of the least common multiple.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from spn.config.errors import InputError
+
+Slices = Literal["first", "rest", "all"]
+MetaPosition = tuple[int, int]
+
+
+@runtime_checkable
+class Cells(Protocol):
+    """The keys of a stage's section that say what it generates."""
+
+    @property
+    def scale_factor(self) -> int: ...  # noqa: D102
+    @property
+    def slices(self) -> Slices: ...  # noqa: D102
+    @property
+    def bits(self) -> tuple[int, int]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage generates and what it may look at, resolved within its chain.
+
+    `bits` is the half-open range counted from the most significant bit. `targets` are the meta-positions (m, n)
+    generated, in raster order. `known[m][n]` masks the bits of slice (m, n), in the image's own scale, that were
+    generated before the stage begins; a slice of which only some pixels are known counts as unknown.
+    """
+
+    name: str
+    scale_factor: int
+    image_bits: int
+    bits: tuple[int, int]
+    targets: tuple[MetaPosition, ...]
+    known: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_levels(self) -> int:
+        """Levels a target sub-pixel can take."""
+        return 1 << (self.bits[1] - self.bits[0])
+
+    @property
+    def own_mask(self) -> int:
+        """The generated bits, as a mask in the image's own scale."""
+        return bit_mask(self.bits, self.image_bits)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Where the stage's HDF5 layout cuts the bits."""
+        return tuple(sorted({0, *self.bits, self.image_bits}))
+
+
+def bit_mask(bits: tuple[int, int], image_bits: int) -> int:
+    """Mask the half-open range `bits`, counted from the most significant of `image_bits`."""
+    start, end = bits
+    return (1 << (image_bits - start)) - (1 << (image_bits - end))
+
+
+def target_slices(slices: Slices, scale_factor: int) -> tuple[MetaPosition, ...]:
+    """List the meta-positions that `slices` names, in raster order."""
+    grid = [(m, n) for m in range(scale_factor) for n in range(scale_factor)]
+    return tuple({"first": grid[:1], "rest": grid[1:], "all": grid}[slices])
+
+
+def tile(chain: str, sections: dict[str, Cells], image_bits: int) -> tuple[StagePlan, ...]:
+    """Resolve the stages of `chain`, in the order of `sections`, into plans.
+
+    Raises InputError, naming the cell, when the stages leave one out or cover one twice.
+    """
+    fine = math.lcm(*(section.scale_factor for section in sections.values()))
+    owner: dict[tuple[int, int, int], str] = {}
+    known = [[0] * fine for _ in range(fine)]
+    plans = []
+    for name, section in sections.items():
+        plan = StagePlan(
+            name=name,
+            scale_factor=section.scale_factor,
+            image_bits=image_bits,
+            bits=section.bits,
+            targets=target_slices(section.slices, section.scale_factor),
+            known=_coarsen(known, section.scale_factor),
+        )
+        for row in range(fine):
+            for column in range(fine):
+                if (row % plan.scale_factor, column % plan.scale_factor) not in plan.targets:
+                    continue
+                for bit in range(*plan.bits):
+                    first = owner.setdefault((row, column, bit), name)
+                    if first != name:
+                        cell = _cell(row, column, fine, bit)
+                        raise InputError(f"chains.{chain}.stages: {cell} is covered twice, by {first} and by {name}")
+                known[row][column] |= plan.own_mask
+        plans.append(plan)
+    for row in range(fine):
+        for column in range(fine):
+            for bit in range(image_bits):
+                if (row, column, bit) not in owner:
+                    raise InputError(
+                        f"chains.{chain}.stages: {_cell(row, column, fine, bit)} is left out; the stages "
+                        f"({', '.join(sections)}) must cover every slice and all {image_bits} bits"
+                    )
+    return tuple(plans)
+
+
+def _cell(row: int, column: int, fine: int, bit: int) -> str:
+    return f"the cell slice ({row},{column}) of {fine}x{fine}, bit {bit}"
+
+
+def _coarsen(known: list[list[int]], scale_factor: int) -> tuple[tuple[int, ...], ...]:
+    """Keep of each slice under `scale_factor` the bits known of all its pixels."""
+    masks = [[-1] * scale_factor for _ in range(scale_factor)]
+    for row, line in enumerate(known):
+        for column, mask in enumerate(line):
+            masks[row % scale_factor][column % scale_factor] &= mask
+    return tuple(tuple(line) for line in masks)

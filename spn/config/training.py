@@ -1,0 +1,48 @@
+"""The `training` section of a stage."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from spn.config.section import Count, Section
+
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AdamW(Section):
+    """AdamW with decoupled weight decay."""
+
+    name: Literal["adamw"]
+    learning_rate: Rate
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class RMSProp(Section):
+    """RMSProp, which the paper is recalled to have used."""
+
+    name: Literal["rmsprop"]
+    learning_rate: Rate
+    smoothing: Fraction = 0.95
+    momentum: Fraction = 0.9
+
+
+class TrainingSection(Section):
+    """How a stage is trained; the paper gives none of these numbers, all are ours."""
+
+    steps: Count
+    batch_size: Count
+    optimiser: Annotated[AdamW | RMSProp, Field(discriminator="name")]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    """The learning rate rises linearly over so many steps."""
+    schedule: Literal["constant", "cosine"]
+    """What follows the warm-up; cosine falls to zero at the last step."""
+    clip_norm: Rate | None = None
+    """Largest norm of the gradient."""
+    ema_decay: Fraction
+    """Polyak averaging of the weights; the averaged weights are what is evaluated and sampled."""
+    validate_every: Count
+    """Steps between two validations, over the validation split."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 trains under autocast; loss, weights and everything after training stay float32."""

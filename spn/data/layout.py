@@ -1,0 +1,59 @@
+"""What a file of slices says of itself."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+LAYOUT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How images of `shape` (height, width, channels) are cut: in S x S slices, and in bit ranges at `cuts`.
+
+    Raises ValueError where S does not divide the shape, or the cuts do not rise from 0.
+    """
+
+    scale_factor: int
+    cuts: tuple[int, ...]
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        height, width, _ = self.shape
+        if height % self.scale_factor or width % self.scale_factor:
+            raise ValueError(f"scale factor {self.scale_factor} does not divide {height}x{width}")
+        if self.cuts[0] != 0 or any(start >= end for start, end in pairwise(self.cuts)):
+            raise ValueError(f"cuts {self.cuts} do not rise from 0")
+
+    @property
+    def bits(self) -> int:
+        """Depth of the levels."""
+        return self.cuts[-1]
+
+    @property
+    def range_names(self) -> list[str]:
+        """The name of each bit range's dataset."""
+        return [f"bits_{start}_{end}" for start, end in pairwise(self.cuts)]
+
+    @property
+    def slices_shape(self) -> tuple[int, int, int, int, int]:
+        """S, S, height and width of a slice, channels."""
+        height, width, channels = self.shape
+        side = self.scale_factor
+        return side, side, height // side, width // side, channels
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which images a file holds.
+
+    `limit` is the section of that name, as JSON; `skipped` counts the source's files that were left out, and
+    `duplicates` the test images that equal an image of train or validation.
+    """
+
+    dataset: str
+    source: str
+    release: str
+    source_digest: str
+    limit: str
+    skipped: int
+    duplicates: int

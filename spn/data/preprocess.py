@@ -1,0 +1,87 @@
+"""Images of a source to an HDF5 file of slices, one batch in memory at a time."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from spn.config import DataSection
+from spn.data.hdf5 import SliceWriter, create_slices
+from spn.data.layout import Layout, Origin
+from spn.data.sources import SPLITS, Item, Source, Split, open_source
+
+BATCH_SIZE = 256
+ORDER: tuple[Split, ...] = ("test", "train", "validation")
+"""The test split comes first, so that only its digests are kept to find its duplicates in the others."""
+
+Images = UInt8[np.ndarray, "image height width channel"]
+
+
+class DuplicateCount:
+    """Counts the test images that equal an image of another split; test images are shown first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._unmatched: Counter[bytes] = Counter()
+
+    def update(self, split: Split, images: Images) -> None:
+        """Take note of some images."""
+        digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
+        if split == "test":
+            self._unmatched.update(digests)
+        else:
+            self.count += sum(self._unmatched.pop(digest, 0) for digest in digests)
+
+
+def preprocess(
+    section: DataSection, scale_factor: int, cuts: tuple[int, ...], root: Path, output: Path, progress: bool = True
+) -> None:
+    """Write the images of a `data` section to `output`, in slices and bit ranges; print one line that counts them.
+
+    The source's files lie below `root`. Raises InputError, and writes nothing, where one is missing or damaged.
+    """
+    layout = Layout(scale_factor, cuts, section.shape)
+    assert layout.bits == section.bits
+    source = open_source(section, root, progress)
+    counts = {split: source.count(split) for split in SPLITS}
+    labelled = {split for split in SPLITS if source.labelled(split)}
+    with create_slices(output, layout, counts, labelled) as writer:
+        duplicates = _write(source, writer, section.name, progress)
+        writer.finish(
+            Origin(
+                dataset=section.name,
+                source=section.source,
+                release=source.release,
+                source_digest=source.digest,
+                limit=section.limit.model_dump_json(),
+                skipped=len(source.skipped),
+                duplicates=duplicates,
+            )
+        )
+    images = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"{output}: {images} images; {duplicates} of test also in train or validation; {len(source.skipped)} skipped")
+
+
+def _write(source: Source, writer: SliceWriter, name: str, progress: bool) -> int:
+    """Write all images; return how many of the test split are found in another."""
+    duplicates = DuplicateCount()
+    total = sum(map(source.count, SPLITS))
+    with tqdm(total=total, desc=f"preprocess {name}", unit="image", disable=not progress) as bar:
+        for split in ORDER:
+            for images, labels in _batches(source.stream(split)):
+                writer.append(split, images, labels)
+                duplicates.update(split, images)
+                bar.update(len(images))
+    return duplicates.count
+
+
+def _batches(stream: Iterable[Item]) -> Iterator[tuple[Images, list[int] | None]]:
+    items = iter(stream)
+    while batch := list(islice(items, BATCH_SIZE)):
+        labels = [label for _, label in batch if label is not None]
+        yield np.stack([image for image, _ in batch]), labels or None

@@ -1,0 +1,184 @@
+"""`.npy` and `.npz` arrays of uint8 images, the format of the down-sampled ImageNet releases.
+
+Rows are read from the files one after the other: neither a compressed `.npz` nor a large `.npy` is ever in memory.
+"""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Int64
+from numpy.lib import format as npy_format
+
+from spn.config import ArraysData, InputError
+from spn.data.sources.files import files_sha256, missing_file, read_exactly
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, Split, draw_parts
+
+PREFIXES: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
+IMAGES, LABELS = "data", "labels"
+"""Keys of an `.npz`."""
+
+DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile)
+"""What zipfile and numpy raise for files that are not theirs."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of an array, and where its first byte lies."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    start: int
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """One file of images, [N, H, W, C] or, plane after plane, [N, C*H*W]; labels from 0 where it has any."""
+
+    path: Path
+    header: Header
+    labels: Int64[np.ndarray, " image"] | None
+
+    @property
+    def count(self) -> int:
+        """How many images it holds."""
+        return self.header.shape[0]
+
+
+class ArrayPool(Pool):
+    """The images of some files, one after the other."""
+
+    def __init__(self, files: list[ArrayFile], shape: tuple[int, int, int]) -> None:
+        self.files = files
+        self.shape = shape
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every file has labels."""
+        return all(file.labels is not None for file in self.files)
+
+    def __len__(self) -> int:
+        return sum(file.count for file in self.files)
+
+    def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
+        """Give the images at `indices`."""
+        first = 0
+        for file in self.files:
+            inside = indices[(indices >= first) & (indices < first + file.count)] - first
+            first += file.count
+            if len(inside):
+                yield from self._stream_file(file, inside)
+
+    def _stream_file(self, file: ArrayFile, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
+        height, width, channels = self.shape
+        size = height * width * channels
+        with _open_array(file.path, IMAGES) as (content, _):
+            for index in indices.tolist():
+                content.seek(file.header.start + index * size)
+                image = np.frombuffer(read_exactly(content, size, file.path), dtype=np.uint8)
+                if len(file.header.shape) == 2:
+                    image = image.reshape(channels, height, width).transpose(1, 2, 0)
+                yield image.reshape(self.shape), None if file.labels is None else int(file.labels[index])
+
+
+def open_arrays(section: ArraysData, root: Path) -> Source:
+    """Open the files of `{name}/`; where there is no test file, val is the test split, as is ImageNet's custom."""
+    folder = root / section.name
+    groups = _group(folder)
+    if "train" not in groups:
+        raise missing_file(folder / "train.npz", "train*.npz or train*.npy", "URL")
+    if "test" not in groups and "validation" in groups:
+        groups["test"] = groups.pop("validation")
+    pools = {
+        split: ArrayPool([_open_file(path, section) for path in paths], section.shape)
+        for split, paths in groups.items()
+    }
+    return Source(
+        release=section.release,
+        digest=files_sha256(path for split in sorted(groups) for path in groups[split]),
+        parts=draw_parts(section, pools, {"validation": section.validation, "test": section.test}, str(folder)),
+        drop_bits=SOURCE_BITS - section.bits,
+    )
+
+
+def _group(folder: Path) -> dict[Split, list[Path]]:
+    """Sort the array files of a folder by split, batch 2 before batch 10."""
+    groups: dict[Split, list[Path]] = {}
+    paths = [path for suffix in ("npy", "npz") for path in folder.glob(f"*.{suffix}")]
+    for path in sorted(paths, key=_natural_order):
+        for prefix, split in PREFIXES.items():
+            if path.name.startswith(prefix):
+                groups.setdefault(split, []).append(path)
+                break
+        else:
+            raise InputError(f"{path}: expected a name that starts with train, val or test")
+    return groups
+
+
+def _natural_order(path: Path) -> list[tuple[int, str]]:
+    return [(int(number or 0), text) for text, number in re.findall(r"(\D*)(\d*)", path.name)]
+
+
+def _open_file(path: Path, section: ArraysData) -> ArrayFile:
+    header = _read_header(path, IMAGES)
+    height, width, channels = section.shape
+    fits = header.shape[1:] in {(height, width, channels), (channels * height * width,)}
+    if header.dtype != np.uint8 or not fits:
+        raise InputError(
+            f"{path}: expected uint8 of shape [N, {height}, {width}, {channels}] or [N, {channels * height * width}], "
+            f"got {header.dtype} of shape {list(header.shape)}"
+        )
+    labels = _read_labels(path, header.shape[0], section.first_label) if _has_labels(path) else None
+    return ArrayFile(path, header, labels)
+
+
+def _has_labels(path: Path) -> bool:
+    if path.suffix == ".npy":
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return f"{LABELS}.npy" in archive.namelist()
+
+
+def _read_labels(path: Path, count: int, first_label: int) -> Int64[np.ndarray, " image"]:
+    header = _read_header(path, LABELS)
+    if header.dtype.kind not in "iu" or header.shape != (count,):
+        raise InputError(f"{path}: expected {count} whole numbers as labels, got {header.dtype} {list(header.shape)}")
+    with _open_array(path, LABELS) as (file, _):
+        file.seek(header.start)
+        content = read_exactly(file, count * header.dtype.itemsize, path)
+    labels = np.frombuffer(content, dtype=header.dtype).astype(np.int64)
+    if labels.min(initial=first_label) < first_label:
+        raise InputError(f"data.first_label: expected the smallest label of {path}, {labels.min()}, got {first_label}")
+    return labels - first_label
+
+
+@contextmanager
+def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open the array of an `.npy`, or that called `key` of an `.npz`; give its bytes and their number."""
+    if path.suffix == ".npy":
+        with path.open("rb") as file:
+            yield file, path.stat().st_size
+    else:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as member:
+            yield member, archive.getinfo(f"{key}.npy").file_size
+
+
+def _read_header(path: Path, key: str) -> Header:
+    """Read an array's header, in which nothing is pickled; raise InputError where the array is not wholly there."""
+    readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
+    try:
+        with _open_array(path, key) as (file, size):
+            shape, is_fortran, dtype = readers[npy_format.read_magic(file)](file)
+            start = file.tell()
+    except DAMAGED as error:
+        raise InputError(f"{path}: expected a numpy array {key}, got: {' '.join(str(error).split())}") from error
+    num_bytes = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if is_fortran or dtype.hasobject or not shape or size < num_bytes:
+        raise InputError(f"{path}: expected an array {key} of {num_bytes} bytes in C order, got {size} bytes")
+    return Header(shape, dtype, start)

@@ -1,0 +1,123 @@
+"""CIFAR-10 (Krizhevsky 2009) in its official python files, as the archive or the unpacked folder.
+
+Every batch file is parsed once, and its images wait in a temporary file, from which they are mapped into memory.
+"""
+
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from spn.config import Cifar10Data, InputError
+from spn.data.sources.cifar_pickle import parse_batch
+from spn.data.sources.files import file_sha256, files_sha256, missing_file
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+ARCHIVE = "cifar-10-python.tar.gz"
+FOLDER = "cifar-10-batches-py"
+TRAIN = tuple(f"data_batch_{index}" for index in range(1, 6))
+TEST = ("test_batch",)
+
+MAX_BATCH_BYTES = 1 << 26
+"""Twice the size of an official batch file."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images and labels of one batch file."""
+
+    images: UInt8[np.ndarray, "image 32 32 3"]
+    labels: Int64[np.ndarray, " image"]
+
+
+class BatchPool(Pool):
+    """The images of some batches, one after the other."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    @property
+    def labelled(self) -> bool:
+        """Always."""
+        return True
+
+    def __len__(self) -> int:
+        return sum(len(batch.labels) for batch in self.batches)
+
+    def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
+        """Give the images at `indices`."""
+        first = 0
+        for batch in self.batches:
+            inside = (indices >= first) & (indices < first + len(batch.labels))
+            for index in (indices[inside] - first).tolist():
+                yield batch.images[index], int(batch.labels[index])
+            first += len(batch.labels)
+
+
+def open_cifar10(section: Cifar10Data, root: Path) -> Source:
+    """Open the archive, or the folder where there is no archive."""
+    archive, folder = root / ARCHIVE, root / FOLDER
+    if archive.is_file():
+        where, digest, files = archive, file_sha256(archive), _archive_files(archive)
+    elif folder.is_dir():
+        where, files = folder, _folder_files(folder)
+        digest = files_sha256(path for path in (folder / name for name in TRAIN + TEST) if path.is_file())
+    else:
+        raise missing_file(archive, f"the official CIFAR-10 archive, or unpacked as {folder}/", URL)
+    batches = _spool(files, where)
+    train, test = (BatchPool([batches[name] for name in names]) for names in (TRAIN, TEST))
+    return Source(
+        release=f"CIFAR-10, official python files, {len(train)} train and {len(test)} test images",
+        digest=digest,
+        parts=draw_parts(section, {"train": train, "test": test}, {"validation": section.validation}, str(where)),
+        drop_bits=SOURCE_BITS - section.bits,
+    )
+
+
+def _spool(files: Iterable[tuple[str, bytes]], where: Path) -> dict[str, Batch]:
+    """Parse the batch files, in any order; the nameless file goes with the last of the arrays that map it."""
+    batches = {}
+    with tempfile.TemporaryFile() as spool:
+        for name, content in files:
+            images, labels = parse_batch(content, f"{where}/{name}")
+            start = spool.tell()
+            spool.write(np.ascontiguousarray(images).data)
+            spool.flush()
+            batches[name] = Batch(np.asarray(np.memmap(spool, np.uint8, "r", start, images.shape)), labels)
+    for name in TRAIN + TEST:
+        if name not in batches:
+            raise InputError(f"{where}: expected the official batch {name}, got none")
+    return batches
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Read the batch files of a folder; a missing one shows later."""
+    for path in (folder / name for name in TRAIN + TEST):
+        if path.is_file():
+            _check_size(path.stat().st_size, str(path))
+            yield path.name, path.read_bytes()
+
+
+def _archive_files(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Read the batch files of an archive in passing, picked by name; nothing is ever extracted."""
+    names = {f"{FOLDER}/{name}": name for name in TRAIN + TEST}
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.name in names and member.isreg() else None
+                if file is not None:
+                    _check_size(member.size, f"{archive}/{member.name}")
+                    yield names[member.name], file.read()
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise InputError(f"{archive}: expected an intact tar.gz archive, got: {error}") from error
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > MAX_BATCH_BYTES:
+        raise InputError(f"{where}: expected at most {MAX_BATCH_BYTES} bytes, got {size}")

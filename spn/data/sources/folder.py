@@ -1,0 +1,179 @@
+"""A folder or zip of images; see `spn.data.sources.picture` for what is made of each."""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Int64
+from tqdm import tqdm
+
+from spn.config import FolderData, InputError
+from spn.data.sources.files import listing_sha256, missing_file
+from spn.data.sources.picture import SUFFIXES, PictureError, decode_picture
+from spn.data.sources.source import SOURCE_BITS, SPLITS, Item, Pool, Source, Split, draw_parts
+
+MAX_FILE_BYTES = 1 << 28
+"""No picture file of this size is meant; a zip may state any."""
+
+NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The image files of a folder or zip: their names, sorted, and how to read one."""
+
+    path: Path
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Which pictures can be used, why the others cannot, and the digest of the former."""
+
+    good: tuple[str, ...]
+    bad: dict[str, str]
+    digest: str
+
+
+class PicturePool(Pool):
+    """Pictures, decoded one after the other."""
+
+    def __init__(self, pictures: Pictures, names: list[str], section: FolderData) -> None:
+        self.pictures = pictures
+        self.names = names
+        self.section = section
+
+    @property
+    def labelled(self) -> bool:
+        """Never."""
+        return False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
+        """Give the pictures at `indices`."""
+        for index in indices:
+            name = self.names[index]
+            try:
+                yield decode_picture(self.pictures.read(name), self.section), None
+            except PictureError as error:
+                raise InputError(f"{self.pictures.path}: {name} changed while it was read: {error}") from error
+
+
+def open_folder(section: FolderData, root: Path, progress: bool) -> Source:
+    """Open `{name}/` or `{name}.zip` and decode every picture once, so that all the bad ones are known beforehand."""
+    pictures = _find(section, root)
+    found = _inspect(pictures, section, progress)
+    if found.bad and section.unreadable == "refuse":
+        raise InputError(_complaint(pictures, section, found.bad))
+    pools = {
+        split: PicturePool(pictures, names, section) for split, names in _by_split(found.good, pictures.path).items()
+    }
+    rule = f"resized by {section.filter} from the largest centre square" if section.fit == "resize" else "centre crop"
+    return Source(
+        release=f"{section.release or section.name}, {len(found.good)} images, {section.size}x{section.size} {rule}",
+        digest=found.digest,
+        parts=draw_parts(section, pools, {"validation": section.validation, "test": section.test}, str(pictures.path)),
+        drop_bits=SOURCE_BITS - section.bits,
+        skipped=tuple(found.bad),
+    )
+
+
+def _find(section: FolderData, root: Path) -> Pictures:
+    folder, archive = root / section.name, root / f"{section.name}.zip"
+    if folder.is_dir() and archive.is_file():
+        raise InputError(f"{folder}: expected either a folder or {archive}, got both")
+    if not folder.is_dir() and not archive.is_file():
+        raise missing_file(archive, f"a zip of images, or the folder {folder}/", "URL")
+    pictures = _open_directory(folder) if folder.is_dir() else _open_zip(archive)
+    if not pictures.names:
+        raise InputError(f"{pictures.path}: expected images ({', '.join(SUFFIXES)}), got none")
+    return pictures
+
+
+def _open_directory(folder: Path) -> Pictures:
+    def read(name: str) -> bytes:
+        try:
+            if (folder / name).stat().st_size > MAX_FILE_BYTES:
+                raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
+            return (folder / name).read_bytes()
+        except OSError as error:
+            raise PictureError(str(error.strerror)) from error
+
+    return Pictures(folder, _picture_names(path.relative_to(folder).as_posix() for path in folder.rglob("*")), read)
+
+
+def _open_zip(path: Path) -> Pictures:
+    """Open an archive; members are read into memory, each up to the size it states, and never extracted."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path}: expected a zip archive, got: {error}") from error
+
+    def read(name: str) -> bytes:
+        if archive.getinfo(name).file_size > MAX_FILE_BYTES:
+            raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
+        try:
+            return archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+            raise PictureError(" ".join(str(error).split())[:60]) from error
+
+    return Pictures(path, _picture_names(archive.namelist()), read)
+
+
+def _picture_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Keep the names of images, sorted; hidden files and what macOS adds to archives are not images."""
+    return tuple(sorted(name for name in names if _is_picture(PurePosixPath(name))))
+
+
+def _is_picture(path: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+def _inspect(pictures: Pictures, section: FolderData, progress: bool) -> Inspection:
+    digests: list[tuple[str, str]] = []
+    bad: dict[str, str] = {}
+    for name in tqdm(pictures.names, desc=f"check {pictures.path.name}", unit="image", disable=not progress):
+        try:
+            content = pictures.read(name)
+            decode_picture(content, section)
+        except PictureError as error:
+            bad[name] = str(error)
+        else:
+            digests.append((name, hashlib.sha256(content).hexdigest()))
+    return Inspection(tuple(name for name, _ in digests), bad, listing_sha256(digests))
+
+
+def _complaint(pictures: Pictures, section: FolderData, bad: dict[str, str]) -> str:
+    shown = ", ".join(f"{name} ({reason})" for name, reason in list(bad.items())[:NAMES_SHOWN])
+    more = f" and {len(bad) - NAMES_SHOWN} more" if len(bad) > NAMES_SHOWN else ""
+    return (
+        f"{pictures.path}: expected intact images of at least {section.size}x{section.size}, got {len(bad)} of "
+        f"{len(pictures.names)} that are not (data.unreadable: skip leaves them out): {shown}{more}"
+    )
+
+
+def _by_split(names: tuple[str, ...], where: Path) -> dict[Split, list[str]]:
+    """Sort names by the sub-folders train, validation and test, which may lie in one folder that holds all."""
+    parts = [PurePosixPath(name).parts for name in names]
+    tops = {part[0] for part in parts}
+    depth = 1 if len(tops) == 1 and not tops & set(SPLITS) and all(len(part) > 2 for part in parts) else 0
+    heads = {part[depth] for part in parts}
+    if not heads & set(SPLITS):
+        return {"train": list(names)}
+    if "train" not in heads or heads - set(SPLITS):
+        raise InputError(
+            f"{where}: expected all images in train/, validation/ or test/, got {', '.join(sorted(heads))}"
+        )
+    return {
+        split: [n for n, part in zip(names, parts, strict=True) if part[depth] == split]
+        for split in SPLITS
+        if split in heads
+    }

@@ -1,0 +1,94 @@
+"""MNIST (LeCun et al. 1998) in its four official idx files."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from spn.config import InputError, MnistData
+from spn.data.sources.files import files_sha256, missing_file, read_exactly
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+
+URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
+FOLDER = "mnist"
+SIDE = 28
+IMAGES_MAGIC = 0x00000803
+LABELS_MAGIC = 0x00000801
+MAX_IMAGES = 60_000
+
+
+class IdxPool(Pool):
+    """The images of one pair of idx files, read one after the other."""
+
+    def __init__(self, images: Path, labels: Path) -> None:
+        self.images = images
+        self.labels = _read_labels(labels)
+        with gzip.open(images) as file:
+            count, *sides = _read_header(file, images, IMAGES_MAGIC, 3)
+        if sides != [SIDE, SIDE]:
+            raise InputError(f"{images}: expected {SIDE}x{SIDE} images, got {sides[0]}x{sides[1]}")
+        if count != len(self.labels):
+            raise InputError(
+                f"{images}: expected as many images as {labels} has labels, {len(self.labels)}, got {count}"
+            )
+
+    @property
+    def labelled(self) -> bool:
+        """Always."""
+        return True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
+        """Give the images at `indices`."""
+        wanted = iter(indices)
+        with gzip.open(self.images) as file:
+            _read_header(file, self.images, IMAGES_MAGIC, 3)
+            following = next(wanted, None)
+            position = 0
+            while following is not None:
+                image = np.frombuffer(read_exactly(file, SIDE * SIDE, self.images), dtype=np.uint8)
+                if position == following:
+                    yield image.reshape(SIDE, SIDE, 1), int(self.labels[position])
+                    following = next(wanted, None)
+                position += 1
+
+
+def open_mnist(section: MnistData, root: Path) -> Source:
+    """Open the four files."""
+    names = [f"{part}-{kind}.gz" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    paths = [root / FOLDER / name for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise missing_file(path, "an official MNIST file", f"{URL}/{path.name}")
+    train, test = IdxPool(paths[0], paths[1]), IdxPool(paths[2], paths[3])
+    return Source(
+        release=f"MNIST, official idx files, {len(train)} train and {len(test)} test images",
+        digest=files_sha256(paths),
+        parts=draw_parts(
+            section, {"train": train, "test": test}, {"validation": section.validation}, str(root / FOLDER)
+        ),
+        drop_bits=SOURCE_BITS - section.bits,
+    )
+
+
+def _read_header(file: gzip.GzipFile, path: Path, magic: int, num_sizes: int) -> list[int]:
+    """Read the magic number and the sizes, all big-endian."""
+    numbers = np.frombuffer(read_exactly(file, 4 * (1 + num_sizes), path), dtype=">u4").tolist()
+    if numbers[0] != magic:
+        raise InputError(f"{path}: expected an idx file of magic number {magic}, got {numbers[0]}")
+    if numbers[1] > MAX_IMAGES:
+        raise InputError(f"{path}: expected at most {MAX_IMAGES} images, got {numbers[1]}")
+    return numbers[1:]
+
+
+def _read_labels(path: Path) -> Int64[np.ndarray, " image"]:
+    with gzip.open(path) as file:
+        (count,) = _read_header(file, path, LABELS_MAGIC, 1)
+        labels = np.frombuffer(read_exactly(file, count, path), dtype=np.uint8)
+    if labels.max(initial=0) > 9:
+        raise InputError(f"{path}: expected labels from 0 to 9, got {labels.max()}")
+    return labels.astype(np.int64)

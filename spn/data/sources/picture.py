@@ -1,0 +1,89 @@
+"""One picture file to one square image of levels, by a rule without hidden choices.
+
+The first frame is taken and turned as its EXIF orientation says; transparency is ignored, nothing is composited;
+colours become grey or RGB by Pillow's `convert`, without colour management; then comes the crop and, on the levels as
+they are stored, the resizing.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from spn.config import FolderData
+
+SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Which files count as images, and the only decoders that are let at them."""
+
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+"""Pillow's modes of at most 8 bits a channel."""
+
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    zlib.error,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow's decoders raise for files that are damaged, truncated, too large or of another kind."""
+
+
+class PictureError(ValueError):
+    """A picture cannot be used; says why in a few words."""
+
+
+def decode_picture(content: bytes, section: FolderData) -> UInt8[np.ndarray, "size size channel"]:
+    """Decode, orient, convert and fit one picture; raise PictureError where it is damaged or too small."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=sorted(set(SUFFIXES.values()))) as opened:
+                picture = ImageOps.exif_transpose(opened)
+    except DAMAGED as error:
+        raise PictureError(_reason(error)) from error
+    if picture.mode not in MODES:
+        raise PictureError(f"levels of mode {picture.mode}")
+    if min(picture.size) < section.size:
+        raise PictureError(f"{picture.height}x{picture.width}")
+    levels = np.asarray(_fit(picture, section))
+    return levels.reshape(section.shape)
+
+
+def _fit(picture: Image.Image, section: FolderData) -> Image.Image:
+    """Take the centre square, and convert before resizing, because palettes cannot be averaged."""
+    side = section.size if section.fit == "crop" else min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    square.info.pop("transparency", None)
+    square = square.convert("L" if section.channels == 1 else "RGB")
+    return square.resize((section.size, section.size), Image.Resampling[section.filter.upper()])
+
+
+def _reason(error: BaseException) -> str:
+    """Shorten Pillow's message to a few words on one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"more than {Image.MAX_IMAGE_PIXELS} pixels"
+    return " ".join(str(error).split())[:60] or type(error).__name__

@@ -1,0 +1,89 @@
+"""Exact bits/dim of stages over the whole test split, and of chains as the sum of their stages."""
+
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from spn.config import InputError
+from spn.data.hdf5 import SliceFile
+from spn.likelihood import bits_per_dim
+from spn.models import Model
+from spn.stages import Stage
+
+Metrics = dict[str, Any]
+
+
+@torch.inference_mode()
+def stage_nats(
+    stage: Stage, model: Model, data: SliceFile, split: str, device: torch.device, batch_size: int = 128
+) -> Float64[np.ndarray, " image"]:
+    """Give -log p of the stage's cells for every image of a split, in nats: all slices, nothing drawn."""
+    totals = []
+    indices = torch.arange(data.num_images(split))
+    for batch in tqdm(
+        indices.split(batch_size), desc=f"{stage.plan.name} on {split}", unit="batch", dynamic_ncols=True
+    ):
+        slices = data.slices(split, batch).to(device)
+        nats = torch.zeros(len(batch), dtype=torch.float64, device=device)
+        for position in stage.targets:
+            nats += stage.nats(model, slices, stage.positions(position, len(batch), device)).double()
+        totals.append(nats.cpu())
+    return torch.cat(totals).numpy()
+
+
+def summarise(nats: NDArray[np.float64], num_dims: int) -> Metrics:
+    """Give mean nats per image, bits/dim of the full image and its standard error over images."""
+    mean = float(nats.mean())
+    error = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
+    if not math.isfinite(mean):
+        raise FloatingPointError(f"expected finite likelihoods, got a mean of {mean} nats")
+    return {
+        "nats": mean,
+        "num_images": len(nats),
+        "num_dims": num_dims,
+        "bits_per_dim": bits_per_dim(mean, num_dims),
+        "standard_error": bits_per_dim(error, num_dims) if len(nats) > 1 else None,
+    }
+
+
+def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float64]]]) -> Metrics:
+    """Add the stages of a chain, image by image: by the chain rule that is the chain's exact likelihood."""
+    metrics = [metrics for metrics, _ in stages.values()]
+    shapes = {(each["num_images"], each["num_dims"], each["split"]) for each in metrics}
+    if len(shapes) > 1:
+        raise InputError(f"chains.{chain}: expected stages evaluated on the same images, got {sorted(shapes)}")
+    nats = np.sum([nats for _, nats in stages.values()], axis=0)
+    keep = ("bits_per_dim", "standard_error", "nats", "num_parameters", "recipe_digest")
+    return {
+        "chain": chain,
+        "split": metrics[0]["split"],
+        "estimate": "exact",
+        **summarise(nats, metrics[0]["num_dims"]),
+        "num_parameters": sum(each["num_parameters"] for each in metrics),
+        "stages": {name: {key: each[key] for key in keep} for name, (each, _) in stages.items()},
+    }
+
+
+def save_nats(path: Path, nats: NDArray[np.float64]) -> None:
+    """Write nats per image as .npy, by renaming."""
+    buffer = io.BytesIO()
+    np.save(buffer, nats, allow_pickle=False)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(buffer.getvalue())
+    os.replace(temporary, path)
+
+
+def load_nats(path: Path) -> NDArray[np.float64]:
+    """Read what `save_nats` wrote; raise InputError naming a damaged file."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected the nats of each image: {error}") from error

@@ -1,0 +1,8 @@
+"""The walk over a slice and what drives it: sampling and scoring."""
+
+from spn.generation.sample import sample_chain_stage, sample_stage
+from spn.generation.trained import load_trained
+from spn.generation.uniforms import keyed_uniforms
+from spn.generation.walk import Choose, replay, walk
+
+__all__ = ["Choose", "keyed_uniforms", "load_trained", "replay", "sample_chain_stage", "sample_stage", "walk"]

@@ -1,0 +1,65 @@
+"""Sampling one stage of a chain, slice after slice."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from spn.generation.uniforms import keyed_uniforms
+from spn.generation.walk import Position, walk
+from spn.image import join_slices, split_slices
+from spn.likelihood import Law
+from spn.models import Model
+from spn.stages import Stage
+
+Slices = UInt8[Tensor, "batch S S height width channel"]
+
+
+@torch.inference_mode()
+def sample_stage(
+    stage: Stage, model: Model, slices: Slices, images: Sequence[int], seed: int, temperature: float = 1.0
+) -> Slices:
+    """Sample the cells of `stage` given the `slices` that the stages before it sampled.
+
+    `images` numbers the images of the batch: a number and `seed` decide a sample, whatever the batch. That is exact in
+    float64; in float32 the last bit of a logit depends on the shape of the batch, and can in rare cases flip a draw.
+    """
+    shape = stage.signature
+    for position in stage.targets:
+        draws = keyed_uniforms(seed, stage.plan.name, position, images, (shape.height, shape.width, shape.channels))
+        uniforms = draws.to(slices.device)
+
+        def draw(here: Position, law: Law, uniforms: Tensor = uniforms) -> Tensor:
+            return law.tempered(temperature).quantile(uniforms[:, *here])
+
+        context = stage.context(slices, stage.positions(position, len(slices), slices.device))
+        slices = stage.insert(slices, position, walk(model, context, draw))
+    return slices
+
+
+def sample_chain_stage(
+    stage: Stage,
+    model: Model,
+    before: UInt8[Tensor, "image height width channel"] | None,
+    num_images: int,
+    seed: int,
+    temperature: float,
+    batch_size: int,
+) -> UInt8[Tensor, "image height width channel"]:
+    """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
+
+    `before` is what the stages before it sampled; None for the first stage of a chain.
+    """
+    small, size = stage.signature, stage.plan.scale_factor
+    device = next(model.parameters()).device
+    if before is None:
+        shape = (num_images, small.height * size, small.width * size, small.channels)
+        before = torch.zeros(shape, dtype=torch.uint8)
+    done = []
+    for images in tqdm(torch.arange(num_images).split(batch_size), desc=stage.plan.name, unit="batch"):
+        slices = split_slices(before[images], size).to(device)
+        sampled = sample_stage(stage, model, slices, images.tolist(), seed, temperature)
+        done.append(join_slices(sampled).cpu())
+    return torch.cat(done)

@@ -1,0 +1,25 @@
+"""A trained stage, ready to be walked or evaluated."""
+
+from pathlib import Path
+
+import torch
+
+from spn.checkpoint import load_weights
+from spn.config import Params
+from spn.models import Model, build_model
+from spn.provenance import stage_recipe
+from spn.stages import Stage
+
+
+def load_trained(
+    params: Params, name: str, data_digest: str, checkpoint: Path, device: torch.device
+) -> tuple[Stage, Model]:
+    """Build stage `name` with the weights of `checkpoint`, in evaluation mode.
+
+    Raises InputError unless the checkpoint was trained with exactly the recipe that `params` and the data give.
+    """
+    weights = load_weights(checkpoint, stage_recipe(params, name, data_digest))
+    stage = Stage(params.stage_plans[name], params.data.shape)
+    model = build_model(params.stages[name].model, stage.signature)
+    model.load_state_dict(weights)
+    return stage, model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,90 @@
+"""Convolutions that are causal by construction: shifted inputs and live taps only, never masked weights.
+
+The two stacks of the Gated PixelCNN (van den Oord et al. 2016): the vertical one sees whole rows above, so it needs no
+order among channels; the horizontal one sees the row to the left, and of the pixel itself the channels before.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Features = Float[Tensor, "batch height width _"]
+
+
+def down_shift(features: Features) -> Features:
+    """Move every row one down, dropping the last and putting zeros first."""
+    return F.pad(features, (0, 0, 0, 0, 1, 0))[:, :-1]
+
+
+def right_shift(features: Features) -> Features:
+    """Move every column one to the right, dropping the last and putting zeros first."""
+    return F.pad(features, (0, 0, 1, 0))[:, :, :-1]
+
+
+def raster_shift(features: Features) -> Features:
+    """Move every pixel one on in raster order, across the ends of rows, putting zeros first."""
+    flat = features.flatten(1, 2)
+    return F.pad(flat, (0, 0, 1, 0))[:, :-1].unflatten(1, features.shape[1:3])
+
+
+class VerticalConv(nn.Module):
+    """A 2x3 convolution over the row above and the row itself; applied to down-shifted features it sees rows above."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(num_in, num_out, kernel_size=(2, 3))
+
+    def forward(self, features: Features) -> Features:
+        """Convolve, with zeros outside the slice."""
+        padded = F.pad(features, (0, 0, 1, 1, 1, 0))
+        return self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ChannelCausalLinear(nn.Module):
+    """A linear map at each pixel, in which an image channel's features see those of the channels before it.
+
+    Features are in `num_channels` equal groups, one per image channel. With `strict` a group does not see itself (mask
+    A), otherwise it does (mask B). Only the live weights exist.
+    """
+
+    def __init__(self, num_in: int, num_out: int, num_channels: int, strict: bool) -> None:
+        super().__init__()
+        assert num_in % num_channels == 0
+        assert num_out % num_channels == 0
+        seen = [(group if strict else group + 1) * num_in // num_channels for group in range(num_channels)]
+        self.groups = nn.ModuleList(_linear(width, num_out // num_channels) for width in seen)
+        self.seen = seen
+
+    def forward(self, features: Features) -> Features:
+        """Map each group from the groups it may see."""
+        parts = [group(features[..., :width]) for group, width in zip(self.groups, self.seen, strict=True)]
+        return torch.cat(parts, dim=-1)
+
+
+class _BiasOnly(nn.Module):
+    """A linear map that sees nothing: the first channel of mask A."""
+
+    def __init__(self, num_out: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_out))
+
+    def forward(self, features: Features) -> Features:
+        return self.bias.expand(*features.shape[:-1], -1)
+
+
+def _linear(num_in: int, num_out: int) -> nn.Module:
+    return nn.Linear(num_in, num_out) if num_in else _BiasOnly(num_out)
+
+
+class HorizontalConv(nn.Module):
+    """A 1x2 convolution over the pixel to the left, all its channels, and the pixel itself, channels in order."""
+
+    def __init__(self, num_in: int, num_out: int, num_channels: int, strict: bool) -> None:
+        super().__init__()
+        self.left = nn.Linear(num_in, num_out, bias=False)
+        self.itself = ChannelCausalLinear(num_in, num_out, num_channels, strict)
+
+    def forward(self, features: Features) -> Features:
+        """Convolve, with zeros left of the slice."""
+        return self.left(right_shift(features)) + self.itself(features)

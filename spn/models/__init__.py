@@ -1,0 +1,24 @@
+"""Model families: each is p(target slice | context), in one file of its own."""
+
+import importlib
+
+import torch
+
+from spn.config import ModelSection
+from spn.models.interface import Context, Model, Signature
+
+__all__ = ["Context", "Model", "Signature", "build_model", "num_parameters"]
+
+
+def build_model(section: ModelSection, signature: Signature) -> Model:
+    """Build the family that `section` names, freshly initialised from torch's global generator.
+
+    The module is imported by name, so that a stage's code digest covers its own family and no other.
+    """
+    return importlib.import_module(f"spn.models.{section.family}").build(section, signature)
+
+
+def num_parameters(section: ModelSection, signature: Signature) -> int:
+    """Count a model's parameters without making them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_model(section, signature).parameters())

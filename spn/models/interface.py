@@ -1,0 +1,70 @@
+"""What every model family offers, and what a stage hands to it. Stages know about upscaling, models do not."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from spn.likelihood import Law
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The shape of a stage's problem: target slices of levels, and the cells of context beside them."""
+
+    height: int
+    width: int
+    channels: int
+    num_levels: int
+    """Levels a target sub-pixel can take."""
+    num_cells: int
+    """Cells of context, each a slice at a fixed relative offset; 0 for a stage without context."""
+    context_levels: int
+    """Levels of the cells: they are in the image's own scale, bits not yet known being 0."""
+    num_positions: int
+    """Meta-positions a target slice can have."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known beside the target, pixel-aligned with it.
+
+    An empty cell (outside the image, or of a slice not yet generated) is False in `present`, and not intensity 0.
+    """
+
+    cells: Int[Tensor, "batch cell height width channel"]
+    present: Bool[Tensor, "batch cell"]
+    position: Int[Tensor, " batch"]
+
+
+class Model(nn.Module, ABC):
+    """A family of exact likelihoods p(target | context).
+
+    The law of sub-pixel (row, column, channel) depends on the target's sub-pixels strictly before it in raster order,
+    channels innermost, and on all of the context. `forward` gives every law at once.
+    """
+
+    signature: Signature
+
+    @abstractmethod
+    def embed_target(
+        self, levels: Int[Tensor, "batch height width channel"]
+    ) -> Float[Tensor, "batch height width channel units"]:
+        """Turn the target's levels into numbers, sub-pixel by sub-pixel."""
+
+    @abstractmethod
+    def embed_context(self, context: Context) -> Float[Tensor, "batch height width _"] | None:
+        """Turn the context into features, once per slice; None for a stage without context."""
+
+    @abstractmethod
+    def laws(
+        self,
+        embedded: Float[Tensor, "batch height width channel units"],
+        features: Float[Tensor, "batch height width _"] | None,
+    ) -> Law:
+        """Give the laws of all sub-pixels [batch, height, width, channel]."""
+
+    def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
+        """Give the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
+        return self.laws(self.embed_target(levels), self.embed_context(context))

@@ -1,0 +1,169 @@
+"""The Subscale Pixel Network (Menick & Kalchbrenner 2018, Fig. 4): slice embedder and masked decoder.
+
+One embedder and one decoder are shared by all slices of a stage. Under S = 1 there is no slice before the target, the
+embedder falls away, and what remains is the paper's decoder-only baseline.
+
+NOTE: the paper gives the parts and their order but no sizes; blocks, norms, positions and widths are ours.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spn.config import SpnSection
+from spn.layers import (
+    ChannelCausalLinear,
+    ConvStack,
+    HorizontalConv,
+    RasterTransformer,
+    VerticalConv,
+    build_intensity,
+    down_shift,
+    raster_shift,
+)
+from spn.likelihood import Categorical, Law
+from spn.models.interface import Context, Model, Signature
+
+Features = Float[Tensor, "batch height width _"]
+
+
+class SliceEmbedder(nn.Module):
+    """Fig. 4a: the context cells concatenated along depth, to one tensor of the slice's shape.
+
+    NOTE: an empty cell is told from intensity 0 by `Intensity`, and a learned embedding of the meta-position is
+    added as planes; both are ours.
+    """
+
+    def __init__(self, section: SpnSection, signature: Signature) -> None:
+        super().__init__()
+        self.intensity = build_intensity(section.intensity, signature.context_levels, section.intensity_units)
+        self.position = nn.Embedding(signature.num_positions, section.meta_position_units)
+        num_planes = signature.num_cells * signature.channels * self.intensity.units + section.meta_position_units
+        self.convs = ConvStack(num_planes, section.width, section.embedder_layers)
+
+    def forward(self, context: Context) -> Features:
+        """Embed the context [batch, cell, height, width, channel] as [batch, height, width, feature]."""
+        present = context.present[:, :, None, None, None].expand(context.cells.shape)
+        planes = rearrange(self.intensity(context.cells, present), "b k h w c e -> b h w (k c e)")
+        position = self.position(context.position)[:, None, None].expand(-1, *planes.shape[1:3], -1)
+        return self.convs(torch.cat((planes, position), dim=-1))
+
+
+class GatedLayer(nn.Module):
+    """One layer of the Gated PixelCNN (van den Oord et al. 2016, Fig. 2): tanh * sigmoid gates on both stacks.
+
+    The vertical stack sees the context; the horizontal one sees the context and the Transformer's output as well. (The
+    vertical one must not: its 3-wide kernel would carry what lies left of the next pixel to this one.)
+    """
+
+    def __init__(
+        self, num_in: int, width: int, num_conditions: tuple[int, int], channels: int, first: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.vertical = VerticalConv(num_in, 2 * width)
+        self.horizontal = HorizontalConv(num_in, 2 * width, channels, strict=first)
+        self.link = nn.Linear(2 * width, 2 * width)
+        to_vertical, to_horizontal = num_conditions
+        self.vertical_condition = nn.Linear(to_vertical, 2 * width, bias=False) if to_vertical else None
+        self.horizontal_condition = nn.Linear(to_horizontal, 2 * width, bias=False)
+        self.out = ChannelCausalLinear(width, width, channels, strict=False)
+        self.dropout = nn.Dropout(dropout)
+        self.residual = not first
+
+    def forward(
+        self, vertical: Features, horizontal: Features, conditions: tuple[Features | None, Features]
+    ) -> tuple[Features, Features]:
+        """Advance both stacks by one layer; `conditions` are those of the vertical and of the horizontal stack."""
+        above = self.vertical(vertical)
+        if self.vertical_condition:
+            above = above + self.vertical_condition(conditions[0])
+        along = self.horizontal(horizontal) + self.link(above) + self.horizontal_condition(conditions[1])
+        gated = self.dropout(self.out(_gate(along, self.channels)))
+        return _gate(above, 1), horizontal + gated if self.residual else gated
+
+
+def _gate(features: Features, num_groups: int) -> Features:
+    """Gate each group of features by its own other half, so that no channel gates another."""
+    grouped = rearrange(features, "... (group half f) -> half ... group f", group=num_groups, half=2)
+    return rearrange(grouped[0].tanh() * grouped[1].sigmoid(), "... group f -> ... (group f)")
+
+
+class GatedPixelCNN(nn.Module):
+    """The masked convolutions of the decoder; exact order of pixels and of the channels within each."""
+
+    def __init__(self, section: SpnSection, signature: Signature, units: int, sees_context: bool) -> None:
+        super().__init__()
+        channels, width = signature.channels, section.pixelcnn_width
+        self.layers = nn.ModuleList(
+            GatedLayer(
+                num_in=width if depth else channels * units,
+                width=width,
+                num_conditions=(section.width if sees_context else 0, section.width),
+                channels=channels,
+                first=depth == 0,
+                dropout=section.dropout,
+            )
+            for depth in range(section.pixelcnn_layers)
+        )
+        self.hidden = ChannelCausalLinear(width, width, channels, strict=False)
+        self.logits = ChannelCausalLinear(width, channels * signature.num_levels, channels, strict=False)
+        self.channels = channels
+
+    def forward(
+        self, embedded: Features, conditions: tuple[Features | None, Features]
+    ) -> Float[Tensor, "batch height width channel num_levels"]:
+        """Give the logits of every sub-pixel; `embedded` has the image's channels outermost in its features."""
+        vertical, horizontal = down_shift(embedded), embedded
+        for layer in self.layers:
+            vertical, horizontal = layer(vertical, horizontal, conditions)
+        hidden = F.relu(self.hidden(F.relu(horizontal)))
+        return rearrange(self.logits(hidden), "b h w (c level) -> b h w c level", c=self.channels)
+
+
+class SubscalePixelNetwork(Model):
+    """Slice embedder, then attention, then masked convolutions, then a softmax per sub-pixel."""
+
+    def __init__(self, section: SpnSection, signature: Signature) -> None:
+        super().__init__()
+        self.signature = signature
+        self.embedder = SliceEmbedder(section, signature) if signature.num_cells else None
+        self.to_transformer = bool(self.embedder) and section.context_enters in ("transformer", "both")
+        self.to_pixelcnn = bool(self.embedder) and section.context_enters in ("pixelcnn", "both")
+        self.intensity = build_intensity(section.intensity, signature.num_levels, section.intensity_units)
+        self.entry = nn.Linear(signature.channels * self.intensity.units, section.width)
+        self.transformer = RasterTransformer(
+            section.width,
+            section.heads,
+            section.transformer_layers,
+            signature.height,
+            signature.width,
+            section.dropout,
+        )
+        self.pixelcnn = GatedPixelCNN(section, signature, self.intensity.units, self.to_pixelcnn)
+
+    def embed_target(
+        self, levels: Int[Tensor, "batch height width channel"]
+    ) -> Float[Tensor, "batch height width channel units"]:
+        """Turn the target's levels into numbers, sub-pixel by sub-pixel."""
+        return self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
+
+    def embed_context(self, context: Context) -> Features | None:
+        """Run the slice embedder; None for a stage without context."""
+        return self.embedder(context) if self.embedder else None
+
+    def laws(self, embedded: Float[Tensor, "batch height width channel units"], features: Features | None) -> Law:
+        """Attend over the pixels before, then convolve over them and the channels before (Fig. 4b)."""
+        flat = embedded.flatten(-2)
+        # Token t holds pixel t - 1, all its channels, and the context of pixel t.
+        tokens = self.entry(raster_shift(flat))
+        attended = self.transformer(tokens + features if self.to_transformer else tokens)
+        beside = attended + features if self.to_pixelcnn else attended
+        return Categorical(self.pixelcnn(flat, (features, beside)))
+
+
+def build(section: SpnSection, signature: Signature) -> SubscalePixelNetwork:
+    """Build the family for a stage of this signature."""
+    return SubscalePixelNetwork(section, signature)

@@ -1,0 +1,64 @@
+"""When bits/dim measured here may stand beside published figures.
+
+They may where data set and release, image size, bit depth and test images are the same. Releases differ more than
+models do: the newer, anti-aliased ImageNet 32 and 64 are much easier than the original ones.
+"""
+
+from dataclasses import dataclass
+
+from spn.config import ArraysData, Cifar10Data, DataSection, FolderData
+from spn.report.published import CIFAR10, RELEASES, Benchmark, Published
+
+NEARLY_ALL = 0.99
+"""Share of CIFAR-10's test images that must be there for a comparison."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Published figures beside which ours may stand, with what must be said of the comparison."""
+
+    benchmark: str
+    rows: tuple[Published, ...]
+    caveats: tuple[str, ...]
+
+
+def comparable(data: DataSection, num_test_images: int) -> Comparison | str:
+    """Find the published figures beside which bits/dim of `num_test_images` may stand, or say why there are none."""
+    benchmark = _benchmark(data)
+    if isinstance(benchmark, str):
+        return benchmark
+    measured, asked = (data.shape, data.bits), (benchmark.shape, benchmark.bits)
+    if measured != asked:
+        return f"the figures are for {benchmark.title}, this is {'x'.join(map(str, data.shape))} at {data.bits} bits"
+    if isinstance(data, ArraysData | FolderData) and data.test is not None:
+        return f"the figures are for the test split of {benchmark.title}, these images were drawn from the others"
+    counted = _count_images(data, benchmark, num_test_images)
+    if isinstance(counted, str):
+        return counted
+    if data.limit.train is not None:
+        counted += (f"trained here on at most {data.limit.train:,} images",)
+    return Comparison(benchmark.title, benchmark.rows, counted)
+
+
+def _benchmark(data: DataSection) -> Benchmark | str:
+    if isinstance(data, Cifar10Data):
+        return CIFAR10
+    if not isinstance(data, ArraysData | FolderData):
+        return f"none are known to us for {data.source}"
+    names = ", ".join(RELEASES)
+    return RELEASES.get(data.release, f"data.release is '{data.release}', which is none of {names}")
+
+
+def _count_images(data: DataSection, benchmark: Benchmark, count: int) -> tuple[str, ...] | str:
+    """Give what must be said of the number of test images, as caveats, or as the reason against a comparison."""
+    expected = benchmark.num_test_images
+    if count == expected:
+        return ()
+    if data.limit.test == count:
+        return f"the figures are for the whole test split of {benchmark.title}, data.limit.test keeps {count:,} images"
+    if expected is None:
+        return (f"over {count:,} images here; which images, and how they were resized, may differ between sources",)
+    share = f"{count:,} of {expected:,} images"
+    if isinstance(data, Cifar10Data) and NEARLY_ALL * expected <= count < expected:
+        return (f"nearly comparable: {share}",)
+    return f"the figures are for {benchmark.title} with {expected:,} test images, this has {count:,}"

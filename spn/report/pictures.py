@@ -1,0 +1,65 @@
+"""Grids of images as PNG."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange, repeat
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from spn.report.files import write_bytes
+
+TILE_WIDTH = 48
+"""Images narrower than so many pixels are enlarged by a whole number to at least that."""
+
+GAP = 2
+GAP_GREY = 128
+"""Between tiles: visible beside black digits and beside white ones."""
+
+
+def save_grid(
+    images: UInt8[np.ndarray | Tensor, "image height width channel"],
+    white_level: int,
+    path: Path,
+    columns: int | None = None,
+) -> None:
+    """Write images of levels, grey or RGB, as one PNG, left to right and top to bottom.
+
+    Level 0 is black; `white_level` and levels above it, which a model may sample though no image has them, are white.
+    Without `columns` the grid is nearly square.
+    """
+    levels = np.asarray(images)
+    assert len(levels) > 0, "a grid needs an image"
+    grid = _arrange(_enlarge(_brightness(levels, white_level)), columns or math.ceil(math.sqrt(len(levels))))
+    picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    write_bytes(path, content.getvalue())
+
+
+def _brightness(levels: UInt8[np.ndarray, "*shape"], white_level: int) -> UInt8[np.ndarray, "*shape"]:
+    """Scale levels to 0 .. 255, rounding to the nearest."""
+    capped = np.minimum(levels, white_level).astype(np.uint16)
+    return ((capped * 255 + white_level // 2) // white_level).astype(np.uint8)
+
+
+def _enlarge(
+    images: UInt8[np.ndarray, "image height width channel"],
+) -> UInt8[np.ndarray, "image tile_height tile_width channel"]:
+    factor = math.ceil(TILE_WIDTH / images.shape[2])
+    return repeat(images, "n h w c -> n (h a) (w b) c", a=factor, b=factor)
+
+
+def _arrange(
+    tiles: UInt8[np.ndarray, "image height width channel"], columns: int
+) -> UInt8[np.ndarray, "rows columns channel"]:
+    """Lay tiles in rows, a gap around each; places left over are filled like the gaps."""
+    count, height, width, channels = tiles.shape
+    places = math.ceil(count / columns) * columns
+    framed = np.full((places, height + GAP, width + GAP, channels), GAP_GREY, dtype=np.uint8)
+    framed[:count, GAP:, GAP:] = tiles
+    grid = rearrange(framed, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)
+    return np.pad(grid, ((0, GAP), (0, GAP), (0, 0)), constant_values=GAP_GREY)

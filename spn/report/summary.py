@@ -1,0 +1,44 @@
+"""Everything the report shows, written at once."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from spn.config import Params
+from spn.report.curves import History, plot_bits_per_dim, plot_curves
+from spn.report.files import write_text
+from spn.report.page import html_table
+from spn.report.pictures import save_grid
+from spn.report.tables import ChainMetrics, curve_csv, metrics_tree, shares_csv
+
+
+def report(
+    params: Params,
+    chain_metrics: ChainMetrics,
+    histories: Mapping[str, History],
+    real_images: UInt8[np.ndarray | Tensor, "image height width channel"],
+    output: Path,
+) -> None:
+    """Write metrics.json to `output`, and tables, figures and plain data of plots to `output`/plots.
+
+    `chain_metrics` and `histories` hold every chain and every stage of `params`; `real_images` are levels.
+    Raises InputError when the chains were not all evaluated on the same images.
+    """
+    assert chain_metrics.keys() == params.plans.keys()
+    assert histories.keys() == params.stage_plans.keys()
+    plots = output / "plots"
+    write_text(plots / "table.html", html_table(params, chain_metrics))
+    plot_curves(params, histories, plots / "curves.png")
+    plot_bits_per_dim(params, chain_metrics, plots / "bits_per_dim.png")
+    save_grid(real_images, params.data.white_level, plots / "real.png")
+    write_text(plots / "bits_per_dim.csv", shares_csv(chain_metrics))
+    for stage, history in histories.items():
+        write_text(plots / "curves" / f"{stage}.csv", curve_csv(history))
+    for path in (plots / "curves").glob("*.csv"):
+        if path.stem not in histories:
+            path.unlink()  # of a stage that params.yaml had once
+    write_text(output / "metrics.json", json.dumps(metrics_tree(chain_metrics), indent=2, allow_nan=False) + "\n")

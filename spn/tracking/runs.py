@@ -1,0 +1,66 @@
+"""What the runs of stages and of chains have in common: finding them, and writing only what is new."""
+
+import json
+import time
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from mlflow.entities import Metric, Param, Run
+from mlflow.tracking.client import MlflowClient
+
+from spn.tracking.experiment import Experiment
+
+_PARAMS_PER_BATCH = 100
+"""MLflow's limit."""
+
+
+def find_run(experiment: Experiment, identity: Mapping[str, str]) -> Run | None:
+    """Find the run that carries the tags of `identity`; the oldest, should there be several."""
+    query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items())
+    runs = experiment.client.search_runs([experiment.id], query, order_by=["attributes.start_time ASC"], max_results=1)
+    return runs[0] if runs else None
+
+
+def open_run(experiment: Experiment, name: str, identity: Mapping[str, str]) -> Run:
+    """Find the run that carries the tags of `identity`, or create it under `name`."""
+    with experiment.locked():
+        found = find_run(experiment, identity)
+        if found is not None:
+            return found
+        return experiment.client.create_run(experiment.id, run_name=name, tags=dict(identity))
+
+
+def log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> None:
+    """Log a nested mapping under dotted keys; MLflow never changes a parameter, so those present are left out."""
+    new = (Param(key, text) for key, text in _flatten(values) if key not in run.data.params)
+    while batch := list(islice(new, _PARAMS_PER_BATCH)):
+        client.log_batch(run.info.run_id, params=batch)
+
+
+def log_figures(client: MlflowClient, run: Run, figures: Mapping[str, float]) -> None:
+    """Log metrics that have no steps, leaving out those that the run has with that value."""
+    now = milliseconds()
+    new = [Metric(key, value, now, 0) for key, value in figures.items() if run.data.metrics.get(key) != value]
+    if new:
+        client.log_batch(run.info.run_id, metrics=new)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Pick the numbers out of the contents of a metrics.json."""
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+
+
+def milliseconds() -> int:
+    """Tell the time as MLflow does, in milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            pairs += _flatten(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
+    return pairs

@@ -1,0 +1,134 @@
+"""The run of a trained stage: its recipe, its curves, and its exact figures on the test split."""
+
+import csv
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from mlflow.entities import Metric, Run, RunTag
+
+from spn.config import InputError
+from spn.tracking.experiment import Experiment
+from spn.tracking.runs import find_run, log_figures, log_params, milliseconds, numbers, open_run
+
+_FLUSH_SECONDS = 10.0
+_FLUSH_METRICS = 500
+"""A batch of MLflow holds a thousand, and a row must fit in."""
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What is known of a stage before it is trained: `recipe_digest` identifies its run."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    recipe_digest: str
+    num_parameters: int
+    git_commit: str
+    checkpoint: Path
+
+
+class StageRun:
+    """The MLflow run of one stage, as a context: finished when left, failed or killed when left by an exception.
+
+    Opening continues the run of the same recipe where there is one, and leaves it as it is where it is finished.
+    """
+
+    def __init__(self, experiment: Experiment, facts: StageFacts) -> None:
+        self._client = experiment.client
+        run = open_run(experiment, facts.name, _identity(facts.recipe_digest))
+        self.run_id: str = run.info.run_id
+        self.finished: bool = run.info.status == "FINISHED"
+        self._batch: list[Metric] = []
+        self._flushed_at = time.monotonic()
+        self._last_steps: dict[str, int] = {}
+        if not self.finished:
+            self._last_steps = {key: self._last_step(key) for key in run.data.metrics}
+            self._describe(run, facts)
+
+    def measured(self, row: Mapping[str, float | int]) -> None:
+        """Record a row of the history: `step`, and what was measured at that step.
+
+        Values are written in batches, so that training rarely waits. A step that the run already has is passed over:
+        a resumed training may give its whole history again.
+        """
+        if self.finished:
+            return
+        step, now = int(row["step"]), milliseconds()
+        for key, value in row.items():
+            if key != "step" and step > self._last_steps.get(key, -1):
+                self._batch.append(Metric(key, float(value), now, step))
+                self._last_steps[key] = step
+        if len(self._batch) >= _FLUSH_METRICS or time.monotonic() - self._flushed_at >= _FLUSH_SECONDS:
+            self._flush()
+
+    def replay(self, history: Path) -> None:
+        """Record every row of a history.csv that the run does not have yet."""
+        with history.open(newline="", encoding="utf-8") as rows:
+            for row in csv.DictReader(rows):
+                self.measured({key: float(cell) for key, cell in row.items() if cell})
+
+    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Write what is left and end the run; a run that was finished when opened stays as it is."""
+        if not self.finished:
+            self._flush()
+            self._client.set_terminated(self.run_id, status)
+            self.finished = status == "FINISHED"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close("FINISHED")
+        else:
+            self.close("FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def _describe(self, run: Run, facts: StageFacts) -> None:
+        self._client.update_run(self.run_id, status="RUNNING")
+        log_params(self._client, run, facts.recipe)
+        log_figures(self._client, run, {"num_parameters": float(facts.num_parameters)})
+        # A resumed training may come from another commit: the recipe is the same, and the last one is told.
+        tags = {"checkpoint": str(facts.checkpoint), "mlflow.source.git.commit": facts.git_commit}
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _last_step(self, key: str) -> int:
+        return max(metric.step for metric in self._client.get_metric_history(self.run_id, key))
+
+    def _flush(self) -> None:
+        if self._batch:
+            self._client.log_batch(self.run_id, metrics=self._batch)
+        self._batch = []
+        self._flushed_at = time.monotonic()
+
+
+def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
+    """Add the figures of a stage's metrics.json to the run of the stage, and give the id of that run.
+
+    Recording the same figures again changes nothing. Raises InputError where the stage has no run.
+    """
+    run = stage_run(experiment, metrics["stage"], metrics["recipe_digest"])
+    log_figures(experiment.client, run, numbers(metrics))
+    tags = [RunTag(key, metrics[key]) for key in ("split", "estimate")]
+    experiment.client.log_batch(run.info.run_id, tags=tags)
+    return str(run.info.run_id)
+
+
+def stage_run(experiment: Experiment, stage: str, recipe_digest: str) -> Run:
+    """Find the run of a stage; raise InputError where there is none."""
+    run = find_run(experiment, _identity(recipe_digest))
+    if run is None:
+        raise InputError(
+            f"{experiment.uri}: expected a run of stage {stage} with recipe_digest {recipe_digest} "
+            f"in experiment {experiment.id}, found none"
+        )
+    return run
+
+
+def _identity(recipe_digest: str) -> dict[str, str]:
+    return {"kind": "stage", "recipe_digest": recipe_digest}

@@ -1,0 +1,46 @@
+"""Batches as a pure function of the step, so that a resumed run sees what an uninterrupted one would have."""
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+
+def derive_seed(*key: int | str) -> int:
+    """Hash a key to a seed of 63 bits."""
+    text = "/".join(map(str, key)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def seeded(*key: int | str) -> torch.Generator:
+    """Make a CPU generator seeded by a key."""
+    return torch.Generator().manual_seed(derive_seed(*key))
+
+
+def batch_indices(seed: int, step: int, num_images: int, batch_size: int) -> Int64[Tensor, " batch"]:
+    """Choose the images of one step: every epoch is a permutation of its own, and batches run across their ends."""
+    first = step * batch_size
+    picks: list[Tensor] = []
+    missing = batch_size
+    while missing:
+        epoch, offset = divmod(first, num_images)
+        order = _epoch_order(seed, epoch, num_images)
+        picks.append(order[offset : offset + missing])
+        missing -= len(picks[-1])
+        first += len(picks[-1])
+    return torch.cat(picks)
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, num_images: int) -> Tensor:
+    return torch.randperm(num_images, generator=seeded(seed, "epoch", epoch))
+
+
+def draw_positions(
+    targets: tuple[tuple[int, int], ...], batch_size: int, generator: torch.Generator
+) -> Int64[Tensor, "batch 2"]:
+    """Draw one target slice per image, uniformly."""
+    choice = torch.randint(len(targets), (batch_size,), generator=generator)
+    return torch.tensor(targets)[choice]

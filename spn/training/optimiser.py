@@ -1,0 +1,51 @@
+"""Optimisers, the schedule of the learning rate, and Polyak averaging."""
+
+import copy
+import math
+
+import torch
+
+from spn.config import AdamW, RMSProp, TrainingSection
+from spn.models import Model
+
+
+def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optimizer:
+    """Build the optimiser that a training section names; weight decay spares biases and gains."""
+    if isinstance(section, RMSProp):
+        return torch.optim.RMSprop(
+            model.parameters(), lr=section.learning_rate, alpha=section.smoothing, momentum=section.momentum
+        )
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=section.learning_rate, betas=section.betas, fused=True
+    )
+
+
+def learning_rate(section: TrainingSection, step: int) -> float:
+    """Give the learning rate of `step`, counted from 0: a linear warm-up, then constant or a cosine to zero."""
+    peak = section.optimiser.learning_rate
+    if step < section.warmup_steps:
+        return peak * (step + 1) / (section.warmup_steps + 1)
+    if section.schedule == "constant":
+        return peak
+    progress = (step - section.warmup_steps) / max(1, section.steps - section.warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Averaged:
+    """A copy of a model whose weights are the Polyak average of the model's.
+
+    The decay of step t is at most (1 + t) / (10 + t), so that the random first weights are soon forgotten.
+    """
+
+    def __init__(self, model: Model, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: Model, step: int) -> None:
+        """Move the averages towards the model's weights after `step`, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)

@@ -1,0 +1,58 @@
+"""The state of a training that can be killed at any moment and resumed: one file, written by renaming."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spn.checkpoint import check_recipe, load_tensors, save_tensors
+from spn.models import Model
+from spn.provenance import Recipe
+from spn.training.optimiser import Averaged
+
+Row = dict[str, int | float]
+"""One line of the history; `step` counts the steps done."""
+
+
+@dataclass
+class Run:
+    """Weights, their averages, the optimiser and the history after `step` steps."""
+
+    recipe: Recipe
+    model: Model
+    average: Averaged
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    history: list[Row] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write the whole state to `path`."""
+        tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": weight for name, weight in self.average.model.state_dict().items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        save_tensors(path, tensors, {"recipe": self.recipe, "step": self.step, "history": self.history})
+
+    def restore(self, path: Path) -> None:
+        """Go on from what `save` wrote for the same recipe."""
+        tensors, notes = load_tensors(path)
+        check_recipe(path, self.recipe, notes.get("recipe"))
+        self.model.load_state_dict(_under("model", tensors))
+        self.average.model.load_state_dict(_under("average", tensors))
+        optimiser = self.optimiser.state_dict()
+        optimiser["state"] = _optimiser_state(_under("optimiser", tensors))
+        self.optimiser.load_state_dict(optimiser)
+        self.step, self.history = notes["step"], notes["history"]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _optimiser_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return state

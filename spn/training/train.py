@@ -1,0 +1,219 @@
+"""Maximum likelihood training of one stage (Menick & Kalchbrenner 2018, Sec. 3.4).
+
+The sum over a stage's slices is estimated by one uniformly drawn slice per image and step. Batches, slices and dropout
+are functions of (seed, stage, step), so a resumed training repeats nothing and skips nothing: on a CPU with one thread
+it ends with the same weights, bit by bit.
+"""
+
+import csv
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from spn.checkpoint import load_notes, save_tensors
+from spn.config import InputError, Params
+from spn.data.hdf5 import SliceFile
+from spn.likelihood import bits_per_dim
+from spn.models import Model, build_model
+from spn.provenance import Recipe, recipe_digest, stage_recipe
+from spn.stages import Stage
+from spn.training.batches import batch_indices, derive_seed, draw_positions, seeded
+from spn.training.optimiser import Averaged, build_optimiser, learning_rate
+from spn.training.run import Row, Run
+
+Observe = Callable[[Row], None]
+
+HISTORY = (
+    "step",
+    "train_bits_per_dim_estimate",
+    "validation_bits_per_dim_estimate",
+    "learning_rate",
+    "gradient_norm",
+    "images_per_second",
+)
+"""Columns of history.csv. An estimate draws one slice per image: unbiased, and exact where a stage has one slice."""
+
+ROWS = 100
+"""Rows of the history between the first step and the last, beside those of validations."""
+
+SAVE_SECONDS = 60
+"""Most seconds of work that a kill can cost."""
+
+
+def train(
+    params: Params,
+    name: str,
+    data: SliceFile,
+    output: Path,
+    runs: Path,
+    device: torch.device,
+    observe: Observe = lambda row: None,
+) -> None:
+    """Train stage `name` and write checkpoint.safetensors and history.csv to `output`.
+
+    Returns at once where `output` holds a checkpoint of the same recipe, and goes on from the state that an earlier
+    run of the recipe left under `runs`. `observe` is given every row of the history, those of earlier runs included.
+    Raises InputError when the data are not the stage's, and FloatingPointError when the loss is not finite.
+    """
+    recipe = stage_recipe(params, name, data.digest)
+    if is_trained(output, recipe):
+        for row in read_history(output / "history.csv"):
+            observe(row)
+        return
+    trainer = Trainer(params, name, data, recipe, device)
+    state = runs / f"{name}-{recipe_digest(recipe)[:16]}.safetensors"
+    if state.exists():
+        trainer.run.restore(state)
+    for row in trainer.run.history:
+        observe(row)
+    trainer.advance(state, observe)
+    save_tensors(output / "checkpoint.safetensors", trainer.run.average.model.state_dict(), {"recipe": recipe})
+    _write_history(output / "history.csv", trainer.run.history)
+
+
+def is_trained(output: Path, recipe: Recipe) -> bool:
+    """Tell whether `output` holds the finished training of exactly this recipe."""
+    checkpoint = output / "checkpoint.safetensors"
+    if not (checkpoint.exists() and (output / "history.csv").exists()):
+        return False
+    return load_notes(checkpoint).get("recipe") == recipe
+
+
+class Trainer:
+    """The training loop of one stage."""
+
+    def __init__(self, params: Params, name: str, data: SliceFile, recipe: Recipe, device: torch.device) -> None:
+        section = params.stages[name]
+        plan = params.stage_plans[name]
+        if (data.scale_factor, tuple(data.cuts)) != (plan.scale_factor, plan.cuts):
+            raise InputError(
+                f"{data.path}: expected slices under S={plan.scale_factor} with bits cut at {list(plan.cuts)} for stage "
+                f"{name}, got S={data.scale_factor} cut at {list(data.cuts)}"
+            )
+        self.name, self.seed, self.data, self.device = name, params.seed, data, device
+        self.section = section.training
+        self.stage = Stage(plan, params.data.shape)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(params.seed, name, "weights"))
+            model = build_model(section.model, self.stage.signature).to(device)
+        self.model: Model = model
+        self.run = Run(
+            recipe, model, Averaged(model, self.section.ema_decay), build_optimiser(model, self.section.optimiser)
+        )
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._since = self._saved = time.monotonic()
+
+    def advance(self, state: Path, observe: Observe) -> None:
+        """Train up to the last step, saving to `state` on the way."""
+        section, run = self.section, self.run
+        every = max(1, section.steps // ROWS)
+        bar = tqdm(
+            initial=run.step, total=section.steps, desc=self.name, unit="step", mininterval=1, dynamic_ncols=True
+        )
+        with torch.random.fork_rng(), bar:
+            while run.step < section.steps:
+                self._pending.append(self.train_step())
+                bar.update()
+                is_last = run.step == section.steps
+                validates = is_last or run.step % section.validate_every == 0
+                if validates or run.step % every == 0:
+                    row = self._row(validates)
+                    run.history.append(row)
+                    observe(row)
+                    bar.set_postfix_str(_postfix(row))
+                if validates or time.monotonic() - self._saved > SAVE_SECONDS:
+                    self._check_finite()
+                    run.save(state)
+                    self._saved = time.monotonic()
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """Take one step; give its mean nats per drawn slice, and the norm of the gradient."""
+        run, section, step = self.run, self.section, self.run.step
+        torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step))
+        indices = batch_indices(self.seed, step, self.data.num_images("train"), section.batch_size)
+        slices = self.data.slices("train", indices).to(self.device)
+        generator = seeded(self.seed, self.name, "slices", step)
+        position = draw_positions(self.stage.targets, section.batch_size, generator).to(self.device)
+        for group in run.optimiser.param_groups:
+            group["lr"] = learning_rate(section, step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
+            nats = self.stage.nats(self.model, slices, position).mean()
+        run.optimiser.zero_grad(set_to_none=True)
+        (nats / slices[0, 0, 0].numel()).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), section.clip_norm or float("inf"))
+        run.optimiser.step()
+        run.average.update(self.model, step)
+        run.step += 1
+        return nats.detach(), norm
+
+    def _row(self, validates: bool) -> Row:
+        """Summarise the steps since the last row; the only place where training waits for the device."""
+        self._check_finite()
+        losses, norms = (torch.stack(values).mean().item() for values in zip(*self._pending, strict=True))
+        seconds = time.monotonic() - self._since
+        row: Row = {
+            "step": self.run.step,
+            "train_bits_per_dim_estimate": self._bits_per_dim(losses),
+            "learning_rate": learning_rate(self.section, self.run.step - 1),
+            "gradient_norm": norms,
+            "images_per_second": len(self._pending) * self.section.batch_size / seconds,
+        }
+        if validates:
+            row["validation_bits_per_dim_estimate"] = self.validate()
+        self._pending.clear()
+        self._since = time.monotonic()
+        return row
+
+    def _check_finite(self) -> None:
+        if not self._pending:
+            return
+        losses = torch.stack([loss for loss, _ in self._pending])
+        if bad := (~losses.isfinite()).nonzero().flatten().tolist():
+            step = self.run.step - len(losses) + bad[0] + 1
+            raise FloatingPointError(f"stage {self.name}, step {step}: expected a finite loss, got {losses[bad[0]]}")
+
+    def _bits_per_dim(self, nats_per_slice: float) -> float:
+        return bits_per_dim(nats_per_slice * len(self.stage.targets), self.stage.image_dims)
+
+    @torch.inference_mode()
+    def validate(self) -> float:
+        """Estimate the averaged weights' bits/dim on the validation split, always with the same slice per image."""
+        total, num_images = 0.0, self.data.num_images("validation")
+        generator = seeded(self.seed, self.name, "validation")
+        size = 2 * self.section.batch_size
+        for indices in torch.arange(num_images).split(size):
+            slices = self.data.slices("validation", indices).to(self.device)
+            position = draw_positions(self.stage.targets, len(indices), generator).to(self.device)
+            total += self.stage.nats(self.run.average.model, slices, position).double().sum().item()
+        return self._bits_per_dim(total / num_images)
+
+
+def _postfix(row: Row) -> str:
+    text = f"{row['train_bits_per_dim_estimate']:.3f} bits/dim, {row['images_per_second']:.0f} images/s"
+    validation = row.get("validation_bits_per_dim_estimate")
+    return text if validation is None else f"{text}, validation {validation:.3f}"
+
+
+def read_history(path: Path) -> list[Row]:
+    """Read a history.csv; cells where nothing was measured are absent from their row."""
+    with path.open(newline="") as file:
+        return [
+            {key: int(value) if key == "step" else float(value) for key, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _write_history(path: Path, rows: list[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text.getvalue())
+    os.replace(temporary, path)

@@ -1,0 +1,63 @@
+"""A tiny experiment on real digits, for the tests that train, sample and run the workflow."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+MODEL = {
+    "family": "spn",
+    "width": 8,
+    "heads": 2,
+    "transformer_layers": 1,
+    "pixelcnn_width": 8,
+    "pixelcnn_layers": 2,
+    "embedder_layers": 1,
+    "dropout": 0.1,
+}
+TRAINING = {
+    "steps": 6,
+    "batch_size": 8,
+    "optimiser": {"name": "adamw", "learning_rate": 0.01},
+    "warmup_steps": 2,
+    "schedule": "cosine",
+    "clip_norm": 1.0,
+    "ema_decay": 0.9,
+    "validate_every": 3,
+}
+
+
+def tiny_params() -> dict[str, Any]:
+    """Give a fresh params.yaml of three stages and two chains, as a dictionary."""
+    stages = {
+        "raster": {"scale_factor": 1, "slices": "all", "bits": [0, 5]},
+        "high": {"scale_factor": 2, "slices": "all", "bits": [0, 2]},
+        "low": {"scale_factor": 2, "slices": "all", "bits": [2, 5]},
+    }
+    return {
+        "seed": 1,
+        "data": {
+            "source": "digits",
+            "name": "digits",
+            "bits": 5,
+            "split_seed": 1,
+            "validation": 20,
+            "test": 20,
+            "limit": {"train": 100, "validation": 12, "test": 10},
+        },
+        "stages": {
+            name: stage | {"model": copy.deepcopy(MODEL), "training": copy.deepcopy(TRAINING)}
+            for name, stage in stages.items()
+        },
+        "chains": {"raster": {"stages": ["raster"]}, "depth": {"stages": ["high", "low"]}},
+        "sampling": {"num_images": 4, "seed": 1},
+    }
+
+
+def write_params(folder: Path, params: dict[str, Any]) -> Path:
+    """Write `params` as folder/params.yaml."""
+    path = folder / "params.yaml"
+    with path.open("w") as file:
+        YAML().dump(params, file)
+    return path

@@ -1,0 +1,197 @@
+"""Training: resumed runs, idempotence, averaging, schedules and what stops it."""
+
+import copy
+import math
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from experiment import tiny_params, write_params
+
+from spn.checkpoint import load_notes, load_tensors
+from spn.config import InputError, Params, load_params
+from spn.data.hdf5 import SliceFile
+from spn.data.preprocess import preprocess
+from spn.provenance import stage_recipe
+from spn.training import train
+from spn.training.batches import batch_indices, draw_positions, seeded
+from spn.training.optimiser import learning_rate
+from spn.training.run import Row
+from spn.training.train import Trainer, is_trained, read_history
+
+CPU = torch.device("cpu")
+
+
+class Killed(Exception):
+    """Stands for the process dying where it is raised."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    section = load_params(write_params(folder, tiny_params())).data
+    preprocess(section, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
+    preprocess(section, 1, (0, 5), folder / "sources", folder / "S1_5.h5", progress=False)
+    return folder
+
+
+def changed(tmp_path: Path, **training: object) -> Params:
+    """Load the tiny experiment with another training section for all stages."""
+    raw = tiny_params()
+    for stage in raw["stages"].values():
+        stage["training"] |= copy.deepcopy(training)
+    return load_params(write_params(tmp_path, raw))
+
+
+def run(params: Params, data: Path, place: Path, stage: str = "low", **options: object) -> dict[str, torch.Tensor]:
+    """Train one stage under `place` and give its weights."""
+    layout = "S1_5.h5" if stage == "raster" else "S2_2+3.h5"
+    train(params, stage, SliceFile(data / layout), place / "out", place / "runs", CPU, **options)  # type: ignore[arg-type]
+    return load_tensors(place / "out" / "checkpoint.safetensors")[0]
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [{"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}, {"name": "rmsprop", "learning_rate": 0.001}],
+    ids=lambda section: section["name"],
+)
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data, tmp_path, optimiser):
+    params = changed(tmp_path, optimiser=optimiser)
+    whole = run(params, data, tmp_path / "whole")
+
+    def die(row: Row) -> None:
+        if row["step"] == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(params, data, tmp_path / "killed", observe=die)
+    assert not (tmp_path / "killed" / "out").exists()
+    rows: list[Row] = []
+    resumed = run(params, data, tmp_path / "killed", observe=rows.append)
+
+    assert_same(whole, resumed)
+    # Saved at step 3, where it validated: the row of step 4 is made again, and none is missing or doubled.
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    kept = ("train_bits_per_dim_estimate", "validation_bits_per_dim_estimate", "learning_rate")
+    histories = [read_history(tmp_path / name / "out" / "history.csv") for name in ("whole", "killed")]
+    for before, after in zip(*histories, strict=True):
+        assert [before.get(key) for key in kept] == [after.get(key) for key in kept]
+
+
+def _train_for_ever(params: Params, data: Path, place: Path) -> None:
+    torch.set_num_threads(1)
+    run(params, data, place)
+
+
+def test_sigkill_loses_nothing(data, tmp_path):
+    params = changed(tmp_path, steps=60, validate_every=2)
+    whole = run(params, data, tmp_path / "whole")
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_train_for_ever, args=(params, data, tmp_path / "killed"))
+    process.start()
+    runs = tmp_path / "killed" / "runs"
+    while not list(runs.glob("low-*.safetensors")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    (state,) = runs.glob("low-*.safetensors")
+    assert 0 < load_notes(state)["step"] < 60
+    assert_same(whole, run(params, data, tmp_path / "killed"))
+
+
+def test_what_is_trained_is_not_trained_again(data, tmp_path, monkeypatch):
+    params = changed(tmp_path)
+    weights = run(params, data, tmp_path)
+    monkeypatch.setattr(Trainer, "train_step", _forbidden)
+    assert_same(weights, run(params, data, tmp_path))
+    # The result deleted: exported again from the finished run.
+    (tmp_path / "out" / "checkpoint.safetensors").unlink()
+    assert_same(weights, run(params, data, tmp_path))
+    # The finished run deleted: the result is enough.
+    for state in (tmp_path / "runs").iterdir():
+        state.unlink()
+    rows: list[Row] = []
+    assert_same(weights, run(params, data, tmp_path, observe=rows.append))
+    assert rows[-1]["step"] == 6
+
+
+def _forbidden(self: object) -> None:
+    raise AssertionError("trained")
+
+
+def test_another_recipe_is_another_training(data, tmp_path):
+    first, second = changed(tmp_path), changed(tmp_path, clip_norm=0.1)
+    weights = run(first, data, tmp_path)
+    recipe = stage_recipe(second, "low", SliceFile(data / "S2_2+3.h5").digest)
+    assert not is_trained(tmp_path / "out", recipe)
+    other = run(second, data, tmp_path)
+    assert any(not torch.equal(weights[name], other[name]) for name in weights)
+    assert is_trained(tmp_path / "out", recipe)
+
+
+def test_the_same_recipe_gives_the_same_weights(data, tmp_path):
+    params = changed(tmp_path)
+    assert_same(run(params, data, tmp_path / "one"), run(params, data, tmp_path / "two"))
+
+
+def test_training_lowers_the_loss(data, tmp_path):
+    params = changed(tmp_path, steps=150, validate_every=50, batch_size=32)
+    run(params, data, tmp_path, stage="raster")
+    rows = [row for row in read_history(tmp_path / "out" / "history.csv") if "validation_bits_per_dim_estimate" in row]
+    assert rows[-1]["validation_bits_per_dim_estimate"] < 0.8 * 5
+    assert rows[-1]["validation_bits_per_dim_estimate"] < rows[0]["validation_bits_per_dim_estimate"]
+
+
+def test_bfloat16_trains(data, tmp_path):
+    weights = run(changed(tmp_path, precision="bfloat16"), data, tmp_path)
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+
+
+def test_a_loss_that_is_not_finite_stops_with_stage_and_step(data, tmp_path):
+    params = changed(tmp_path, optimiser={"name": "rmsprop", "learning_rate": 1e30}, warmup_steps=0)
+    with pytest.raises(FloatingPointError, match=r"stage low, step [2-6]: expected a finite loss, got (nan|inf)"):
+        run(params, data, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_of_another_layout_are_refused(data, tmp_path):
+    with pytest.raises(InputError, match=r"S1_5.h5: expected slices under S=2 .* stage low"):
+        train(changed(tmp_path), "low", SliceFile(data / "S1_5.h5"), tmp_path / "out", tmp_path / "runs", CPU)
+
+
+def test_every_epoch_shows_every_image_once():
+    epochs = torch.cat([batch_indices(1, step, num_images=10, batch_size=4) for step in range(5)])
+    assert epochs[:10].sort().values.tolist() == epochs[10:].sort().values.tolist() == list(range(10))
+    assert epochs[:10].tolist() != epochs[10:].tolist()
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    counts = batch_indices(1, 0, num_images=3, batch_size=8).bincount(minlength=3)
+    assert sorted(counts.tolist()) == [2, 3, 3]
+
+
+def test_slices_are_drawn_uniformly():
+    targets = ((0, 1), (1, 0), (1, 1))
+    drawn = draw_positions(targets, 9000, seeded("positions"))
+    for target in targets:
+        share = (drawn == torch.tensor(target)).all(1).double().mean().item()
+        assert abs(share - 1 / 3) < 5 * math.sqrt(2 / 9 / 9000)
+
+
+def test_the_learning_rate_warms_up_and_decays(tmp_path):
+    section = changed(tmp_path, steps=100, warmup_steps=10).stages["low"].training
+    rates = [learning_rate(section, step) for step in range(100)]
+    assert rates.index(max(rates)) == 10
+    assert max(rates) == section.optimiser.learning_rate
+    assert all(early < late for early, late in zip(rates[:10], rates[1:11], strict=True))
+    assert all(early > late for early, late in zip(rates[10:-1], rates[11:], strict=True))
+    assert rates[-1] < 0.01 * max(rates)

@@ -1,0 +1,47 @@
+"""One rule per stage: training and exact evaluation. Stages train on true contexts, so they run in parallel."""
+
+
+rule create_experiment:
+    output:
+        "mlflow/experiment.json",
+    log:
+        "logs/create_experiment.log",
+    shell:
+        "spn create_experiment --output {output} > {log} 2>&1"
+
+
+rule train:
+    input:
+        data=lambda wildcards: layout(wildcards.stage),
+        experiment=ancient("mlflow/experiment.json"),
+    output:
+        # Kept while the rule runs, because training returns at once where the recipe of a result is the one asked for.
+        checkpoint=update("results/stages/{stage}/checkpoint.safetensors"),
+        history=update("results/stages/{stage}/history.csv"),
+    log:
+        "logs/train/{stage}.log",
+    params:
+        recipe=lambda wildcards: stage_recipe(parameters, wildcards.stage, data_digest=""),
+        folder=subpath(output.checkpoint, parent=True),
+    threads: 1
+    shell:
+        "spn train {wildcards.stage} --data {input.data} --experiment {input.experiment}"
+        " --output {params.folder} --threads {threads} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        data=lambda wildcards: layout(wildcards.stage),
+        checkpoint="results/stages/{stage}/checkpoint.safetensors",
+    output:
+        metrics="results/stages/{stage}/metrics.json",
+        nats="results/stages/{stage}/nats.npy",
+    log:
+        "logs/evaluate/{stage}.log",
+    params:
+        code=code_digest("evaluation/evaluate.py"),
+        folder=subpath(output.metrics, parent=True),
+    threads: 1
+    shell:
+        "spn evaluate {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
+        " --output {params.folder} --threads {threads} > {log} 2>&1"
