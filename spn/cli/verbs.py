@@ -52,8 +52,8 @@ def train(
         stage_recipe(loaded, stage, slices.digest),
         num_parameters=num_parameters(loaded.stages[stage].model, signature),
         checkpoint=output / "checkpoint.safetensors",
-    ) as record_of:
-        run(loaded, stage, slices, output, runs, place, observe=record_of.measured)
+    ) as stage_run:
+        run(loaded, stage, slices, output, runs, place, observe=stage_run.measured)
 
 
 def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Path, device: str, threads: int) -> None:
@@ -134,11 +134,10 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
     from spn import tracking
 
     loaded, store = load_params(params), tracking.load_experiment(experiment)
-    names = loaded.chains[chain].stages
+    names, folder = loaded.chains[chain].stages, results / "chains" / chain
     for name in names:
         tracking.record_evaluation(store, read_json(results / "stages" / name / "metrics.json"))
-    folder = results / "chains" / chain
-    samples = {f"{position}_{name}.png": folder / name / "samples.png" for position, name in enumerate(names, start=1)}
+    samples = {f"{place}_{name}.png": folder / name / "samples.png" for place, name in enumerate(names, start=1)}
     run_id = tracking.record_chain(store, chain, read_json(folder / "metrics.json"), samples)
     write_json(output, {"chain": chain, "run_id": run_id})
 

@@ -16,6 +16,9 @@ from spn.config.section import Count, Name, Section
 from spn.config.tiling import Slices, StagePlan, tile
 from spn.config.training import TrainingSection
 
+SHOWN = 4
+"""Mistakes named at once; an alias repeats one mistake in every stage."""
+
 
 class StageSection(Section):
     """One network: the cells it generates, the model, the training.
@@ -85,7 +88,8 @@ def load_params(path: Path) -> Params:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: expected a readable params file: {error.strerror}") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:
+        # The constructors of dates, numbers and booleans let their own errors through.
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
         # Strict validation of JSON, unlike that of Python objects, takes a list for a tuple.
@@ -110,9 +114,13 @@ def _one_line(error: ValidationError, raw: Any) -> str:
     problems = []
     for problem in error.errors():
         key = _dotted(problem["loc"], raw)
-        actual = "" if problem["type"] in {"missing", "value_error"} else f", got {_short(problem['input'])}"
-        problems.append(f"{key}: {problem['msg']}{actual}")
-    return "; ".join(problems)
+        if problem["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+            key += "." + problem["ctx"]["discriminator"].strip("'")
+        says_all = problem["type"] in {"missing", "value_error", "union_tag_invalid", "union_tag_not_found"}
+        actual = "" if says_all else f", got {_short(problem['input'])}"
+        problems.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}{actual}")
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return " ".join(f"{'; '.join(problems[:SHOWN])}{more}".split())
 
 
 def _short(value: Any) -> str:
@@ -125,7 +133,7 @@ def _dotted(location: tuple[str | int, ...], raw: Any) -> str:
     keys = []
     for step, part in enumerate(location):
         is_tag = isinstance(raw, dict) and part not in raw and part in raw.values() and step + 1 < len(location)
-        if is_tag:
+        if is_tag or part == "[key]":
             continue
         keys.append(str(part))
         inside = isinstance(raw, dict) and part in raw

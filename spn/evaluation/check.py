@@ -25,7 +25,7 @@ class Dependence:
     """How the laws of a model depend on its target, sub-pixels in raster order, channels innermost.
 
     `leak` is the largest derivative by a sub-pixel at or after a law's own, which must be exactly 0; `blind` counts
-    the sub-pixels before it on which a law does not depend.
+    the sub-pixels before it on which a law does not depend for any of the targets.
     """
 
     leak: float
@@ -33,16 +33,17 @@ class Dependence:
 
 
 def dependence(model: Model, context: Context, levels: Tensor) -> Dependence:
-    """Differentiate every law of one target [1, h, w, C] by every sub-pixel of it."""
+    """Differentiate every law of a few targets [batch, h, w, C] by every sub-pixel of its own target."""
     embedded = model.embed_target(levels).detach().requires_grad_()
     features = model.embed_context(context)
     laws = model.laws(embedded, features).probs()
     # A random direction, so that nothing cancels; the probabilities themselves always sum to one.
     generator = torch.Generator().manual_seed(0)
     direction = torch.rand(laws.shape, generator=generator, dtype=torch.float64)
-    outputs = (laws * direction.to(laws)).sum(-1).flatten()
+    outputs = (laws * direction.to(laws)).sum(-1).flatten(1).sum(0)
     rows = [torch.autograd.grad(output, embedded, retain_graph=True)[0] for output in outputs]
-    jacobian = torch.stack(rows).abs().sum(-1).flatten(1)
+    # The largest over the targets, for a rectifier may be off for one of them.
+    jacobian = torch.stack(rows).abs().sum(-1).flatten(2).amax(1)
     forbidden = torch.ones_like(jacobian).triu().bool()
     return Dependence(leak=jacobian[forbidden].max().item(), blind=int((jacobian[~forbidden] == 0).sum().item()))
 
@@ -145,7 +146,7 @@ def _random_slices(stage: Stage, shape: tuple[int, int, int], generator: torch.G
 def _random_problem(
     section: ModelSection, signature: Signature, generator: torch.Generator
 ) -> tuple[Model, Context, Tensor]:
-    """Build a model with random weights in float64, one context and one target."""
+    """Build a model with random weights in float64, and a few contexts and targets."""
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
         model = build_model(section, signature).double().eval()
@@ -153,6 +154,6 @@ def _random_problem(
         # gate that is saturated.
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3)
-    target = (1, signature.height, signature.width, signature.channels)
-    levels = torch.randint(signature.num_levels, target, generator=generator)
-    return model, random_context(signature, 1, generator), levels
+    targets = (8, signature.height, signature.width, signature.channels)
+    levels = torch.randint(signature.num_levels, targets, generator=generator)
+    return model, random_context(signature, 8, generator), levels

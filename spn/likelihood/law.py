@@ -56,4 +56,6 @@ class Categorical(Law):
 
     def tempered(self, temperature: float) -> "Categorical":
         """Divide the logits by `temperature`."""
-        return Categorical(self.logits / temperature)
+        # In float64 and from the largest down, so that no temperature overflows the most probable level.
+        logits = self.logits.double()
+        return Categorical((logits - logits.amax(-1, keepdim=True)) / temperature)

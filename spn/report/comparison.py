@@ -30,8 +30,6 @@ def comparable(data: DataSection, num_test_images: int) -> Comparison | str:
     measured, asked = (data.shape, data.bits), (benchmark.shape, benchmark.bits)
     if measured != asked:
         return f"the figures are for {benchmark.title}, this is {'x'.join(map(str, data.shape))} at {data.bits} bits"
-    if isinstance(data, ArraysData | FolderData) and data.test is not None:
-        return f"the figures are for the test split of {benchmark.title}, these images were drawn from the others"
     counted = _count_images(data, benchmark, num_test_images)
     if isinstance(counted, str):
         return counted
@@ -40,13 +38,26 @@ def comparable(data: DataSection, num_test_images: int) -> Comparison | str:
     return Comparison(benchmark.title, benchmark.rows, counted)
 
 
+def official_count(data: DataSection) -> int | None:
+    """Give the number of test images that the release named in the configuration has, where that is known to us."""
+    benchmark = _benchmark(data)
+    return None if isinstance(benchmark, str) else benchmark.num_test_images
+
+
 def _benchmark(data: DataSection) -> Benchmark | str:
+    """Find the benchmark that the test split claims to be, or say why it is none."""
     if isinstance(data, Cifar10Data):
         return CIFAR10
     if not isinstance(data, ArraysData | FolderData):
         return f"none are known to us for {data.source}"
-    names = ", ".join(RELEASES)
-    return RELEASES.get(data.release, f"data.release is '{data.release}', which is none of {names}")
+    if data.release not in RELEASES:
+        return f"data.release is '{data.release}', which is none of {', '.join(RELEASES)}"
+    benchmark = RELEASES[data.release]
+    if data.test is not None:
+        return (
+            f"the figures are for the test split of {benchmark.title}, these images were drawn from the training split"
+        )
+    return benchmark
 
 
 def _count_images(data: DataSection, benchmark: Benchmark, count: int) -> tuple[str, ...] | str:

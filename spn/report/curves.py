@@ -5,9 +5,10 @@ What is drawn during training is an estimate from one slice per image and says s
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib import rc_context
@@ -17,15 +18,14 @@ from matplotlib.lines import Line2D
 
 from spn.config import Params
 from spn.report.files import write_bytes
+from spn.report.tables import TRAIN, VALIDATION, ChainMetrics, History, statement
 
-History = Sequence[Mapping[str, float]]
-"""Rows of a history.csv; what was not measured is absent from its row."""
-
-TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_estimate"
-
-# Okabe and Ito's colours, told apart with any kind of colour vision; without yellow, which is faint on white.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
+# Okabe and Ito's colours, told apart with any kind of colour vision; grey for yellow, which is faint on white, and for
+# black, in which a whisker would vanish.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+Styles = dict[str, tuple[str, str]]
+"""Colour and marker of every stage."""
 
 LOOK: dict[Any, Any] = {
     "font.size": 9,
@@ -35,7 +35,11 @@ LOOK: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "text.parse_math": False,
 }
+DPI = 120
+PANEL_WIDTH, BARS_WIDTH = 4.6, 8.0
+"""Inches."""
 
 SETTLED = 0.1
 """Share of the steps after which a curve must lie inside its panel; the steep start may leave it."""
@@ -49,32 +53,30 @@ def plot_curves(params: Params, histories: Mapping[str, History], path: Path) ->
     columns = min(2, len(params.plans))
     rows = math.ceil(len(params.plans) / columns)
     with rc_context(LOOK):
-        figure = Figure(figsize=(4.6 * columns, 2.9 * rows + 0.9), dpi=120, layout="constrained")
+        figure = Figure(figsize=(PANEL_WIDTH * columns, 2.9 * rows + 0.9), dpi=DPI, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for panel, (chain, plans) in zip(panels, params.plans.items(), strict=False):
-            _curve_panel(panel, {plan.name: histories[plan.name] for plan in plans}, _styles(params))
-            panel.set_title(f"chain {chain}")
+            _curve_panel(panel, chain, {plan.name: histories[plan.name] for plan in plans}, _styles(params))
         for panel in panels[len(params.plans) :]:
             panel.set_axis_off()
         figure.suptitle(f"Training of each stage on {params.data.name}")
-        figure.supxlabel("training step")
-        figure.supylabel("estimated bits/dim (one slice drawn per image)")
+        figure.supylabel("estimated bits/dim (one slice drawn per image)", fontsize="medium")
         lines = [
             Line2D([], [], color="grey", alpha=0.6, label="training batches, current weights"),
             Line2D([], [], color="grey", marker="o", markersize=3.5, label="validation split, averaged weights"),
         ]
-        figure.legend(handles=lines, loc="outside lower center", ncols=2)
+        figure.legend(handles=lines, loc="outside lower center", ncols=columns)
         _save(figure, path)
 
 
-def plot_bits_per_dim(params: Params, chain_metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -> None:
     """Draw every chain's bits/dim as a bar stacked by stage, with the standard error of the total, to a PNG."""
     styles = _styles(params)
     longest = max(metrics["bits_per_dim"] for metrics in chain_metrics.values())
+    legend_columns = _legend_columns(styles, BARS_WIDTH)
+    height = 0.45 * len(chain_metrics) + 1.4 + 0.2 * math.ceil(len(styles) / legend_columns)
     with rc_context(LOOK | {"axes.grid.axis": "x"}):
-        legend_rows = math.ceil(len(styles) / 4)
-        height = 0.5 * len(chain_metrics) + 1.3 + 0.2 * legend_rows
-        figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
+        figure = Figure(figsize=(BARS_WIDTH, height), dpi=DPI, layout="constrained")
         axes = figure.subplots()
         for position, metrics in enumerate(chain_metrics.values()):
             _stacked_bar(axes, position, metrics, styles, longest)
@@ -82,19 +84,26 @@ def plot_bits_per_dim(params: Params, chain_metrics: Mapping[str, Mapping[str, A
         axes.invert_yaxis()
         axes.set_xlim(0, 1.2 * longest)
         axes.set_xlabel("bits/dim (total ± one standard error over images)")
-        axes.set_title(f"Bits/dim on {params.data.name}, as the sum of each chain's stages")
+        figure.suptitle(
+            f"Bits/dim of each chain as the sum of its stages\n{fill(statement(params, chain_metrics), 88)}"
+        )
         handles, labels = axes.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
-        figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=4)
+        figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=legend_columns)
         _save(figure, path)
 
 
-def _styles(params: Params) -> dict[str, tuple[str, str]]:
+def _styles(params: Params) -> Styles:
     """Give every stage the colour and marker that it has in all figures."""
     return dict(zip(params.stage_plans, cycle(zip(COLOURS, MARKERS, strict=True)), strict=False))
 
 
-def _curve_panel(panel: Axes, histories: dict[str, History], styles: dict[str, tuple[str, str]]) -> None:
+def _legend_columns(names: Iterable[str], width: float) -> int:
+    """Count how many names of stages fit beside each other in `width` inches, key lines included."""
+    return max(1, min(4, int(width / (0.6 + 0.08 * max(map(len, names))))))
+
+
+def _curve_panel(panel: Axes, chain: str, histories: dict[str, History], styles: Styles) -> None:
     settled = []
     for name, history in histories.items():
         colour, marker = styles[name]
@@ -107,12 +116,17 @@ def _curve_panel(panel: Axes, histories: dict[str, History], styles: dict[str, t
             settled += [value for step, value in points if step >= SETTLED * history[-1]["step"]]
     margin = 0.06 * (max(settled) - min(settled)) or 0.1
     panel.set_ylim(min(settled) - margin, max(settled) + margin)
-    panel.legend(title="stage", loc="upper right")
+    panel.set_xlabel("training step")
+    panel.legend(
+        title=f"chain {chain}",
+        title_fontsize="large",
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=_legend_columns(histories, PANEL_WIDTH),
+    )
 
 
-def _stacked_bar(
-    axes: Axes, position: int, metrics: Mapping[str, Any], styles: dict[str, tuple[str, str]], longest: float
-) -> None:
+def _stacked_bar(axes: Axes, position: int, metrics: Mapping[str, Any], styles: Styles, longest: float) -> None:
     left = 0.0
     for name, stage in metrics["stages"].items():
         share = stage["bits_per_dim"]

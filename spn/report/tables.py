@@ -2,14 +2,19 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from spn.config import InputError, Params
-from spn.report.curves import TRAIN, VALIDATION, History
+from spn.config import DataSection, InputError, Params
+from spn.report.comparison import official_count
 
 ChainMetrics = Mapping[str, Mapping[str, Any]]
 """The metrics.json of every chain, by its name."""
+
+History = Sequence[Mapping[str, float | int]]
+"""Rows of a history.csv; what was not measured is absent from its row."""
+
+TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_estimate"
 
 
 def metrics_tree(chain_metrics: ChainMetrics) -> dict[str, Any]:
@@ -38,11 +43,19 @@ def statement(params: Params, chain_metrics: ChainMetrics) -> str:
     data = params.data
     release = getattr(data, "release", "")
     name = f"{data.name} ({release})" if release else data.name
-    kept = getattr(data.limit, split) == count
-    images = f"the {count:,} {split} images that data.limit.{split} keeps" if kept else f"all {count:,} {split} images"
     trained = "" if data.limit.train is None else f"; trained on at most {data.limit.train:,} images"
     height, width, channels = data.shape
+    images = _count_images(data, split, count)
     return f"{estimate}, over {images} of {name}, {height}x{width}x{channels}, {data.bits} bits{trained}"
+
+
+def _count_images(data: DataSection, split: str, count: int) -> str:
+    official = official_count(data) if split == "test" else None
+    if count != official and getattr(data.limit, split) == count:
+        return f"the {count:,} {split} images that data.limit.{split} keeps"
+    if official is not None and count < official:
+        return f"{count:,} of {official:,} {split} images"
+    return f"all {count:,} {split} images"
 
 
 def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, str, str, str]]:

@@ -8,8 +8,8 @@ Metrics, the same names for both kinds of run, so that they share columns
     bits_per_dim.{stage}    of a chain: the share of each of its stages
     standard_error          of bits_per_dim, over images
     nats, num_images, num_dims, num_parameters
-    train_bits_per_dim, validation_bits_per_dim, learning_rate, images_per_second, gradient_norm
-                            of a stage: the curves, by training step
+    train_bits_per_dim_estimate, validation_bits_per_dim_estimate, ...
+                            of a stage: the columns of its history.csv, by training step
 Parameters
     the recipe of a stage under its dotted keys, as in params.yaml: training.batch_size
 Tags
@@ -19,11 +19,11 @@ Tags
     stage_run.{stage}       of a chain: the id of the stage's run
     checkpoint              of a stage: where its weights are
 
-The experiment opens with a view named `comparison`, whose columns are chosen for comparing; see `comparison_url`.
+MLflow's own table shows none of these columns at first, so an experiment has two saved views that do, of its chains
+and of its stages; `Experiment.view_url` gives their addresses.
 
-Importing this package takes a second or two, so that only what records imports it. It switches MLflow's telemetry off
-unless the environment says otherwise: a figure is nobody's business before it is published, and a compute node
-without a network should not wait for one.
+Importing this package takes seconds. It switches MLflow's telemetry off unless the environment already decides:
+MLflow would report its use to a server of its makers, and compute nodes often have no network.
 """
 
 import os
@@ -31,15 +31,15 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, so it comes first
 
 from spn.tracking.chain_run import record_chain
-from spn.tracking.experiment import DEFAULT_URI, Experiment, create_experiment
-from spn.tracking.stage_run import StageFacts, StageRun, record_evaluation
+from spn.tracking.experiment import DEFAULT_URI, Experiment, create_experiment, load_experiment
+from spn.tracking.stage_run import StageRun, record_evaluation
 
 __all__ = [
     "DEFAULT_URI",
     "Experiment",
-    "StageFacts",
     "StageRun",
     "create_experiment",
+    "load_experiment",
     "record_chain",
     "record_evaluation",
 ]

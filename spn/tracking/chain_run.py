@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,46 +16,44 @@ from spn.tracking.stage_run import stage_run
 
 
 def record_chain(
-    experiment: Experiment,
-    metrics: Mapping[str, Any],
-    artefacts: Sequence[Path] = (),
-    params: Mapping[str, Any] | None = None,
+    experiment: Experiment, chain: str, metrics: Mapping[str, Any], samples: Mapping[str, Path] | None = None
 ) -> str:
-    """Record the contents of a chain's metrics.json, with files to keep beside it; give the id of the run.
+    """Record the contents of a chain's metrics.json; give the id of the run.
 
-    A chain's run is identified by its name and the recipes of its stages, so recording it again changes nothing but
-    figures and artefacts that differ. Raises InputError where a stage has no run.
+    `samples` are pictures to keep as artefacts, by the name they get there. The run is identified by the chain's name
+    and the recipes of its stages: recording it again makes no second run, writes figures only where they differ, and
+    replaces the artefacts. Raises InputError where a stage has no run.
     """
     stages: Mapping[str, Any] = metrics["stages"]
-    stage_runs = {
-        name: str(stage_run(experiment, name, figures["recipe_digest"]).info.run_id) for name, figures in stages.items()
-    }
-    digest = _chain_digest(metrics["chain"], [figures["recipe_digest"] for figures in stages.values()])
-    run = open_run(experiment, metrics["chain"], {"kind": "chain", "chain_digest": digest})
+    digests = {name: str(stage["recipe_digest"]) for name, stage in stages.items()}
+    stage_runs = {name: str(stage_run(experiment, name, digest).info.run_id) for name, digest in digests.items()}
+    identity = {"kind": "chain", "chain_digest": _digest(chain, list(digests.values()))}
+    run = open_run(experiment, chain, identity, "spn record")
     client, run_id = experiment.client, str(run.info.run_id)
-    log_params(client, run, {"stages": ", ".join(stages), **(params or {})})
-    by_stage = {f"bits_per_dim.{name}": figures["bits_per_dim"] for name, figures in stages.items()}
-    log_figures(client, run, numbers(metrics) | by_stage)
+    log_params(client, run, {"stages": ", ".join(stages)})
+    figures = {"bits_per_dim": float(metrics["bits_per_dim"])}  # first, because the UI keeps the order
+    figures |= {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in stages.items()}
+    log_figures(client, run, figures | numbers(metrics))
     tags = {f"stage_run.{name}": stage_run_id for name, stage_run_id in stage_runs.items()}
-    tags["mlflow.note.content"] = _description(experiment.id, metrics, stage_runs)
+    tags["mlflow.note.content"] = _description(experiment.id, chain, metrics, stage_runs)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    for path in artefacts:
-        client.log_artifact(run_id, str(path))
+    with tempfile.TemporaryDirectory() as folder:  # MLflow names an artefact after its file
+        for name, path in (samples or {}).items():
+            client.log_artifact(run_id, shutil.copyfile(path, f"{folder}/{name}"))
     if run.info.status != "FINISHED":
         client.set_terminated(run_id)
     return run_id
 
 
-def _chain_digest(chain: str, recipe_digests: Sequence[str]) -> str:
+def _digest(chain: str, recipe_digests: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([chain, *recipe_digests]).encode()).hexdigest()
 
 
-def _description(experiment_id: str, metrics: Mapping[str, Any], stage_runs: Mapping[str, str]) -> str:
-    """Write the Markdown that the UI shows above a run; its pages live behind the `#` of one address."""
+def _description(experiment_id: str, chain: str, metrics: Mapping[str, Any], stage_runs: Mapping[str, str]) -> str:
+    """Write the Markdown that the UI shows with the run; every page of the UI lies behind the `#` of one address."""
     lines = ["| stage | bits/dim | parameters |", "|:--|--:|--:|"]
-    for name, figures in metrics["stages"].items():
+    for name, stage in metrics["stages"].items():
         link = f"[{name}](#/experiments/{experiment_id}/runs/{stage_runs[name]})"
-        lines.append(f"| {link} | {figures['bits_per_dim']:.4f} | {figures['num_parameters']:,} |")
-    total = f"{metrics['bits_per_dim']:.4f} ± {metrics['standard_error']:.4f}"
-    lines.append(f"| **{metrics['chain']}** | **{total}** | {metrics['num_parameters']:,} |")
+        lines.append(f"| {link} | {stage['bits_per_dim']:.4f} | {stage['num_parameters']:,} |")
+    lines.append(f"| **{chain}** | **{metrics['bits_per_dim']:.4f}** | {metrics['num_parameters']:,} |")
     return "\n".join(lines)

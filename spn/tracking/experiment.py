@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.client import MlflowClient
 
 from spn.config import InputError
-from spn.tracking.views import view_tags
+from spn.tracking.views import view_path, view_tags
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 """MLflow's own default, so that plain `mlflow ui` in the working directory shows it."""
@@ -31,23 +32,6 @@ class Experiment:
     uri: str
     id: str
 
-    @classmethod
-    def read(cls, path: Path) -> "Experiment":
-        """Read what `create_experiment` wrote; raise InputError where the file or its experiment is missing."""
-        try:
-            experiment = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: expected the uri and id of an MLflow experiment: {error}") from error
-        experiment._must_exist(path)
-        return experiment
-
-    def write(self, path: Path) -> None:
-        """Write the handle as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-
     @cached_property
     def client(self) -> MlflowClient:
         """A client of the store."""
@@ -59,18 +43,9 @@ class Experiment:
         with _locked(self.uri):
             yield
 
-    def _must_exist(self, path: Path) -> None:
-        # MLflow would create a missing database, and runs would be written where nobody looks.
-        problem = f"{path}: expected experiment {self.id} in {self.uri}, found none; delete the file to start a new one"
-        database = _database(self.uri)
-        if database is not None and not database.exists():
-            raise InputError(problem)
-        try:
-            self.client.get_experiment(self.id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise InputError(problem) from error
+    def view_url(self, kind: Literal["chain", "stage"], server: str = "http://127.0.0.1:5000") -> str:
+        """Give the address at which `mlflow ui` shows the runs of a kind, the lowest bits/dim first."""
+        return server.rstrip("/") + view_path(self.id, kind)
 
 
 def create_experiment(uri: str, name: str, output: Path) -> Experiment:
@@ -88,8 +63,38 @@ def create_experiment(uri: str, name: str, output: Path) -> Experiment:
                 raise
             experiment_id = _existing(client, uri, name)
     experiment = Experiment(uri, experiment_id)
-    experiment.write(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(asdict(experiment), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, output)
     return experiment
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read what `create_experiment` wrote; raise InputError where the file or the experiment is missing."""
+    try:
+        experiment = Experiment(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: expected the uri and id of an MLflow experiment: {error}") from error
+    if not _exists(experiment):
+        raise InputError(
+            f"{path}: expected experiment {experiment.id} in {experiment.uri}, found none; "
+            "delete the file to start a new one"
+        )
+    return experiment
+
+
+def _exists(experiment: Experiment) -> bool:
+    database = _database(experiment.uri)
+    if database is not None and not database.exists():
+        return False  # and do not ask MLflow, which would create it
+    try:
+        experiment.client.get_experiment(experiment.id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
 
 
 def _existing(client: MlflowClient, uri: str, name: str) -> str:

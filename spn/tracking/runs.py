@@ -22,13 +22,14 @@ def find_run(experiment: Experiment, identity: Mapping[str, str]) -> Run | None:
     return runs[0] if runs else None
 
 
-def open_run(experiment: Experiment, name: str, identity: Mapping[str, str]) -> Run:
-    """Find the run that carries the tags of `identity`, or create it under `name`."""
+def open_run(experiment: Experiment, name: str, identity: Mapping[str, str], source: str) -> Run:
+    """Find the run that carries the tags of `identity`, or create it under `name`, told to be written by `source`."""
     with experiment.locked():
         found = find_run(experiment, identity)
         if found is not None:
             return found
-        return experiment.client.create_run(experiment.id, run_name=name, tags=dict(identity))
+        tags = {**identity, "mlflow.source.name": source, "mlflow.source.type": "LOCAL"}
+        return experiment.client.create_run(experiment.id, run_name=name, tags=tags)
 
 
 def log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> None:

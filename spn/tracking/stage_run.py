@@ -1,16 +1,15 @@
 """The run of a trained stage: its recipe, its curves, and its exact figures on the test split."""
 
-import csv
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from mlflow.entities import Metric, Run, RunTag
 
 from spn.config import InputError
+from spn.provenance import Recipe, git_commit, recipe_digest
 from spn.tracking.experiment import Experiment
 from spn.tracking.runs import find_run, log_figures, log_params, milliseconds, numbers, open_run
 
@@ -19,27 +18,17 @@ _FLUSH_METRICS = 500
 """A batch of MLflow holds a thousand, and a row must fit in."""
 
 
-@dataclass(frozen=True)
-class StageFacts:
-    """What is known of a stage before it is trained: `recipe_digest` identifies its run."""
-
-    name: str
-    recipe: Mapping[str, Any]
-    recipe_digest: str
-    num_parameters: int
-    git_commit: str
-    checkpoint: Path
-
-
 class StageRun:
     """The MLflow run of one stage, as a context: finished when left, failed or killed when left by an exception.
 
     Opening continues the run of the same recipe where there is one, and leaves it as it is where it is finished.
     """
 
-    def __init__(self, experiment: Experiment, facts: StageFacts) -> None:
+    def __init__(
+        self, experiment: Experiment, stage: str, recipe: Recipe, *, num_parameters: int, checkpoint: Path
+    ) -> None:
         self._client = experiment.client
-        run = open_run(experiment, facts.name, _identity(facts.recipe_digest))
+        run = open_run(experiment, stage, _identity(recipe_digest(recipe)), "spn train")
         self.run_id: str = run.info.run_id
         self.finished: bool = run.info.status == "FINISHED"
         self._batch: list[Metric] = []
@@ -47,7 +36,7 @@ class StageRun:
         self._last_steps: dict[str, int] = {}
         if not self.finished:
             self._last_steps = {key: self._last_step(key) for key in run.data.metrics}
-            self._describe(run, facts)
+            self._describe(run, recipe, num_parameters, checkpoint)
 
     def measured(self, row: Mapping[str, float | int]) -> None:
         """Record a row of the history: `step`, and what was measured at that step.
@@ -65,12 +54,6 @@ class StageRun:
         if len(self._batch) >= _FLUSH_METRICS or time.monotonic() - self._flushed_at >= _FLUSH_SECONDS:
             self._flush()
 
-    def replay(self, history: Path) -> None:
-        """Record every row of a history.csv that the run does not have yet."""
-        with history.open(newline="", encoding="utf-8") as rows:
-            for row in csv.DictReader(rows):
-                self.measured({key: float(cell) for key, cell in row.items() if cell})
-
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Write what is left and end the run; a run that was finished when opened stays as it is."""
         if not self.finished:
@@ -78,7 +61,7 @@ class StageRun:
             self._client.set_terminated(self.run_id, status)
             self.finished = status == "FINISHED"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StageRun":
         return self
 
     def __exit__(
@@ -89,12 +72,14 @@ class StageRun:
         else:
             self.close("FAILED" if issubclass(kind, Exception) else "KILLED")
 
-    def _describe(self, run: Run, facts: StageFacts) -> None:
+    def _describe(self, run: Run, recipe: Recipe, num_parameters: int, checkpoint: Path) -> None:
         self._client.update_run(self.run_id, status="RUNNING")
-        log_params(self._client, run, facts.recipe)
-        log_figures(self._client, run, {"num_parameters": float(facts.num_parameters)})
+        log_params(self._client, run, recipe)
+        log_figures(self._client, run, {"num_parameters": float(num_parameters)})
         # A resumed training may come from another commit: the recipe is the same, and the last one is told.
-        tags = {"checkpoint": str(facts.checkpoint), "mlflow.source.git.commit": facts.git_commit}
+        tags = {"checkpoint": str(checkpoint)}
+        if commit := git_commit():
+            tags["mlflow.source.git.commit"] = commit
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def _last_step(self, key: str) -> int:
@@ -119,16 +104,16 @@ def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str
     return str(run.info.run_id)
 
 
-def stage_run(experiment: Experiment, stage: str, recipe_digest: str) -> Run:
+def stage_run(experiment: Experiment, stage: str, digest: str) -> Run:
     """Find the run of a stage; raise InputError where there is none."""
-    run = find_run(experiment, _identity(recipe_digest))
+    run = find_run(experiment, _identity(digest))
     if run is None:
         raise InputError(
-            f"{experiment.uri}: expected a run of stage {stage} with recipe_digest {recipe_digest} "
+            f"{experiment.uri}: expected a run of stage {stage} with recipe_digest {digest} "
             f"in experiment {experiment.id}, found none"
         )
     return run
 
 
-def _identity(recipe_digest: str) -> dict[str, str]:
-    return {"kind": "stage", "recipe_digest": recipe_digest}
+def _identity(digest: str) -> dict[str, str]:
+    return {"kind": "stage", "recipe_digest": digest}

@@ -1,7 +1,7 @@
-"""The saved views that an experiment opens with in MLflow's UI.
+"""The saved views of an experiment in MLflow's UI.
 
-MLflow shows no metric until a person picks columns. A saved view is an experiment tag that holds the state of the
-runs table as JSON; the menu "Saved views" of MLflow 3.17 lists them, and a person may change or delete them.
+MLflow's table shows no metric until a person picks columns. A saved view is an experiment tag that holds the state of
+the table as JSON; MLflow 3.17 lists the views of an experiment in a menu, where a person may change or delete them.
 """
 
 import json
@@ -9,19 +9,24 @@ import time
 
 _COLUMNS = {
     "chain": ("bits_per_dim", "standard_error", "num_parameters"),
-    "stage": ("bits_per_dim", "standard_error", "validation_bits_per_dim", "train_bits_per_dim", "num_parameters"),
+    "stage": ("bits_per_dim", "standard_error", "num_parameters", "validation_bits_per_dim_estimate"),
 }
 
 
 def view_tags() -> dict[str, str]:
-    """Make the tags of a new experiment: one view for the chains, one for the stages, the lowest bits/dim first."""
-    tags = {f"mlflow.sharedViewState.{kind}s": _view(kind) for kind in _COLUMNS}
-    # Training runs, not traces of a language model: the UI would otherwise ask.
-    return tags | {
+    """Make the tags of a new experiment: a view of the chains and one of the stages, the lowest bits/dim first."""
+    views = {f"mlflow.sharedViewState.{kind}s": _view(kind) for kind in _COLUMNS}
+    return views | {
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.experiment.primaryMetric.name": "bits_per_dim",
         "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
     }
+
+
+def view_path(experiment_id: str, kind: str) -> str:
+    """Give the part of the UI's address that opens the view of all runs of a kind, after the server's own."""
+    # Without the workflow, MLflow shows the side of it that traces language models.
+    return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={kind}s&workflowType=machine_learning"
 
 
 def _view(kind: str) -> str:
@@ -32,4 +37,5 @@ def _view(kind: str) -> str:
         "orderByAsc": True,
         "selectedColumns": [f"metrics.`{name}`" for name in _COLUMNS[kind]],
     }
-    return json.dumps({"name": f"{kind}s", "createdAt": now, "updatedAt": now, "state": json.dumps(state)})
+    view = {"name": f"{kind}s by bits/dim", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+    return json.dumps(view)

@@ -8,11 +8,12 @@ rule report:
         histories=expand("results/stages/{stage}/history.csv", stage=parameters.stage_plans),
     output:
         metrics="results/metrics.json",
-        plots=directory("results/plots"),
-        table=report("results/table.html", caption="../captions/table.rst", category="Bits/dim"),
-        bars=report("results/bits_per_dim.png", caption="../captions/bits_per_dim.rst", category="Bits/dim"),
-        curves=report("results/curves.png", caption="../captions/curves.rst", category="Training"),
-        real=report("results/real.png", caption="../captions/real.rst", category="Samples"),
+        shares="results/plots/bits_per_dim.csv",
+        histories=expand("results/plots/curves/{stage}.csv", stage=parameters.stage_plans),
+        table=report("results/plots/table.html", caption="../captions/table.rst", category="Bits/dim"),
+        bars=report("results/plots/bits_per_dim.png", caption="../captions/bits_per_dim.rst", category="Bits/dim"),
+        curves=report("results/plots/curves.png", caption="../captions/curves.rst", category="Training"),
+        real=report("results/plots/real.png", caption="../captions/real.rst", category="Samples"),
     log:
         "logs/report.log",
     params:

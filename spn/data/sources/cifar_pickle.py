@@ -126,7 +126,8 @@ def _images(data: Any, where: str) -> UInt8[np.ndarray, "image 32 32 3"]:
     """Turn rows of a red, a green and a blue plane into images."""
     if not isinstance(data, RawArray) or data.dtype not in [RawType("u1"), RawType("|u1")] or data.fortran:
         raise InputError(f"{where}: expected data to be an array of uint8")
-    if not data.data or not isinstance(data.data, bytes) or data.shape != (len(data.data) // PIXELS, PIXELS):
+    size = len(data.data) if isinstance(data.data, bytes) else 0
+    if not size or size % PIXELS or data.shape != (size // PIXELS, PIXELS):
         raise InputError(f"{where}: expected data of shape [N, {PIXELS}], got {data.shape}")
     return np.frombuffer(data.data, dtype=np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 

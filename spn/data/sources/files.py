@@ -1,14 +1,22 @@
 """Files of a source: their digest, reading from them, and the line that tells a user how to get one."""
 
 import hashlib
-import io
 import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import Protocol, runtime_checkable
 
 from spn.config import InputError
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An opened file, compressed or not."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read `size` bytes, or fewer at the end."""
+        ...
 
 
 def file_sha256(path: Path) -> str:
@@ -30,8 +38,8 @@ def files_sha256(paths: Iterable[Path]) -> str:
     return listing_sha256((path.name, file_sha256(path)) for path in paths)
 
 
-def read_exactly(file: IO[bytes] | io.BufferedIOBase, size: int, path: Path) -> bytes:
-    """Read `size` bytes of the opened `path`, compressed or not; raise InputError where it is damaged or ends early."""
+def read_exactly(file: Readable, size: int, path: Path) -> bytes:
+    """Read `size` bytes of the opened `path`; raise InputError where it is damaged or ends early."""
     try:
         content = file.read(size)
     except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:

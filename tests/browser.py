@@ -1,0 +1,146 @@
+"""A person at MLflow's pages: the real `mlflow ui`, and Debian's Chromium driven by Selenium; nothing leaves loopback."""
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+)
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+SECONDS = 60
+"""Longest wait for anything; a page takes two or three on an idle machine."""
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--window-size=1600,1000",
+)
+NOT_YET = (
+    NoSuchElementException,
+    StaleElementReferenceException,
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Someone who reads and clicks, and waits for what is not there yet."""
+
+    driver: webdriver.Chrome
+    screenshots: Path
+
+    def wait(self, what: str, look: Callable[[webdriver.Chrome], object]) -> object:
+        """Wait until `look` gives something true."""
+        wait = WebDriverWait(self.driver, SECONDS, poll_frequency=0.1, ignored_exceptions=NOT_YET)
+        return wait.until(look, f"did not see {what} at {self.driver.current_url}")
+
+    def go(self, address: str) -> None:
+        # A page of MLflow differs from the next behind the `#` only, which alone would not load anything.
+        self.driver.get("about:blank")
+        self.driver.get(address)
+
+    def see(self, selector: str, text: str = "") -> WebElement:
+        """Wait for a visible element with exactly this text."""
+
+        def look(driver: webdriver.Chrome) -> WebElement | None:
+            found = driver.find_elements(By.CSS_SELECTOR, selector)
+            return next((each for each in found if each.is_displayed() and text in ("", each.text.strip())), None)
+
+        element = self.wait(f"{selector} {text}", look)
+        assert isinstance(element, WebElement)
+        return element
+
+    def click(self, selector: str, text: str = "") -> None:
+        self.wait(f"{selector} {text} to click", lambda driver: self.see(selector, text).click() or True)
+
+    def column(self, name: str) -> list[str]:
+        """Read a column of the table of runs, from top to bottom."""
+        cells = self.driver.find_elements(By.CSS_SELECTOR, f"[role=gridcell][col-id='{name}']")
+        rows = [(cell.find_element(By.XPATH, "ancestor::*[@role='row']"), cell.text) for cell in cells]
+        return [text.split("\n")[-1] for _, text in sorted((int(row.get_attribute("row-index")), t) for row, t in rows)]
+
+    def keep(self, name: str) -> None:
+        """Keep a picture of the page."""
+        self.screenshots.mkdir(parents=True, exist_ok=True)
+        assert self.driver.save_screenshot(self.screenshots / f"{name}.png")
+
+
+@contextmanager
+def chromium(profile: Path, screenshots: Path) -> Iterator[Person]:
+    """Start Chromium with a fresh profile."""
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    for name, path in programs.items():
+        if path is None:
+            pytest.fail(f"{name} is missing; `make test` installs the Debian packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs["chromium"])
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, Service(str(programs["chromedriver"])))
+    try:
+        yield Person(driver, screenshots)
+    finally:
+        driver.quit()
+
+
+@contextmanager
+def mlflow_ui(folder: Path) -> Iterator[str]:
+    """Run plain `mlflow ui` in a folder, and give its address."""
+    port = _free_port()
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = folder / "mlflow-ui.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, cwd=folder, env=os.environ | quiet, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            wait = WebDriverWait(server, 2 * SECONDS, poll_frequency=0.2)
+            wait.until(lambda server: server.poll() is not None or _answers(port), "mlflow ui does not answer")
+            assert server.poll() is None, log.read_text()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(SECONDS)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False

@@ -1,0 +1,17 @@
+"""What all tests share: one thread, so that figures repeat bit by bit, and hypothesis without chance or clock."""
+
+import pytest
+from hypothesis import settings
+
+# Before anything imports it, so that its assertions explain themselves.
+pytest.register_assert_rewrite("contract")
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

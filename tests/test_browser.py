@@ -1,0 +1,162 @@
+"""What a person sees of a finished experiment in MLflow's pages. Screenshots are kept in test-output/."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import Person, chromium, mlflow_ui
+from PIL import Image
+from selenium.webdriver.common.by import By
+
+from spn.provenance import recipe_digest
+from spn.tracking import DEFAULT_URI, Experiment, StageRun, create_experiment, record_chain, record_evaluation
+
+pytestmark = pytest.mark.slow
+
+SCREENSHOTS = Path(__file__).parent.parent / "test-output"
+RUN_NAME = "attributes.`Run Name`"
+BITS_PER_DIM = "metrics.`bits_per_dim`"
+
+
+@dataclass(frozen=True)
+class FinishedStore:
+    """A finished experiment: where plain `mlflow ui` shows it, and what is to be seen."""
+
+    folder: Path
+    name: str
+    experiment: Experiment
+    chains: dict[str, dict[str, Any]]
+    """The metrics.json of every chain."""
+    picture: dict[str, str]
+    """Of every chain, the artefact that shows its samples."""
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """The bits/dim of every stage."""
+        return {
+            name: stage["bits_per_dim"] for chain in self.chains.values() for name, stage in chain["stages"].items()
+        }
+
+
+def record_stage(experiment: Experiment, stage: str, bits_per_dim: float) -> dict[str, Any]:
+    recipe = {"stage": stage, "model": {"family": "spn", "width": 16}, "training": {"steps": 40, "batch_size": 64}}
+    with StageRun(experiment, stage, recipe, num_parameters=12_345, checkpoint=Path("checkpoint.safetensors")) as run:
+        for step in range(0, 41, 2):
+            estimate = bits_per_dim * (1 + math.exp(-step / 10))
+            run.measured({"step": step, "train_bits_per_dim_estimate": estimate, "learning_rate": 0.002})
+    figures = {"bits_per_dim": bits_per_dim, "standard_error": 0.0123, "num_images": 360, "num_parameters": 12_345}
+    figures |= {"recipe_digest": recipe_digest(recipe)}
+    record_evaluation(experiment, {"stage": stage, "split": "test", "estimate": "exact", **figures})
+    return figures
+
+
+def record(experiment: Experiment, chain: str, stages: dict[str, float], picture: Path) -> dict[str, Any]:
+    metrics = {
+        "bits_per_dim": sum(stages.values()),
+        "standard_error": 0.0234,
+        "num_parameters": 12_345 * len(stages),
+        "stages": {stage: record_stage(experiment, stage, value) for stage, value in stages.items()},
+    }
+    record_chain(experiment, chain, metrics, {f"{chain}.png": picture})
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedStore]:
+    folder = tmp_path_factory.mktemp("finished")
+    picture = folder / "samples.png"
+    noise = np.random.default_rng(1).integers(0, 256, (96, 96), dtype=np.uint8)
+    Image.fromarray(noise).save(picture)
+    chains = {
+        "raster": {"raster": 2.171875},
+        "depth": {"depth_high": 0.71875, "depth_low": 1.53125},
+        "multidimensional": {"first_high": 0.203125, "rest_high": 0.4921875, "low": 1.515625},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        experiment = create_experiment(DEFAULT_URI, "digits", Path("experiment.json"))
+        recorded = {chain: record(experiment, chain, stages, picture) for chain, stages in chains.items()}
+        yield FinishedStore(folder, "digits", experiment, recorded, {chain: f"{chain}.png" for chain in chains})
+
+
+@pytest.fixture(scope="module")
+def address(finished_store: FinishedStore) -> Iterator[str]:
+    with mlflow_ui(finished_store.folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory, address: str) -> Iterator[Person]:
+    with chromium(tmp_path_factory.mktemp("profile"), SCREENSHOTS) as person:
+        person.go(address)
+        person.click("span", "Model training")  # MLflow starts on its other side, for language models
+        yield person
+
+
+def see_runs(person: Person, expected: list[str]) -> None:
+    person.wait(f"runs {expected}", lambda _: sorted(person.column(RUN_NAME)) == sorted(expected))
+
+
+def test_the_experiment_and_all_its_runs_are_found(person: Person, finished_store: FinishedStore) -> None:
+    person.click("a", "Experiments")
+    person.see("a", finished_store.name)
+    person.keep("1_experiments")
+    person.click("a", finished_store.name)
+    see_runs(person, [*finished_store.chains, *finished_store.stages])
+    person.keep("2_runs")
+
+
+@pytest.mark.parametrize("kind", ["chain", "stage"])
+def test_a_view_compares_bits_per_dim(person: Person, finished_store: FinishedStore, address: str, kind: str) -> None:
+    chains = {chain: metrics["bits_per_dim"] for chain, metrics in finished_store.chains.items()}
+    expected = chains if kind == "chain" else finished_store.stages
+    person.go(f"{address}/#/experiments/{finished_store.experiment.id}/runs")
+    person.click("[data-testid=saved-views-trigger]")
+    person.click("div", f"{kind}s by bits/dim")
+    person.see("[role=columnheader]", "bits_per_dim")
+    see_runs(person, list(expected))
+    person.wait("bits/dim", lambda _: all(person.column(BITS_PER_DIM)))
+    person.keep(f"3_{kind}s_by_bits_per_dim")
+    shown = dict(zip(person.column(RUN_NAME), map(float, person.column(BITS_PER_DIM)), strict=True))
+    assert shown == pytest.approx(expected)
+    assert list(shown) == sorted(expected, key=lambda name: expected[name])
+
+
+def test_a_chain_shows_its_bits_per_dim_and_its_samples(
+    person: Person, finished_store: FinishedStore, address: str
+) -> None:
+    chain = max(finished_store.chains, key=lambda name: len(finished_store.chains[name]["stages"]))
+    metrics = finished_store.chains[chain]
+    person.go(finished_store.experiment.view_url("chain", address))
+    person.click("a", chain)
+    person.see("h1, h2, h3", chain)
+    figures = {f"bits_per_dim.{name}": stage["bits_per_dim"] for name, stage in metrics["stages"].items()}
+    for name, value in {"bits_per_dim": metrics["bits_per_dim"], **figures}.items():
+        row = person.see("[role=row] a", name).find_element(By.XPATH, "ancestor::*[@role='row']")
+        assert float(row.text.split()[-1]) == pytest.approx(value)
+    person.keep("4_chain")
+    person.click("button[role=tab]", "Artifacts")
+    picture = finished_store.picture[chain]
+    person.click("[data-testid=artifact-tree-node]", picture)
+    image = person.see(f"img[alt='{picture}']")
+    person.wait("the pixels", lambda _: image.get_property("naturalWidth") > 0)
+    person.keep("5_samples")
+
+
+def test_a_chain_leads_to_its_stages_and_their_curves(
+    person: Person, finished_store: FinishedStore, address: str
+) -> None:
+    chain = next(iter(finished_store.chains))
+    stage = next(iter(finished_store.chains[chain]["stages"]))
+    person.go(finished_store.experiment.view_url("chain", address))
+    person.click("a", chain)
+    person.click("[data-testid=note-editor-preview-content] a", stage)
+    person.see("[role=row] a", "train_bits_per_dim_estimate")
+    person.keep("6_stage")
+    person.click("button[role=tab]", "Model metrics")
+    person.see(".js-plotly-plot .scatterlayer path")
+    person.keep("7_curves")

@@ -1,0 +1,209 @@
+"""The contract, for every model family and every kind of stage: slices of 3x3 pixels, and tiny images enumerated."""
+
+from functools import cache
+
+import contract
+import pytest
+import torch
+from contract import (
+    MASS_CHECKS,
+    MODEL_CHECKS,
+    SAMPLE_CHECKS,
+    SMALL,
+    STAGE_CHECKS,
+    Chain,
+    Check,
+    Part,
+    Problem,
+    build_problem,
+    chains,
+    three_way,
+)
+
+from spn.config import SpnSection
+from spn.generation import keyed_uniforms, replay, walk
+
+CHAINS = chains(1, 2) | {"three_way": three_way()}
+
+# (chain, channels, intensity, where the context enters): every kind of stage, every pair of the other three.
+WIDE = (
+    ("raster", 1, "embedded", "both"),
+    ("raster", 3, "scaled", "both"),
+    ("subscale", 1, "scaled", "pixelcnn"),
+    ("subscale", 3, "embedded", "transformer"),
+    ("depth", 1, "embedded", "transformer"),
+    ("depth", 3, "scaled", "pixelcnn"),
+    ("multidimensional", 1, "scaled", "transformer"),
+    ("multidimensional", 3, "embedded", "both"),
+    ("size", 1, "embedded", "pixelcnn"),
+    ("rest_before_first", 1, "scaled", "both"),
+    ("low_before_high", 1, "embedded", "both"),
+    ("raster_then_subscale", 1, "scaled", "transformer"),
+    ("size_then_raster", 1, "embedded", "both"),
+    ("uneven", 1, "scaled", "both"),
+    ("three_way", 1, "scaled", "both"),
+)
+
+# (chain, shape, bits): images of which there are at most 4,096.
+TINY = (
+    *((name, (2, 2, 1), 2) for name in chains(1, 2)),
+    ("three_way", (2, 2, 1), 3),
+    ("raster", (1, 2, 3), 2),
+    ("depth", (1, 2, 3), 2),
+    ("raster", (2, 2, 3), 1),
+    ("subscale", (2, 2, 3), 1),
+    ("size", (2, 2, 3), 1),
+    ("subscale", (2, 6, 1), 1),
+    ("size", (4, 2, 1), 1),
+    ("raster", (3, 3, 1), 1),
+)
+
+
+def section(**changes: object) -> SpnSection:
+    return SMALL.model_copy(update=changes)
+
+
+def bits_of(chain: Chain) -> int:
+    return max(part.bits[1] for part in chain.values())
+
+
+@cache
+def wide_problem(name: str, channels: int, intensity: str, context_enters: str, slice_side: int = 3) -> Problem:
+    chain = CHAINS[name]
+    side = slice_side * max(part.scale_factor for part in chain.values())
+    return build_problem(
+        chain, (side, side, channels), bits_of(chain), section(intensity=intensity, context_enters=context_enters)
+    )
+
+
+@cache
+def tiny_problem(name: str, shape: tuple[int, int, int], bits: int) -> Problem:
+    chain = CHAINS[name] if bits_of(CHAINS[name]) == bits else chains(bits, bits)[name]
+    return build_problem(chain, shape, bits)
+
+
+@pytest.mark.parametrize("case", WIDE, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize("check", [*STAGE_CHECKS, *MODEL_CHECKS], ids=lambda check: check.__name__)
+def test_slices_of_3x3(check: Check, case: tuple[str, int, str, str]) -> None:
+    check(wide_problem(*case))
+
+
+@pytest.mark.parametrize("case", WIDE, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize("check", SAMPLE_CHECKS, ids=lambda check: check.__name__)
+def test_samples_of_2x2_slices(check: Check, case: tuple[str, int, str, str]) -> None:
+    check(wide_problem(*case, slice_side=2))
+
+
+@pytest.mark.parametrize("case", TINY, ids=lambda case: f"{case[0]}-{'x'.join(map(str, case[1]))}-{case[2]}bit")
+@pytest.mark.parametrize("check", MASS_CHECKS, ids=lambda check: check.__name__)
+def test_probabilities_of_everything_sum_to_one(check: Check, case: tuple[str, tuple[int, int, int], int]) -> None:
+    check(tiny_problem(*case))
+
+
+@pytest.mark.parametrize("scale_factor", [3, 4])
+def test_larger_scale_factors(scale_factor: int) -> None:
+    chain = {
+        "first": Part(scale_factor, "first", (0, 1)),
+        "rest": Part(scale_factor, "rest", (0, 1)),
+        "low": Part(scale_factor, "all", (1, 2)),
+    }
+    problem = build_problem(chain, (scale_factor, 2 * scale_factor, 1), 2)
+    for check in (*STAGE_CHECKS, contract.check_causality, contract.check_walk):
+        check(problem)
+
+
+def test_a_model_without_transformer_is_causal_too() -> None:
+    chain = CHAINS["subscale"]
+    problem = build_problem(chain, (6, 6, 1), 2, section(transformer_layers=0, pixelcnn_layers=3, embedder_layers=0))
+    contract.check_causality(problem)
+    contract.check_walk(problem)
+
+
+def test_sampling_draws_from_the_exact_law() -> None:
+    problem = tiny_problem("multidimensional", (2, 2, 1), 2)
+    images, probabilities = contract.chain_probabilities(problem)
+    samples = contract.sample(problem, num_images=4000, batch_size=2000)
+    codes = (samples.flatten(1).long() * 4 ** torch.arange(3, -1, -1)).sum(1)
+    assert torch.equal(images.flatten(1)[codes], samples.flatten(1))
+    counts = torch.bincount(codes, minlength=256)
+    expected = 4000 * probabilities
+    chi_squared = ((counts - expected) ** 2 / expected).sum().item()
+    assert chi_squared < 255 + 4 * (2 * 255) ** 0.5  # four standard deviations
+
+
+def test_low_temperature_gives_the_most_probable_levels() -> None:
+    problem = wide_problem("size", 1, "embedded", "pixelcnn")
+    cold = contract.sample(problem, num_images=2, batch_size=2, temperature=1e-6)
+    for stage, model in problem.parts:
+        slices = contract.split_slices(cold, stage.plan.scale_factor)
+        for position in stage.targets:
+            positions = stage.positions(position, 2)
+            target = stage.target(slices, positions)
+            assert torch.equal(model(target, stage.context(slices, positions)).probs().argmax(-1), target)
+
+
+def test_temperature_sharpens_samples() -> None:
+    problem = tiny_problem("raster", (2, 2, 1), 2)
+    images, probabilities = contract.chain_probabilities(problem)
+    surprise = {
+        tuple(image.flatten().tolist()): -probability.log().item()
+        for image, probability in zip(images, probabilities, strict=True)
+    }
+
+    def mean_surprise(temperature: float) -> float:
+        samples = contract.sample(problem, num_images=500, batch_size=500, temperature=temperature)
+        return sum(surprise[tuple(image.flatten().tolist())] for image in samples) / 500
+
+    assert mean_surprise(0.5) < mean_surprise(1.0) < mean_surprise(2.0)
+
+
+def test_the_walk_visits_rows_columns_and_channels_in_order() -> None:
+    _, model, _, target, context = next(wide_problem("raster", 3, "scaled", "both").cases(1))
+    visited = []
+
+    def choose(here: tuple[int, int, int], law: object) -> torch.Tensor:
+        visited.append(here)
+        return target[:, *here]
+
+    assert torch.equal(walk(model, context, choose), target)
+    assert visited == sorted(visited)
+    assert len(set(visited)) == target.numel()
+
+
+def test_replay_scores_what_it_is_given() -> None:
+    _, model, _, target, context = next(wide_problem("raster", 1, "embedded", "both").cases(2))
+    other = target.clone()
+    other[0, -1, -1] ^= 1
+    scores, others = replay(model, context, target), replay(model, context, other)
+    assert torch.equal(scores[1], others[1])
+    assert not torch.equal(scores[0], others[0])
+
+
+KEY = {"seed": 1, "stage": "low", "position": (0, 1), "images": [5], "shape": (2, 3, 3)}
+
+
+def test_uniforms_are_a_function_of_their_key() -> None:
+    draws = keyed_uniforms(**KEY)
+    assert draws.shape == (1, 2, 3, 3)
+    assert ((draws >= 0) & (draws < 1)).all()
+    assert len(draws.unique()) == draws.numel()  # pixels and channels differ
+    torch.manual_seed(0)
+    assert torch.equal(keyed_uniforms(**KEY), draws)
+    assert torch.equal(keyed_uniforms(**KEY | {"images": [9, 5, 2]})[1:2], draws)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 2}, {"seed": -1}, {"stage": "high"}, {"images": [6]}, {"position": (1, 0)}, {"position": (0, 0)}],
+    ids=str,
+)
+def test_uniforms_of_another_key_are_others(other: dict[str, object]) -> None:
+    draws = keyed_uniforms(**KEY)
+    assert not torch.isin(keyed_uniforms(**KEY | other), draws).any()
+
+
+def test_uniforms_are_uniform() -> None:
+    draws = keyed_uniforms(3, "stage", (0, 0), range(2000), (4, 4, 3)).flatten()
+    counts = torch.histc(draws, bins=16, min=0, max=1)
+    expected = len(draws) / 16
+    assert ((counts - expected) ** 2 / expected).sum() < 15 + 4 * 30**0.5

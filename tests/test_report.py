@@ -1,0 +1,333 @@
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import docutils.core
+import jinja2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import TypeAdapter
+
+from spn.config import DataSection, InputError, Params, load_params
+from spn.report import Comparison, comparable, report, save_grid, text_table
+
+ROOT = Path(__file__).parents[1]
+DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 180, "test": 360}
+CIFAR10 = {"source": "cifar10", "name": "cifar10", "bits": 8, "validation": 500}
+IMAGENET = {"source": "arrays", "name": "im", "bits": 8, "size": 32, "channels": 3, "release": "imagenet-32-original"}
+
+
+def make_params(folder: Path, data: Mapping[str, Any]) -> Params:
+    """A chain of one stage and a chain of two."""
+    model = {
+        "family": "spn",
+        "width": 6,
+        "heads": 1,
+        "transformer_layers": 1,
+        "pixelcnn_width": 6,
+        "pixelcnn_layers": 1,
+    }
+    training = {
+        "steps": 100,
+        "batch_size": 2,
+        "optimiser": {"name": "adamw", "learning_rate": 0.01},
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "ema_decay": 0.9,
+        "validate_every": 50,
+    }
+    bits = data["bits"]
+    ranges = {"whole": [0, bits], "high": [0, 2], "low": [2, bits]}
+    stages = {
+        name: {"scale_factor": 2, "slices": "all", "bits": cut, "model": model, "training": training}
+        for name, cut in ranges.items()
+    }
+    chains = {"subscale": {"stages": ["whole"]}, "depth": {"stages": ["high", "low"]}}
+    content = {"seed": 1, "data": data, "stages": stages, "chains": chains, "sampling": {"num_images": 4, "seed": 1}}
+    path = folder / "params.yaml"
+    path.write_text(json.dumps(content))
+    return load_params(path)
+
+
+def make_metrics(num_images: int = 360) -> dict[str, dict[str, Any]]:
+    shares = {"subscale": {"whole": 2 + 1 / 3}, "depth": {"high": 0.7, "low": 1.600000000000003}}
+    return {
+        chain: {
+            "chain": chain,
+            "split": "test",
+            "estimate": "exact",
+            "num_images": num_images,
+            "bits_per_dim": sum(stages.values()),
+            "standard_error": 1 / 7,
+            "num_parameters": 1234 * len(stages),
+            "stages": {name: {"bits_per_dim": share, "standard_error": 0.1} for name, share in stages.items()},
+        }
+        for chain, stages in shares.items()
+    }
+
+
+def make_history() -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = [
+        {"step": step, "train_bits_per_dim_estimate": 1 + 1 / step, "learning_rate": 0.01}
+        for step in range(10, 101, 10)
+    ]
+    for row in rows[4::5]:
+        row["validation_bits_per_dim_estimate"] = 1.1 + 1 / row["step"]
+    return rows
+
+
+def section(**changes: Any) -> Any:
+    return TypeAdapter(DataSection).validate_python(changes)
+
+
+def write_report(folder: Path, data: Mapping[str, Any], metrics: dict[str, dict[str, Any]]) -> Path:
+    params = make_params(folder, data)
+    histories = {name: make_history() for name in params.stage_plans}
+    real = torch.zeros(4, *params.data.shape, dtype=torch.uint8)
+    report(params, metrics, histories, real, folder / "results")
+    return folder / "results"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    stale = folder / "results/plots/curves/renamed.csv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("step\n")
+    return write_report(folder, DIGITS, make_metrics())
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def tile_centres(picture: np.ndarray, rows: int, columns: int) -> list[Any]:
+    height, width = picture.shape[:2]
+    return [
+        picture[int((row + 0.5) / rows * height), int((column + 0.5) / columns * width)].tolist()
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def test_a_grid_shows_images_in_reading_order_at_their_brightness(tmp_path: Path) -> None:
+    images = np.array([0, 4, 8, 16, 17, 31], dtype=np.uint8).reshape(6, 1, 1, 1).repeat(8, 1).repeat(8, 2)
+    save_grid(images, 16, tmp_path / "grid.png")
+    assert tile_centres(pixels(tmp_path / "grid.png"), 2, 3) == [0, 64, 128, 255, 255, 255]
+
+
+def test_a_grid_keeps_colours_and_fills_given_columns(tmp_path: Path) -> None:
+    colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    images = torch.tensor(colours, dtype=torch.uint8).view(3, 1, 1, 3).expand(3, 32, 32, 3)
+    save_grid(images, 255, tmp_path / "grid.png", columns=1)
+    assert tile_centres(pixels(tmp_path / "grid.png"), 3, 1) == colours
+
+
+@pytest.mark.parametrize(("size", "factor"), [(8, 6), (28, 2), (64, 1)])
+def test_small_images_are_enlarged_without_inventing_levels(tmp_path: Path, size: int, factor: int) -> None:
+    image = np.random.default_rng(0).integers(0, 2, (1, size, size, 1), dtype=np.uint8)
+    save_grid(image, 1, tmp_path / "grid.png")
+    picture = pixels(tmp_path / "grid.png")
+    edge = (len(picture) - factor * size) // 2
+    inside = picture[edge:-edge, edge:-edge]
+    assert np.array_equal(inside, 255 * image[0, :, :, 0].repeat(factor, 0).repeat(factor, 1))
+
+
+def test_a_grid_is_the_same_bytes_again_from_tensor_or_array(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    save_grid(images, 255, tmp_path / "array.png")
+    save_grid(torch.from_numpy(images), 255, tmp_path / "tensor.png")
+    assert (tmp_path / "array.png").read_bytes() == (tmp_path / "tensor.png").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"array.png", "tensor.png"}
+
+
+def test_report_writes_every_file_and_leaves_none_of_a_stage_that_is_gone(results: Path) -> None:
+    files = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
+    plots = {"bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png", "table.html"}
+    curves = {f"curves/{stage}.csv" for stage in ("whole", "high", "low")}
+    assert files == {"metrics.json"} | {f"plots/{name}" for name in plots | curves}
+
+
+def test_metrics_json_holds_full_precision(results: Path) -> None:
+    metrics = make_metrics()
+    assert json.loads((results / "metrics.json").read_text()) == {
+        chain: {
+            "bits_per_dim": metrics[chain]["bits_per_dim"],
+            "standard_error": 1 / 7,
+            "num_parameters": metrics[chain]["num_parameters"],
+            "stages": {name: stage["bits_per_dim"] for name, stage in metrics[chain]["stages"].items()},
+        }
+        for chain in ("subscale", "depth")
+    }
+
+
+def test_plain_data_of_plots_has_no_empty_cell(results: Path) -> None:
+    with (results / "plots/curves/high.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    validated = [row for row in make_history() if "validation_bits_per_dim_estimate" in row]
+    assert [{key: float(cell) for key, cell in row.items()} for row in rows] == [
+        {key: value for key, value in row.items() if key != "learning_rate"} for row in validated
+    ]
+    with (results / "plots/bits_per_dim.csv").open() as file:
+        shares = [(row["chain"], row["stage"], float(row["bits_per_dim"])) for row in csv.DictReader(file)]
+    assert shares == [("subscale", "whole", 2 + 1 / 3), ("depth", "high", 0.7), ("depth", "low", 1.600000000000003)]
+
+
+def test_figures_are_the_same_again_and_differ_where_their_data_do(results: Path, tmp_path: Path) -> None:
+    metrics = make_metrics()
+    metrics["depth"]["stages"]["high"]["bits_per_dim"] = 0.1
+    again = write_report(tmp_path, DIGITS, metrics)
+    curves, bars = "plots/curves.png", "plots/bits_per_dim.png"
+    assert np.array_equal(pixels(again / curves), pixels(results / curves))
+    assert not np.array_equal(pixels(again / bars), pixels(results / bars))
+
+
+def test_report_of_a_single_image_and_a_history_of_one_row_needs_no_standard_error(
+    results: Path, tmp_path: Path
+) -> None:
+    params = make_params(tmp_path, DIGITS | {"limit": {"test": 1}})
+    metrics = make_metrics(num_images=1)
+    for each in metrics.values():
+        each["standard_error"] = None
+    histories = {name: make_history()[-1:] for name in params.stage_plans}
+    report(params, metrics, histories, np.zeros((1, 8, 8, 1), dtype=np.uint8), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["depth"]["standard_error"] is None
+    assert "±" not in text_table(params, metrics).splitlines()[1]
+    assert not np.array_equal(pixels(tmp_path / "plots/curves.png"), pixels(results / "plots/curves.png"))
+
+
+def test_text_table_has_a_line_per_chain_and_says_what_it_is(tmp_path: Path) -> None:
+    header, subscale, depth, last = text_table(make_params(tmp_path, DIGITS), make_metrics()).splitlines()
+    assert header.split()[0] == "chain"
+    assert subscale.split() == ["subscale", "2.3333", "±", "0.1429", "1,234", "2.3333", "whole"]
+    assert depth.endswith("2,468  0.7000 high + 1.6000 low")
+    assert last == "exact, over all 360 test images of digits, 8x8x1, 5 bits"
+
+
+@pytest.mark.parametrize(
+    ("data", "num_images", "said"),
+    [
+        (DIGITS | {"limit": {"test": 50}}, 50, "the 50 test images that data.limit.test keeps of digits"),
+        (DIGITS | {"limit": {"test": 500}}, 360, "all 360 test images of digits"),
+        (DIGITS | {"limit": {"train": 1000}}, 360, "5 bits; trained on at most 1,000 images"),
+        (CIFAR10, 10_000, "all 10,000 test images of cifar10, 32x32x3, 8 bits"),
+        (CIFAR10, 9_980, "9,980 of 10,000 test images of cifar10"),
+        (IMAGENET, 50_000, "all 50,000 test images of im (imagenet-32-original)"),
+        (IMAGENET | {"test": 100}, 100, "all 100 test images of im"),
+    ],
+)
+def test_the_last_line_names_the_images_measured(
+    tmp_path: Path, data: dict[str, Any], num_images: int, said: str
+) -> None:
+    last = text_table(make_params(tmp_path, data), make_metrics(num_images)).splitlines()[-1]
+    assert said in last
+
+
+def test_chains_over_different_images_are_not_compared(tmp_path: Path) -> None:
+    metrics = make_metrics()
+    metrics["depth"]["num_images"] = 359
+    with pytest.raises(InputError, match="subscale: exact test 360; depth: exact test 359"):
+        text_table(make_params(tmp_path, DIGITS), metrics)
+
+
+@pytest.mark.parametrize(
+    ("data", "num_images", "reason"),
+    [
+        (DIGITS, 360, "digits"),
+        (
+            {"source": "photos", "name": "p", "bits": 8, "size": 32, "stride": 8, "validation": 0.1, "test": 0.1},
+            9,
+            "photos",
+        ),
+        ({"source": "mnist", "name": "mnist", "bits": 8, "validation": 500}, 10_000, "mnist"),
+        (CIFAR10 | {"bits": 5}, 10_000, "32x32x3 at 5 bits"),
+        (CIFAR10 | {"limit": {"test": 500}}, 500, "data.limit.test keeps 500"),
+        (CIFAR10 | {"limit": {"test": 9_980}}, 9_980, "data.limit.test keeps 9,980"),
+        (CIFAR10, 500, "this has 500"),
+        (CIFAR10, 10_001, "this has 10,001"),
+        (IMAGENET, 50_000, "49,999 test images, this has 50,000"),
+        (IMAGENET | {"test": 49_999}, 49_999, "drawn from the training split"),
+        (IMAGENET | {"size": 64}, 49_999, "64x64x3 at 8 bits"),
+        (IMAGENET | {"channels": 1}, 49_999, "32x32x1 at 8 bits"),
+        (IMAGENET | {"release": "ImageNet 32"}, 49_999, "data.release is 'ImageNet 32'"),
+    ],
+)
+def test_figures_that_are_not_comparable_say_why(data: dict[str, Any], num_images: int, reason: str) -> None:
+    found = comparable(section(**data), num_images)
+    assert isinstance(found, str)
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("data", "num_images", "model", "caveats"),
+    [
+        (CIFAR10, 10_000, ("PixelCNN++", 2.92, 2017), ()),
+        (CIFAR10, 9_980, ("PixelRNN", 3.00, 2016), ("nearly comparable: 9,980 of 10,000 images",)),
+        (
+            CIFAR10 | {"limit": {"train": 5_000}},
+            10_000,
+            ("NICE", 4.48, 2014),
+            ("trained here on at most 5,000 images",),
+        ),
+        (CIFAR10 | {"limit": {"test": 10_000}}, 10_000, ("DRAW", 4.13, 2015), ()),
+        (IMAGENET, 49_999, ("Glow", 4.09, 2018), ()),
+        (IMAGENET | {"size": 64, "release": "imagenet-64-original"}, 49_999, ("Glow", 3.81, 2018), ()),
+    ],
+)
+def test_comparable_figures_come_with_their_caveats(
+    data: dict[str, Any], num_images: int, model: tuple[str, float, int], caveats: tuple[str, ...]
+) -> None:
+    found = comparable(section(**data), num_images)
+    assert isinstance(found, Comparison)
+    assert model in [(row.model, row.bits_per_dim, row.year) for row in found.rows]
+    assert found.caveats == caveats
+
+
+@pytest.mark.parametrize(("bits", "is_comparable"), [(5, True), (8, False)])
+def test_celeba_is_compared_at_five_bits_with_an_unknown_count_named(bits: int, is_comparable: bool) -> None:
+    data = section(
+        source="folder",
+        name="faces",
+        bits=bits,
+        size=256,
+        channels=3,
+        fit="resize",
+        filter="box",
+        release="celeba-hq-256",
+    )
+    found = comparable(data, 3_000)
+    assert isinstance(found, Comparison) == is_comparable
+    if isinstance(found, Comparison):
+        assert "3,000 images here" in found.caveats[0]
+
+
+def test_the_page_shows_published_figures_and_marks_the_recalled(tmp_path: Path) -> None:
+    page = (write_report(tmp_path, CIFAR10, make_metrics(9_980)) / "plots/table.html").read_text()
+    assert "nearly comparable: 9,980 of 10,000 images" in page
+    assert '<td>PixelSNAIL</td><td class="number">2.85†</td>' in page
+    assert '<td>PixelCNN++</td><td class="number">2.92</td><td>Salimans et al. 2017</td>' in page
+    assert "<td>van den Oord &amp; Schrauwen 2014</td>" in page
+    assert "<td>depth</td>" in page
+
+
+def test_text_of_the_user_is_escaped_and_no_formula(tmp_path: Path) -> None:
+    data = {"source": "folder", "name": "own", "bits": 8, "size": 8, "channels": 1, "fit": "crop", "filter": "box"}
+    plots = write_report(tmp_path, data | {"release": "a <b>bold</b> $one_{$ & more"}, make_metrics()) / "plots"
+    assert "<b>" not in (plots / "table.html").read_text()
+    assert "a &lt;b&gt;bold&lt;/b&gt; $one_{$ &amp; more" in (plots / "table.html").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow/captions").glob("*.rst")), ids=lambda path: path.stem)
+def test_captions_render_as_snakemake_does_it(path: Path) -> None:
+    wildcards = SimpleNamespace(chain="some_chain", stage="some_stage")
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(path.read_text())
+    text = template.render(snakemake=SimpleNamespace(wildcards=wildcards))
+    strict = {"halt_level": 2, "report_level": 2}
+    body = docutils.core.publish_parts(text, writer="html", settings_overrides=strict)["html_body"]
+    assert "<p>" in body
+    assert ("some_chain" in body and "some_stage" in body) == (path.stem == "samples")
