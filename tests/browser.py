@@ -1,4 +1,4 @@
-"""A person at MLflow's pages: the real `mlflow ui`, and Debian's Chromium driven by Selenium; nothing leaves loopback."""
+"""A person at MLflow's pages: the real `mlflow ui`, and Debian's Chromium driven by Selenium, on loopback alone."""
 
 import http.client
 import os
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from selenium import webdriver
@@ -19,6 +20,7 @@ from selenium.common.exceptions import (
     ElementNotInteractableException,
     NoSuchElementException,
     StaleElementReferenceException,
+    TimeoutException,
 )
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -48,6 +50,14 @@ NOT_YET = (
     ElementNotInteractableException,
 )
 
+COLUMN = """
+return [...document.querySelectorAll("[role=gridcell]")]
+    .filter(cell => cell.getAttribute("col-id") === arguments[0])
+    .map(cell => [cell.closest("[role=row]").getAttribute("row-index"), cell.innerText])
+"""
+
+Seen = TypeVar("Seen")
+
 
 @dataclass(frozen=True)
 class Person:
@@ -56,35 +66,38 @@ class Person:
     driver: webdriver.Chrome
     screenshots: Path
 
-    def wait(self, what: str, look: Callable[[webdriver.Chrome], object]) -> object:
-        """Wait until `look` gives something true."""
+    def wait(self, what: str, look: Callable[[webdriver.Chrome], Seen]) -> Seen:
+        """Wait until `look` gives something true; keep a picture of the page where it does not."""
         wait = WebDriverWait(self.driver, SECONDS, poll_frequency=0.1, ignored_exceptions=NOT_YET)
-        return wait.until(look, f"did not see {what} at {self.driver.current_url}")
+        try:
+            return wait.until(look, f"did not see {what} at {self.driver.current_url}")
+        except TimeoutException:
+            self.keep("0_not_seen")
+            raise
 
     def go(self, address: str) -> None:
-        # A page of MLflow differs from the next behind the `#` only, which alone would not load anything.
+        # Pages of MLflow differ behind the `#` only, and going from one to another would not load anything.
         self.driver.get("about:blank")
         self.driver.get(address)
 
-    def see(self, selector: str, text: str = "") -> WebElement:
-        """Wait for a visible element with exactly this text."""
+    def see(self, path: str) -> WebElement:
+        """Wait until an element at this XPath is visible."""
+        return self.wait(path, lambda driver: _displayed(driver.find_elements(By.XPATH, path)))
 
-        def look(driver: webdriver.Chrome) -> WebElement | None:
-            found = driver.find_elements(By.CSS_SELECTOR, selector)
-            return next((each for each in found if each.is_displayed() and text in ("", each.text.strip())), None)
+    def click(self, path: str) -> None:
+        """Click the element at this XPath as soon as it can be."""
+        self.wait(f"{path} to click", lambda driver: _click(_displayed(driver.find_elements(By.XPATH, path))))
 
-        element = self.wait(f"{selector} {text}", look)
-        assert isinstance(element, WebElement)
-        return element
-
-    def click(self, selector: str, text: str = "") -> None:
-        self.wait(f"{selector} {text} to click", lambda driver: self.see(selector, text).click() or True)
+    def follow(self, path: str) -> None:
+        """Click a link that opens a tab of its own, and go on there."""
+        before = set(self.driver.window_handles)
+        self.click(path)
+        self.driver.switch_to.window(self.wait("a new tab", lambda driver: set(driver.window_handles) - before).pop())
 
     def column(self, name: str) -> list[str]:
         """Read a column of the table of runs, from top to bottom."""
-        cells = self.driver.find_elements(By.CSS_SELECTOR, f"[role=gridcell][col-id='{name}']")
-        rows = [(cell.find_element(By.XPATH, "ancestor::*[@role='row']"), cell.text) for cell in cells]
-        return [text.split("\n")[-1] for _, text in sorted((int(row.get_attribute("row-index")), t) for row, t in rows)]
+        cells: list[list[str]] = self.driver.execute_script(COLUMN, name)
+        return [text.split("\n")[-1] for _, text in sorted(cells, key=lambda cell: int(cell[0]))]
 
     def keep(self, name: str) -> None:
         """Keep a picture of the page."""
@@ -115,11 +128,12 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
     """Run plain `mlflow ui` in a folder, and give its address."""
     port = _free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = folder / "mlflow-ui.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
-            command, cwd=folder, env=os.environ | quiet, stdout=output, stderr=output, start_new_session=True
+            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
         )
         try:
             wait = WebDriverWait(server, 2 * SECONDS, poll_frequency=0.2)
@@ -127,8 +141,19 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
             assert server.poll() is None, log.read_text()
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(SECONDS)
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
+                server.wait(SECONDS)
+
+
+def _displayed(elements: list[WebElement]) -> WebElement | None:
+    return next((element for element in elements if element.is_displayed()), None)
+
+
+def _click(element: WebElement | None) -> bool:
+    if element is not None:
+        element.click()
+    return element is not None
 
 
 def _free_port() -> int:

@@ -43,7 +43,7 @@ SMALL = SpnSection(
     width=8,
     heads=2,
     transformer_layers=1,
-    pixelcnn_width=12,
+    pixelcnn_width=24,
     pixelcnn_layers=2,
     embedder_layers=1,
     meta_position_units=2,
@@ -294,13 +294,13 @@ def sample(problem: Problem, num_images: int, batch_size: int, temperature: floa
 
 def check_batches(problem: Problem) -> None:
     """A sample is a function of its number alone: not of its batch's size, nor of its place in the batch."""
-    by_two = sample(problem, num_images=3, batch_size=2)
-    numbers = [2, 1, 0]
-    backwards = torch.zeros_like(by_two)
+    together = sample(problem, num_images=3, batch_size=3)
+    numbers = [2, 0]
+    images = torch.zeros_like(together[numbers])
     for stage, model in problem.parts:
-        slices = sample_stage(stage, model, split_slices(backwards, stage.plan.scale_factor), numbers, SEED)
-        backwards = join_slices(slices)
-    assert torch.equal(backwards[numbers], by_two)
+        slices = split_slices(images, stage.plan.scale_factor)
+        images = join_slices(sample_stage(stage, model, slices, numbers, SEED))
+    assert torch.equal(images, together[numbers])
 
 
 def check_samples_replay(problem: Problem) -> None:
@@ -317,6 +317,18 @@ def check_samples_replay(problem: Problem) -> None:
             for law in laws.unbind(1):
                 torch.testing.assert_close(next(offered), law, atol=1e-12, rtol=0)
         assert not list(offered)
+
+
+def check_frequencies(problem: Problem) -> None:
+    """Samples are as frequent as their probabilities say (chi-squared; for images that can be enumerated)."""
+    images, probabilities = chain_probabilities(problem)
+    samples = sample(problem, num_images=min(4000, 60 * len(images)), batch_size=1000).flatten(1).long()
+    places = (1 << problem.bits) ** torch.arange(samples.shape[1] - 1, -1, -1)
+    codes = (samples * places).sum(1)
+    assert torch.equal(images.flatten(1)[codes].long(), samples)
+    counts, expected = torch.bincount(codes, minlength=len(images)), len(samples) * probabilities
+    freedom = len(images) - 1
+    assert ((counts - expected) ** 2 / expected).sum() < freedom + 4 * (2 * freedom) ** 0.5
 
 
 class Watched(Model):
@@ -377,7 +389,7 @@ MODEL_CHECKS: tuple[Check, ...] = (
 SAMPLE_CHECKS: tuple[Check, ...] = (check_batches, check_samples_replay)
 
 MASS_CHECKS: tuple[Check, ...] = (check_target_mass, check_chain_mass)
-"""Checks for images so tiny that all of them can be enumerated."""
+"""Checks for images so tiny that all of them can be enumerated; and so `check_frequencies`."""
 
 
 def _last_targets(problem: Problem) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:

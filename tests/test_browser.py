@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from browser import Person, chromium, mlflow_ui
 from PIL import Image
-from selenium.webdriver.common.by import By
 
 from spn.provenance import recipe_digest
 from spn.tracking import DEFAULT_URI, Experiment, StageRun, create_experiment, record_chain, record_evaluation
@@ -93,19 +92,32 @@ def address(finished_store: FinishedStore) -> Iterator[str]:
 def person(tmp_path_factory: pytest.TempPathFactory, address: str) -> Iterator[Person]:
     with chromium(tmp_path_factory.mktemp("profile"), SCREENSHOTS) as person:
         person.go(address)
-        person.click("span", "Model training")  # MLflow starts on its other side, for language models
+        person.click("//*[text()='Model training']")  # MLflow starts on its other side, for language models
+        person.click("//*[text()='MLflow Assistant']/following::button[@aria-label='Close']")
         yield person
+
+
+def link(text: str) -> str:
+    return f"//a[normalize-space()='{text}']"
+
+
+def tab(text: str) -> str:
+    return f"//button[@role='tab'][normalize-space()='{text}']"
 
 
 def see_runs(person: Person, expected: list[str]) -> None:
     person.wait(f"runs {expected}", lambda _: sorted(person.column(RUN_NAME)) == sorted(expected))
 
 
+def see_metric(person: Person, name: str) -> float:
+    return float(person.see(f"//*[@role='row'][.{link(name)}]").text.split()[-1])
+
+
 def test_the_experiment_and_all_its_runs_are_found(person: Person, finished_store: FinishedStore) -> None:
-    person.click("a", "Experiments")
-    person.see("a", finished_store.name)
+    person.click(link("Experiments"))
+    person.see(link(finished_store.name))
     person.keep("1_experiments")
-    person.click("a", finished_store.name)
+    person.click(link(finished_store.name))
     see_runs(person, [*finished_store.chains, *finished_store.stages])
     person.keep("2_runs")
 
@@ -115,9 +127,9 @@ def test_a_view_compares_bits_per_dim(person: Person, finished_store: FinishedSt
     chains = {chain: metrics["bits_per_dim"] for chain, metrics in finished_store.chains.items()}
     expected = chains if kind == "chain" else finished_store.stages
     person.go(f"{address}/#/experiments/{finished_store.experiment.id}/runs")
-    person.click("[data-testid=saved-views-trigger]")
-    person.click("div", f"{kind}s by bits/dim")
-    person.see("[role=columnheader]", "bits_per_dim")
+    person.click("//button[normalize-space()='Views']")
+    person.click(f"//*[text()='{kind}s by bits/dim']")
+    person.see("//*[@role='columnheader'][normalize-space()='bits_per_dim']")
     see_runs(person, list(expected))
     person.wait("bits/dim", lambda _: all(person.column(BITS_PER_DIM)))
     person.keep(f"3_{kind}s_by_bits_per_dim")
@@ -130,20 +142,17 @@ def test_a_chain_shows_its_bits_per_dim_and_its_samples(
     person: Person, finished_store: FinishedStore, address: str
 ) -> None:
     chain = max(finished_store.chains, key=lambda name: len(finished_store.chains[name]["stages"]))
-    metrics = finished_store.chains[chain]
+    metrics, picture = finished_store.chains[chain], finished_store.picture[chain]
     person.go(finished_store.experiment.view_url("chain", address))
-    person.click("a", chain)
-    person.see("h1, h2, h3", chain)
-    figures = {f"bits_per_dim.{name}": stage["bits_per_dim"] for name, stage in metrics["stages"].items()}
-    for name, value in {"bits_per_dim": metrics["bits_per_dim"], **figures}.items():
-        row = person.see("[role=row] a", name).find_element(By.XPATH, "ancestor::*[@role='row']")
-        assert float(row.text.split()[-1]) == pytest.approx(value)
+    person.click(link(chain))
+    assert see_metric(person, "bits_per_dim") == pytest.approx(metrics["bits_per_dim"])
+    for name, stage in metrics["stages"].items():
+        assert see_metric(person, f"bits_per_dim.{name}") == pytest.approx(stage["bits_per_dim"])
     person.keep("4_chain")
-    person.click("button[role=tab]", "Artifacts")
-    picture = finished_store.picture[chain]
-    person.click("[data-testid=artifact-tree-node]", picture)
-    image = person.see(f"img[alt='{picture}']")
-    person.wait("the pixels", lambda _: image.get_property("naturalWidth") > 0)
+    person.click(tab("Artifacts"))
+    person.click(f"//*[@data-testid='artifact-tree-node'][normalize-space()='{picture}']")
+    image = person.see(f"//img[@alt='{picture}']")
+    person.wait("the pixels", lambda _: int(image.get_property("naturalWidth")) > 0)
     person.keep("5_samples")
 
 
@@ -151,12 +160,14 @@ def test_a_chain_leads_to_its_stages_and_their_curves(
     person: Person, finished_store: FinishedStore, address: str
 ) -> None:
     chain = next(iter(finished_store.chains))
-    stage = next(iter(finished_store.chains[chain]["stages"]))
+    stage, figures = next(iter(finished_store.chains[chain]["stages"].items()))
     person.go(finished_store.experiment.view_url("chain", address))
-    person.click("a", chain)
-    person.click("[data-testid=note-editor-preview-content] a", stage)
-    person.see("[role=row] a", "train_bits_per_dim_estimate")
+    person.click(link(chain))
+    person.follow(f"//table{link(stage)}")
+    person.see(link("train_bits_per_dim_estimate"))
+    assert see_metric(person, "bits_per_dim") == pytest.approx(figures["bits_per_dim"])
     person.keep("6_stage")
-    person.click("button[role=tab]", "Model metrics")
-    person.see(".js-plotly-plot .scatterlayer path")
+    person.click(tab("Model metrics"))
+    person.see("//*[normalize-space(text())='train_bits_per_dim_estimate']")
+    person.see("//*[contains(@class, 'js-plotly-plot')]")
     person.keep("7_curves")

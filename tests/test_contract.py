@@ -90,8 +90,8 @@ def test_slices_of_3x3(check: Check, case: tuple[str, int, str, str]) -> None:
 
 @pytest.mark.parametrize("case", WIDE, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("check", SAMPLE_CHECKS, ids=lambda check: check.__name__)
-def test_samples_of_2x2_slices(check: Check, case: tuple[str, int, str, str]) -> None:
-    check(wide_problem(*case, slice_side=2))
+def test_samples(check: Check, case: tuple[str, int, str, str]) -> None:
+    check(wide_problem(*case, slice_side=2 if case[1] == 1 else 1))
 
 
 @pytest.mark.parametrize("case", TINY, ids=lambda case: f"{case[0]}-{'x'.join(map(str, case[1]))}-{case[2]}bit")
@@ -119,16 +119,17 @@ def test_a_model_without_transformer_is_causal_too() -> None:
     contract.check_walk(problem)
 
 
-def test_sampling_draws_from_the_exact_law() -> None:
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_batches_are_put_together_in_order(batch_size: int) -> None:
     problem = tiny_problem("multidimensional", (2, 2, 1), 2)
-    images, probabilities = contract.chain_probabilities(problem)
-    samples = contract.sample(problem, num_images=4000, batch_size=2000)
-    codes = (samples.flatten(1).long() * 4 ** torch.arange(3, -1, -1)).sum(1)
-    assert torch.equal(images.flatten(1)[codes], samples.flatten(1))
-    counts = torch.bincount(codes, minlength=256)
-    expected = 4000 * probabilities
-    chi_squared = ((counts - expected) ** 2 / expected).sum().item()
-    assert chi_squared < 255 + 4 * (2 * 255) ** 0.5  # four standard deviations
+    samples = contract.sample(problem, num_images=5, batch_size=batch_size)
+    assert torch.equal(samples, contract.sample(problem, num_images=5, batch_size=5))
+    assert len(samples.unique(dim=0)) > 1
+
+
+@pytest.mark.parametrize("chain", ["raster", "multidimensional"])
+def test_sampling_draws_from_the_exact_law(chain: str) -> None:
+    contract.check_frequencies(tiny_problem(chain, (2, 2, 1), 2))
 
 
 def test_low_temperature_gives_the_most_probable_levels() -> None:

@@ -1,29 +1,14 @@
 """Runs in a real MLflow store: nothing is lost, nothing is written twice, what is finished stays as it is."""
 
-import multiprocessing
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Run
+from tracked import expected, logged, open_stage, recipe, rows, runs, train_stage
 
 from spn.config import InputError
-from spn.provenance import Recipe, recipe_digest
-from spn.tracking import (
-    Experiment,
-    StageRun,
-    create_experiment,
-    load_experiment,
-    record_chain,
-    record_evaluation,
-)
-
-NUM_PROCESSES = 6
-CURVE = "train_bits_per_dim_estimate"
+from spn.provenance import recipe_digest
+from spn.tracking import Experiment, StageRun, create_experiment, record_chain, record_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -36,37 +21,6 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def stage(request: pytest.FixtureRequest) -> str:
     """A name of its own for every test, so that tests can share a store."""
     return request.node.name
-
-
-def recipe(stage: str, steps: int = 100) -> Recipe:
-    return {"stage": stage, "training": {"steps": steps, "betas": [0.9, 0.99]}, "data": {"source": "digits"}}
-
-
-def open_stage(experiment: Experiment, stage: str) -> StageRun:
-    return StageRun(experiment, stage, recipe(stage), num_parameters=7, checkpoint=Path("results/checkpoint"))
-
-
-def rows(last: int) -> list[dict[str, float | int]]:
-    return [{"step": step, CURVE: 9.0 - step, "learning_rate": 0.1} for step in range(1, last + 1)]
-
-
-def logged(experiment: Experiment, run_id: str, key: str = CURVE) -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in experiment.client.get_metric_history(run_id, key)]
-
-
-def expected(last: int) -> list[tuple[int, float]]:
-    return [(step, 9.0 - step) for step in range(1, last + 1)]
-
-
-def runs(experiment: Experiment, name: str) -> list[Run]:
-    return list(experiment.client.search_runs([experiment.id], f"attributes.run_name = '{name}'"))
-
-
-def train_stage(experiment: Experiment, stage: str, last: int = 3) -> str:
-    with open_stage(experiment, stage) as run:
-        for row in rows(last):
-            run.measured(row)
-    return run.run_id
 
 
 def stage_metrics(stage: str, value: float = 1.5) -> dict[str, object]:
@@ -93,69 +47,6 @@ def chain_metrics(*stages: str) -> dict[str, object]:
         "num_parameters": 7 * len(stages),
         "stages": {name: stage_metrics(name) for name in stages},
     }
-
-
-def start_at_once(barrier: Barrier, uri: str, output: Path, stage: str) -> None:
-    barrier.wait()
-    train_stage(create_experiment(uri, "digits", output), stage, last=50)
-
-
-def test_six_processes_starting_at_once_on_a_new_store_lose_nothing(tmp_path: Path) -> None:
-    uri, output = f"sqlite:///{tmp_path}/new/mlflow.db", tmp_path / "experiment.json"
-    context = multiprocessing.get_context("forkserver")  # as spawn, but mlflow's seconds of importing are paid once
-    context.set_forkserver_preload(["spn.tracking"])
-    barrier = context.Barrier(NUM_PROCESSES)
-    names = [f"stage_{index}" for index in range(NUM_PROCESSES)]
-    processes = [context.Process(target=start_at_once, args=(barrier, uri, output, name)) for name in names]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * NUM_PROCESSES
-    experiment = load_experiment(output)
-    assert {each.name for each in experiment.client.search_experiments()} == {"Default", "digits"}
-    for name in names:
-        (run,) = runs(experiment, name)
-        assert run.info.status == "FINISHED"
-        assert logged(experiment, run.info.run_id) == expected(50)
-
-
-def test_an_experiment_is_created_once_and_read_back(experiment: Experiment, tmp_path: Path) -> None:
-    again = create_experiment(experiment.uri, "digits", tmp_path / "again.json")
-    assert again == experiment == load_experiment(tmp_path / "again.json")
-    assert create_experiment(experiment.uri, "photos", tmp_path / "photos.json") != experiment
-    assert {path.name for path in tmp_path.iterdir()} == {"again.json", "photos.json"}
-
-
-def test_a_relative_store_lies_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    create_experiment("sqlite:///mlflow.db", "digits", Path("experiment.json"))
-    assert (tmp_path / "mlflow.db").exists()
-    assert load_experiment(Path("experiment.json")).uri == "sqlite:///mlflow.db"
-
-
-def test_a_deleted_experiment_is_refused_with_its_remedy(experiment: Experiment, tmp_path: Path) -> None:
-    deleted = create_experiment(experiment.uri, "deleted", tmp_path / "deleted.json")
-    deleted.client.delete_experiment(deleted.id)
-    with pytest.raises(InputError, match=f"experiments restore --experiment-id {deleted.id}$"):
-        create_experiment(experiment.uri, "deleted", tmp_path / "deleted.json")
-
-
-def test_a_missing_store_is_refused_and_not_created(tmp_path: Path) -> None:
-    handle = tmp_path / "experiment.json"
-    with pytest.raises(InputError, match=r"experiment\.json: expected the uri and id"):
-        load_experiment(handle)
-    handle.write_text(f'{{"uri": "sqlite:///{tmp_path}/mlflow.db", "id": "1"}}')
-    with pytest.raises(InputError, match=r"experiment\.json: expected experiment 1 .* found none"):
-        load_experiment(handle)
-    assert list(tmp_path.iterdir()) == [handle]
-
-
-def test_an_experiment_missing_from_its_store_is_refused(experiment: Experiment, tmp_path: Path) -> None:
-    handle = tmp_path / "experiment.json"
-    handle.write_text(f'{{"uri": "{experiment.uri}", "id": "4711"}}')
-    with pytest.raises(InputError, match="expected experiment 4711"):
-        load_experiment(handle)
 
 
 def test_a_stage_run_holds_recipe_curves_and_origin(experiment: Experiment, stage: str) -> None:
@@ -303,10 +194,3 @@ def test_a_chain_of_one_test_image_has_no_standard_error(experiment: Experiment,
     train_stage(experiment, f"{stage}_only")
     run_id = record_chain(experiment, stage, chain_metrics(f"{stage}_only") | {"standard_error": None})
     assert "standard_error" not in experiment.client.get_run(run_id).data.metrics
-
-
-def test_mlflow_reports_nothing_to_its_makers() -> None:
-    # MLflow itself is silent under pytest and CI; a user's machine is neither.
-    quiet = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
-    code = "import spn.tracking, mlflow.telemetry as t; assert t.get_telemetry_client() is None"
-    subprocess.run([sys.executable, "-c", code], env=quiet, check=True)

@@ -117,24 +117,24 @@ def check_stage(plan: StagePlan, shape: tuple[int, int, int], section: ModelSect
     if leaking := hidden_bits_leak(stage, slices, generator):
         raise InputError(f"stages.{plan.name}: the context of slices {leaking} depends on bits not yet generated")
     small = replace(stage.signature, height=min(3, stage.signature.height), width=min(3, stage.signature.width))
-    found = dependence(*_random_problem(section, small, generator))
+    found = dependence(*_random_problem(section, small, 8, generator))
     if found.leak:
         raise InputError(f"stages.{plan.name}: a law depends on what comes after it (derivative {found.leak:.3g})")
-    tiny = next(
-        tiny
-        for tiny in tiny_signatures(stage.signature)
-        if tiny.num_levels ** (tiny.height * tiny.width * tiny.channels) <= MOST_IMAGES
-    )
-    model, context, _ = _random_problem(section, tiny, generator)
+    tiny = next(tiny for tiny in tiny_signatures(stage.signature) if _num_targets(tiny) <= MOST_IMAGES)
+    model, context, _ = _random_problem(section, tiny, 1, generator)
     mass = model_mass(model, context)
     if abs(mass - 1) > 1e-9:
         raise InputError(f"stages.{plan.name}: expected probabilities that sum to 1, got {mass!r}")
-    count = tiny.num_levels ** (tiny.height * tiny.width * tiny.channels)
+    size, count = f"{tiny.height}x{tiny.width}x{tiny.channels}", _num_targets(tiny)
     return (
         f"{plan.name}: causal (largest forbidden derivative {found.leak:g} on {small.height}x{small.width}, "
-        f"{found.blind} blind spots; contexts of {len(stage.targets)} slices see no later bit); normalised (all {count} "
-        f"targets of {tiny.height}x{tiny.width}x{tiny.channels} with {tiny.num_levels} levels sum to 1 {mass - 1:+.1e})"
+        f"{found.blind} blind spots; contexts of {len(stage.targets)} slices see no later bit); normalised (all "
+        f"{count} targets of {size} with {tiny.num_levels} levels sum to 1 {mass - 1:+.1e})"
     )
+
+
+def _num_targets(signature: Signature) -> int:
+    return signature.num_levels ** (signature.height * signature.width * signature.channels)
 
 
 def _random_slices(stage: Stage, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
@@ -144,9 +144,9 @@ def _random_slices(stage: Stage, shape: tuple[int, int, int], generator: torch.G
 
 
 def _random_problem(
-    section: ModelSection, signature: Signature, generator: torch.Generator
+    section: ModelSection, signature: Signature, count: int, generator: torch.Generator
 ) -> tuple[Model, Context, Tensor]:
-    """Build a model with random weights in float64, and a few contexts and targets."""
+    """Build a model with random weights in float64, and `count` contexts and targets."""
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
         model = build_model(section, signature).double().eval()
@@ -154,6 +154,6 @@ def _random_problem(
         # gate that is saturated.
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3)
-    targets = (8, signature.height, signature.width, signature.channels)
+    targets = (count, signature.height, signature.width, signature.channels)
     levels = torch.randint(signature.num_levels, targets, generator=generator)
-    return model, random_context(signature, 8, generator), levels
+    return model, random_context(signature, count, generator), levels

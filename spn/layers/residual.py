@@ -5,27 +5,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+Features = Float[Tensor, "batch height width _"]
+
+
+def _convolve(conv: nn.Conv2d, features: Features) -> Features:
+    return conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class _ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.second.weight)  # so that a deep stack begins as the identity
 
-    def forward(self, features: Tensor) -> Tensor:
-        return features + self.second(F.gelu(self.first(F.gelu(features))))
+    def forward(self, features: Features) -> Features:
+        hidden = F.gelu(_convolve(self.first, self.norm(features)))
+        return features + _convolve(self.second, hidden)
 
 
 class ConvStack(nn.Module):
-    """A 3x3 convolution and residual blocks of two more each."""
+    """A 3x3 convolution, residual blocks of two more each (pre-norm), and a last norm.
+
+    The norms are not idle: without the last one the output grows until the gates it enters are saturated for good.
+    """
 
     def __init__(self, num_in: int, width: int, num_blocks: int) -> None:
         super().__init__()
         self.entry = nn.Conv2d(num_in, width, 3, padding=1)
         self.blocks = nn.Sequential(*(_ResidualBlock(width) for _ in range(num_blocks)))
+        self.norm = nn.LayerNorm(width)
 
-    def forward(
-        self, features: Float[Tensor, "batch height width _"]
-    ) -> Float[Tensor, "batch height width _"]:
+    def forward(self, features: Features) -> Features:
         """Convolve at constant size, with zeros outside the slice."""
-        return self.blocks(self.entry(features.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return self.norm(self.blocks(_convolve(self.entry, features)))

@@ -30,7 +30,7 @@ class Signature:
 class Context:
     """What is known beside the target, pixel-aligned with it.
 
-    An empty cell (outside the image, or of a slice not yet generated) is False in `present`, and not intensity 0.
+    An empty cell (outside the grid of slices, or of a slice not yet generated) is False in `present`: not intensity 0.
     """
 
     cells: Int[Tensor, "batch cell height width channel"]

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,11 +37,9 @@ class Experiment:
         """A client of the store."""
         return MlflowClient(tracking_uri=_absolute(self.uri))
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out of the store; does nothing where the store is a server."""
-        with _locked(self.uri):
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes of this package out of the store; does nothing where the store is a server."""
+        return _locked(self.uri)
 
     def view_url(self, kind: Literal["chain", "stage"], server: str = "http://127.0.0.1:5000") -> str:
         """Give the address at which `mlflow ui` shows the runs of a kind, the lowest bits/dim first."""
@@ -78,7 +76,7 @@ def load_experiment(path: Path) -> Experiment:
         raise InputError(f"{path}: expected the uri and id of an MLflow experiment: {error}") from error
     if not _exists(experiment):
         raise InputError(
-            f"{path}: expected experiment {experiment.id} in {experiment.uri}, found none; "
+            f"{path}: expected an active experiment {experiment.id} in {experiment.uri}, found none; "
             "delete the file to start a new one"
         )
     return experiment
@@ -89,12 +87,11 @@ def _exists(experiment: Experiment) -> bool:
     if database is not None and not database.exists():
         return False  # and do not ask MLflow, which would create it
     try:
-        experiment.client.get_experiment(experiment.id)
+        return bool(experiment.client.get_experiment(experiment.id).lifecycle_stage == "active")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return False
-    return True
 
 
 def _existing(client: MlflowClient, uri: str, name: str) -> str:

@@ -57,32 +57,35 @@ def train(
 ) -> None:
     """Train stage `name` and write checkpoint.safetensors and history.csv to `output`.
 
-    Returns at once where `output` holds a checkpoint of the same recipe, and goes on from the state that an earlier
-    run of the recipe left under `runs`. `observe` is given every row of the history, those of earlier runs included.
-    Raises InputError when the data are not the stage's, and FloatingPointError when the loss is not finite.
+    Trains nothing where `output` holds a checkpoint of the same recipe; the history is in it, so history.csv may be
+    missing. Goes on from the state that an earlier run of the recipe left under `runs`. `observe` is given every row
+    of the history, those of earlier runs included. Raises InputError when the data are not the stage's, and
+    FloatingPointError when the loss is not finite.
     """
     recipe = stage_recipe(params, name, data.digest)
+    checkpoint = output / "checkpoint.safetensors"
     if is_trained(output, recipe):
-        for row in read_history(output / "history.csv"):
+        history = load_notes(checkpoint)["history"]
+        for row in history:
             observe(row)
-        return
-    trainer = Trainer(params, name, data, recipe, device)
-    state = runs / f"{name}-{recipe_digest(recipe)[:16]}.safetensors"
-    if state.exists():
-        trainer.run.restore(state)
-    for row in trainer.run.history:
-        observe(row)
-    trainer.advance(state, observe)
-    save_tensors(output / "checkpoint.safetensors", trainer.run.average.model.state_dict(), {"recipe": recipe})
-    _write_history(output / "history.csv", trainer.run.history)
+    else:
+        trainer = Trainer(params, name, data, recipe, device)
+        state = runs / f"{name}-{recipe_digest(recipe)[:16]}.safetensors"
+        if state.exists():
+            trainer.run.restore(state)
+        history = trainer.run.history
+        for row in history:
+            observe(row)
+        trainer.advance(state, observe)
+        weights = trainer.run.average.model.state_dict()
+        save_tensors(checkpoint, weights, {"recipe": recipe, "history": history})
+    _write_history(output / "history.csv", history)
 
 
 def is_trained(output: Path, recipe: Recipe) -> bool:
-    """Tell whether `output` holds the finished training of exactly this recipe."""
+    """Tell whether `output` holds a checkpoint of exactly this recipe."""
     checkpoint = output / "checkpoint.safetensors"
-    if not (checkpoint.exists() and (output / "history.csv").exists()):
-        return False
-    return load_notes(checkpoint).get("recipe") == recipe
+    return checkpoint.exists() and load_notes(checkpoint).get("recipe") == recipe
 
 
 class Trainer:
@@ -93,8 +96,8 @@ class Trainer:
         plan = params.stage_plans[name]
         if (data.scale_factor, tuple(data.cuts)) != (plan.scale_factor, plan.cuts):
             raise InputError(
-                f"{data.path}: expected slices under S={plan.scale_factor} with bits cut at {list(plan.cuts)} for stage "
-                f"{name}, got S={data.scale_factor} cut at {list(data.cuts)}"
+                f"{data.path}: expected slices under S={plan.scale_factor} with bits cut at {list(plan.cuts)} "
+                f"for stage {name}, got S={data.scale_factor} cut at {list(data.cuts)}"
             )
         self.name, self.seed, self.data, self.device = name, params.seed, data, device
         self.section = section.training

@@ -1,16 +1,6 @@
 """Chains: sampled stage after stage, and their exact bits/dim as the sum of their stages'."""
 
 
-def stages_of(wildcards) -> tuple[str, ...]:
-    return parameters.chains[wildcards.chain].stages
-
-
-def given_samples(wildcards) -> list[str]:
-    """Name the samples of the stage before; none for the first stage of a chain."""
-    place = stages_of(wildcards).index(wildcards.stage)
-    return [f"results/chains/{wildcards.chain}/{stages_of(wildcards)[place - 1]}/samples.h5"] if place else []
-
-
 rule sample:
     input:
         data=lambda wildcards: layout(wildcards.stage),
@@ -26,12 +16,16 @@ rule sample:
         ),
     log:
         "logs/sample/{chain}/{stage}.log",
+    conda:
+        "../envs/spn.yaml"
+    threads: 1
     params:
         sampling=parameters.sampling.model_dump(mode="json"),
-        temperature=lambda wildcards: parameters.chains[wildcards.chain].temperature.get(wildcards.stage, 1.0),
+        temperature=lambda wildcards: parameters.chains[
+            wildcards.chain
+        ].temperature.get(wildcards.stage, 1.0),
         code=code_digest("generation/sample.py"),
         folder=subpath(output.samples, parent=True),
-    threads: 1
     shell:
         "spn sample {wildcards.chain} {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
         " --given {input.given} --output {params.folder} --threads {threads} > {log} 2>&1"
@@ -40,12 +34,16 @@ rule sample:
 rule summarise:
     input:
         lambda wildcards: expand(
-            "results/stages/{stage}/{file}", stage=stages_of(wildcards), file=["metrics.json", "nats.npy"]
+            "results/stages/{stage}/{file}",
+            stage=stages_of(wildcards),
+            file=["metrics.json", "nats.npy"],
         ),
     output:
         "results/chains/{chain}/metrics.json",
     log:
         "logs/summarise/{chain}.log",
+    conda:
+        "../envs/spn.yaml"
     params:
         stages=lambda wildcards: stages_of(wildcards),
         code=code_digest("evaluation/evaluate.py"),
@@ -64,5 +62,7 @@ rule record:
         "mlflow/chains/{chain}.json",
     log:
         "logs/record/{chain}.log",
+    conda:
+        "../envs/spn.yaml"
     shell:
         "spn record {wildcards.chain} --experiment {input.experiment} --output {output} > {log} 2>&1"

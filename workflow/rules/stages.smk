@@ -6,6 +6,8 @@ rule create_experiment:
         "mlflow/experiment.json",
     log:
         "logs/create_experiment.log",
+    conda:
+        "../envs/spn.yaml"
     shell:
         "spn create_experiment --output {output} > {log} 2>&1"
 
@@ -15,15 +17,20 @@ rule train:
         data=lambda wildcards: layout(wildcards.stage),
         experiment=ancient("mlflow/experiment.json"),
     output:
-        # Kept while the rule runs, because training returns at once where the recipe of a result is the one asked for.
+        # Kept while the rule runs, because training returns at once where the checkpoint has the recipe asked for.
         checkpoint=update("results/stages/{stage}/checkpoint.safetensors"),
-        history=update("results/stages/{stage}/history.csv"),
+        # Not kept: after a failure Snakemake takes a checkpoint that was kept for the new one, but this one is missing.
+        history="results/stages/{stage}/history.csv",
     log:
         "logs/train/{stage}.log",
-    params:
-        recipe=lambda wildcards: stage_recipe(parameters, wildcards.stage, data_digest=""),
-        folder=subpath(output.checkpoint, parent=True),
+    conda:
+        "../envs/spn.yaml"
     threads: 1
+    params:
+        recipe=lambda wildcards: stage_recipe(
+            parameters, wildcards.stage, data_digest=""
+        ),
+        folder=subpath(output.checkpoint, parent=True),
     shell:
         "spn train {wildcards.stage} --data {input.data} --experiment {input.experiment}"
         " --output {params.folder} --threads {threads} > {log} 2>&1"
@@ -38,10 +45,12 @@ rule evaluate:
         nats="results/stages/{stage}/nats.npy",
     log:
         "logs/evaluate/{stage}.log",
+    conda:
+        "../envs/spn.yaml"
+    threads: 1
     params:
         code=code_digest("evaluation/evaluate.py"),
         folder=subpath(output.metrics, parent=True),
-    threads: 1
     shell:
         "spn evaluate {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
         " --output {params.folder} --threads {threads} > {log} 2>&1"

@@ -80,8 +80,8 @@ class ArrayPool(Pool):
         size = height * width * channels
         with _open_array(file.path, IMAGES) as (content, _):
             for index in indices.tolist():
-                content.seek(file.header.start + index * size)
-                image = np.frombuffer(read_exactly(content, size, file.path), dtype=np.uint8)
+                row = read_exactly(content, size, file.path, file.header.start + index * size)
+                image = np.frombuffer(row, dtype=np.uint8)
                 if len(file.header.shape) == 2:
                     image = image.reshape(channels, height, width).transpose(1, 2, 0)
                 yield image.reshape(self.shape), None if file.labels is None else int(file.labels[index])
@@ -150,8 +150,7 @@ def _read_labels(path: Path, count: int, first_label: int) -> Int64[np.ndarray, 
     if header.dtype.kind not in "iu" or header.shape != (count,):
         raise InputError(f"{path}: expected {count} whole numbers as labels, got {header.dtype} {list(header.shape)}")
     with _open_array(path, LABELS) as (file, _):
-        file.seek(header.start)
-        content = read_exactly(file, count * header.dtype.itemsize, path)
+        content = read_exactly(file, count * header.dtype.itemsize, path, header.start)
     labels = np.frombuffer(content, dtype=header.dtype).astype(np.int64)
     if labels.min(initial=first_label) < first_label:
         raise InputError(f"data.first_label: expected the smallest label of {path}, {labels.min()}, got {first_label}")

@@ -18,6 +18,10 @@ class Readable(Protocol):
         """Read `size` bytes, or fewer at the end."""
         ...
 
+    def seek(self, position: int, /) -> int:
+        """Go to a position."""
+        ...
+
 
 def file_sha256(path: Path) -> str:
     """Compute the SHA-256 of a file."""
@@ -38,9 +42,14 @@ def files_sha256(paths: Iterable[Path]) -> str:
     return listing_sha256((path.name, file_sha256(path)) for path in paths)
 
 
-def read_exactly(file: Readable, size: int, path: Path) -> bytes:
-    """Read `size` bytes of the opened `path`; raise InputError where it is damaged or ends early."""
+def read_exactly(file: Readable, size: int, path: Path, position: int | None = None) -> bytes:
+    """Read `size` bytes of the opened `path`, from `position` where it is given.
+
+    Raises InputError where the file is damaged or ends early.
+    """
     try:
+        if position is not None:
+            file.seek(position)
         content = file.read(size)
     except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: expected an intact file, got: {error}") from error

@@ -17,6 +17,8 @@ SIDE = 28
 IMAGES_MAGIC = 0x00000803
 LABELS_MAGIC = 0x00000801
 MAX_IMAGES = 60_000
+BLOCK = 1000
+"""Images read at once."""
 
 
 class IdxPool(Pool):
@@ -44,17 +46,14 @@ class IdxPool(Pool):
 
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
         """Give the images at `indices`."""
-        wanted = iter(indices)
         with gzip.open(self.images) as file:
             _read_header(file, self.images, IMAGES_MAGIC, 3)
-            following = next(wanted, None)
-            position = 0
-            while following is not None:
-                image = np.frombuffer(read_exactly(file, SIDE * SIDE, self.images), dtype=np.uint8)
-                if position == following:
-                    yield image.reshape(SIDE, SIDE, 1), int(self.labels[position])
-                    following = next(wanted, None)
-                position += 1
+            for first in range(0, int(indices[-1]) + 1, BLOCK):
+                count = min(BLOCK, len(self) - first)
+                content = read_exactly(file, count * SIDE * SIDE, self.images)
+                block = np.frombuffer(content, dtype=np.uint8).reshape(count, SIDE, SIDE, 1)
+                for index in indices[(indices >= first) & (indices < first + count)].tolist():
+                    yield block[index - first], int(self.labels[index])
 
 
 def open_mnist(section: MnistData, root: Path) -> Source:

@@ -1,0 +1,179 @@
+"""The HDF5 files: random access without h5py objects, refusal of other files, samples and their attributes."""
+
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from source_files import data_section
+
+from spn.config import InputError
+from spn.data import SliceFile, preprocess, read_images, write_images
+
+DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 20, "test": 30, "limit": {"train": 100}}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slices")
+    preprocess(data_section(**DIGITS), 2, (0, 2, 5), folder, folder / "S2_2+3.h5", progress=False)
+    return folder / "S2_2+3.h5"
+
+
+@pytest.fixture
+def copy(path, tmp_path):
+    target = tmp_path / "copy.h5"
+    target.write_bytes(path.read_bytes())
+    return target
+
+
+def test_the_layout_is_the_documented_one(path):
+    with h5py.File(path) as file:
+        for split, count in {"train": 100, "validation": 20, "test": 30}.items():
+            assert set(file[split]) == {"bits_0_2", "bits_2_5", "labels"}
+            for name in ("bits_0_2", "bits_2_5"):
+                dataset = file[split][name]
+                assert (dataset.shape, dataset.dtype) == ((count, 2, 2, 4, 4, 1), np.uint8)
+                assert dataset.chunks is None
+            assert (file[split]["labels"].shape, file[split]["labels"].dtype) == ((count,), np.int64)
+            assert file.attrs[f"num_images_{split}"] == count
+        assert file["train/bits_0_2"][()].max() == 2
+        assert file["train/bits_2_5"][()].max() == 7
+        assert file.attrs["layout_version"] == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(indices=st.lists(st.integers(0, 99), min_size=1, max_size=12))
+def test_any_images_can_be_asked_for(path, indices):
+    file = SliceFile(path)
+    everything = file.slices("train", np.arange(100))
+    chosen = torch.tensor(indices)
+    assert torch.equal(file.slices("train", chosen), everything[chosen])
+    assert torch.equal(file.labels("train", chosen), file.labels("train", np.arange(100))[chosen])
+
+
+def test_what_is_read_may_be_written_to(path):
+    file = SliceFile(path)
+    first = file.slices("test", torch.tensor([0]))
+    expected = first.clone()
+    first += 1
+    assert torch.equal(file.slices("test", torch.tensor([0])), expected)
+
+
+def test_a_pickled_file_holds_its_path_and_reads_the_same(path):
+    file = SliceFile(path)
+    content = pickle.dumps(file)
+    assert len(content) < 1000
+    again = pickle.loads(content)
+    assert again.digest == file.digest
+    assert torch.equal(again.slices("test", np.arange(30)), file.slices("test", np.arange(30)))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=rf"^{tmp_path}/none\.h5: expected slices .*, got no such file$"):
+        SliceFile(tmp_path / "none.h5")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 2000, -1])
+def test_a_truncated_file_is_refused_by_name(copy, keep):
+    copy.write_bytes(copy.read_bytes()[:keep])
+    with pytest.raises(InputError, match=rf"^{copy}: expected slices [^\n]*$"):
+        SliceFile(copy)
+
+
+def set_version(file):
+    file.attrs["layout_version"] = 2
+
+
+def drop_digest(file):
+    del file.attrs["digest"]
+
+
+def drop_range(file):
+    del file["test/bits_2_5"]
+
+
+def drop_split(file):
+    del file["validation"]
+
+
+def replace(file, **options):
+    content = file["test/bits_2_5"][()]
+    del file["test/bits_2_5"]
+    file.create_dataset("test/bits_2_5", **{"data": content} | options)
+
+
+def compress(file):
+    replace(file, compression="gzip")
+
+
+def widen(file):
+    replace(file, dtype="u2")
+
+
+def shorten(file):
+    replace(file, data=np.zeros((29, 2, 2, 4, 4, 1), dtype=np.uint8))
+
+
+def turn_into_group(file):
+    del file["test/bits_2_5"]
+    file.create_group("test/bits_2_5")
+
+
+def cut_elsewhere(file):
+    file.attrs["cuts"] = [0, 3, 2]
+
+
+def scale_otherwise(file):
+    file.attrs["scale_factor"] = 3
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(set_version, drop_digest, drop_range, drop_split, compress, widen, shorten),
+        *(turn_into_group, cut_elsewhere, scale_otherwise),
+    ],
+)
+def test_a_file_of_another_layout_is_refused_by_name(copy, spoil):
+    with h5py.File(copy, "r+") as file:
+        spoil(file)
+    with pytest.raises(InputError, match=rf"^{copy}: expected slices [^\n]*$"):
+        SliceFile(copy)
+
+
+IMAGES = torch.arange(2 * 3 * 4 * 3, dtype=torch.uint8).reshape(2, 3, 4, 3)
+
+
+def test_samples_and_their_attributes_come_back(tmp_path):
+    attributes = {"stage": "low", "seed": 7, "temperature": 0.99, "note": "größer"}
+    write_images(tmp_path / "new" / "samples.h5", IMAGES, attributes)
+    images, read = read_images(tmp_path / "new" / "samples.h5")
+    assert torch.equal(images, IMAGES)
+    assert read == attributes
+    assert {key: type(value) for key, value in read.items()} == {key: type(value) for key, value in attributes.items()}
+
+
+def test_samples_written_again_are_the_same_bytes(tmp_path):
+    for name in ("a.h5", "b.h5"):
+        write_images(tmp_path / name, IMAGES, {"seed": 1})
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_samples_that_cannot_be_written_leave_what_was_there(tmp_path):
+    path = tmp_path / "samples.h5"
+    write_images(path, IMAGES, {"seed": 1})
+    with pytest.raises(ValueError, match="NULL"):
+        write_images(path, IMAGES, {"note": "text with \0 inside"})
+    assert read_images(path)[1] == {"seed": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_slices_are_no_samples(path, tmp_path):
+    with pytest.raises(InputError, match=rf"^{tmp_path}/none\.h5: expected images, got no such file$"):
+        read_images(tmp_path / "none.h5")
+    with pytest.raises(InputError, match=rf"^{path.parent}/S2_2\+3\.h5: expected images, got"):
+        read_images(path)

@@ -1,0 +1,202 @@
+"""Preprocessing: what is in the HDF5 file is what the source holds, written in one go or not at all."""
+
+import json
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from source_files import data_section, images_of, labels_of, random_images, real_file
+
+from spn.config import InputError
+from spn.data import SPLITS, SliceFile, open_source, preprocess
+from spn.image import join_slices
+
+DIGITS = {"source": "digits", "name": "digits", "bits": 5, "split_seed": 3, "validation": 20, "test": 30}
+
+
+def arrays(shape, **keys):
+    section = {"source": "arrays", "name": "made", "bits": 8, "size": shape[0], "channels": shape[2]}
+    return data_section(**section | {"release": "made here"} | keys)
+
+
+def write_arrays(root, **splits):
+    (root / "made").mkdir(parents=True)
+    for split, images in splits.items():
+        np.savez(root / "made" / f"{split}.npz", data=images, labels=1 + np.arange(len(images)) % 10)
+
+
+def all_of(file, split):
+    return np.arange(file.num_images(split))
+
+
+def assert_holds(path, section, root):
+    """Compare the file with the source, image by image."""
+    file, source = SliceFile(path), open_source(section, root)
+    for split in SPLITS:
+        assert file.num_images(split) == source.count(split)
+        images = join_slices(file.slices(split, all_of(file, split)))
+        assert np.array_equal(images.numpy(), images_of(source, split))
+        labels = file.labels(split, all_of(file, split))
+        assert (labels_of(source, split) if labels is None else labels.tolist()) == labels_of(source, split)
+
+
+@st.composite
+def layouts(draw):
+    scale_factor = draw(st.integers(1, 4))
+    size = scale_factor * draw(st.integers(1, 4))
+    bits = draw(st.integers(1, 8))
+    inner = draw(st.sets(st.integers(1, bits - 1))) if bits > 1 else set()
+    return scale_factor, (0, *sorted(inner), bits), (size, size, draw(st.sampled_from([1, 3])))
+
+
+@settings(max_examples=25, deadline=None)
+@given(layout=layouts(), count=st.sampled_from([20, 256, 300]), seed=st.integers(0, 99))
+def test_slices_and_bits_join_to_the_images_of_the_source(tmp_path_factory, layout, count, seed):
+    scale_factor, cuts, shape = layout
+    root = tmp_path_factory.mktemp("root")
+    write_arrays(root, train=random_images(count, *shape, seed=seed), test=random_images(5, *shape, seed=seed + 1))
+    section = arrays(shape, bits=cuts[-1], validation=10, split_seed=seed)
+    preprocess(section, scale_factor, cuts, root, root / "out.h5", progress=False)
+    assert_holds(root / "out.h5", section, root)
+
+
+def test_the_digits_under_two_layouts_are_the_same_images(tmp_path):
+    section = data_section(**DIGITS)
+    preprocess(section, 2, (0, 2, 5), tmp_path, tmp_path / "a.h5", progress=False)
+    preprocess(section, 4, (0, 5), tmp_path, tmp_path / "b.h5", progress=False)
+    assert_holds(tmp_path / "a.h5", section, tmp_path)
+    assert_holds(tmp_path / "b.h5", section, tmp_path)
+
+
+def test_attributes_say_what_the_file_holds(tmp_path):
+    write_arrays(tmp_path, train=random_images(30, 8, 8, 3), val=random_images(6, 8, 8, 3, seed=1))
+    section = arrays((8, 8, 3), validation=4, limit={"train": 9})
+    preprocess(section, 2, (0, 3, 8), tmp_path, tmp_path / "out.h5", progress=False)
+    file = SliceFile(tmp_path / "out.h5")
+    assert (file.dataset, file.source, file.release) == ("made", "arrays", "made here")
+    assert (file.scale_factor, file.cuts, file.bits, file.shape) == (2, (0, 3, 8), 8, (8, 8, 3))
+    assert [file.num_images(split) for split in SPLITS] == [9, 4, 6]
+    assert json.loads(file.limit) == {"train": 9, "validation": None, "test": None}
+    assert file.source_digest == open_source(section, tmp_path).digest
+    assert (file.skipped, file.duplicates) == (0, 0)
+
+
+def test_a_second_run_writes_the_same_bytes(tmp_path):
+    section = data_section(**DIGITS)
+    preprocess(section, 2, (0, 2, 5), tmp_path, tmp_path / "first.h5", progress=False)
+    time.sleep(1.1)  # HDF5 counts time in seconds
+    preprocess(section, 2, (0, 2, 5), tmp_path, tmp_path / "second.h5", progress=False)
+    assert (tmp_path / "first.h5").read_bytes() == (tmp_path / "second.h5").read_bytes()
+
+
+def test_the_digest_changes_with_one_pixel(tmp_path):
+    train, test = random_images(30, 8, 8, 3), random_images(6, 8, 8, 3, seed=1)
+    digests = []
+    for index in range(2):
+        root = tmp_path / str(index)
+        write_arrays(root, train=train, val=test)
+        preprocess(arrays((8, 8, 3), validation=4), 2, (0, 3, 8), root, root / "out.h5", progress=False)
+        digests.append(SliceFile(root / "out.h5").digest)
+        test[5, 7, 7, 2] ^= 1
+    assert digests[0] != digests[1]
+
+
+def test_test_images_found_in_train_or_validation_are_counted(tmp_path, capsys):
+    train, test = random_images(600, 8, 8, 3), random_images(40, 8, 8, 3, seed=1)
+    test[[3, 17, 39]] = train[[5, 300, 599]]
+    test[21] = test[3]
+    test[30] = test[29]
+    train[7] = train[5]
+    write_arrays(tmp_path, train=train, val=test)
+    preprocess(arrays((8, 8, 3), validation=400), 2, (0, 8), tmp_path, tmp_path / "out.h5", progress=False)
+    assert SliceFile(tmp_path / "out.h5").duplicates == 4
+    assert "4 of test also in train or validation" in capsys.readouterr().out
+
+
+def test_images_that_differ_in_dropped_bits_only_are_duplicates(tmp_path):
+    train = random_images(20, 8, 8, 3)
+    write_arrays(tmp_path, train=train, val=train[:5] ^ 31)
+    for bits, duplicates in ((8, 0), (3, 5)):
+        section = arrays((8, 8, 3), bits=bits, validation=4)
+        preprocess(section, 2, (0, bits), tmp_path, tmp_path / "out.h5", progress=False)
+        assert SliceFile(tmp_path / "out.h5").duplicates == duplicates
+
+
+def pictures_section(**keys):
+    section = {"source": "folder", "name": "pictures", "bits": 8, "size": 8, "channels": 3, "fit": "crop"}
+    return data_section(**section | {"filter": "box", "validation": 2, "test": 2} | keys)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for index, picture in enumerate(random_images(10, 8, 8, 3)):
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{index}.png")
+    (tmp_path / "pictures" / "bad.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_nothing_is_written_where_a_picture_is_bad(pictures):
+    with pytest.raises(InputError, match=r"bad\.png"):
+        preprocess(pictures_section(), 2, (0, 8), pictures, pictures / "out" / "a.h5", progress=False)
+    assert not (pictures / "out").exists()
+
+
+def test_skipped_pictures_are_counted(pictures, capsys):
+    section = pictures_section(unreadable="skip")
+    preprocess(section, 2, (0, 8), pictures, pictures / "a.h5", progress=False)
+    assert SliceFile(pictures / "a.h5").skipped == 1
+    assert capsys.readouterr().out.endswith(
+        "a.h5: 6 train, 2 validation, 2 test images; 0 of test also in train or validation; 1 skipped\n"
+    )
+    assert_holds(pictures / "a.h5", section, pictures)
+
+
+def test_a_failure_half_way_leaves_what_was_there(tmp_path):
+    write_arrays(tmp_path, train=random_images(600, 8, 8, 3), val=random_images(6, 8, 8, 3, seed=1))
+    output = tmp_path / "out" / "a.h5"
+    section = arrays((8, 8, 3), validation=4)
+    preprocess(section, 2, (0, 8), tmp_path, output, progress=False)
+    before = output.read_bytes()
+    damaged = bytearray((tmp_path / "made" / "train.npz").read_bytes())
+    damaged[90_000] ^= 255
+    (tmp_path / "made" / "train.npz").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"train\.npz"):
+        preprocess(section, 2, (0, 8), tmp_path, output, progress=False)
+    assert [path.name for path in output.parent.iterdir()] == ["a.h5"]
+    assert output.read_bytes() == before
+
+
+def test_progress_is_shown_unless_it_is_not_wanted(tmp_path, capsys):
+    section = data_section(**DIGITS)
+    preprocess(section, 2, (0, 5), tmp_path, tmp_path / "a.h5", progress=False)
+    assert capsys.readouterr().err == ""
+    preprocess(section, 2, (0, 5), tmp_path, tmp_path / "a.h5")
+    assert "1797/1797" in capsys.readouterr().err
+
+
+def test_memory_does_not_grow_with_the_data_set(tmp_path):
+    peaks = []
+    for count in (500, 2500):
+        root = tmp_path / str(count)
+        write_arrays(root, train=random_images(count, 16, 16, 3), val=random_images(50, 16, 16, 3, seed=1))
+        tracemalloc.start()
+        preprocess(arrays((16, 16, 3), validation=100), 2, (0, 3, 8), root, root / "out.h5", progress=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The larger set holds 1.5 MB more of pixels; what may grow is some words an image, for labels and order.
+    assert peaks[1] - peaks[0] < 0.75e6
+
+
+def test_real_mnist_digits(tmp_path):
+    folder = real_file("mnist")
+    limit = {"train": 300, "validation": 50, "test": 100}
+    section = data_section(source="mnist", name="mnist", bits=8, validation=5000, limit=limit)
+    preprocess(section, 4, (0, 1, 8), folder.parent, tmp_path / "mnist.h5", progress=False)
+    assert_holds(tmp_path / "mnist.h5", section, folder.parent)
+    labels = SliceFile(tmp_path / "mnist.h5").labels("test", np.arange(100))
+    assert set(labels.tolist()) == set(range(10))

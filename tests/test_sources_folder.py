@@ -1,0 +1,310 @@
+"""Folders and zips of images: the rule that makes levels of pictures, and what is done about bad files."""
+
+import io
+import itertools
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from source_files import data_section, images_of, positions, random_images, real_file
+
+from spn.config import InputError
+from spn.data import SPLITS, open_source
+
+PICTURES = random_images(12, 20, 24, 3)
+NAMES = [f"{index:02}.png" for index in range(12)]
+
+
+def folder_section(**keys):
+    section = {"source": "folder", "name": "pictures", "bits": 8, "size": 8, "channels": 3, "fit": "crop"}
+    return data_section(**section | {"filter": "box", "validation": 2, "test": 3} | keys)
+
+
+def encoded(picture, suffix="png", **options):
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    content = io.BytesIO()
+    picture.save(content, {"jpg": "JPEG"}.get(suffix, suffix.upper()), **options)
+    return content.getvalue()
+
+
+def write_folder(root, contents):
+    for name, content in contents.items():
+        path = root / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def write_zip(root, contents):
+    with zipfile.ZipFile(root / "pictures.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+
+
+def png_contents(prefix=""):
+    return {prefix + name: encoded(picture) for name, picture in zip(NAMES, PICTURES, strict=True)}
+
+
+def sole_image(root, content, suffix="png", **keys):
+    """Give the levels made of one file, put in every split."""
+    write_folder(root, {f"{split}/a.{suffix}": content for split in SPLITS})
+    source = open_source(folder_section(**{"validation": None, "test": None} | keys), root)
+    return images_of(source, "test")[0]
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_centre_crops_are_exact_and_every_picture_is_in_one_split(tmp_path, write):
+    write(tmp_path, dict(reversed(png_contents("some/where/").items())))
+    source = open_source(folder_section(), tmp_path)
+    crops = PICTURES[:, 6:14, 8:16]
+    places = [positions(images_of(source, split), crops) for split in SPLITS]
+    assert [len(part) for part in places] == [7, 2, 3]
+    assert all(part == sorted(part) for part in places)
+    assert sorted(itertools.chain(*places)) == list(range(12))
+
+
+def test_a_zip_and_the_folder_in_it_are_one_data_set(tmp_path):
+    (tmp_path / "zip").mkdir()
+    write_folder(tmp_path, png_contents())
+    write_zip(tmp_path / "zip", png_contents())
+    folder, archive = (open_source(folder_section(), root) for root in (tmp_path, tmp_path / "zip"))
+    assert folder.digest == archive.digest
+    assert np.array_equal(images_of(folder, "train"), images_of(archive, "train"))
+
+
+def test_resizing_takes_the_largest_centre_square(tmp_path):
+    small = random_images(1, 8, 8, 3)[0]
+    wide = np.full((16, 30, 3), 255, dtype=np.uint8)
+    wide[:, 7:23] = small.repeat(2, axis=0).repeat(2, axis=1)
+    assert np.array_equal(sole_image(tmp_path, encoded(wide), fit="resize"), small)
+
+
+@pytest.mark.parametrize("name", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
+def test_the_filter_is_the_one_named(tmp_path, name):
+    square = random_images(1, 21, 21, 3)[0]
+    expected = Image.fromarray(square).resize((8, 8), Image.Resampling[name.upper()])
+    actual = sole_image(tmp_path, encoded(square), fit="resize", filter=name)
+    assert np.array_equal(actual, np.asarray(expected))
+
+
+def test_the_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise
+    actual = sole_image(tmp_path, encoded(PICTURES[0], exif=exif))
+    assert np.array_equal(actual, np.rot90(PICTURES[0], -1)[8:16, 6:14])
+
+
+def test_grey_becomes_equal_channels(tmp_path):
+    grey = PICTURES[0, :, :, 0]
+    actual = sole_image(tmp_path, encoded(grey))
+    assert np.array_equal(actual, np.repeat(grey[6:14, 8:16, None], 3, axis=2))
+
+
+def test_colours_become_luma(tmp_path):
+    actual = sole_image(tmp_path, encoded(PICTURES[0]), channels=1)
+    luma = PICTURES[0, 6:14, 8:16] @ np.array([0.299, 0.587, 0.114])
+    assert actual.shape == (8, 8, 1)
+    assert np.abs(actual[..., 0] - luma).max() <= 1
+
+
+def test_transparency_is_ignored(tmp_path):
+    faint = np.dstack([PICTURES[0], np.zeros((20, 24, 1), dtype=np.uint8)])
+    assert np.array_equal(sole_image(tmp_path, encoded(faint)), PICTURES[0, 6:14, 8:16])
+
+
+def test_palettes_become_their_colours(tmp_path):
+    colours = random_images(1, 4, 3, seed=5)[0]
+    numbers = random_images(1, 20, 24, seed=6)[0] % 4
+    picture = Image.fromarray(numbers)
+    picture.putpalette(colours.tobytes())
+    content = encoded(picture, transparency=bytes([0, 100, 255, 3]))
+    assert np.array_equal(sole_image(tmp_path, content), colours[numbers][6:14, 8:16])
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_jpegs_of_other_colours_are_read(tmp_path, mode):
+    flat = Image.new("RGB", (20, 20), (120, 120, 120)).convert(mode)
+    actual = sole_image(tmp_path, encoded(flat, "jpg", quality=95), "jpg")
+    assert np.abs(actual.astype(int) - 120).max() <= 3
+
+
+def huge_png(width, height):
+    """Write a small file that states a huge size."""
+    content = encoded(Image.new("1", (8, 8)))
+    header = b"IHDR" + struct.pack(">2I5B", width, height, 1, 0, 0, 0, 0)
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+BAD = {
+    "truncated.png": encoded(PICTURES[0])[:-600],
+    "truncated.jpg": encoded(PICTURES[0], "jpg")[:-200],
+    "text.png": b"this is no image",
+    "empty.png": b"",
+    "small.png": encoded(PICTURES[0, :7]),
+    "deep.png": encoded(PICTURES[0, :, :, 0].astype(np.uint16) * 257),
+    "bomb.png": huge_png(10_000, 10_000),
+    "larger_bomb.png": huge_png(100_000, 100_000),
+}
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_all_bad_files_are_listed_in_one_line(tmp_path, write):
+    write(tmp_path, png_contents() | BAD)
+    with pytest.raises(InputError) as caught:
+        open_source(folder_section(), tmp_path)
+    message = str(caught.value)
+    assert "got 8 of 20 that are not" in message
+    assert all(name in message for name in BAD)
+    assert "7x24" in message
+    assert "\n" not in message
+    assert not any(name in message for name in NAMES)
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_bad_files_are_skipped_only_when_told_to(tmp_path, write):
+    write(tmp_path, png_contents() | BAD)
+    source = open_source(folder_section(unreadable="skip"), tmp_path)
+    assert sorted(source.skipped) == sorted(BAD)
+    assert {split: source.count(split) for split in SPLITS} == {"train": 7, "validation": 2, "test": 3}
+    (tmp_path / "clean").mkdir()
+    write(tmp_path / "clean", png_contents())
+    clean = open_source(folder_section(), tmp_path / "clean")
+    assert clean.skipped == ()
+    assert clean.digest == source.digest
+    assert np.array_equal(images_of(clean, "test"), images_of(source, "test"))
+
+
+def test_a_long_list_ends_in_a_count(tmp_path):
+    write_folder(tmp_path, png_contents() | {f"bad{index:02}.png": b"" for index in range(33)})
+    with pytest.raises(InputError, match=r"got 33 of 45 .*bad19\.png \(.{1,60}\) and 13 more$"):
+        open_source(folder_section(), tmp_path)
+
+
+def test_a_damaged_member_of_a_zip_is_listed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w", zipfile.ZIP_STORED) as archive:
+        for name, content in png_contents().items():
+            archive.writestr(name, content)
+    content = bytearray((tmp_path / "pictures.zip").read_bytes())
+    content[content.index(encoded(PICTURES[3])) + 700] ^= 255
+    (tmp_path / "pictures.zip").write_bytes(content)
+    with pytest.raises(InputError, match=r"got 1 of 12 .*: 03\.png \(Bad CRC"):
+        open_source(folder_section(), tmp_path)
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_a_file_of_absurd_size_is_not_even_read(tmp_path, monkeypatch, write):
+    monkeypatch.setattr("spn.data.sources.folder.MAX_FILE_BYTES", 3000)
+    write(tmp_path, png_contents() | {"large.png": bytes(3001)})
+    with pytest.raises(InputError, match=r"got 1 of 13 .*: large\.png \(more than 3000 bytes\)$"):
+        open_source(folder_section(), tmp_path)
+
+
+def test_a_picture_that_changes_while_it_is_read_is_named(tmp_path):
+    write_folder(tmp_path, png_contents())
+    source = open_source(folder_section(), tmp_path)
+    for name in NAMES:
+        (tmp_path / "pictures" / name).write_bytes(b"gone")
+    with pytest.raises(InputError, match=r"pictures: \d\d\.png changed while it was read: not an image"):
+        images_of(source, "test")
+
+
+@pytest.mark.parametrize("top", ["", "top/"])
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_sub_folders_are_the_splits(tmp_path, write, top):
+    folders = ["train"] * 6 + ["validation"] * 2 + ["test"] * 4
+    contents = {f"{top}{folder}/{name}": encoded(p) for folder, name, p in zip(folders, NAMES, PICTURES, strict=True)}
+    write(tmp_path, contents | {f"{top}readme.txt": b"not an image"})
+    source = open_source(folder_section(validation=None, test=None), tmp_path)
+    crops = PICTURES[:, 6:14, 8:16]
+    assert [positions(images_of(source, split), crops) for split in SPLITS] == [
+        [0, 1, 2, 3, 4, 5],
+        [6, 7],
+        [8, 9, 10, 11],
+    ]
+
+
+def test_a_count_for_a_split_with_a_folder_is_refused(tmp_path):
+    write_folder(tmp_path, png_contents("train/") | png_contents("test/"))
+    with pytest.raises(InputError, match=r"data\.test: expected no count, as .* has test images, got 3"):
+        open_source(folder_section(), tmp_path)
+    assert open_source(folder_section(test=None), tmp_path).count("validation") == 2
+
+
+def test_a_split_with_neither_folder_nor_count_is_refused(tmp_path):
+    write_folder(tmp_path, png_contents())
+    with pytest.raises(InputError, match=r"data\.test: expected a count, as .* has no test images"):
+        open_source(folder_section(test=None), tmp_path)
+
+
+def test_pictures_beside_the_splits_are_refused(tmp_path):
+    write_folder(tmp_path, png_contents("train/") | png_contents("val/"))
+    with pytest.raises(InputError, match=r"expected all images in train/, validation/ or test/, got train, val"):
+        open_source(folder_section(), tmp_path)
+
+
+def test_hidden_files_and_other_kinds_are_no_images(tmp_path):
+    write_zip(tmp_path, png_contents() | {"__MACOSX/._00.png": b"x", ".thumb.png": b"x", "notes.txt": b"x"})
+    assert sum(map(open_source(folder_section(), tmp_path).count, SPLITS)) == 12
+
+
+def test_no_images_at_all_are_refused(tmp_path):
+    write_folder(tmp_path, {"notes.txt": b"x"})
+    with pytest.raises(InputError, match=r"pictures: expected images \(\.png, .*\), got none"):
+        open_source(folder_section(), tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    archive = tmp_path / "pictures.zip"
+    with pytest.raises(InputError, match=rf"^{archive}: expected a zip .* dvc import-url URL {archive}$"):
+        open_source(folder_section(), tmp_path)
+
+
+def test_a_folder_beside_a_zip_is_ambiguous(tmp_path):
+    write_folder(tmp_path, png_contents())
+    write_zip(tmp_path, png_contents())
+    with pytest.raises(InputError, match="got both"):
+        open_source(folder_section(), tmp_path)
+
+
+def test_a_zip_that_is_none_is_named(tmp_path):
+    (tmp_path / "pictures.zip").write_bytes(b"PK not really")
+    with pytest.raises(InputError, match=rf"^{tmp_path}/pictures.zip: expected a zip archive"):
+        open_source(folder_section(), tmp_path)
+
+
+def test_real_kodak(tmp_path):
+    folder = real_file("kodak")
+    (tmp_path / "pictures").mkdir()
+    expected = []
+    for path in sorted(folder.glob("*.png"))[:8]:
+        (tmp_path / "pictures" / path.name).symlink_to(path)
+        picture = np.asarray(Image.open(path))
+        top, left = (picture.shape[0] - 64) // 2, (picture.shape[1] - 64) // 2
+        expected.append(picture[top : top + 64, left : left + 64])
+    source = open_source(folder_section(size=64), tmp_path)
+    places = [positions(images_of(source, split), np.stack(expected)) for split in SPLITS]
+    assert sorted(itertools.chain(*places)) == list(range(8))
+
+
+def test_real_jpegs_in_a_zip(tmp_path):
+    (tmp_path / "pictures.zip").symlink_to(real_file("imagenet-sample/imagenet_sample_100_originals.zip"))
+    source = open_source(folder_section(size=128, fit="resize", filter="lanczos", validation=10, test=10), tmp_path)
+    assert [source.count(split) for split in SPLITS] == [80, 10, 10]
+    assert images_of(source, "test").std() > 30
+
+
+def test_real_grey_jpegs_among_coloured_ones(tmp_path):
+    with (
+        zipfile.ZipFile(real_file("tiny-imagenet-200/tiny-imagenet-200-val.zip")) as whole,
+        zipfile.ZipFile(tmp_path / "pictures.zip", "w") as part,
+    ):
+        for info in whole.infolist()[:303]:
+            part.writestr(info, whole.read(info))
+    source = open_source(folder_section(size=64, validation=50, test=100), tmp_path)
+    assert [source.count(split) for split in SPLITS] == [150, 50, 100]
+    images = np.concatenate([images_of(source, split) for split in SPLITS])
+    grey = (images == images[..., :1]).all(axis=(1, 2, 3))
+    assert 0 < grey.sum() < 30

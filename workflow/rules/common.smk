@@ -1,0 +1,31 @@
+"""What params.yaml says of files: which layout a stage reads, which stages a chain has."""
+
+
+def layout(stage: str) -> str:
+    """Name the HDF5 file that a stage reads."""
+    plan = parameters.stage_plans[stage]
+    return f"data/{parameters.data.name}/{layout_name(plan.scale_factor, plan.cuts)}.h5"
+
+
+LAYOUTS = sorted({layout(stage) for stage in parameters.stage_plans})
+
+
+def source_files(wildcards) -> list[str]:
+    """List the source's files that are there; `spn preprocess` says what is missing, and how to get it."""
+    places = [
+        Path("sources", place) for place in getattr(parameters.data, "places", ())
+    ]
+    files = [file for place in places for file in [place, *place.rglob("*")]]
+    return sorted(str(file) for file in files if file.is_file())
+
+
+def stages_of(wildcards) -> tuple[str, ...]:
+    """Name the stages of a chain, in order."""
+    return parameters.chains[wildcards.chain].stages
+
+
+def given_samples(wildcards) -> list[str]:
+    """Name the samples of the stage before; none for the first stage of a chain."""
+    stages = stages_of(wildcards)
+    before = stages[: stages.index(wildcards.stage)][-1:]
+    return [f"results/chains/{wildcards.chain}/{stage}/samples.h5" for stage in before]
