@@ -43,22 +43,23 @@ include: "workflow/rules/results.smk"
 
 
 # Without outputs, so it runs whenever it is asked for: Snakemake's records and DVC's can both be made to look away.
+# Every file is asked for, so that one which is deleted, by a user or after a failure, is made again.
 rule reproduce:
     default_target: True
     input:
         rules.report.output,
         data=LAYOUTS,
-        # Missing after a training that failed, see rule train; nothing else that is asked for here would tell.
-        histories=expand(
-            "results/stages/{stage}/history.csv", stage=parameters.stage_plans
+        stages=expand(
+            "results/stages/{stage}/{file}",
+            stage=parameters.stage_plans,
+            file=["checkpoint.safetensors", "history.csv", "metrics.json", "nats.npy"],
         ),
-        metrics=expand(
-            "results/stages/{stage}/metrics.json", stage=parameters.stage_plans
-        ),
+        chains=expand("results/chains/{chain}/metrics.json", chain=parameters.chains),
         samples=[
-            f"results/chains/{name}/{stage}/samples.png"
+            f"results/chains/{name}/{stage}/samples.{suffix}"
             for name, chain in parameters.chains.items()
             for stage in chain.stages
+            for suffix in ("h5", "png")
         ],
         runs=expand("mlflow/chains/{chain}.json", chain=parameters.chains),
     log:

@@ -10,7 +10,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from spn.config import DataSection
-from spn.data import Source, Split
+from spn.data.layout import Split
+from spn.data.sources import Source
 
 REAL_DATA = Path(os.environ.get("SPN_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

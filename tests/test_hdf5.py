@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from source_files import data_section
 
 from spn.config import InputError
-from spn.data import SliceFile, preprocess, read_images, write_images
+from spn.data.hdf5 import SliceFile, read_images, write_images
+from spn.data.preprocess import preprocess
 
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 20, "test": 30, "limit": {"train": 100}}
 

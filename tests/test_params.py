@@ -122,7 +122,10 @@ MISTAKES = {
     "rest of one slice": ({"stages.raster.slices": "rest"}, "stages.raster: slices: "),
     "bits beyond data.bits": ({"stages.low.bits": [2, 6]}, "stages.low.bits: expected an end of at most data.bits = 5"),
     "scale factor that does not divide": ({"stages.low.scale_factor": 3}, "stages.low.scale_factor: "),
-    "heads that do not divide": ({"stages.low.model.heads": 5}, "stages.low.model.width: "),
+    "heads that do not divide": (
+        {"stages.low.model.heads": 4, "stages.low.model.width": 6},
+        "stages.low.model.width: expected a multiple of the 4 heads, got 6",
+    ),
     "unknown stage in a chain": ({"chains.raster.stages": ["rastr"]}, "chains.raster.stages: "),
     "stage twice in a chain": ({"chains.raster.stages": ["raster"] * 2}, "chains.raster.stages: "),
     "cell left out": (
@@ -150,7 +153,7 @@ def test_a_mistake_is_told_in_one_line_with_its_key(name: str, tmp_path: Path) -
 
 def test_channels_must_share_the_width(tmp_path: Path) -> None:
     photos = {"source": "photos", "name": "p", "bits": 5, "size": 8, "stride": 8, "validation": 0.1, "test": 0.1}
-    message = error_of(tmp_path, changed({"data": photos}))
+    message = error_of(tmp_path, changed({"data": photos, "stages.raster.model.pixelcnn_width": 10}))
     assert message.startswith("stages.raster.model.pixelcnn_width: expected a multiple of the 3 channels")
 
 

@@ -27,7 +27,7 @@ CHAINS = chains(1, 2)
 
 
 def stages() -> list[Problem]:
-    return [build_problem(CHAINS["multidimensional"], (4, 4, 3), 2)]
+    return [Problem((4, 4, 3), 2, contract.tile("chain", CHAINS["multidimensional"], 2), models=())]
 
 
 def models() -> list[Problem]:
@@ -35,14 +35,14 @@ def models() -> list[Problem]:
 
 
 def samples() -> list[Problem]:
-    return [build_problem(CHAINS["multidimensional"], (2, 4, 1), 2), build_problem(CHAINS["depth"], (1, 2, 3), 2)]
+    return [build_problem(CHAINS["multidimensional"], (2, 4, 1), 2), build_problem(CHAINS["raster"], (1, 2, 3), 2)]
 
 
 def tiny() -> list[Problem]:
     return [
         build_problem(CHAINS["multidimensional"], (2, 2, 1), 2),
         build_problem(CHAINS["depth"], (1, 3, 1), 2),
-        build_problem(CHAINS["depth"], (1, 1, 3), 2),
+        build_problem(CHAINS["raster"], (1, 1, 3), 2),
     ]
 
 

@@ -12,7 +12,10 @@ from PIL import Image
 from source_files import data_section, images_of, labels_of, random_images, real_file
 
 from spn.config import InputError
-from spn.data import SPLITS, SliceFile, open_source, preprocess
+from spn.data.hdf5 import SliceFile
+from spn.data.layout import SPLITS
+from spn.data.preprocess import preprocess
+from spn.data.sources import open_source
 from spn.image import join_slices
 
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "split_seed": 3, "validation": 20, "test": 30}

@@ -6,7 +6,8 @@ from PIL import Image
 from source_files import data_section, images_of, labels_of, positions, random_images, real_file
 
 from spn.config import InputError
-from spn.data import SPLITS, open_source
+from spn.data.layout import SPLITS
+from spn.data.sources import open_source
 
 TRAIN = random_images(20, 8, 8, 3, seed=1)
 VAL = random_images(6, 8, 8, 3, seed=2)

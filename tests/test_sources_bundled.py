@@ -9,7 +9,8 @@ from sklearn.utils import Bunch
 from source_files import data_section, images_of, labels_of
 
 from spn.config import InputError
-from spn.data import SPLITS, open_source
+from spn.data.layout import SPLITS
+from spn.data.sources import open_source
 
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "split_seed": 1, "validation": 180, "test": 360}
 PHOTOS = {

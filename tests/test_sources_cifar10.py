@@ -14,7 +14,8 @@ from PIL import Image
 from source_files import data_section, images_of, labels_of, positions, random_images, real_file
 
 from spn.config import InputError
-from spn.data import SPLITS, open_source
+from spn.data.layout import SPLITS
+from spn.data.sources import open_source
 
 FOLDER = "cifar-10-batches-py"
 NAMES = [f"data_batch_{index}" for index in range(1, 6)] + ["test_batch"]

@@ -12,7 +12,8 @@ from PIL import Image
 from source_files import data_section, images_of, positions, random_images, real_file
 
 from spn.config import InputError
-from spn.data import SPLITS, open_source
+from spn.data.layout import SPLITS
+from spn.data.sources import open_source
 
 PICTURES = random_images(12, 20, 24, 3)
 NAMES = [f"{index:02}.png" for index in range(12)]

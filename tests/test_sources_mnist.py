@@ -8,7 +8,8 @@ import pytest
 from source_files import data_section, images_of, labels_of, positions, random_images, real_file
 
 from spn.config import InputError
-from spn.data import SPLITS, open_source
+from spn.data.layout import SPLITS
+from spn.data.sources import open_source
 
 TRAIN = random_images(20, 28, 28, seed=1)
 TEST = random_images(6, 28, 28, seed=2)

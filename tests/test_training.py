@@ -4,6 +4,7 @@ import copy
 import math
 import multiprocessing
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ LAYOUTS = {"raster": "S1_5.h5"}
 """Of the stages that are not cut like the others."""
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the process dying where it is raised."""
 
 
@@ -72,9 +73,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data, tmp_pa
 
     def die(row: Row) -> None:
         if row["step"] == 4:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(params, data, tmp_path / "killed", observe=die)
     assert not (tmp_path / "killed" / "out").exists()
     rows: list[Row] = []
@@ -201,6 +202,6 @@ def test_the_learning_rate_warms_up_and_decays(tmp_path):
     rates = [learning_rate(section, step) for step in range(100)]
     assert rates.index(max(rates)) == 10
     assert max(rates) == section.optimiser.learning_rate
-    assert all(early < late for early, late in zip(rates[:10], rates[1:11], strict=True))
-    assert all(early > late for early, late in zip(rates[10:-1], rates[11:], strict=True))
+    assert all(early < late for early, late in pairwise(rates[:11]))
+    assert all(early > late for early, late in pairwise(rates[10:]))
     assert rates[-1] < 0.01 * max(rates)

@@ -13,6 +13,8 @@ from spn.config import InputError, Params, layout_name, load_params, params_sche
 if TYPE_CHECKING:
     import torch
 
+    from spn.tracking import Experiment
+
 
 def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
     """Turn a data source into bit-depth-split HDF5 slice tensors."""
@@ -111,7 +113,7 @@ def sample(
         temperature=loaded.chains[chain].temperature.get(stage, 1.0),
         batch_size=batch_size,
     )
-    recipes = json.loads(notes["recipes"]) | {stage: recipe_digest(stage_recipe(loaded, stage, digest))}
+    recipes = json.loads(str(notes["recipes"])) | {stage: recipe_digest(stage_recipe(loaded, stage, digest))}
     write_images(
         output / "samples.h5",
         images,
@@ -136,10 +138,26 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
     loaded, store = load_params(params), tracking.load_experiment(experiment)
     names, folder = loaded.chains[chain].stages, results / "chains" / chain
     for name in names:
-        tracking.record_evaluation(store, read_json(results / "stages" / name / "metrics.json"))
+        metrics = read_json(results / "stages" / name / "metrics.json")
+        if not tracking.has_finished_run(store, metrics["recipe_digest"]):
+            _record_training(store, results / "stages" / name / "checkpoint.safetensors", metrics)
+        tracking.record_evaluation(store, metrics)
     samples = {f"{place}_{name}.png": folder / name / "samples.png" for place, name in enumerate(names, start=1)}
     run_id = tracking.record_chain(store, chain, read_json(folder / "metrics.json"), samples)
     write_json(output, {"chain": chain, "run_id": run_id})
+
+
+def _record_training(store: "Experiment", checkpoint: Path, metrics: dict[str, Any]) -> None:
+    """Record a training of which this store knows nothing: its results came by `dvc pull`."""
+    from spn import tracking
+    from spn.checkpoint import load_notes
+
+    notes = load_notes(checkpoint)
+    with tracking.StageRun(
+        store, metrics["stage"], notes["recipe"], num_parameters=metrics["num_parameters"], checkpoint=checkpoint
+    ) as run:
+        for row in notes["history"]:
+            run.measured(row)
 
 
 def report(params: Path, data: Path, results: Path) -> None:

@@ -40,6 +40,11 @@ class SourceSection(Section):
     limit: Limit = Limit()
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """Where the source's files may lie, below `sources/`; none for what is bundled."""
+        return ()
+
+    @property
     def white_level(self) -> int:
         """The level shown as white."""
         return (1 << self.bits) - 1
@@ -90,6 +95,11 @@ class Cifar10Data(SourceSection):
     validation: Count
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """The archive, and the folder it unpacks to."""
+        return "cifar-10-python.tar.gz", "cifar-10-batches-py"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return 32, 32, 3
@@ -100,6 +110,15 @@ class MnistData(SourceSection):
 
     source: Literal["mnist"]
     validation: Count
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Images and labels of the training split, then of the test split."""
+        return tuple(
+            f"mnist/{part}-{kind}.gz"
+            for part in ("train", "t10k")
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -128,6 +147,11 @@ class FolderData(SourceSection):
     release: str = ""
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """A folder, or a zip."""
+        return self.name, f"{self.name}.zip"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return self.size, self.size, self.channels
@@ -147,6 +171,11 @@ class ArraysData(SourceSection):
     test: Count | None = None
     first_label: Literal[0, 1] = 1
     release: Annotated[str, Field(min_length=1)]
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """A folder."""
+        return (self.name,)
 
     @property
     def shape(self) -> tuple[int, int, int]:

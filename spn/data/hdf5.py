@@ -20,9 +20,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from spn.config import InputError
-from spn.data.layout import LAYOUT_VERSION, Layout, Origin
-from spn.data.sources import SPLITS, Split
-from spn.data.sources.files import listing_sha256
+from spn.data.digest import listing_sha256
+from spn.data.layout import LAYOUT_VERSION, SPLITS, Layout, Origin, Split
 from spn.image import join_bits, split_bits, split_slices
 
 IMAGES = "images"

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 LAYOUT_VERSION = 1
 

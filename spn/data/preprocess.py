@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from spn.config import DataSection
 from spn.data.hdf5 import SliceWriter, create_slices
-from spn.data.layout import Layout, Origin
-from spn.data.sources import SPLITS, Item, Source, Split, open_source
+from spn.data.layout import SPLITS, Layout, Origin, Split
+from spn.data.sources import Item, Source, open_source
 
 BATCH_SIZE = 256
 ORDER: tuple[Split, ...] = ("test", "train", "validation")

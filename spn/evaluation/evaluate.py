@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from spn.config import InputError
 from spn.data.hdf5 import SliceFile
+from spn.data.layout import Split
 from spn.likelihood import bits_per_dim
 from spn.models import Model
 from spn.stages import Stage
@@ -23,7 +24,7 @@ Metrics = dict[str, Any]
 
 @torch.inference_mode()
 def stage_nats(
-    stage: Stage, model: Model, data: SliceFile, split: str, device: torch.device, batch_size: int = 128
+    stage: Stage, model: Model, data: SliceFile, split: Split, device: torch.device, batch_size: int = 128
 ) -> Float64[np.ndarray, " image"]:
     """Give -log p of the stage's cells for every image of a split, in nats: all slices, nothing drawn."""
     totals = []

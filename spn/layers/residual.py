@@ -4,7 +4,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 Features = Float[Tensor, "batch height width _"]
 
 

@@ -32,13 +32,14 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 
 from spn.tracking.chain_run import record_chain
 from spn.tracking.experiment import DEFAULT_URI, Experiment, create_experiment, load_experiment
-from spn.tracking.stage_run import StageRun, record_evaluation
+from spn.tracking.stage_run import StageRun, has_finished_run, record_evaluation
 
 __all__ = [
     "DEFAULT_URI",
     "Experiment",
     "StageRun",
     "create_experiment",
+    "has_finished_run",
     "load_experiment",
     "record_chain",
     "record_evaluation",

@@ -92,6 +92,12 @@ class StageRun:
         self._flushed_at = time.monotonic()
 
 
+def has_finished_run(experiment: Experiment, digest: str) -> bool:
+    """Tell whether the training of the recipe with this digest has a finished run."""
+    run = find_run(experiment, _identity(digest))
+    return run is not None and run.info.status == "FINISHED"
+
+
 def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
     """Add the figures of a stage's metrics.json to the run of the stage, and give the id of that run.
 

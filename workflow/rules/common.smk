@@ -11,12 +11,12 @@ LAYOUTS = sorted({layout(stage) for stage in parameters.stage_plans})
 
 
 def source_files(wildcards) -> list[str]:
-    """List the source's files that are there; `spn preprocess` says what is missing, and how to get it."""
-    places = [
-        Path("sources", place) for place in getattr(parameters.data, "places", ())
-    ]
-    files = [file for place in places for file in [place, *place.rglob("*")]]
-    return sorted(str(file) for file in files if file.is_file())
+    """List the source's files that are there; `spn preprocess` says what is missing, and how to get it.
+
+    A folder counts as changed when entries are added to it or removed.
+    """
+    places = [Path("sources", place) for place in parameters.data.places]
+    return [str(place) for place in places if place.exists()]
 
 
 def stages_of(wildcards) -> tuple[str, ...]:

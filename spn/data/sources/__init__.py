@@ -9,9 +9,9 @@ from spn.data.sources.digits import open_digits
 from spn.data.sources.folder import open_folder
 from spn.data.sources.mnist import open_mnist
 from spn.data.sources.photos import open_photos
-from spn.data.sources.source import SPLITS, Item, Source, Split
+from spn.data.sources.source import Item, Source
 
-__all__ = ["SPLITS", "Item", "Source", "Split", "open_source"]
+__all__ = ["Item", "Source", "open_source"]
 
 
 def open_source(section: DataSection, root: Path, progress: bool = False) -> Source:

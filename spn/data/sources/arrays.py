@@ -17,8 +17,10 @@ from jaxtyping import Int64
 from numpy.lib import format as npy_format
 
 from spn.config import ArraysData, InputError
-from spn.data.sources.files import files_sha256, missing_file, read_exactly
-from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, Split, draw_parts
+from spn.data.digest import files_sha256
+from spn.data.layout import Split
+from spn.data.sources.files import missing_file, read_exactly
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 
 PREFIXES: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
 IMAGES, LABELS = "data", "labels"
@@ -89,7 +91,7 @@ class ArrayPool(Pool):
 
 def open_arrays(section: ArraysData, root: Path) -> Source:
     """Open the files of `{name}/`; where there is no test file, val is the test split, as is ImageNet's custom."""
-    folder = root / section.name
+    folder = root / section.places[0]
     groups = _group(folder)
     if "train" not in groups:
         raise missing_file(folder / "train.npz", "train*.npz or train*.npy", "URL")

@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from spn.config import Cifar10Data, InputError
+from spn.data.digest import file_sha256, files_sha256
 from spn.data.sources.cifar_pickle import parse_batch
-from spn.data.sources.files import file_sha256, files_sha256, missing_file
+from spn.data.sources.files import missing_file
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
+"""In the archive."""
 TRAIN = tuple(f"data_batch_{index}" for index in range(1, 6))
 TEST = ("test_batch",)
 
@@ -62,7 +63,7 @@ class BatchPool(Pool):
 
 def open_cifar10(section: Cifar10Data, root: Path) -> Source:
     """Open the archive, or the folder where there is no archive."""
-    archive, folder = root / ARCHIVE, root / FOLDER
+    archive, folder = (root / place for place in section.places)
     if archive.is_file():
         where, digest, files = archive, file_sha256(archive), _archive_files(archive)
     elif folder.is_dir():

@@ -1,9 +1,7 @@
 """Files of a source: their digest, reading from them, and the line that tells a user how to get one."""
 
-import hashlib
 import zipfile
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -21,25 +19,6 @@ class Readable(Protocol):
     def seek(self, position: int, /) -> int:
         """Go to a position."""
         ...
-
-
-def file_sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def listing_sha256(digests: Iterable[tuple[str, str]]) -> str:
-    """Compute the SHA-256 of what `sha256sum` prints for files of these (name, SHA-256), in this order."""
-    listing = hashlib.sha256()
-    for name, digest in digests:
-        listing.update(f"{digest}  {name}\n".encode())
-    return listing.hexdigest()
-
-
-def files_sha256(paths: Iterable[Path]) -> str:
-    """Compute the SHA-256 of what `sha256sum` prints for the files, named as in their folder."""
-    return listing_sha256((path.name, file_sha256(path)) for path in paths)
 
 
 def read_exactly(file: Readable, size: int, path: Path, position: int | None = None) -> bytes:

@@ -12,9 +12,11 @@ from jaxtyping import Int64
 from tqdm import tqdm
 
 from spn.config import FolderData, InputError
-from spn.data.sources.files import listing_sha256, missing_file
+from spn.data.digest import listing_sha256
+from spn.data.layout import SPLITS, Split
+from spn.data.sources.files import missing_file
 from spn.data.sources.picture import SUFFIXES, PictureError, decode_picture
-from spn.data.sources.source import SOURCE_BITS, SPLITS, Item, Pool, Source, Split, draw_parts
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 
 MAX_FILE_BYTES = 1 << 28
 """No picture file of this size is meant; a zip may state any."""
@@ -86,7 +88,7 @@ def open_folder(section: FolderData, root: Path, progress: bool) -> Source:
 
 
 def _find(section: FolderData, root: Path) -> Pictures:
-    folder, archive = root / section.name, root / f"{section.name}.zip"
+    folder, archive = (root / place for place in section.places)
     if folder.is_dir() and archive.is_file():
         raise InputError(f"{folder}: expected either a folder or {archive}, got both")
     if not folder.is_dir() and not archive.is_file():

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from spn.config import InputError, MnistData
-from spn.data.sources.files import files_sha256, missing_file, read_exactly
+from spn.data.digest import files_sha256
+from spn.data.sources.files import missing_file, read_exactly
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
-FOLDER = "mnist"
 SIDE = 28
 IMAGES_MAGIC = 0x00000803
 LABELS_MAGIC = 0x00000801
@@ -58,8 +58,7 @@ class IdxPool(Pool):
 
 def open_mnist(section: MnistData, root: Path) -> Source:
     """Open the four files."""
-    names = [f"{part}-{kind}.gz" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    paths = [root / FOLDER / name for name in names]
+    paths = [root / place for place in section.places]
     for path in paths:
         if not path.is_file():
             raise missing_file(path, "an official MNIST file", f"{URL}/{path.name}")
@@ -68,7 +67,7 @@ def open_mnist(section: MnistData, root: Path) -> Source:
         release=f"MNIST, official idx files, {len(train)} train and {len(test)} test images",
         digest=files_sha256(paths),
         parts=draw_parts(
-            section, {"train": train, "test": test}, {"validation": section.validation}, str(root / FOLDER)
+            section, {"train": train, "test": test}, {"validation": section.validation}, str(paths[0].parent)
         ),
         drop_bits=SOURCE_BITS - section.bits,
     )

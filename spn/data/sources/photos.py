@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from spn.config import InputError, PhotosData
-from spn.data.sources.source import SOURCE_BITS, SPLITS, Item, Pool, Source, Split, draw_parts
+from spn.data.layout import SPLITS, Split
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 
 Photo = UInt8[np.ndarray, "_ _ 3"]
 

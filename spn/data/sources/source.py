@@ -3,16 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from spn.config import InputError
 from spn.config.data import SourceSection
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+from spn.data.layout import SPLITS, Split
 
 Item = tuple[UInt8[np.ndarray, "height width channel"], int | None]
 """One image and its label."""
