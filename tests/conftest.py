@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 
 # Before anything imports it, so that its assertions explain themselves.
-pytest.register_assert_rewrite("contract")
+pytest.register_assert_rewrite("contract", "params_file")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")

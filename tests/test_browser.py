@@ -1,18 +1,17 @@
 """What a person sees of a finished experiment in MLflow's pages. Screenshots are kept in test-output/."""
 
-import math
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from browser import Person, chromium, mlflow_ui
-from PIL import Image
+from experiment import tiny_params
+from workspace import finished
 
-from spn.provenance import recipe_digest
-from spn.tracking import DEFAULT_URI, Experiment, StageRun, create_experiment, record_chain, record_evaluation
+from spn.tracking import Experiment, load_experiment
 
 pytestmark = pytest.mark.slow
 
@@ -41,45 +40,17 @@ class FinishedStore:
         }
 
 
-def record_stage(experiment: Experiment, stage: str, bits_per_dim: float) -> dict[str, Any]:
-    recipe = {"stage": stage, "model": {"family": "spn", "width": 16}, "training": {"steps": 40, "batch_size": 64}}
-    with StageRun(experiment, stage, recipe, num_parameters=12_345, checkpoint=Path("checkpoint.safetensors")) as run:
-        for step in range(0, 41, 2):
-            estimate = bits_per_dim * (1 + math.exp(-step / 10))
-            run.measured({"step": step, "train_bits_per_dim_estimate": estimate, "learning_rate": 0.002})
-    figures = {"bits_per_dim": bits_per_dim, "standard_error": 0.0123, "num_images": 360, "num_parameters": 12_345}
-    figures |= {"recipe_digest": recipe_digest(recipe)}
-    record_evaluation(experiment, {"stage": stage, "split": "test", "estimate": "exact", **figures})
-    return figures
-
-
-def record(experiment: Experiment, chain: str, stages: dict[str, float], picture: Path) -> dict[str, Any]:
-    metrics = {
-        "bits_per_dim": sum(stages.values()),
-        "standard_error": 0.0234,
-        "num_parameters": 12_345 * len(stages),
-        "stages": {stage: record_stage(experiment, stage, value) for stage, value in stages.items()},
-    }
-    record_chain(experiment, chain, metrics, {f"{chain}.png": picture})
-    return metrics
-
-
 @pytest.fixture(scope="module")
 def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedStore]:
-    folder = tmp_path_factory.mktemp("finished")
-    picture = folder / "samples.png"
-    noise = np.random.default_rng(1).integers(0, 256, (96, 96), dtype=np.uint8)
-    Image.fromarray(noise).save(picture)
-    chains = {
-        "raster": {"raster": 2.171875},
-        "depth": {"depth_high": 0.71875, "depth_low": 1.53125},
-        "multidimensional": {"first_high": 0.203125, "rest_high": 0.4921875, "low": 1.515625},
-    }
+    """The experiment that `dvc repro` made in the finished workspace."""
+    folder = finished(tmp_path_factory)[0].folder
+    chains = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("results/chains/*/metrics.json")}
+    last = {chain: (len(metrics["stages"]), list(metrics["stages"])[-1]) for chain, metrics in chains.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        experiment = create_experiment(DEFAULT_URI, "digits", Path("experiment.json"))
-        recorded = {chain: record(experiment, chain, stages, picture) for chain, stages in chains.items()}
-        yield FinishedStore(folder, "digits", experiment, recorded, {chain: f"{chain}.png" for chain in chains})
+        patch.chdir(folder)  # the address of the store is relative
+        experiment = load_experiment(Path("mlflow/experiment.json"))
+        pictures = {chain: f"{place}_{stage}.png" for chain, (place, stage) in last.items()}
+        yield FinishedStore(folder, tiny_params()["data"]["name"], experiment, chains, pictures)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from contract import (
 
 from spn.config import SpnSection
 from spn.generation import keyed_uniforms, replay, walk
+from spn.image import split_slices
 
 CHAINS = chains(1, 2) | {"three_way": three_way()}
 
@@ -82,8 +83,8 @@ def tiny_problem(name: str, shape: tuple[int, int, int], bits: int) -> Problem:
     return build_problem(chain, shape, bits)
 
 
-@pytest.mark.parametrize("case", WIDE, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("check", [*STAGE_CHECKS, *MODEL_CHECKS], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", WIDE, ids=lambda case: "-".join(map(str, case)))
 def test_slices_of_3x3(check: Check, case: tuple[str, int, str, str]) -> None:
     check(wide_problem(*case))
 
@@ -136,7 +137,7 @@ def test_low_temperature_gives_the_most_probable_levels() -> None:
     problem = wide_problem("size", 1, "embedded", "pixelcnn")
     cold = contract.sample(problem, num_images=2, batch_size=2, temperature=1e-6)
     for stage, model in problem.parts:
-        slices = contract.split_slices(cold, stage.plan.scale_factor)
+        slices = split_slices(cold, stage.plan.scale_factor)
         for position in stage.targets:
             positions = stage.positions(position, 2)
             target = stage.target(slices, positions)

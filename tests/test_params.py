@@ -1,70 +1,15 @@
 """params.yaml: what is accepted, and what a mistake is told."""
 
-import copy
 import difflib
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from ruamel.yaml import YAML
+from params_file import GONE, ROOT, TEXT, changed, error_of, load, plain
 
-from spn.config import InputError, Params, load_params, params_schema
+from spn.config import InputError, load_params, params_schema
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "params.yaml").read_text()
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
-GONE = object()
-"""Stands for a key taken away."""
-
-
-def plain() -> dict[str, Any]:
-    """Read params.yaml as plain values; aliases become copies, so that a change of one stage leaves the others."""
-    return json.loads(json.dumps(YAML(typ="safe", pure=True).load(TEXT)))
-
-
-def changed(changes: dict[str, object]) -> dict[str, Any]:
-    """Change params.yaml at dotted keys."""
-    params = plain()
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        section = params
-        for name in path:
-            section = section[name]
-        if value is GONE:
-            del section[last]
-        else:
-            section[last] = value
-    return params
-
-
-def load(folder: Path, content: str | bytes | dict[str, Any]) -> Params:
-    if isinstance(content, dict):
-        content = json.dumps(content, ensure_ascii=False)  # JSON is YAML
-    path = folder / "params.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return load_params(path)
-
-
-def error_of(folder: Path, content: str | bytes | dict[str, Any]) -> str:
-    """Give the one line that a mistake is told, less the name of the file."""
-    with pytest.raises(InputError) as caught:
-        load(folder, content)
-    message = str(caught.value)
-    assert message.splitlines() == [message]
-    start = f"{folder / 'params.yaml'}: "
-    assert message.startswith(start)
-    return message.removeprefix(start)
-
-
-def params_or_message(folder: Path, content: dict[str, Any]) -> Params | str:
-    try:
-        return load(folder, content)
-    except InputError as error:
-        return str(error)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -164,41 +109,6 @@ def test_a_typo_that_aliases_repeat_is_still_one_short_line(tmp_path: Path) -> N
     assert len(message) < 1000
 
 
-BROKEN = {
-    "syntax": TEXT.replace("stages: [raster]", "stages: [raster"),
-    "tab": "seed: 1\n\tdata: 2",
-    "duplicate key": TEXT.replace("seed: 1\n", "seed: 1\nseed: 2\n", 1),
-    "unknown alias": TEXT.replace("*decoder", "*decodr"),
-    "two documents": f"{TEXT}\n---\n{TEXT}",
-    "tag of a python object": TEXT.replace("seed: 1", "seed: !!python/object/apply:os.getcwd []"),
-    "unknown tag": TEXT.replace("seed: 1", "seed: !mine 1"),
-    "impossible date": TEXT.replace("seed: 1", "seed: 2020-99-99"),
-    "number that is none": TEXT.replace("seed: 1", "seed: !!int x"),
-    "flag that is none": TEXT.replace("seed: 1", "seed: !!bool x"),
-    "huge number": TEXT.replace("seed: 1", f"seed: {'9' * 5000}"),
-    "endless nesting": "[" * 400,
-    "not text": b"\xff\xfe\x00",
-    "null character": "seed: \0",
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_yaml_is_told_in_one_line(name: str, tmp_path: Path) -> None:
-    assert error_of(tmp_path, BROKEN[name]).startswith("not valid YAML: ")
-
-
-@pytest.mark.parametrize("content", ["", "[1, 2]", "raster", "3", "null"])
-def test_a_file_must_hold_a_mapping(content: str, tmp_path: Path) -> None:
-    assert error_of(tmp_path, content).startswith("the whole file: ")
-
-
-@pytest.mark.parametrize(
-    "content", ["? [a, b]\n: 1", "a: &a [*a]", "a: !!set {b}", "a: 2020-01-01", '"a\\nb": 1', "1: 2", "a: .nan"]
-)
-def test_values_that_only_yaml_has_are_told_in_one_line(content: str, tmp_path: Path) -> None:
-    assert error_of(tmp_path, f"{TEXT}\n{content}")
-
-
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "nowhere.yaml"
     with pytest.raises(InputError, match=r"nowhere\.yaml: expected a readable params file: No such file"):
@@ -211,7 +121,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 def test_a_stage_of_two_chains_is_one_stage(tmp_path: Path) -> None:
-    other = copy.deepcopy(plain()["stages"]["depth_low"])
+    other = plain()["stages"]["depth_low"]
     params = load(
         tmp_path,
         changed({"stages.other_low": other, "chains.other": {"stages": ["depth_high", "other_low"]}}),
@@ -244,34 +154,3 @@ def test_the_schema_is_current() -> None:
     assert path.read_text() == expected, "\n".join(
         ["params.schema.json is stale; run: .venv/bin/spn schema > params.schema.json", *diff]
     )
-
-
-def dotted_keys(value: object, key: str = "") -> Iterator[str]:
-    """List every dotted key of params.yaml, sections and lists included."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            path = f"{key}.{name}" if key else name
-            yield path
-            yield from dotted_keys(inner, path)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["all", "raster"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@given(key=st.sampled_from(sorted(dotted_keys(plain()))), value=JSON, extra=st.none() | st.text(max_size=4))
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_value_at_any_key_is_valid_or_told_in_one_line(
-    key: str, value: object, extra: str | None, tmp_path: Path
-) -> None:
-    outcome = params_or_message(tmp_path, changed({key: value if extra is None else {extra: value}}))
-    assert outcome.plans if isinstance(outcome, Params) else outcome.splitlines() == [outcome]
-
-
-@given(text=st.text(max_size=40) | st.binary(max_size=40).map(lambda data: data.decode("latin-1")))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_text_is_told_in_one_line(text: str, tmp_path: Path) -> None:
-    error_of(tmp_path, text)

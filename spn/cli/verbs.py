@@ -101,6 +101,8 @@ def sample(
     from spn.report.pictures import save_grid
 
     loaded, place = _load(params, stage), _device(device, threads)
+    if stage not in _stages_of(loaded, chain):
+        raise InputError(f"stage: expected one of chain {chain} ({', '.join(_stages_of(loaded, chain))}), got {stage}")
     digest = SliceFile(data).digest
     trained, model = load_trained(loaded, stage, digest, checkpoint, place)
     before, notes = read_images(given[0]) if given else (None, {"recipes": "{}"})
@@ -126,7 +128,7 @@ def summarise(params: Path, chain: str, stages: Path, output: Path) -> None:
     """Add the exact nats of a chain's stages."""
     from spn.evaluation.evaluate import chain_metrics, load_nats
 
-    names = load_params(params).chains[chain].stages
+    names = _stages_of(load_params(params), chain)
     parts = {name: (read_json(stages / name / "metrics.json"), load_nats(stages / name / "nats.npy")) for name in names}
     write_json(output, chain_metrics(chain, parts))
 
@@ -136,7 +138,7 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
     from spn import tracking
 
     loaded, store = load_params(params), tracking.load_experiment(experiment)
-    names, folder = loaded.chains[chain].stages, results / "chains" / chain
+    names, folder = _stages_of(loaded, chain), results / "chains" / chain
     for name in names:
         metrics = read_json(results / "stages" / name / "metrics.json")
         if not tracking.has_finished_run(store, metrics["recipe_digest"]):
@@ -211,6 +213,12 @@ def _check_stage(params: Params, stage: str) -> None:
     if stage not in params.stage_plans:
         known = ", ".join(params.stage_plans)
         raise InputError(f"stage: expected one that a chain uses ({known}), got {stage}")
+
+
+def _stages_of(params: Params, chain: str) -> tuple[str, ...]:
+    if chain not in params.chains:
+        raise InputError(f"chain: expected one of {', '.join(params.chains)}, got {chain}")
+    return params.chains[chain].stages
 
 
 def _chain_metrics(params: Params, results: Path) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""What the contract is checked on: a chain of stages, resolved, with models of random weights in float64."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spn.config import SpnSection, StagePlan, tile
+from spn.config.tiling import Slices
+from spn.image import split_slices
+from spn.models import Context, Model, Signature, build_model
+from spn.stages import Stage
+
+Shape = tuple[int, int, int]
+Position = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The cells of a stage, as its section of params.yaml names them."""
+
+    scale_factor: int
+    slices: Slices
+    bits: tuple[int, int]
+
+
+Chain = dict[str, Part]
+
+SMALL = SpnSection(
+    family="spn",
+    width=8,
+    heads=2,
+    transformer_layers=1,
+    pixelcnn_width=24,
+    pixelcnn_layers=2,
+    embedder_layers=1,
+    meta_position_units=2,
+    intensity_units=3,
+)
+"""The smallest network that has every part."""
+
+
+def chains(high: int, bits: int) -> dict[str, Chain]:
+    """Name chains over images of `bits` bits that between them have every kind of stage; `high` bits come first."""
+    every, hi, lo = (0, bits), (0, high), (high, bits)
+    return {
+        "raster": {"raster": Part(1, "all", every)},
+        "subscale": {"subscale": Part(2, "all", every)},
+        "depth": {"high": Part(1, "all", hi), "low": Part(1, "all", lo)},
+        "multidimensional": {
+            "first_high": Part(2, "first", hi),
+            "rest_high": Part(2, "rest", hi),
+            "low": Part(2, "all", lo),
+        },
+        "size": {"first": Part(2, "first", every), "rest": Part(2, "rest", every)},
+        "rest_before_first": {"rest": Part(2, "rest", every), "first": Part(2, "first", every)},
+        "low_before_high": {"low": Part(2, "all", lo), "high": Part(2, "all", hi)},
+        "raster_then_subscale": {"high": Part(1, "all", hi), "low": Part(2, "all", lo)},
+        "size_then_raster": {
+            "first": Part(2, "first", hi),
+            "rest": Part(2, "rest", hi),
+            "low": Part(1, "all", lo),
+        },
+        "uneven": {
+            "first": Part(2, "first", every),
+            "rest_high": Part(2, "rest", hi),
+            "rest_low": Part(2, "rest", lo),
+        },
+    }
+
+
+def three_way() -> Chain:
+    """Split three bits in three."""
+    return {name: Part(2, "all", (bit, bit + 1)) for bit, name in enumerate(("high", "middle", "low"))}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A chain, resolved, with a model for each stage."""
+
+    shape: Shape
+    bits: int
+    plans: tuple[StagePlan, ...]
+    models: tuple[Model, ...]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Give the stages, in the order of the chain."""
+        return tuple(Stage(plan, self.shape) for plan in self.plans)
+
+    @property
+    def parts(self) -> Iterator[tuple[Stage, Model]]:
+        """Pair the stages with their models."""
+        return zip(self.stages, self.models, strict=True)
+
+    def images(self, count: int) -> Tensor:
+        """Draw images of noise."""
+        generator = torch.Generator().manual_seed(5)
+        return torch.randint(1 << self.bits, (count, *self.shape), generator=generator).to(torch.uint8)
+
+    def cases(self, count: int = 2) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:
+        """Give every target slice of every stage, with the target and context that noise has there."""
+        for stage, model in self.parts:
+            slices = split_slices(self.images(count), stage.plan.scale_factor)
+            for position in stage.targets:
+                positions = stage.positions(position, count)
+                yield stage, model, position, stage.target(slices, positions), stage.context(slices, positions)
+
+
+def resolve(chain: Chain, shape: Shape, bits: int) -> Problem:
+    """Resolve a chain, without models, for the checks of stages alone."""
+    return Problem(shape, bits, tile("chain", chain, bits), models=())
+
+
+def build_problem(chain: Chain, shape: Shape, bits: int, section: SpnSection = SMALL) -> Problem:
+    """Resolve a chain and give each stage a model with random weights."""
+    problem = resolve(chain, shape, bits)
+    models = (random_model(section, stage.signature, seed) for seed, stage in enumerate(problem.stages))
+    return replace(problem, models=tuple(models))
+
+
+def random_model(section: SpnSection, signature: Signature, seed: int) -> Model:
+    """Build a model all of whose weights are random, for zeros of the initialisation would hide what leaks."""
+    model = build_model(section, signature).double().eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
+        parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+Check = Callable[[Problem], None]
+"""Asserts what sound code promises of a problem."""

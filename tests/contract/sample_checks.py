@@ -1,0 +1,103 @@
+"""What sampling promises: draws from the very laws that scoring gives, whatever the batch."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from contract.model_checks import chain_probabilities
+from contract.problem import Check, Problem
+from spn.generation import sample_chain_stage, sample_stage
+from spn.image import join_slices, split_slices
+from spn.likelihood import Law
+from spn.models import Context, Model
+
+SEED = 7
+"""Of samples."""
+
+
+def sample(problem: Problem, num_images: int, batch_size: int, temperature: float = 1.0) -> Tensor:
+    """Sample a whole chain."""
+    images = None
+    for stage, model in problem.parts:
+        images = sample_chain_stage(stage, model, images, num_images, SEED, temperature, batch_size)
+    assert images is not None
+    return images
+
+
+def check_batches(problem: Problem) -> None:
+    """A sample is a function of its number alone: not of its batch's size, nor of its place in the batch."""
+    together = sample(problem, num_images=3, batch_size=3)
+    numbers = [2, 0]
+    images = torch.zeros_like(together[numbers])
+    for stage, model in problem.parts:
+        slices = split_slices(images, stage.plan.scale_factor)
+        images = join_slices(sample_stage(stage, model, slices, numbers, SEED))
+    assert torch.equal(images, together[numbers])
+
+
+def check_samples_replay(problem: Problem) -> None:
+    """The laws that a sample was drawn from are those that scoring the finished sample gives."""
+    watched = tuple(Watched(model) for model in problem.models)
+    images = sample(replace(problem, models=watched), num_images=2, batch_size=2)
+    for (stage, model), watch in zip(problem.parts, watched, strict=True):
+        offered = iter(watch.offered)
+        slices = split_slices(images, stage.plan.scale_factor)
+        for position in stage.targets:
+            positions = stage.positions(position, 2)
+            target = stage.target(slices, positions)
+            laws = model(target, stage.context(slices, positions)).probs().flatten(1, 3)
+            for law in laws.unbind(1):
+                torch.testing.assert_close(next(offered), law, atol=1e-12, rtol=0)
+        assert not list(offered)
+
+
+def check_frequencies(problem: Problem) -> None:
+    """Samples are as frequent as their probabilities say (chi-squared; for images that can be enumerated)."""
+    images, probabilities = chain_probabilities(problem)
+    samples = sample(problem, num_images=min(4000, 30 * len(images)), batch_size=1000).flatten(1).long()
+    places = (1 << problem.bits) ** torch.arange(samples.shape[1] - 1, -1, -1)
+    codes = (samples * places).sum(1)
+    assert torch.equal(images.flatten(1)[codes].long(), samples)
+    counts, expected = torch.bincount(codes, minlength=len(images)), len(samples) * probabilities
+    freedom = len(images) - 1
+    assert ((counts - expected) ** 2 / expected).sum() < freedom + 4 * (2 * freedom) ** 0.5
+
+
+class Watched(Model):
+    """A model that notes the probabilities of every law it offers."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model, self.signature, self.offered = model, model.signature, list[Tensor]()
+
+    def embed_target(self, levels: Tensor) -> Tensor:
+        return self.model.embed_target(levels)
+
+    def embed_context(self, context: Context) -> Tensor | None:
+        return self.model.embed_context(context)
+
+    def laws(self, embedded: Tensor, features: Tensor | None) -> Law:
+        return _WatchedLaw(self.model.laws(embedded, features), self.offered)
+
+
+class _WatchedLaw(Law):
+    def __init__(self, law: Law, offered: list[Tensor]) -> None:
+        self.law, self.offered = law, offered
+
+    def select(self, row: int, column: int, channel: int) -> Law:
+        selected = self.law.select(row, column, channel)
+        self.offered.append(selected.probs())
+        return selected
+
+    def log_prob(self, levels: Tensor) -> Tensor:
+        return self.law.log_prob(levels)
+
+    def probs(self) -> Tensor:
+        return self.law.probs()
+
+    def tempered(self, temperature: float) -> Law:
+        return self.law.tempered(temperature)
+
+
+SAMPLE_CHECKS: tuple[Check, ...] = (check_batches, check_samples_replay)

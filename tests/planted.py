@@ -1,0 +1,207 @@
+"""Bugs to plant, each a function that patches sound code."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import contract.problem
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spn.config import StagePlan
+from spn.generation import keyed_uniforms
+from spn.image import gather_window, window_offsets
+from spn.layers import ChannelCausalLinear, HorizontalConv, ScaledIntensity
+from spn.likelihood import Categorical
+from spn.models import Context, Model, spn
+from spn.models.spn import GatedPixelCNN, SubscalePixelNetwork
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+# Bugs of the model.
+
+
+def mask_b_for_mask_a(patch: pytest.MonkeyPatch) -> None:
+    def lenient(num_in: int, num_out: int, num_channels: int, strict: bool) -> HorizontalConv:
+        return HorizontalConv(num_in, num_out, num_channels, strict=False)
+
+    patch.setattr(spn, "HorizontalConv", lenient)
+
+
+def vertical_stack_not_shifted_down(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(spn, "down_shift", lambda features: features)
+
+
+def transformer_not_shifted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(spn, "raster_shift", lambda features: features)
+
+
+def vertical_stack_sees_the_transformer(patch: pytest.MonkeyPatch) -> None:
+    sound = GatedPixelCNN.forward
+    patch.setattr(GatedPixelCNN, "forward", lambda self, embedded, both: sound(self, embedded, (both[1], both[1])))
+
+
+class BlueSeenByGreen(ChannelCausalLinear):
+    def __init__(self, num_in: int, num_out: int, num_channels: int, strict: bool) -> None:
+        super().__init__(num_in, num_out, num_channels, strict)
+        self.leaks = strict and num_channels == 3
+        if self.leaks:
+            self.groups[1] = nn.Linear(2 * num_in // 3, num_out // 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.leaks:
+            return super().forward(features)
+        red, green, blue = features.chunk(3, dim=-1)
+        seen = (red[..., :0], torch.cat((red, blue), dim=-1), torch.cat((red, green), dim=-1))
+        return torch.cat([group(part) for group, part in zip(self.groups, seen, strict=True)], dim=-1)
+
+
+def blue_seen_by_green(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("spn.layers.causal.ChannelCausalLinear", BlueSeenByGreen)
+
+
+def channels_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    sound = GatedPixelCNN.forward
+
+    def swapped(self: GatedPixelCNN, embedded: Tensor, conditions: Any) -> Tensor:
+        order = [0, 2, 1] if self.channels == 3 else [0]
+        grouped = embedded.unflatten(-1, (self.channels, -1))[..., order, :]
+        return sound(self, grouped.flatten(-2), conditions)[..., order, :]
+
+    patch.setattr(GatedPixelCNN, "forward", swapped)
+
+
+def gate_across_channels(patch: pytest.MonkeyPatch) -> None:
+    def gate(features: Tensor, num_groups: int) -> Tensor:
+        half, other = features.chunk(2, dim=-1)
+        return half.tanh() * other.sigmoid()
+
+    patch.setattr(spn, "_gate", gate)
+
+
+def nothing_above_is_seen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(spn, "down_shift", torch.zeros_like)
+    patch.setattr(spn, "raster_shift", torch.zeros_like)
+
+
+def context_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    sound = SubscalePixelNetwork.embed_context
+
+    def deaf(self: Model, context: Context) -> Tensor | None:
+        features = sound(self, context)
+        return None if features is None else torch.zeros_like(features)
+
+    patch.setattr(SubscalePixelNetwork, "embed_context", deaf)
+
+
+def padding_is_intensity_zero(patch: pytest.MonkeyPatch) -> None:
+    sound = ScaledIntensity.forward
+    patch.setattr(
+        ScaledIntensity, "forward", lambda self, levels, present: sound(self, levels, torch.ones_like(present))
+    )
+
+
+# Bugs of the law.
+
+
+def float32_for_float64(patch: pytest.MonkeyPatch) -> None:
+    sound = Categorical.log_prob
+    patch.setattr(Categorical, "log_prob", lambda self, levels: sound(Categorical(self.logits.float()), levels))
+
+
+def softmax_over_the_wrong_axis(patch: pytest.MonkeyPatch) -> None:
+    def log_prob(self: Categorical, levels: Tensor) -> Tensor:
+        return self.logits.log_softmax(-2).gather(-1, levels[..., None])[..., 0]
+
+    patch.setattr(Categorical, "log_prob", log_prob)
+
+
+def softmax_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Categorical, "log_prob", lambda self, levels: self.logits.gather(-1, levels[..., None])[..., 0])
+
+
+# Bugs of the stage.
+
+
+def replace_plans(patch: pytest.MonkeyPatch, change: Callable[[tuple[StagePlan, ...]], tuple[StagePlan, ...]]) -> None:
+    sound = contract.problem.tile
+    patch.setattr(contract.problem, "tile", lambda *arguments: change(sound(*arguments)))
+
+
+def stages_overlap(patch: pytest.MonkeyPatch) -> None:
+    replace_plans(patch, lambda plans: (*plans, replace(plans[-1], name="again")))
+
+
+def stage_left_out(patch: pytest.MonkeyPatch) -> None:
+    replace_plans(patch, lambda plans: plans[1:] or plans)
+
+
+def plan_knows_what_comes_later(patch: pytest.MonkeyPatch) -> None:
+    def all_known(plan: StagePlan) -> StagePlan:
+        return replace(plan, known=tuple(tuple(mask or plan.own_mask for mask in row) for row in plan.known))
+
+    replace_plans(patch, lambda plans: tuple(map(all_known, plans)))
+
+
+def later_slices_in_the_causal_window(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("spn.stages.causal_offsets", window_offsets)
+
+
+def low_bits_shown_to_the_high_bit_stage(patch: pytest.MonkeyPatch) -> None:
+    def unmasked(slices: Tensor, visible: Tensor, *where: Any) -> tuple[Tensor, Tensor]:
+        return gather_window(slices, torch.where(visible != 0, 0xFF, 0), *where)
+
+    patch.setattr("spn.stages.gather_window", unmasked)
+
+
+def shift_window(patch: pytest.MonkeyPatch, down: int, right: int) -> None:
+    def shifted(slices: Tensor, visible: Tensor, position: Tensor, offsets: list[tuple[int, int]]) -> Any:
+        return gather_window(slices, visible, position, [(di + down, dj + right) for di, dj in offsets])
+
+    patch.setattr("spn.stages.gather_window", shifted)
+
+
+def window_shifted_onto_the_target(patch: pytest.MonkeyPatch) -> None:
+    shift_window(patch, 0, 1)
+
+
+def window_shifted_away_from_the_target(patch: pytest.MonkeyPatch) -> None:
+    shift_window(patch, 0, -1)
+
+
+def window_of_the_transposed_position(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        "spn.stages.gather_window",
+        lambda slices, visible, position, offsets: gather_window(slices, visible, position.flip(-1), offsets),
+    )
+
+
+# Bugs of sampling.
+
+
+def sampled_backwards(patch: pytest.MonkeyPatch) -> None:
+    def backwards(model: Model, context: Context, choose: Callable[..., Tensor]) -> Tensor:
+        shape = model.signature
+        levels = torch.zeros(len(context.cells), shape.height, shape.width, shape.channels, dtype=torch.long)
+        features = model.embed_context(context)
+        for place in reversed(list(torch.ones(levels.shape[1:]).nonzero().tolist())):
+            here = tuple(place)
+            levels[:, *here] = choose(here, model.laws(model.embed_target(levels), features).select(*here))
+        return levels
+
+    patch.setattr("spn.generation.sample.walk", backwards)
+
+
+def uniforms_keyed_by_place_in_the_batch(patch: pytest.MonkeyPatch) -> None:
+    def by_place(seed: int, stage: str, position: tuple[int, int], images: Sequence[int], shape: Any) -> Tensor:
+        return keyed_uniforms(seed, stage, position, range(len(images)), shape)
+
+    patch.setattr("spn.generation.sample.keyed_uniforms", by_place)
+
+
+def uniforms_the_same_for_all_slices(patch: pytest.MonkeyPatch) -> None:
+    def of_first(seed: int, stage: str, position: tuple[int, int], images: Sequence[int], shape: Any) -> Tensor:
+        return keyed_uniforms(seed, stage, (0, 0), images, shape)
+
+    patch.setattr("spn.generation.sample.keyed_uniforms", of_first)

@@ -1,0 +1,308 @@
+"""The real Snakemake on real digits: what runs again and what does not, and what stops everything."""
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from experiment import tiny_params
+from workspace import Workspace, finished, with_steps
+
+from spn.checkpoint import load_notes, load_tensors
+from spn.cli import main
+from spn.tracking import load_experiment
+from spn.training.train import read_history
+
+pytestmark = pytest.mark.slow
+
+STAGES = ("raster", "high", "low")
+CHAIN = ("high", "low")
+EVERYTHING = {
+    "create_experiment",
+    "preprocess/digits/S1_5",
+    "preprocess/digits/S2_2+3",
+    *(f"{rule}/{stage}" for rule in ("train", "evaluate") for stage in STAGES),
+    "sample/raster/raster",
+    "sample/depth/high",
+    "sample/depth/low",
+    *(f"{rule}/{chain}" for rule in ("summarise", "record") for chain in ("raster", "depth")),
+    "report",
+    "reproduce",
+}
+AFTER_LOW = {
+    "train/low",
+    "evaluate/low",
+    "sample/depth/low",
+    "summarise/depth",
+    "record/depth",
+    "report",
+    "reproduce",
+}
+"""What depends on the training of the stage `low`, and its training."""
+
+TRAININGS = tuple(f"results/stages/{stage}/checkpoint.safetensors" for stage in STAGES)
+LOW = "results/stages/low/checkpoint.safetensors"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The finished experiment; not to be changed."""
+    return finished(tmp_path_factory)[0]
+
+
+@pytest.fixture
+def workspace(done: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the finished experiment."""
+    return done.copy(tmp_path / "project")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(path)[0]
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_linter_finds_nothing(done: Workspace) -> None:
+    assert "Congratulations" in done.snakemake("--lint").output
+
+
+def test_every_output_is_made(done: Workspace) -> None:
+    files = {str(path.relative_to(done.folder)) for path in (done.folder / "results").rglob("*") if path.is_file()}
+    expected = {"metrics.json", "report.html"}
+    expected |= {f"plots/{name}" for name in ("table.html", "bits_per_dim.csv", "bits_per_dim.png", "real.png")}
+    expected |= {"plots/curves.png"} | {f"plots/curves/{stage}.csv" for stage in STAGES}
+    made = ("checkpoint.safetensors", "history.csv", "metrics.json", "nats.npy")
+    expected |= {f"stages/{stage}/{name}" for stage in STAGES for name in made}
+    expected |= {f"chains/{chain}/metrics.json" for chain in ("raster", "depth")}
+    places = ("raster/raster", "depth/high", "depth/low")
+    expected |= {f"chains/{place}/samples.{suffix}" for place in places for suffix in ("h5", "png")}
+    assert files == {f"results/{name}" for name in expected}
+    assert {"mlflow/experiment.json", "mlflow/chains/raster.json", "mlflow/chains/depth.json"} == {
+        str(path.relative_to(done.folder)) for path in (done.folder / "mlflow").rglob("*.json")
+    }
+
+
+def test_a_chain_is_the_sum_of_its_stages(done: Workspace) -> None:
+    metrics = json.loads((done.folder / "results/metrics.json").read_text())
+    stages = [json.loads((done.folder / f"results/stages/{stage}/metrics.json").read_text()) for stage in CHAIN]
+    assert metrics["depth"]["bits_per_dim"] == pytest.approx(sum(stage["bits_per_dim"] for stage in stages), abs=1e-12)
+    assert metrics["depth"]["stages"] == {stage["stage"]: stage["bits_per_dim"] for stage in stages}
+    assert {stage["num_images"] for stage in stages} == {10}
+
+
+def test_the_report_is_one_file_with_table_curves_and_samples(done: Workspace) -> None:
+    page = (done.folder / "results/report.html").read_text()
+    pictures = ["plots/bits_per_dim.png", "plots/curves.png", "plots/real.png"]
+    pictures += [f"chains/{place}/samples.png" for place in ("raster/raster", "depth/high", "depth/low")]
+    for name in [*pictures, "plots/table.html"]:
+        embedded = base64.b64encode((done.folder / "results" / name).read_bytes()).decode()
+        assert f"results/{name}" in page
+        assert embedded in page, name
+
+
+def test_nothing_changed_and_nothing_runs_but_the_comparison(workspace: Workspace) -> None:
+    again = workspace.snakemake()
+    assert again.ran == {"reproduce"}
+    metrics = json.loads((workspace.folder / "results/metrics.json").read_text())
+    for chain in ("raster", "depth"):
+        assert re.search(rf"^{chain} +{metrics[chain]['bits_per_dim']:.4f} ", again.output, re.MULTILINE)
+
+
+def test_comments_and_docstrings_change_nothing(workspace: Workspace) -> None:
+    workspace.append("spn/models/spn.py", "\n# A remark.\n")
+    layers = workspace.folder / "spn/layers/causal.py"
+    layers.write_text(layers.read_text().replace('"""', '"""Otherwise put: ', 1))
+    assert workspace.snakemake().ran == {"reproduce"}
+
+
+@pytest.mark.parametrize(
+    ("module", "kept"),
+    [
+        ("report/tables.py", EVERYTHING - {"report", "reproduce"}),
+        ("evaluation/evaluate.py", {job for job in EVERYTHING if job.startswith(("pre", "create", "train", "sample"))}),
+        ("generation/sample.py", {job for job in EVERYTHING if not job.startswith(("sample", "record", "reproduce"))}),
+        ("models/spn.py", {job for job in EVERYTHING if job.startswith(("pre", "create"))}),
+    ],
+)
+def test_what_a_line_of_code_makes_run(workspace: Workspace, module: str, kept: set[str]) -> None:
+    workspace.append(f"spn/{module}", "\nCHANGED = True\n")
+    assert workspace.plan() == EVERYTHING - kept
+
+
+def test_a_line_of_a_model_trains_all_stages_of_its_family(workspace: Workspace) -> None:
+    workspace.append("spn/models/spn.py", "\nCHANGED = True\n")
+    again = workspace.snakemake(*TRAININGS)
+    assert again.ran == {f"train/{stage}" for stage in STAGES}
+    assert again.trained == set(STAGES)
+
+
+def test_one_stages_parameter_trains_that_stage_and_reverting_it_trains_nothing(workspace: Workspace) -> None:
+    before = workspace.read("results/stages/*/checkpoint.safetensors")
+    workspace.write_params(with_steps("low", 7))
+    assert workspace.plan() == AFTER_LOW
+    changed = workspace.snakemake(*TRAININGS)
+    assert changed.ran == {"train/low"}
+    assert changed.trained == {"low"}
+    between = workspace.read("results/stages/*/checkpoint.safetensors")
+    assert {name for name in before if before[name] != between[name]} == {LOW}
+    workspace.write_params(tiny_params())
+    reverted = workspace.snakemake(*TRAININGS)
+    assert reverted.ran == {"train/low"}
+    assert reverted.trained == set()
+    assert workspace.read("results/stages/*/checkpoint.safetensors") == before
+
+
+def start(workspace: Workspace) -> "subprocess.Popen[bytes]":
+    """Start the workflow in the background."""
+    command = ["snakemake", "--cores", "2", "--rerun-incomplete"]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=workspace.folder, env=workspace.environment, stdout=quiet, stderr=quiet)
+
+
+def training_of(snakemake: "subprocess.Popen[bytes]", stage: str) -> psutil.Process | None:
+    """Find the training process of a stage among the descendants of Snakemake."""
+    for process in psutil.Process(snakemake.pid).children(recursive=True):
+        command = process.cmdline()
+        if "python" in Path(command[0] if command else "").name and {"train", stage} <= set(command):
+            return process
+    return None
+
+
+def step_of(workspace: Workspace, before: set[Path]) -> int:
+    """Give the step of the training state that is new in runs/; 0 where there is none."""
+    new = set((workspace.folder / "runs").glob("low-*.safetensors")) - before
+    return load_notes(new.pop())["step"] if new else 0
+
+
+def test_an_interrupted_training_goes_on_where_it_was_killed(workspace: Workspace) -> None:
+    before = set((workspace.folder / "runs").iterdir())
+    steps = 1500
+    workspace.write_params(with_steps("low", steps, validate_every=10))
+    snakemake = start(workspace)
+    wait_for(lambda: step_of(workspace, before) > 0, snakemake)
+    training = training_of(snakemake, "low")
+    assert training is not None
+    training.kill()
+    assert snakemake.wait(60) != 0
+    first = step_of(workspace, before)
+    assert 0 < first < steps
+
+    # What failed is seen to be missing, though Snakemake has kept the checkpoint of the recipe before.
+    assert workspace.plan() == AFTER_LOW
+    snakemake = start(workspace)
+    wait_for(lambda: step_of(workspace, before) > first, snakemake)
+    killed = [psutil.Process(snakemake.pid), *psutil.Process(snakemake.pid).children(recursive=True)]
+    for process in killed:
+        process.kill()
+    assert snakemake.wait(60) == -signal.SIGKILL
+    second = step_of(workspace, before)
+    assert first < second < steps
+
+    workspace.snakemake("--unlock")
+    done = workspace.run("snakemake", "--profile", "workflow/profiles/local")
+    assert done.ran == AFTER_LOW
+    assert done.trained == {"low"}
+    assert f" {second}/{steps} " in (workspace.folder / "logs/train/low.log").read_text().split("\r")[0]
+    whole = ["spn", "train", "low", "--data", "data/digits/S2_2+3.h5", "--experiment", "mlflow/experiment.json"]
+    workspace.run(*whole, "--output", "whole", "--runs", "whole/runs")
+    assert same(weights(workspace.folder / LOW), weights(workspace.folder / "whole/checkpoint.safetensors"))
+
+
+def wait_for(condition, snakemake: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert snakemake.poll() is None, "ended before it was interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_typo_stops_everything_before_it_begins(workspace: Workspace) -> None:
+    params = tiny_params()
+    params["stages"]["low"]["training"]["lerning_rate"] = 0.1
+    workspace.write_params(params)
+    before = contents(workspace)
+    failed = workspace.snakemake(fails=True)
+    (line,) = [line for line in failed.output.splitlines() if "params.yaml" in line]
+    assert "stages.low.training.lerning_rate" in line
+    assert "Traceback" not in failed.output
+    assert failed.ran == set()
+    assert contents(workspace) == before
+
+
+def contents(workspace: Workspace) -> dict[str, int]:
+    """Give every file of a workspace with its time, but for Snakemake's own and compiled Python."""
+    own = {".snakemake", "__pycache__"}
+    files = [path for path in workspace.folder.rglob("*") if path.is_file() and not own & set(path.parts)]
+    return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+def test_a_stale_result_is_refused_and_made_again_once_deleted(workspace: Workspace) -> None:
+    workspace.write_params(with_steps("low", 7))
+    workspace.snakemake("--touch")
+    assert workspace.plan() == {"reproduce"}
+    failed = workspace.snakemake(fails=True)
+    assert f"spn: error: {LOW}: " in failed.output
+    assert "training.steps: expected 7, got 6" in failed.output
+    (workspace.folder / LOW).unlink()
+    assert workspace.plan() == AFTER_LOW
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "nope", "--experiment", "mlflow/experiment.json", "--output", "out"], "got nope"),
+        (["evaluate", "nope", "--checkpoint", LOW, "--output", "out"], "got nope"),
+        (["sample", "nope", "low", "--checkpoint", LOW, "--output", "out"], "got nope"),
+        (["sample", "raster", "low", "--checkpoint", LOW, "--output", "out"], "got low"),
+        (["evaluate", "low", "--checkpoint", "none.safetensors", "--output", "out"], "none.safetensors: expected"),
+        (["evaluate", "low", "--checkpoint", TRAININGS[1], "--output", "out"], "stage: expected low, got high"),
+        (["summarise", "nope", "--output", "out/metrics.json"], "got nope"),
+        (["record", "nope", "--experiment", "mlflow/experiment.json", "--output", "out/run.json"], "got nope"),
+        (["preprocess", "--layout", "S9_5", "--output", "out/S9_5.h5"], "got S9_5"),
+        (["check", "nope"], "got nope"),
+        (["check", "--params", "none.yaml"], "none.yaml: expected"),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
+)
+def test_a_mistake_gives_one_line_and_status_2(
+    done: Workspace,
+    command: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(done.folder)
+    if command[0] in ("train", "evaluate", "sample"):
+        command = [*command, "--data", "data/digits/S2_2+3.h5"]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("spn: error: ")
+    assert message in line
+    assert not Path("out").exists()
+
+
+def test_a_stage_trained_elsewhere_is_recorded_from_its_checkpoint(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mlflow.db", "mlflow/experiment.json", "mlflow/chains/depth.json"):
+        (workspace.folder / name).unlink()
+    workspace.run("spn", "create_experiment", "--output", "mlflow/experiment.json")
+    assert workspace.snakemake("mlflow/chains/depth.json").ran == {"record/depth"}
+    monkeypatch.chdir(workspace.folder)
+    experiment = load_experiment(Path("mlflow/experiment.json"))
+    runs = {run.info.run_name: run for run in experiment.client.search_runs([experiment.id])}
+    assert runs.keys() == {"depth", *CHAIN}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for stage in CHAIN:
+        rows = read_history(Path(f"results/stages/{stage}/history.csv"))
+        curve = experiment.client.get_metric_history(runs[stage].info.run_id, "train_bits_per_dim_estimate")
+        assert [point.step for point in curve] == [row["step"] for row in rows]
+        assert runs[stage].data.metrics["bits_per_dim"] == runs["depth"].data.metrics[f"bits_per_dim.{stage}"]
