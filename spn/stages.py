@@ -85,10 +85,11 @@ class Stage:
         self, slices: Slices, position: tuple[int, int], levels: Int[Tensor, "batch height width channel"]
     ) -> Slices:
         """Write generated levels into a copy of `slices`, all images at the same position."""
+        every_bit = (1 << self.plan.image_bits) - 1
         filled = slices.clone()
         own = (levels << (self.plan.image_bits - self.plan.bits[1])).to(slices.dtype)
         here = filled[:, position[0], position[1]]
-        filled[:, position[0], position[1]] = (here & (0xFF ^ self.plan.own_mask)) | own
+        filled[:, position[0], position[1]] = (here & (every_bit ^ self.plan.own_mask)) | own
         return filled
 
     def nats(self, model: Model, slices: Slices, position: Positions) -> Float[Tensor, " batch"]:

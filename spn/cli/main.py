@@ -2,11 +2,15 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from spn import __version__
 from spn.cli import verbs
 from spn.config import InputError
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,19 +29,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spn", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="spn",
+        description="Subscale Pixel Networks with multidimensional upscaling; one verb per rule of the workflow.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="VERB")
+    _add_data_verbs(commands)
+    _add_stage_verbs(commands)
+    _add_chain_verbs(commands)
+    _add_result_verbs(commands)
+    _verb(commands, "schema", verbs.schema, needs_params=False)
+    return parser
 
+
+def _add_data_verbs(commands: Commands) -> None:
     preprocess = _verb(commands, "preprocess", verbs.preprocess)
     preprocess.add_argument("--layout", required=True, help="name of the layout, e.g. S2_3+5")
     preprocess.add_argument("--sources", type=Path, default=Path("sources"), help="where the source files lie")
     preprocess.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
 
-    create = _verb(commands, "create_experiment", verbs.create_experiment, needs_params=True)
+    create = _verb(commands, "create_experiment", verbs.create_experiment)
     create.add_argument("--uri", default="sqlite:///mlflow.db", help="MLflow store")
     create.add_argument("--output", type=Path, required=True, help="JSON file to write: store and experiment")
 
+
+def _add_stage_verbs(commands: Commands) -> None:
     train = _verb(commands, "train", verbs.train)
     train.add_argument("stage")
     train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
@@ -53,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", type=Path, required=True, help="folder for metrics.json and nats.npy")
     _machine(evaluate)
 
+    check = _verb(commands, "check", verbs.check)
+    check.add_argument("stage", nargs="*", help="stages to check; none: all")
+
+
+def _add_chain_verbs(commands: Commands) -> None:
     sample = _verb(commands, "sample", verbs.sample)
     sample.add_argument("chain")
     sample.add_argument("stage")
@@ -75,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--results", type=Path, default=Path("results"))
     record.add_argument("--output", type=Path, required=True, help="JSON file to write: the run")
 
+
+def _add_result_verbs(commands: Commands) -> None:
     report = _verb(commands, "report", verbs.report)
     report.add_argument("--data", type=Path, required=True, help="any HDF5 layout of the data set")
     report.add_argument("--results", type=Path, default=Path("results"))
@@ -83,17 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--data", type=Path, nargs="+", required=True, help="every HDF5 layout in use")
     verify.add_argument("--results", type=Path, default=Path("results"))
 
-    check = _verb(commands, "check", verbs.check)
-    check.add_argument("stage", nargs="*", help="stages to check; none: all")
-
-    _verb(commands, "schema", verbs.schema, needs_params=False)
-    return parser
-
 
 def _verb(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: Commands,
     name: str,
-    run: "object",
+    run: Callable[..., None],
     needs_params: bool = True,
 ) -> argparse.ArgumentParser:
     """Add a verb; its help is the docstring of the function it runs."""

@@ -33,6 +33,14 @@ class SpnSection(Section):
     """Where the slice embedder's output enters the decoder."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    def problem(self, channels: int) -> str | None:
+        """Say what does not fit together for images of so many channels, as `key: expected, got`."""
+        if self.pixelcnn_width % channels:
+            return f"pixelcnn_width: expected a multiple of the {channels} channels, got {self.pixelcnn_width}"
+        if self.width % self.heads:
+            return f"width: expected a multiple of the {self.heads} heads, got {self.width}"
+        return None
+
 
 ModelSection = SpnSection
 """Becomes a union with the discriminator `family` as soon as there is a second family."""

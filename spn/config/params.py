@@ -155,16 +155,8 @@ def _check_references(params: Params) -> None:
             raise InputError(
                 f"stages.{name}.bits: expected an end of at most data.bits = {params.data.bits}, got {stage.bits[1]}"
             )
-        if stage.model.pixelcnn_width % channels:
-            raise InputError(
-                f"stages.{name}.model.pixelcnn_width: expected a multiple of the {channels} channels, "
-                f"got {stage.model.pixelcnn_width}"
-            )
-        if stage.model.width % stage.model.heads:
-            raise InputError(
-                f"stages.{name}.model.width: expected a multiple of the {stage.model.heads} heads, "
-                f"got {stage.model.width}"
-            )
+        if problem := stage.model.problem(channels):
+            raise InputError(f"stages.{name}.model.{problem}")
     for name, chain in params.chains.items():
         for stage_name in chain.stages:
             if stage_name not in params.stages:

@@ -14,4 +14,6 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A frozen mapping that accepts no unknown key and converts no type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

@@ -6,6 +6,7 @@ in their scale factor: the grid is then that of the least common multiple.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -71,7 +72,7 @@ def target_slices(slices: Slices, scale_factor: int) -> tuple[MetaPosition, ...]
     return tuple({"first": grid[:1], "rest": grid[1:], "all": grid}[slices])
 
 
-def tile(chain: str, sections: dict[str, Cells], image_bits: int) -> tuple[StagePlan, ...]:
+def tile(chain: str, sections: Mapping[str, Cells], image_bits: int) -> tuple[StagePlan, ...]:
     """Resolve the stages of `chain`, in the order of `sections`, into plans.
 
     Raises InputError, naming the cell, when the stages leave one out or cover one twice.

@@ -37,7 +37,7 @@ class TrainingSection(Section):
     warmup_steps: Annotated[int, Field(ge=0)]
     """The learning rate rises linearly over so many steps."""
     schedule: Literal["constant", "cosine"]
-    """What follows the warm-up; cosine falls to zero at the last step."""
+    """What follows the warm-up; cosine falls towards zero, which it would reach one step after the last."""
     clip_norm: Rate | None = None
     """Largest norm of the gradient."""
     ema_decay: Fraction

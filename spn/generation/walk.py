@@ -36,6 +36,7 @@ def walk(model: Model, context: Context, choose: Choose) -> Levels:
     return levels
 
 
+@torch.inference_mode()
 def replay(model: Model, context: Context, levels: Levels) -> Float64[Tensor, "batch height width channel"]:
     """Walk over known levels and give the log-probability of each, in nats."""
     log_probs = torch.zeros(levels.shape, dtype=torch.float64, device=levels.device)

@@ -44,7 +44,9 @@ class Categorical(Law):
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Give the log-probability of `levels`, in nats; the softmax is computed in float32 or better."""
         logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
-        return -F.cross_entropy(logits.flatten(0, -2), levels.flatten().long(), reduction="none").view(levels.shape)
+        return -F.cross_entropy(logits.reshape(-1, logits.shape[-1]), levels.flatten().long(), reduction="none").view(
+            levels.shape
+        )
 
     def probs(self) -> Float[Tensor, "*batch num_levels"]:
         """Give the probability of every level."""
