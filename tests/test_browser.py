@@ -43,7 +43,7 @@ class FinishedStore:
 @pytest.fixture(scope="module")
 def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedStore]:
     """The experiment that `dvc repro` made in the finished workspace."""
-    folder = finished(tmp_path_factory)[0].folder
+    folder = finished(tmp_path_factory.getbasetemp())[0].folder
     chains = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("results/chains/*/metrics.json")}
     last = {chain: (len(metrics["stages"]), list(metrics["stages"])[-1]) for chain, metrics in chains.items()}
     with pytest.MonkeyPatch.context() as patch:

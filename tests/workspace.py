@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 from experiment import tiny_params, write_params
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +24,32 @@ OWN = ("DVC_", "GIT_", "MLFLOW_", "SNAKEMAKE_")
 
 SECONDS = 600
 """Longest wait for a tool; everything at once takes one minute on two idle cores."""
+
+
+STAGES = ("raster", "high", "low")
+CHAIN = ("high", "low")
+EVERYTHING = {
+    "create_experiment",
+    "preprocess/digits/S1_5",
+    "preprocess/digits/S2_2+3",
+    *(f"{rule}/{stage}" for rule in ("train", "evaluate") for stage in STAGES),
+    "sample/raster/raster",
+    "sample/depth/high",
+    "sample/depth/low",
+    *(f"{rule}/{chain}" for rule in ("summarise", "record") for chain in ("raster", "depth")),
+    "report",
+    "reproduce",
+}
+AFTER_LOW = {
+    "train/low",
+    "evaluate/low",
+    "sample/depth/low",
+    "summarise/depth",
+    "record/depth",
+    "report",
+    "reproduce",
+}
+"""The training of the stage `low`, and what depends on it."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +155,12 @@ class Workspace:
 
 
 @cache
-def finished(folders: pytest.TempPathFactory) -> tuple[Workspace, Done]:
-    """Make a repository in which `dvc repro` has run, once in a session; tests that change it make a copy."""
-    workspace = Workspace(folders.mktemp("finished") / "project")
+def finished(session: Path) -> tuple[Workspace, Done]:
+    """Make a repository below `session`, the folder of all tests, in which `dvc repro` has run.
+
+    It is made once: a test that changes it makes a copy.
+    """
+    workspace = Workspace(session / "finished" / "project")
     for name in PROJECT:
         source, target = ROOT / name, workspace.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,9 @@ def _add_chain_verbs(commands: Commands) -> None:
     sample.add_argument("stage")
     sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
     sample.add_argument("--checkpoint", type=Path, required=True)
-    sample.add_argument("--given", type=Path, nargs="*", help="samples of the stage before; none for the first stage")
+    sample.add_argument(
+        "--given", type=Path, nargs="*", default=[], help="samples of the stage before; none for the first stage"
+    )
     sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5 and samples.png")
     sample.add_argument("--exact", action="store_true", help="compute in float64, so that batches cannot matter at all")
     sample.add_argument("--batch-size", type=int, default=64)

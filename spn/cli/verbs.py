@@ -100,9 +100,7 @@ def sample(
     from spn.provenance import recipe_digest, stage_recipe
     from spn.report.pictures import save_grid
 
-    loaded, place = _load(params, stage), _device(device, threads)
-    if stage not in _stages_of(loaded, chain):
-        raise InputError(f"stage: expected one of chain {chain} ({', '.join(_stages_of(loaded, chain))}), got {stage}")
+    loaded, place = _load(params, stage, chain), _device(device, threads)
     digest = SliceFile(data).digest
     trained, model = load_trained(loaded, stage, digest, checkpoint, place)
     before, notes = read_images(given[0]) if given else (None, {"recipes": "{}"})
@@ -203,9 +201,12 @@ def schema() -> None:
     print(json.dumps(params_schema(), indent=2))
 
 
-def _load(params: Path, stage: str) -> Params:
+def _load(params: Path, stage: str, chain: str | None = None) -> Params:
+    """Load the parameters for work on a stage, of a certain chain where one is named."""
     loaded = load_params(params)
     _check_stage(loaded, stage)
+    if chain is not None and stage not in (stages := _stages_of(loaded, chain)):
+        raise InputError(f"stage: expected one of chain {chain} ({', '.join(stages)}), got {stage}")
     return loaded
 
 
