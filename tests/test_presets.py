@@ -1,0 +1,114 @@
+"""Every preset on real images: its own stages and chains, with small networks and few images, run in one process."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experiment import MODEL, TRAINING
+from PIL import Image
+from ruamel.yaml import YAML
+from source_files import real_file
+
+from spn.config import Params, layout_name
+from spn.data.hdf5 import SliceFile
+from spn.data.preprocess import preprocess
+from spn.evaluation.evaluate import chain_metrics, stage_nats, summarise
+from spn.generation import load_trained
+from spn.training import train
+
+PRESETS = Path(__file__).parents[1] / "presets"
+CPU = torch.device("cpu")
+FEW = {"train": 12, "validation": 4, "test": 4}
+Fill = Callable[[Path], None]
+
+
+def no_files(sources: Path) -> None:
+    """Fill nothing: the photographs are bundled."""
+
+
+def cifar10(sources: Path) -> None:
+    """Write the official files, with the first images of each batch."""
+    subprocess.run([sys.executable, real_file("unpack_cifar10.py"), sources], check=True, capture_output=True)
+    for path in (sources / "cifar-10-batches-py").glob("*_batch*"):
+        batch = pickle.loads(path.read_bytes())
+        path.write_bytes(pickle.dumps({key: batch[key][:20] for key in batch}, protocol=2))
+
+
+def mnist(sources: Path) -> None:
+    os.symlink(real_file("mnist"), sources / "mnist")
+
+
+def kodak(name: str) -> Fill:
+    def fill(sources: Path) -> None:
+        os.symlink(real_file("kodak"), sources / name)
+
+    return fill
+
+
+def imagenet64(sources: Path) -> None:
+    """Write tiles of the ImageNet sample as a down-sampled release has them."""
+    with Image.open(real_file("imagenet-sample/imagenet_sample_1000_64x64.png")) as picture:
+        grid = np.asarray(picture.convert("RGB"))
+    tiles = grid.reshape(20, 64, 50, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
+    (sources / "imagenet64").mkdir()
+    np.save(sources / "imagenet64" / "train.npy", tiles[:60])
+    np.save(sources / "imagenet64" / "val.npy", tiles[60:80])
+
+
+CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
+    "photos": (no_files, {}),
+    "multidimensional": (cifar10, {"validation": 10}),
+    "cifar10": (cifar10, {"validation": 10}),
+    "mnist": (mnist, {}),
+    "folder": (kodak("my_images"), {"validation": 4, "test": 4}),
+    "imagenet64": (imagenet64, {"validation": 4}),
+    "celeba_hq256": (kodak("celeba_hq"), {"validation": 4, "test": 4}),
+}
+"""How to fill sources/, and which counts suit so few images."""
+
+
+def small(preset: str, data: dict[str, Any]) -> Params:
+    raw = YAML(typ="safe", pure=True).load(PRESETS / f"{preset}.yaml")
+    raw["data"] |= {"limit": FEW, **data}
+    for stage in raw["stages"].values():
+        stage["model"] = MODEL | {"pixelcnn_width": 9}
+        stage["training"] = TRAINING | {"steps": 2, "batch_size": 2, "validate_every": 2}
+    return Params.model_validate_json(json.dumps(raw))
+
+
+def test_no_preset_is_forgotten() -> None:
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == set(CASES)
+
+
+@pytest.mark.parametrize("preset", CASES)
+def test_a_preset_runs_on_real_images(preset: str, tmp_path: Path) -> None:
+    fill, data = CASES[preset]
+    params = small(preset, data)
+    (tmp_path / "sources").mkdir()
+    fill(tmp_path / "sources")
+    evaluated = {}
+    for name, plan in params.stage_plans.items():
+        path = tmp_path / f"{layout_name(plan.scale_factor, plan.cuts)}.h5"
+        if not path.exists():
+            preprocess(params.data, plan.scale_factor, plan.cuts, tmp_path / "sources", path, progress=False)
+        slices = SliceFile(path)
+        assert {split: slices.num_images(split) for split in FEW} == FEW
+        train(params, name, slices, tmp_path / name, tmp_path / "runs", CPU)
+        stage, model = load_trained(params, name, slices.digest, tmp_path / name / "checkpoint.safetensors", CPU)
+        nats = stage_nats(stage, model, slices, "test", CPU, batch_size=2)
+        metrics = {"split": "test", "num_parameters": 1, "recipe_digest": name}
+        evaluated[name] = (metrics | summarise(nats, stage.image_dims), nats)
+    for chain, section in params.chains.items():
+        total = chain_metrics(chain, {name: evaluated[name] for name in section.stages})
+        assert 0 < total["bits_per_dim"] < 2 * params.data.bits
+        assert total["bits_per_dim"] == pytest.approx(
+            sum(evaluated[name][0]["bits_per_dim"] for name in section.stages), rel=1e-12
+        )
