@@ -15,6 +15,9 @@ from spn.provenance import Recipe, differing_keys
 
 Notes = dict[str, Any]
 
+NOTES = "notes"
+"""The entry of the file's metadata."""
+
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
     """Write tensors and JSON notes to a temporary name beside `path`, then rename it."""
@@ -24,7 +27,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    save_file(plain, temporary, metadata={name: json.dumps(note, sort_keys=True) for name, note in notes.items()})
+    # One entry, because safetensors writes several in an order that changes from one process to the next.
+    save_file(plain, temporary, metadata={NOTES: json.dumps(notes, sort_keys=True)})
     os.replace(temporary, path)
 
 
@@ -39,7 +43,7 @@ def load_notes(path: Path) -> Notes:
     """Read the notes alone; raise InputError naming a file that is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
+            return json.loads((file.metadata() or {}).get(NOTES, "{}"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: expected a checkpoint, found no file") from error
     except (SafetensorError, OSError, ValueError) as error:

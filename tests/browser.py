@@ -88,6 +88,10 @@ class Person:
         """Click the element at this XPath as soon as it can be."""
         self.wait(f"{path} to click", lambda driver: _click(_displayed(driver.find_elements(By.XPATH, path))))
 
+    def write(self, path: str, text: str) -> None:
+        """Type into the field at this XPath."""
+        self.see(path).send_keys(text)
+
     def follow(self, path: str) -> None:
         """Click a link that opens a tab of its own, and go on there."""
         before = set(self.driver.window_handles)

@@ -139,6 +139,7 @@ def test_a_chain_leads_to_its_stages_and_their_curves(
     assert see_metric(person, "bits_per_dim") == pytest.approx(figures["bits_per_dim"])
     person.keep("6_stage")
     person.click(tab("Model metrics"))
+    person.write("//input[@placeholder='Search metric charts']", "bits_per_dim")
     person.see("//*[normalize-space(text())='train_bits_per_dim_estimate']")
     person.see("//*[contains(@class, 'js-plotly-plot')]")
     person.keep("7_curves")
