@@ -3,18 +3,12 @@
 import base64
 import json
 import re
-import signal
-import subprocess
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-import torch
 from experiment import tiny_params
 from workspace import AFTER_LOW, CHAIN, EVERYTHING, STAGES, Workspace, finished, with_steps
 
-from spn.checkpoint import load_notes, load_tensors
 from spn.cli import main
 from spn.tracking import create_experiment
 from spn.training.train import read_history
@@ -35,14 +29,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def workspace(done: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the finished experiment."""
     return done.copy(tmp_path / "project")
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_tensors(path)[0]
-
-
-def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_the_linter_finds_nothing(done: Workspace) -> None:
@@ -132,72 +118,6 @@ def test_one_stages_parameter_trains_that_stage_and_reverting_it_trains_nothing(
     assert reverted.ran == {"train/low"}
     assert reverted.trained == set()
     assert workspace.read("results/stages/*/checkpoint.safetensors") == before
-
-
-def start(workspace: Workspace) -> "subprocess.Popen[bytes]":
-    """Start the workflow in the background."""
-    command = ["snakemake", "--cores", "2", "--rerun-incomplete"]
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, cwd=workspace.folder, env=workspace.environment, stdout=quiet, stderr=quiet)
-
-
-def training_of(snakemake: "subprocess.Popen[bytes]", stage: str) -> psutil.Process | None:
-    """Find the training process of a stage among the descendants of Snakemake."""
-    for process in psutil.Process(snakemake.pid).children(recursive=True):
-        command = process.cmdline()
-        if "python" in Path(command[0] if command else "").name and {"train", stage} <= set(command):
-            return process
-    return None
-
-
-def step_of(workspace: Workspace, before: set[Path]) -> int:
-    """Give the step of the training state that is new in runs/; 0 where there is none."""
-    new = set((workspace.folder / "runs").glob("low-*.safetensors")) - before
-    return load_notes(new.pop())["step"] if new else 0
-
-
-def test_an_interrupted_training_goes_on_where_it_was_killed(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = set((workspace.folder / "runs").iterdir())
-    steps = 600
-    workspace.write_params(with_steps("low", steps, validate_every=10))
-    snakemake = start(workspace)
-    wait_for(lambda: step_of(workspace, before) > 0, snakemake)
-    training = training_of(snakemake, "low")
-    assert training is not None
-    training.kill()
-    assert snakemake.wait(60) != 0
-    first = step_of(workspace, before)
-    assert 0 < first < steps
-
-    # What failed is seen to be missing, though Snakemake has kept the checkpoint of the recipe before.
-    assert workspace.plan() == AFTER_LOW
-    snakemake = start(workspace)
-    wait_for(lambda: step_of(workspace, before) > first, snakemake)
-    killed = [psutil.Process(snakemake.pid), *psutil.Process(snakemake.pid).children(recursive=True)]
-    for process in killed:
-        process.kill()
-    assert snakemake.wait(60) == -signal.SIGKILL
-    second = step_of(workspace, before)
-    assert first < second < steps
-
-    workspace.snakemake("--unlock")
-    finish = workspace.run("snakemake", "--profile", "workflow/profiles/local", LOW)
-    assert (finish.ran, finish.trained) == ({"train/low"}, {"low"})
-    assert f" {second}/{steps} " in (workspace.folder / "logs/train/low.log").read_text().split("\r")[0]
-    monkeypatch.chdir(workspace.folder)
-    whole = ["train", "low", "--data", "data/digits/S2_2+3.h5", "--experiment", "mlflow/experiment.json"]
-    assert main([*whole, "--output", "whole", "--runs", "whole/runs"]) == 0
-    assert same(weights(workspace.folder / LOW), weights(workspace.folder / "whole/checkpoint.safetensors"))
-
-
-def wait_for(condition, snakemake: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert snakemake.poll() is None, "ended before it was interrupted"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_typo_stops_everything_before_it_begins(workspace: Workspace) -> None:
