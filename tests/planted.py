@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spn.config import StagePlan
 from spn.generation import keyed_uniforms
 from spn.image import gather_window, window_offsets
-from spn.layers import ChannelCausalLinear, HorizontalConv, ScaledIntensity
+from spn.layers import ChannelCausalLinear, HorizontalConv, ScaledIntensity, gated
 from spn.likelihood import Categorical
 from spn.models import Context, Model, spn
 from spn.models.spn import GatedPixelCNN, SubscalePixelNetwork
@@ -26,7 +26,7 @@ def mask_b_for_mask_a(patch: pytest.MonkeyPatch) -> None:
     def lenient(num_in: int, num_out: int, num_channels: int, strict: bool) -> HorizontalConv:
         return HorizontalConv(num_in, num_out, num_channels, strict=False)
 
-    patch.setattr(spn, "HorizontalConv", lenient)
+    patch.setattr(gated, "HorizontalConv", lenient)
 
 
 def vertical_stack_not_shifted_down(patch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def gate_across_channels(patch: pytest.MonkeyPatch) -> None:
         half, other = features.chunk(2, dim=-1)
         return half.tanh() * other.sigmoid()
 
-    patch.setattr(spn, "_gate", gate)
+    patch.setattr(gated, "gate", gate)
 
 
 def nothing_above_is_seen(patch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from spn.layers.causal import (
     raster_shift,
     right_shift,
 )
+from spn.layers.gated import GatedLayer
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
 from spn.layers.residual import ConvStack
 from spn.layers.transformer import RasterTransformer
@@ -16,6 +17,7 @@ __all__ = [
     "ChannelCausalLinear",
     "ConvStack",
     "EmbeddedIntensity",
+    "GatedLayer",
     "HorizontalConv",
     "Intensity",
     "RasterTransformer",
