@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from spn.config import StagePlan
-from spn.generation import keyed_uniforms
+from spn.generation import Choose, keyed_uniforms, samplers
 from spn.image import gather_window, window_offsets
-from spn.layers import ChannelCausalLinear, HorizontalConv, ScaledIntensity, gated
+from spn.layers import (
+    ChannelCausalLinear,
+    GatedLayerSteps,
+    HorizontalConv,
+    ScaledIntensity,
+    TransformerSteps,
+    gated,
+)
 from spn.likelihood import Categorical
-from spn.models import Context, Model, spn
-from spn.models.spn import GatedPixelCNN, SubscalePixelNetwork
+from spn.models import Context, Model, Steps, spn
+from spn.models.spn import GatedPixelCNN, SubscalePixelNetwork, SubscaleSteps
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -45,16 +52,8 @@ def vertical_stack_sees_the_transformer(patch: pytest.MonkeyPatch) -> None:
 class BlueSeenByGreen(ChannelCausalLinear):
     def __init__(self, num_in: int, num_out: int, num_channels: int, strict: bool) -> None:
         super().__init__(num_in, num_out, num_channels, strict)
-        self.leaks = strict and num_channels == 3
-        if self.leaks:
-            self.groups[1] = nn.Linear(2 * num_in // 3, num_out // 3)
-
-    def forward(self, features: Tensor) -> Tensor:
-        if not self.leaks:
-            return super().forward(features)
-        red, green, blue = features.chunk(3, dim=-1)
-        seen = (red[..., :0], torch.cat((red, blue), dim=-1), torch.cat((red, green), dim=-1))
-        return torch.cat([group(part) for group, part in zip(self.groups, seen, strict=True)], dim=-1)
+        if strict and num_channels == 3:
+            self.groups[1], self.seen[1] = nn.Linear(num_in, num_out // 3), num_in
 
 
 def blue_seen_by_green(patch: pytest.MonkeyPatch) -> None:
@@ -100,6 +99,46 @@ def padding_is_intensity_zero(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         ScaledIntensity, "forward", lambda self, levels, present: sound(self, levels, torch.ones_like(present))
     )
+
+
+# Bugs of the step form.
+
+
+def slice_before_is_remembered(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(GatedLayerSteps, "begin", lambda self: None)
+
+
+def left_of_the_first_column_is_the_row_above(patch: pytest.MonkeyPatch) -> None:
+    sound = GatedLayerSteps.start_row
+
+    def start_row(self: GatedLayerSteps, vertical: Tensor, conditions: Any) -> Tensor:
+        kept = self.inputs.clone()
+        row = sound(self, vertical, conditions)
+        self.inputs.copy_(kept)
+        return row
+
+    patch.setattr(GatedLayerSteps, "start_row", start_row)
+
+
+def keys_of_later_columns_are_attended_to(patch: pytest.MonkeyPatch) -> None:
+    sound = TransformerSteps.__init__
+
+    def build(self: TransformerSteps, *arguments: Any) -> None:
+        sound(self, *arguments)
+        self._mask.zero_()
+
+    patch.setattr(TransformerSteps, "__init__", build)
+
+
+def pixel_is_not_remembered(patch: pytest.MonkeyPatch) -> None:
+    sound = SubscaleSteps.put
+
+    def put(self: SubscaleSteps, channel: int, levels: Tensor) -> None:
+        kept = self._previous.clone()
+        sound(self, channel, levels)
+        self._previous.copy_(kept)
+
+    patch.setattr(SubscaleSteps, "put", put)
 
 
 # Bugs of the law.
@@ -181,16 +220,12 @@ def window_of_the_transposed_position(patch: pytest.MonkeyPatch) -> None:
 
 
 def sampled_backwards(patch: pytest.MonkeyPatch) -> None:
-    def backwards(model: Model, context: Context, choose: Callable[..., Tensor]) -> Tensor:
-        shape = model.signature
-        levels = torch.zeros(len(context.cells), shape.height, shape.width, shape.channels, dtype=torch.long)
-        features = model.embed_context(context)
-        for place in reversed(list(torch.ones(levels.shape[1:]).nonzero().tolist())):
-            here = tuple(place)
-            levels[:, *here] = choose(here, model.laws(model.embed_target(levels), features).select(*here))
-        return levels
+    sound = samplers.walk
 
-    patch.setattr("spn.generation.sample.walk", backwards)
+    def backwards(steps: Steps, context: Context, given: Tensor, choose: Choose) -> Tensor:
+        return sound(steps, context, given.flip(1, 2), choose).flip(1, 2)
+
+    patch.setattr(samplers, "walk", backwards)
 
 
 def uniforms_keyed_by_place_in_the_batch(patch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,9 @@ from contract import (
 )
 
 from spn.config import SpnSection
-from spn.generation import keyed_uniforms, replay, walk
+from spn.generation import WholePasses, keyed_uniforms, replay, walk
 from spn.image import split_slices
+from spn.models import Model
 
 CHAINS = chains(1, 2) | {"three_way": three_way()}
 
@@ -109,7 +110,7 @@ def test_larger_scale_factors(scale_factor: int) -> None:
         "low": Part(scale_factor, "all", (1, 2)),
     }
     problem = build_problem(chain, (scale_factor, 2 * scale_factor, 1), 2)
-    for check in (*STAGE_CHECKS, contract.check_causality, contract.check_walk):
+    for check in (*STAGE_CHECKS, contract.check_causality, contract.check_walk, contract.check_cached_walk):
         check(problem)
 
 
@@ -118,6 +119,7 @@ def test_a_model_without_transformer_is_causal_too() -> None:
     problem = build_problem(chain, (6, 6, 1), 2, section(transformer_layers=0, pixelcnn_layers=3, embedder_layers=0))
     contract.check_causality(problem)
     contract.check_walk(problem)
+    contract.check_cached_walk(problem)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
@@ -159,24 +161,31 @@ def test_temperature_sharpens_samples() -> None:
     assert mean_surprise(0.5) < mean_surprise(1.0) < mean_surprise(2.0)
 
 
+class Visits(WholePasses):
+    """Notes the order in which it is walked."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.visited = list[tuple[int, int, int]]()
+
+    def put(self, channel: int, levels: torch.Tensor) -> None:
+        super().put(channel, levels)
+        self.visited.append((self._row, self._column, channel))
+
+
 def test_the_walk_visits_rows_columns_and_channels_in_order() -> None:
     _, model, _, target, context = next(wide_problem("raster", 3, "scaled", "both").cases(1))
-    visited = []
-
-    def choose(here: tuple[int, int, int], law: object) -> torch.Tensor:
-        visited.append(here)
-        return target[:, *here]
-
-    assert torch.equal(walk(model, context, choose), target)
-    assert visited == sorted(visited)
-    assert len(set(visited)) == target.numel()
+    steps = Visits(model)
+    assert torch.equal(walk(steps, context, target, lambda law, level: level), target)
+    assert steps.visited == sorted(steps.visited)
+    assert len(set(steps.visited)) == target.numel()
 
 
 def test_replay_scores_what_it_is_given() -> None:
     _, model, _, target, context = next(wide_problem("raster", 1, "embedded", "both").cases(2))
     other = target.clone()
     other[0, -1, -1] ^= 1
-    scores, others = replay(model, context, target), replay(model, context, other)
+    scores, others = (replay(model.steps(2), context, levels) for levels in (target, other))
     assert torch.equal(scores[1], others[1])
     assert not torch.equal(scores[0], others[0])
 

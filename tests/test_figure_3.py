@@ -7,7 +7,7 @@ from contract import Chain, Part
 from torch import Tensor
 
 from spn.config import StagePlan, tile
-from spn.generation import sample_stage
+from spn.generation import SAMPLERS, WholePasses, sample_stage
 from spn.image.order import Step, generation_order, step_numbers
 from spn.likelihood import Categorical
 from spn.models import Context, Model, Signature
@@ -88,6 +88,9 @@ class Uninformed(Model):
     def laws(self, embedded: Tensor, features: Tensor | None) -> Categorical:
         return Noted(embedded.new_zeros(*embedded.shape[:-1], self.signature.num_levels), self)
 
+    def steps(self, batch: int) -> WholePasses:
+        return WholePasses(self)
+
 
 class Noted(Categorical):
     def __init__(self, logits: Tensor, model: Uninformed) -> None:
@@ -105,7 +108,7 @@ def sampled_steps(plan: StagePlan, shape: tuple[int, int, int]) -> list[Step]:
     size, channels = plan.scale_factor, shape[2]
     model = Uninformed(stage.signature)
     slices = torch.zeros(1, size, size, shape[0] // size, shape[1] // size, channels, dtype=torch.uint8)
-    sample_stage(stage, model, slices, [0], seed=1)
+    sample_stage(stage, SAMPLERS["cached"](model, 1.0), slices, [0], seed=1)
     assert [asked[3] for asked in model.asked] == list(range(channels)) * (len(model.asked) // channels)
     return [
         Step(plan.name, plan.bits, (row * size + position // size, column * size + position % size))

@@ -1,8 +1,21 @@
 """The walk over a slice and what drives it: sampling and scoring."""
 
 from spn.generation.sample import sample_chain_stage, sample_stage
+from spn.generation.samplers import SAMPLERS, Draw, SamplerName
 from spn.generation.trained import load_trained
 from spn.generation.uniforms import keyed_uniforms
-from spn.generation.walk import Choose, replay, walk
+from spn.generation.walk import Choose, WholePasses, replay, walk
 
-__all__ = ["Choose", "keyed_uniforms", "load_trained", "replay", "sample_chain_stage", "sample_stage", "walk"]
+__all__ = [
+    "SAMPLERS",
+    "Choose",
+    "Draw",
+    "SamplerName",
+    "WholePasses",
+    "keyed_uniforms",
+    "load_trained",
+    "replay",
+    "sample_chain_stage",
+    "sample_stage",
+    "walk",
+]

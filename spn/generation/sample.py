@@ -7,20 +7,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from spn.generation.samplers import SAMPLERS, Draw, SamplerName
 from spn.generation.uniforms import keyed_uniforms
-from spn.generation.walk import Position, walk
 from spn.image import join_slices, split_slices
-from spn.likelihood import Law
 from spn.models import Model
 from spn.stages import Stage
 
 Slices = UInt8[Tensor, "batch S S height width channel"]
 
 
-@torch.inference_mode()
-def sample_stage(
-    stage: Stage, model: Model, slices: Slices, images: Sequence[int], seed: int, temperature: float = 1.0
-) -> Slices:
+def sample_stage(stage: Stage, draw: Draw, slices: Slices, images: Sequence[int], seed: int) -> Slices:
     """Sample the cells of `stage` given the `slices` that the stages before it sampled.
 
     `images` numbers the images of the batch: a number and `seed` decide a sample, whatever the batch. That is exact in
@@ -28,14 +24,9 @@ def sample_stage(
     """
     shape = stage.signature
     for position in stage.targets:
-        draws = keyed_uniforms(seed, stage.plan.name, position, images, (shape.height, shape.width, shape.channels))
-        uniforms = draws.to(slices.device)
-
-        def draw(here: Position, law: Law, uniforms: Tensor = uniforms) -> Tensor:
-            return law.tempered(temperature).quantile(uniforms[:, *here])
-
+        uniforms = keyed_uniforms(seed, stage.plan.name, position, images, (shape.height, shape.width, shape.channels))
         context = stage.context(slices, stage.positions(position, len(slices), slices.device))
-        slices = stage.insert(slices, position, walk(model, context, draw))
+        slices = stage.insert(slices, position, draw(context, uniforms.to(slices.device)))
     return slices
 
 
@@ -47,6 +38,7 @@ def sample_chain_stage(
     seed: int,
     temperature: float,
     batch_size: int,
+    sampler: SamplerName = "cached",
 ) -> UInt8[Tensor, "image height width channel"]:
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
 
@@ -57,9 +49,10 @@ def sample_chain_stage(
     if before is None:
         shape = (num_images, small.height * size, small.width * size, small.channels)
         before = torch.zeros(shape, dtype=torch.uint8)
+    draw = SAMPLERS[sampler](model, temperature)
     done = []
     for images in tqdm(torch.arange(num_images).split(batch_size), desc=stage.plan.name, unit="batch"):
         slices = split_slices(before[images], size).to(device)
-        sampled = sample_stage(stage, model, slices, images.tolist(), seed, temperature)
+        sampled = sample_stage(stage, draw, slices, images.tolist(), seed)
         done.append(join_slices(sampled).cpu())
     return torch.cat(done)

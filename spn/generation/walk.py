@@ -1,50 +1,92 @@
 """The one traversal of a slice: it offers the law of the next sub-pixel and is given its value.
 
-Sampling and scoring are drivers of it, so they cannot disagree about order or context.
+Sampling and scoring are drivers of it, so they cannot disagree about order or context. Whether each law comes out of a
+whole pass over the slice or out of caches is the business of the steps it walks.
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from spn.likelihood import Law
-from spn.models import Context, Model
+from spn.models import Context, Model, Steps
 
-Position = tuple[int, int, int]
 Levels = Int[Tensor, "batch height width channel"]
-Choose = Callable[[Position, Law], Int[Tensor, " batch"]]
-"""Is offered (row, column, channel) and the law there; answers with a value for each image."""
-
-
-def walk(model: Model, context: Context, choose: Choose) -> Levels:
-    """Traverse a slice in raster order, channels innermost, and return what `choose` made of it.
-
-    Every law is that of `model.forward` given the values chosen so far.
-    """
-    shape = model.signature
-    size = (len(context.cells), shape.height, shape.width, shape.channels)
-    levels = torch.zeros(size, dtype=torch.long, device=context.cells.device)
-    features = model.embed_context(context)
-    for row in range(shape.height):
-        for column in range(shape.width):
-            for channel in range(shape.channels):
-                laws = model.laws(model.embed_target(levels), features)
-                here = (row, column, channel)
-                levels[:, row, column, channel] = choose(here, laws.select(*here))
-    return levels
+Given: TypeAlias = Num[Tensor, "batch height width channel"]
+Choose: TypeAlias = Callable[[Law, Tensor], Tensor]
+"""Is offered the laws [batch] of a sub-pixel and what is given there; answers with levels [batch]."""
 
 
 @torch.inference_mode()
-def replay(model: Model, context: Context, levels: Levels) -> Float64[Tensor, "batch height width channel"]:
+def walk(steps: Steps, context: Context, given: Given, choose: Choose) -> Levels:
+    """Traverse slices in raster order, channels innermost, and return what `choose` made of each sub-pixel.
+
+    Every law is that of the model's `forward` given the values chosen so far. `given` is what the driver knows of each
+    sub-pixel: uniforms to sample with, levels to score.
+    """
+    rows = []
+    steps.begin(context)
+    for row, given_row in enumerate(given.unbind(1)):
+        steps.start_row(row)
+        columns = torch.arange(given.shape[2], device=given.device).split(1)
+        pixels = zip(columns, given_row.unbind(1), strict=True)
+        rows.append(torch.stack([walk_pixel(steps, column, here, choose) for column, here in pixels], dim=1))
+    return torch.stack(rows, dim=1)
+
+
+def walk_pixel(
+    steps: Steps, column: Int[Tensor, "1"], given: Num[Tensor, "batch channel"], choose: Choose
+) -> Int[Tensor, "batch channel"]:
+    """Take the inner step of the walk: one pixel, channel after channel."""
+    steps.start_pixel(column)
+    chosen = []
+    for channel, here in enumerate(given.unbind(1)):
+        chosen.append(choose(steps.law(channel), here))
+        steps.put(channel, chosen[-1])
+    return torch.stack(chosen, dim=1)
+
+
+def replay(steps: Steps, context: Context, levels: Levels) -> Float[Tensor, "batch height width channel"]:
     """Walk over known levels and give the log-probability of each, in nats."""
-    log_probs = torch.zeros(levels.shape, dtype=torch.float64, device=levels.device)
+    log_probs = []
 
-    def score(here: Position, law: Law) -> Tensor:
-        value = levels[:, *here]
-        log_probs[:, *here] = law.log_prob(value).double()
-        return value
+    def score(law: Law, level: Tensor) -> Tensor:
+        log_probs.append(law.log_prob(level))
+        return level
 
-    walk(model, context, score)
-    return log_probs
+    walk(steps, context, levels, score)
+    return torch.stack(log_probs, dim=1).view(levels.shape)
+
+
+class WholePasses(Steps):
+    """The plain walk, which the others are compared with: every law out of a whole pass over the slice."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def begin(self, context: Context) -> None:
+        """Begin a batch of slices beside `context`."""
+        shape = self.model.signature
+        size = (len(context.cells), shape.height, shape.width, shape.channels)
+        self._levels = torch.zeros(size, dtype=torch.long, device=context.cells.device)
+        self._features = self.model.embed_context(context)
+
+    def start_row(self, row: int) -> None:
+        """Begin a row."""
+        self._row = row
+
+    def start_pixel(self, column: Int[Tensor, "1"]) -> None:
+        """Begin a pixel of the row."""
+        self._column = int(column)
+
+    def law(self, channel: int) -> Law:
+        """Give the laws of a channel of the pixel."""
+        laws = self.model.laws(self.model.embed_target(self._levels), self._features)
+        return laws.select(self._row, self._column, channel)
+
+    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make a channel of the pixel known."""
+        self._levels[:, self._row, self._column, channel] = levels

@@ -2,26 +2,32 @@
 
 from spn.layers.causal import (
     ChannelCausalLinear,
+    ChannelSteps,
     HorizontalConv,
     VerticalConv,
     down_shift,
     raster_shift,
     right_shift,
 )
-from spn.layers.gated import GatedLayer
+from spn.layers.gated import GatedLayer, GatedLayerSteps
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
+from spn.layers.pixel import PixelLinear
 from spn.layers.residual import ConvStack
-from spn.layers.transformer import RasterTransformer
+from spn.layers.transformer import RasterTransformer, TransformerSteps
 
 __all__ = [
     "ChannelCausalLinear",
+    "ChannelSteps",
     "ConvStack",
     "EmbeddedIntensity",
     "GatedLayer",
+    "GatedLayerSteps",
     "HorizontalConv",
     "Intensity",
+    "PixelLinear",
     "RasterTransformer",
     "ScaledIntensity",
+    "TransformerSteps",
     "VerticalConv",
     "build_intensity",
     "down_shift",

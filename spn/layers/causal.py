@@ -9,7 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spn.layers.pixel import PixelLinear
+
 Features = Float[Tensor, "batch height width _"]
+Row = Float[Tensor, "batch width _"]
 
 
 def down_shift(features: Features) -> Features:
@@ -40,6 +43,11 @@ class VerticalConv(nn.Module):
         padded = F.pad(features, (0, 0, 1, 1, 1, 0))
         return self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
+    def row(self, above: Row, here: Row) -> Row:
+        """Give one row of what `forward` gives, from that row of its input and the one above."""
+        padded = F.pad(torch.stack((above, here), dim=1), (0, 0, 1, 1))
+        return self.conv(padded.permute(0, 3, 1, 2))[:, :, 0].transpose(1, 2)
+
 
 class ChannelCausalLinear(nn.Module):
     """A linear map at each pixel, in which an image channel's features see those of the channels before it.
@@ -55,11 +63,24 @@ class ChannelCausalLinear(nn.Module):
         seen = [(group if strict else group + 1) * num_in // num_channels for group in range(num_channels)]
         self.groups = nn.ModuleList(_linear(width, num_out // num_channels) for width in seen)
         self.seen = seen
+        self.num_in = num_in
 
-    def forward(self, features: Features) -> Features:
+    def forward(self, features: Float[Tensor, "*batch num_in"]) -> Float[Tensor, "*batch num_out"]:
         """Map each group from the groups it may see."""
-        parts = [group(features[..., :width]) for group, width in zip(self.groups, self.seen, strict=True)]
-        return torch.cat(parts, dim=-1)
+        return F.linear(features, *self.dense())
+
+    def dense(self) -> tuple[Float[Tensor, "num_out num_in"], Float[Tensor, " num_out"]]:
+        """Assemble the weight, with zeros for what is not seen, and the bias.
+
+        One product with some dead weights is faster than a product per group: those copy slices of the features.
+        """
+        rows = [
+            F.pad(group.weight, (0, self.num_in - width))
+            if width
+            else group.bias.new_zeros(len(group.bias), self.num_in)
+            for group, width in zip(self.groups, self.seen, strict=True)
+        ]
+        return torch.cat(rows), torch.cat([group.bias for group in self.groups])
 
 
 class _BiasOnly(nn.Module):
@@ -69,12 +90,31 @@ class _BiasOnly(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(num_out))
 
-    def forward(self, features: Features) -> Features:
-        return self.bias.expand(*features.shape[:-1], -1)
-
 
 def _linear(num_in: int, num_out: int) -> nn.Module:
     return nn.Linear(num_in, num_out) if num_in else _BiasOnly(num_out)
+
+
+class ChannelSteps:
+    """The step form of a `ChannelCausalLinear`: one channel at a time, of pixels [batch, num_in].
+
+    It reads `features` in place: of them a step needs the channels that the channel may see, and no others.
+    """
+
+    def __init__(self, linear: ChannelCausalLinear, features: Float[Tensor, "batch num_in"]) -> None:
+        self._seen = [features[:, :width] for width in linear.seen]
+        self._groups = [
+            PixelLinear(group.weight if width else None, group.bias)
+            for group, width in zip(linear.groups, linear.seen, strict=True)
+        ]
+
+    def step(self, channel: int) -> Float[Tensor, "batch _"]:
+        """Map one channel."""
+        return self._groups[channel](self._seen[channel])
+
+    def add_to(self, base: Float[Tensor, "batch _"], channel: int) -> None:
+        """Add the map of one channel to `base`, without its bias."""
+        self._groups[channel].add_to(base, self._seen[channel])
 
 
 class HorizontalConv(nn.Module):
@@ -87,4 +127,6 @@ class HorizontalConv(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """Convolve, with zeros left of the slice."""
-        return self.left(right_shift(features)) + self.itself(features)
+        weight, bias = self.itself.dense()
+        beside = torch.cat((right_shift(features), features), dim=-1)
+        return F.linear(beside, torch.cat((self.left.weight, weight), dim=1), bias)

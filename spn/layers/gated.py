@@ -1,12 +1,15 @@
 """The layer of the Gated PixelCNN (van den Oord et al. 2016, Fig. 2)."""
 
-from einops import rearrange
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spn.layers.causal import ChannelCausalLinear, HorizontalConv, VerticalConv
+from spn.layers.causal import ChannelCausalLinear, ChannelSteps, HorizontalConv, VerticalConv
+from spn.layers.pixel import PixelLinear
 
 Features = Float[Tensor, "batch height width _"]
+Row = Float[Tensor, "batch width _"]
+Pixel = Float[Tensor, "batch _"]
 
 
 class GatedLayer(nn.Module):
@@ -43,7 +46,66 @@ class GatedLayer(nn.Module):
         return gate(above, 1), horizontal + gated if self.residual else gated
 
 
-def gate(features: Features, num_groups: int) -> Features:
+def gate(features: Float[Tensor, "*batch _"], num_groups: int) -> Float[Tensor, "*batch _"]:
     """Gate each group of features by its own other half, so that no channel gates another."""
-    grouped = rearrange(features, "... (group half f) -> half ... group f", group=num_groups, half=2)
-    return rearrange(grouped[0].tanh() * grouped[1].sigmoid(), "... group f -> ... (group f)")
+    # Unbound, not indexed: each index would cost a tensor of zeros and an addition on the way back.
+    values, openness = features.unflatten(-1, (num_groups, 2, -1)).unbind(-2)
+    return (values.tanh() * openness.sigmoid()).flatten(-2)
+
+
+class GatedLayerSteps:
+    """The step form of a `GatedLayer`: only what is masked by channel is done once per channel.
+
+    The vertical stack advances once per row; the conditions and the pixel to the left enter once per pixel. `inputs`
+    [batch, num_in] is the layer's input at the current pixel, filled in channel by channel by whoever makes it;
+    `outputs` [batch, width] is what this layer makes of it, the next layer's input.
+    """
+
+    def __init__(self, layer: GatedLayer, inputs: Pixel, columns: int) -> None:
+        batch, width = len(inputs), layer.out.seen[-1]
+        self.layer, self.inputs = layer, inputs
+        self.outputs = inputs.new_zeros(batch, width)
+        self._above = inputs.new_zeros(batch, columns, inputs.shape[1])
+        self._row = inputs.new_zeros(batch, columns, 2 * width)
+        self._base = inputs.new_zeros(batch, 2 * width)
+        self._gated = inputs.new_zeros(batch, width)
+        self._itself = ChannelSteps(layer.horizontal.itself, inputs)
+        self._out = ChannelSteps(layer.out, self._gated)
+        biases = [group.bias for group in layer.horizontal.itself.groups]
+        self._link = PixelLinear(layer.link.weight, layer.link.bias + torch.cat(biases))
+        self._left = PixelLinear(layer.horizontal.left.weight)
+        self._condition = PixelLinear(layer.horizontal_condition.weight)
+        views = (each.chunk(layer.channels, dim=1) for each in (self._base, self._gated, inputs, self.outputs))
+        self._of_channel = [(base, *base.chunk(2, dim=1), *others) for base, *others in zip(*views, strict=True)]
+
+    def begin(self) -> None:
+        """Forget the slices walked before."""
+        self._above.zero_()
+
+    def start_row(self, vertical: Row, conditions: tuple[Row | None, Row | None]) -> Row:
+        """Advance the vertical stack by one row; `conditions` are the context's, as far as each stack sees it."""
+        above = self.layer.vertical.row(self._above, vertical)
+        if self.layer.vertical_condition:
+            above = above + self.layer.vertical_condition(conditions[0])
+        self._row.copy_(self._link(above.flatten(0, 1)).view_as(self._row))
+        if conditions[1] is not None:
+            self._row += self.layer.horizontal_condition(conditions[1])
+        self._above.copy_(vertical)
+        self.inputs.zero_()
+        return gate(above, 1)
+
+    def start_pixel(self, column: Int[Tensor, "1"], condition: Pixel) -> None:
+        """Take what `inputs` holds for the pixel to the left, and prepare for the pixel at `column`."""
+        self._base.copy_(self._row.index_select(1, column)[:, 0])
+        self._condition.add_to(self._base, condition)
+        self._left.add_to(self._base, self.inputs)
+
+    def step(self, channel: int) -> None:
+        """Make one channel of `outputs`."""
+        base, value, openness, gated, inputs, outputs = self._of_channel[channel]
+        self._itself.add_to(base, channel)
+        torch.mul(value.tanh(), openness.sigmoid(), out=gated)
+        if self.layer.residual:
+            torch.add(inputs, self._out.step(channel), out=outputs)
+        else:
+            outputs.copy_(self._out.step(channel))

@@ -32,7 +32,7 @@ class Law(ABC):
         # In float64, and never past the last level that has any probability, whatever the rounding of the sum.
         cumulative = self.probs().double().cumsum(-1)
         threshold = uniform.double()[..., None] * cumulative[..., -1:]
-        return (cumulative <= threshold).sum(-1)
+        return torch.searchsorted(cumulative, threshold, right=True)[..., 0]
 
 
 class Categorical(Law):

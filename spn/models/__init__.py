@@ -5,9 +5,9 @@ import importlib
 import torch
 
 from spn.config import ModelSection
-from spn.models.interface import Context, Model, Signature
+from spn.models.interface import Context, Model, Signature, Steps
 
-__all__ = ["Context", "Model", "Signature", "build_model", "num_parameters"]
+__all__ = ["Context", "Model", "Signature", "Steps", "build_model", "num_parameters"]
 
 
 def build_model(section: ModelSection, signature: Signature) -> Model:

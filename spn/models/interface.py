@@ -38,6 +38,34 @@ class Context:
     position: Int[Tensor, " batch"]
 
 
+class Steps(ABC):
+    """The step form of a model, for slices walked one after another: the laws that `forward` gives, one at a time.
+
+    Slice by slice `begin`; row by row `start_row`; pixel by pixel `start_pixel`; and for each channel `law`, and then
+    `put` with the levels that the pixel has there. What is kept lies in buffers that are made once.
+    """
+
+    @abstractmethod
+    def begin(self, context: Context) -> None:
+        """Begin a batch of slices beside `context`."""
+
+    @abstractmethod
+    def start_row(self, row: int) -> None:
+        """Begin a row, all rows before it being known."""
+
+    @abstractmethod
+    def start_pixel(self, column: Int[Tensor, "1"]) -> None:
+        """Begin a pixel of the row, all before it being known; a tensor, so that one compiled step serves all."""
+
+    @abstractmethod
+    def law(self, channel: int) -> Law:
+        """Give the laws [batch] of a channel of the pixel, all before it being known."""
+
+    @abstractmethod
+    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make a channel of the pixel known."""
+
+
 class Model(nn.Module, ABC):
     """A family of exact likelihoods p(target | context).
 
@@ -64,6 +92,10 @@ class Model(nn.Module, ABC):
         features: Float[Tensor, "batch height width _"] | None,
     ) -> Law:
         """Give the laws of all sub-pixels [batch, height, width, channel]."""
+
+    @abstractmethod
+    def steps(self, batch: int) -> Steps:
+        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
 
     def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
         """Give the laws of all sub-pixels of `levels` [batch, height, width, channel]."""

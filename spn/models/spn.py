@@ -15,17 +15,23 @@ from torch.nn import functional as F
 from spn.config import SpnSection
 from spn.layers import (
     ChannelCausalLinear,
+    ChannelSteps,
     ConvStack,
     GatedLayer,
+    GatedLayerSteps,
+    PixelLinear,
     RasterTransformer,
+    TransformerSteps,
     build_intensity,
     down_shift,
     raster_shift,
 )
 from spn.likelihood import Categorical, Law
-from spn.models.interface import Context, Model, Signature
+from spn.models.interface import Context, Model, Signature, Steps
 
 Features = Float[Tensor, "batch height width _"]
+Row = Float[Tensor, "batch width _"]
+Pixel = Float[Tensor, "batch _"]
 
 
 class SliceEmbedder(nn.Module):
@@ -82,6 +88,47 @@ class GatedPixelCNN(nn.Module):
         return rearrange(self.logits(hidden), "b h w (c level) -> b h w c level", c=self.channels)
 
 
+class GatedPixelCNNSteps:
+    """The step form of a `GatedPixelCNN`; whoever knows the pixel fills in `embedded` [batch, channel * units]."""
+
+    def __init__(self, pixelcnn: GatedPixelCNN, embedded: Pixel, columns: int) -> None:
+        self.embedded = inputs = embedded
+        self.layers = []
+        for layer in pixelcnn.layers:
+            self.layers.append(GatedLayerSteps(layer, inputs, columns))
+            inputs = self.layers[-1].outputs
+        rectified, hidden = torch.zeros_like(inputs), torch.zeros_like(inputs)
+        self._hidden, self._logits = ChannelSteps(pixelcnn.hidden, rectified), ChannelSteps(pixelcnn.logits, hidden)
+        self._of_channel = list(
+            zip(*(each.chunk(pixelcnn.channels, dim=1) for each in (inputs, rectified, hidden)), strict=True)
+        )
+
+    def begin(self) -> None:
+        """Forget the slices walked before."""
+        for layer in self.layers:
+            layer.begin()
+
+    def start_row(self, above: Row, context: Row | None) -> None:
+        """Begin a row, given what is embedded of the one above."""
+        vertical = above
+        for layer in self.layers:
+            vertical = layer.start_row(vertical, (context, context))
+
+    def start_pixel(self, column: Int[Tensor, "1"], attended: Pixel) -> None:
+        """Begin a pixel, given the Transformer's output there."""
+        for layer in self.layers:
+            layer.start_pixel(column, attended)
+
+    def step(self, channel: int) -> Float[Tensor, "batch num_levels"]:
+        """Give the logits of one channel."""
+        for layer in self.layers:
+            layer.step(channel)
+        outputs, rectified, hidden = self._of_channel[channel]
+        rectified.copy_(outputs.relu())
+        hidden.copy_(self._hidden.step(channel).relu())
+        return self._logits.step(channel)
+
+
 class SubscalePixelNetwork(Model):
     """Slice embedder, then attention, then masked convolutions, then a softmax per sub-pixel."""
 
@@ -121,6 +168,59 @@ class SubscalePixelNetwork(Model):
         attended = self.transformer(tokens + features if self.to_transformer else tokens)
         beside = attended + features if self.to_pixelcnn else attended
         return Categorical(self.pixelcnn(flat, (features, beside)))
+
+    def steps(self, batch: int) -> "SubscaleSteps":
+        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
+        return SubscaleSteps(self, batch)
+
+
+class SubscaleSteps(Steps):
+    """The step form: embedder once per slice, vertical stack once per row, attention once per pixel."""
+
+    def __init__(self, model: SubscalePixelNetwork, batch: int) -> None:
+        shape = model.signature
+        self.model = model
+        # Elementwise, so that all there is to know of it is a row per level.
+        levels = torch.arange(shape.num_levels, device=model.entry.weight.device)
+        self._table = model.embed_target(levels.view(-1, 1, 1, 1)).detach().flatten(0, 3)
+        embedded = model.entry.weight.new_zeros(batch, shape.channels * self._table.shape[1])
+        self._embedded = embedded.chunk(shape.channels, dim=1)
+        self._previous = torch.zeros_like(embedded)
+        self._row = embedded.new_zeros(batch, shape.width, embedded.shape[1])
+        self._entry = PixelLinear(model.entry.weight, model.entry.bias)
+        self._transformer = TransformerSteps(model.transformer, batch)
+        self._pixelcnn = GatedPixelCNNSteps(model.pixelcnn, embedded, shape.width)
+
+    def begin(self, context: Context) -> None:
+        """Begin a batch of slices beside `context`."""
+        self._features = self.model.embed_context(context)
+        self._pixelcnn.begin()
+        self._row.zero_()
+        # Before the first pixel there is none, whose embedding would not be zero.
+        self._previous.zero_()
+
+    def start_row(self, row: int) -> None:
+        """Begin a row, all rows before it being known."""
+        context = None if self._features is None else self._features[:, row]
+        self._transformer.start_row(row, context if self.model.to_transformer else None)
+        self._pixelcnn.start_row(self._row, context if self.model.to_pixelcnn else None)
+
+    def start_pixel(self, column: Int[Tensor, "1"]) -> None:
+        """Begin a pixel of the row, all before it being known."""
+        attended = self._transformer.step(column, self._entry(self._previous))
+        self._pixelcnn.start_pixel(column, attended)
+        self._column = column
+
+    def law(self, channel: int) -> Law:
+        """Give the laws of a channel of the pixel, all before it being known."""
+        return Categorical(self._pixelcnn.step(channel))
+
+    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make a channel of the pixel known."""
+        self._embedded[channel].copy_(self._table[levels])
+        if channel + 1 == len(self._embedded):
+            self._previous.copy_(self._pixelcnn.embedded)
+            self._row.index_copy_(1, self._column, self._previous[:, None])
 
 
 def build(section: SpnSection, signature: Signature) -> SubscalePixelNetwork:

@@ -1,6 +1,13 @@
 """The contract of stages and models, as checks that the tests apply to sound code and to code with planted bugs."""
 
-from contract.model_checks import MASS_CHECKS, MODEL_CHECKS, chain_probabilities, check_causality, check_walk
+from contract.model_checks import (
+    MASS_CHECKS,
+    MODEL_CHECKS,
+    chain_probabilities,
+    check_cached_walk,
+    check_causality,
+    check_walk,
+)
 from contract.problem import SMALL, Chain, Check, Part, Problem, build_problem, chains, resolve, three_way
 from contract.sample_checks import SAMPLE_CHECKS, check_frequencies, sample
 from contract.stage_checks import STAGE_CHECKS, check_contexts, check_later_bits_are_hidden, check_round_trip
@@ -18,6 +25,7 @@ __all__ = [
     "build_problem",
     "chain_probabilities",
     "chains",
+    "check_cached_walk",
     "check_causality",
     "check_contexts",
     "check_frequencies",

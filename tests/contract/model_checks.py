@@ -9,9 +9,9 @@ from torch import Tensor
 
 from contract.problem import Check, Position, Problem
 from spn.evaluation.check import Dependence, dependence, images_of, model_mass
-from spn.generation import replay
+from spn.generation import WholePasses, replay
 from spn.image import split_slices
-from spn.models import Context, Model
+from spn.models import Context, Model, Steps
 from spn.stages import Stage
 
 
@@ -77,10 +77,21 @@ def check_law(problem: Problem) -> None:
 
 
 def check_walk(problem: Problem) -> None:
-    """The walk offers the laws that `forward` gives."""
+    """The plain walk offers the laws that `forward` gives."""
     for _, model, _, target, context in _last_targets(problem):
-        forward = model(target, context).log_prob(target).double()
-        torch.testing.assert_close(replay(model, context, target), forward, atol=1e-12, rtol=0)
+        _check_offers(WholePasses(model), model, target, context)
+
+
+def check_cached_walk(problem: Problem) -> None:
+    """The step form offers the laws that `forward` gives, slice after slice."""
+    steps = {id(model): model.steps(2) for model in problem.models}
+    for _, model, _, target, context in problem.cases(2):
+        _check_offers(steps[id(model)], model, target, context)
+
+
+def _check_offers(steps: Steps, model: Model, target: Tensor, context: Context) -> None:
+    forward = model(target, context).log_prob(target).double()
+    torch.testing.assert_close(replay(steps, context, target), forward, atol=1e-12, rtol=0)
 
 
 def check_target_mass(problem: Problem) -> None:
@@ -111,6 +122,7 @@ MODEL_CHECKS: tuple[Check, ...] = (
     check_context_is_used,
     check_law,
     check_walk,
+    check_cached_walk,
 )
 
 MASS_CHECKS: tuple[Check, ...] = (check_target_mass, check_chain_mass)

@@ -7,20 +7,22 @@ from torch import Tensor
 
 from contract.model_checks import chain_probabilities
 from contract.problem import Check, Problem
-from spn.generation import sample_chain_stage, sample_stage
+from spn.generation import SAMPLERS, SamplerName, sample_chain_stage, sample_stage
 from spn.image import join_slices, split_slices
 from spn.likelihood import Law
-from spn.models import Context, Model
+from spn.models import Context, Model, Steps
 
 SEED = 7
 """Of samples."""
 
 
-def sample(problem: Problem, num_images: int, batch_size: int, temperature: float = 1.0) -> Tensor:
+def sample(
+    problem: Problem, num_images: int, batch_size: int, temperature: float = 1.0, sampler: SamplerName = "cached"
+) -> Tensor:
     """Sample a whole chain."""
     images = None
     for stage, model in problem.parts:
-        images = sample_chain_stage(stage, model, images, num_images, SEED, temperature, batch_size)
+        images = sample_chain_stage(stage, model, images, num_images, SEED, temperature, batch_size, sampler)
     assert images is not None
     return images
 
@@ -32,7 +34,7 @@ def check_batches(problem: Problem) -> None:
     images = torch.zeros_like(together[numbers])
     for stage, model in problem.parts:
         slices = split_slices(images, stage.plan.scale_factor)
-        images = join_slices(sample_stage(stage, model, slices, numbers, SEED))
+        images = join_slices(sample_stage(stage, SAMPLERS["cached"](model, 1.0), slices, numbers, SEED))
     assert torch.equal(images, together[numbers])
 
 
@@ -52,6 +54,13 @@ def check_samples_replay(problem: Problem) -> None:
         assert not list(offered)
 
 
+def check_samplers_agree(problem: Problem) -> None:
+    """Every way to sample gives the same sample."""
+    cached = sample(problem, num_images=2, batch_size=2)
+    for sampler in SAMPLERS:
+        assert torch.equal(sample(problem, num_images=2, batch_size=2, sampler=sampler), cached)
+
+
 def check_frequencies(problem: Problem) -> None:
     """Samples are as frequent as their probabilities say (chi-squared; for images that can be enumerated)."""
     images, probabilities = chain_probabilities(problem)
@@ -65,7 +74,7 @@ def check_frequencies(problem: Problem) -> None:
 
 
 class Watched(Model):
-    """A model that notes the probabilities of every law it offers."""
+    """A model that notes the probabilities of every law its step form offers."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -78,26 +87,32 @@ class Watched(Model):
         return self.model.embed_context(context)
 
     def laws(self, embedded: Tensor, features: Tensor | None) -> Law:
-        return _WatchedLaw(self.model.laws(embedded, features), self.offered)
+        return self.model.laws(embedded, features)
+
+    def steps(self, batch: int) -> Steps:
+        return _WatchedSteps(self.model.steps(batch), self.offered)
 
 
-class _WatchedLaw(Law):
-    def __init__(self, law: Law, offered: list[Tensor]) -> None:
-        self.law, self.offered = law, offered
+class _WatchedSteps(Steps):
+    def __init__(self, steps: Steps, offered: list[Tensor]) -> None:
+        self.steps, self.offered = steps, offered
 
-    def select(self, row: int, column: int, channel: int) -> Law:
-        selected = self.law.select(row, column, channel)
-        self.offered.append(selected.probs())
-        return selected
+    def begin(self, context: Context) -> None:
+        self.steps.begin(context)
 
-    def log_prob(self, levels: Tensor) -> Tensor:
-        return self.law.log_prob(levels)
+    def start_row(self, row: int) -> None:
+        self.steps.start_row(row)
 
-    def probs(self) -> Tensor:
-        return self.law.probs()
+    def start_pixel(self, column: Tensor) -> None:
+        self.steps.start_pixel(column)
 
-    def tempered(self, temperature: float) -> Law:
-        return self.law.tempered(temperature)
+    def law(self, channel: int) -> Law:
+        law = self.steps.law(channel)
+        self.offered.append(law.probs())
+        return law
+
+    def put(self, channel: int, levels: Tensor) -> None:
+        self.steps.put(channel, levels)
 
 
-SAMPLE_CHECKS: tuple[Check, ...] = (check_batches, check_samples_replay)
+SAMPLE_CHECKS: tuple[Check, ...] = (check_batches, check_samples_replay, check_samplers_agree)
