@@ -81,24 +81,30 @@ def fails(check: Check, problem: Problem) -> bool:
     return False
 
 
-SEES_ITSELF = {"causality", "target_mass", "chain_mass", "walk", "samples_replay"}
+SEES_ITSELF = {"causality", "target_mass", "chain_mass", "walk", "cached_walk", "samples_replay"}
+STEPS_ASIDE = {"cached_walk", "samples_replay"}
 SHOWS_TOO_MUCH = {"contexts", "later_bits_are_hidden", "hidden_bits_leak", "chain_mass", "samples_replay"}
 
 CAUGHT_BY: dict[Plant, set[str]] = {
-    planted.mask_b_for_mask_a: SEES_ITSELF,
+    planted.mask_b_for_mask_a: SEES_ITSELF | {"samplers_agree"},
     planted.vertical_stack_not_shifted_down: SEES_ITSELF,
     planted.transformer_not_shifted: SEES_ITSELF,
     planted.vertical_stack_sees_the_transformer: SEES_ITSELF,
-    planted.blue_seen_by_green: SEES_ITSELF,
-    planted.gate_across_channels: SEES_ITSELF,
+    planted.blue_seen_by_green: SEES_ITSELF | {"samplers_agree"},
+    planted.gate_across_channels: SEES_ITSELF | {"samplers_agree"},
     # Normalised: it is a likelihood, but of another order than that of the walk.
-    planted.channels_in_another_order: {"causality", "no_blind_spot", "walk", "samples_replay"},
+    planted.channels_in_another_order: {"causality", "no_blind_spot", "walk", "samplers_agree"} | STEPS_ASIDE,
     # Sound likelihoods, but worse ones.
-    planted.nothing_above_is_seen: {"no_blind_spot"},
+    planted.nothing_above_is_seen: {"no_blind_spot"} | STEPS_ASIDE,
     planted.context_is_ignored: {"context_is_used"},
     planted.padding_is_intensity_zero: {"context_is_used"},
-    planted.float32_for_float64: {"law", "target_mass", "chain_mass"},
-    planted.softmax_over_the_wrong_axis: {"law", "target_mass", "chain_mass", "walk", "frequencies"},
+    # Sound laws, and sound samples of other laws.
+    planted.slice_before_is_remembered: STEPS_ASIDE,
+    planted.left_of_the_first_column_is_the_row_above: STEPS_ASIDE,
+    planted.keys_of_later_columns_are_attended_to: STEPS_ASIDE,
+    planted.pixel_is_not_remembered: STEPS_ASIDE,
+    planted.float32_for_float64: {"law", "target_mass", "chain_mass", "walk", "cached_walk"},
+    planted.softmax_over_the_wrong_axis: {"law", "target_mass", "chain_mass", "walk", "cached_walk", "frequencies"},
     planted.softmax_forgotten: {"law", "target_mass", "chain_mass", "frequencies"},
     planted.stages_overlap: {"every_bit_once", "contexts", "chain_mass", "samples_replay", "frequencies"},
     planted.stage_left_out: {"every_bit_once", "contexts", "later_bits_are_hidden", "round_trip", "chain_mass"},
@@ -110,7 +116,7 @@ CAUGHT_BY: dict[Plant, set[str]] = {
     planted.window_of_the_transposed_position: SHOWS_TOO_MUCH,
     # Causal and normalised: only the formula of the window knows better.
     planted.window_shifted_away_from_the_target: {"contexts"},
-    planted.sampled_backwards: {"samples_replay"},
+    planted.sampled_backwards: {"samples_replay", "samplers_agree"},
     planted.uniforms_keyed_by_place_in_the_batch: {"batches"},
     planted.uniforms_the_same_for_all_slices: {"frequencies"},
 }
