@@ -61,14 +61,14 @@ def blue_seen_by_green(patch: pytest.MonkeyPatch) -> None:
 
 
 def channels_in_another_order(patch: pytest.MonkeyPatch) -> None:
-    sound = GatedPixelCNN.forward
+    sound = SubscalePixelNetwork.laws
 
-    def swapped(self: GatedPixelCNN, embedded: Tensor, conditions: Any) -> Tensor:
-        order = [0, 2, 1] if self.channels == 3 else [0]
-        grouped = embedded.unflatten(-1, (self.channels, -1))[..., order, :]
-        return sound(self, grouped.flatten(-2), conditions)[..., order, :]
+    def swapped(self: SubscalePixelNetwork, embedded: Tensor, features: Tensor | None) -> Categorical:
+        order = [0, 2, 1] if self.signature.channels == 3 else [0]
+        laws = sound(self, embedded[..., order, :], features)
+        return Categorical(laws.probs()[..., order, :].log())
 
-    patch.setattr(GatedPixelCNN, "forward", swapped)
+    patch.setattr(SubscalePixelNetwork, "laws", swapped)
 
 
 def gate_across_channels(patch: pytest.MonkeyPatch) -> None:
@@ -120,14 +120,14 @@ def left_of_the_first_column_is_the_row_above(patch: pytest.MonkeyPatch) -> None
     patch.setattr(GatedLayerSteps, "start_row", start_row)
 
 
-def keys_of_later_columns_are_attended_to(patch: pytest.MonkeyPatch) -> None:
-    sound = TransformerSteps.__init__
+def rows_overlap_in_the_cache(patch: pytest.MonkeyPatch) -> None:
+    sound = TransformerSteps.start_row
 
-    def build(self: TransformerSteps, *arguments: Any) -> None:
-        sound(self, *arguments)
-        self._mask.zero_()
+    def start_row(self: TransformerSteps, row: int, context: Tensor | None) -> None:
+        sound(self, row, context)
+        self._first -= row > 0
 
-    patch.setattr(TransformerSteps, "__init__", build)
+    patch.setattr(TransformerSteps, "start_row", start_row)
 
 
 def pixel_is_not_remembered(patch: pytest.MonkeyPatch) -> None:

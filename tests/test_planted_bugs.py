@@ -101,7 +101,7 @@ CAUGHT_BY: dict[Plant, set[str]] = {
     # Sound laws, and sound samples of other laws.
     planted.slice_before_is_remembered: STEPS_ASIDE,
     planted.left_of_the_first_column_is_the_row_above: STEPS_ASIDE,
-    planted.keys_of_later_columns_are_attended_to: STEPS_ASIDE,
+    planted.rows_overlap_in_the_cache: {"cached_walk"},
     planted.pixel_is_not_remembered: STEPS_ASIDE,
     planted.float32_for_float64: {"law", "target_mass", "chain_mass", "walk", "cached_walk"},
     planted.softmax_over_the_wrong_axis: {"law", "target_mass", "chain_mass", "walk", "cached_walk", "frequencies"},

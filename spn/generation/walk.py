@@ -31,14 +31,13 @@ def walk(steps: Steps, context: Context, given: Given, choose: Choose) -> Levels
     steps.begin(context)
     for row, given_row in enumerate(given.unbind(1)):
         steps.start_row(row)
-        columns = torch.arange(given.shape[2], device=given.device).split(1)
-        pixels = zip(columns, given_row.unbind(1), strict=True)
+        pixels = enumerate(given_row.unbind(1))
         rows.append(torch.stack([walk_pixel(steps, column, here, choose) for column, here in pixels], dim=1))
     return torch.stack(rows, dim=1)
 
 
 def walk_pixel(
-    steps: Steps, column: Int[Tensor, "1"], given: Num[Tensor, "batch channel"], choose: Choose
+    steps: Steps, column: int, given: Num[Tensor, "batch channel"], choose: Choose
 ) -> Int[Tensor, "batch channel"]:
     """Take the inner step of the walk: one pixel, channel after channel."""
     steps.start_pixel(column)
@@ -78,9 +77,9 @@ class WholePasses(Steps):
         """Begin a row."""
         self._row = row
 
-    def start_pixel(self, column: Int[Tensor, "1"]) -> None:
+    def start_pixel(self, column: int) -> None:
         """Begin a pixel of the row."""
-        self._column = int(column)
+        self._column = column
 
     def law(self, channel: int) -> Law:
         """Give the laws of a channel of the pixel."""

@@ -12,6 +12,7 @@ from spn.layers.causal import (
 from spn.layers.gated import GatedLayer, GatedLayerSteps
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
 from spn.layers.pixel import PixelLinear
+from spn.layers.recompute import Recomputing, recompute_layers
 from spn.layers.residual import ConvStack
 from spn.layers.transformer import RasterTransformer, TransformerSteps
 
@@ -26,11 +27,13 @@ __all__ = [
     "Intensity",
     "PixelLinear",
     "RasterTransformer",
+    "Recomputing",
     "ScaledIntensity",
     "TransformerSteps",
     "VerticalConv",
     "build_intensity",
     "down_shift",
     "raster_shift",
+    "recompute_layers",
     "right_shift",
 ]

@@ -1,7 +1,7 @@
 """The layer of the Gated PixelCNN (van den Oord et al. 2016, Fig. 2)."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from spn.layers.causal import ChannelCausalLinear, ChannelSteps, HorizontalConv, VerticalConv
@@ -67,6 +67,7 @@ class GatedLayerSteps:
         self.outputs = inputs.new_zeros(batch, width)
         self._above = inputs.new_zeros(batch, columns, inputs.shape[1])
         self._row = inputs.new_zeros(batch, columns, 2 * width)
+        self._pixels = self._row.unbind(1)
         self._base = inputs.new_zeros(batch, 2 * width)
         self._gated = inputs.new_zeros(batch, width)
         self._itself = ChannelSteps(layer.horizontal.itself, inputs)
@@ -94,9 +95,9 @@ class GatedLayerSteps:
         self.inputs.zero_()
         return gate(above, 1)
 
-    def start_pixel(self, column: Int[Tensor, "1"], condition: Pixel) -> None:
+    def start_pixel(self, column: int, condition: Pixel) -> None:
         """Take what `inputs` holds for the pixel to the left, and prepare for the pixel at `column`."""
-        self._base.copy_(self._row.index_select(1, column)[:, 0])
+        self._base.copy_(self._pixels[column])
         self._condition.add_to(self._base, condition)
         self._left.add_to(self._base, self.inputs)
 
@@ -104,7 +105,7 @@ class GatedLayerSteps:
         """Make one channel of `outputs`."""
         base, value, openness, gated, inputs, outputs = self._of_channel[channel]
         self._itself.add_to(base, channel)
-        torch.mul(value.tanh(), openness.sigmoid(), out=gated)
+        torch.mul(value.tanh_(), openness.sigmoid_(), out=gated)
         if self.layer.residual:
             torch.add(inputs, self._out.step(channel), out=outputs)
         else:

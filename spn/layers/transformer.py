@@ -2,11 +2,12 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.layers.pixel import PixelLinear
+from spn.layers.recompute import Recomputing
 
 Tokens = Float[Tensor, "batch pixel width"]
 
@@ -23,8 +24,16 @@ class _CausalAttention(nn.Module):
             rearrange(part, "b t (head d) -> b head t d", head=self.heads)
             for part in self.queries_keys_values(tokens).chunk(3, dim=-1)
         )
-        mixed = F.scaled_dot_product_attention(*split, is_causal=True)
-        return self.out(rearrange(mixed, "b head t d -> b t (head d)"))
+        return self.out(rearrange(_attend(*split), "b head t d -> b t (head d)"))
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    if (queries.device.type, queries.dtype) != ("cpu", torch.bfloat16):
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    # On a CPU bfloat16 is the slower of the two here, backwards by a factor of two.
+    with torch.autocast("cpu", enabled=False):
+        mixed = F.scaled_dot_product_attention(queries.float(), keys.float(), values.float(), is_causal=True)
+    return mixed.to(queries.dtype)
 
 
 class _Block(nn.Module):
@@ -41,7 +50,7 @@ class _Block(nn.Module):
         return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
 
 
-class RasterTransformer(nn.Module):
+class RasterTransformer(Recomputing):
     """Causal self-attention over pixels; token t sees tokens up to and with t, so its input must lie before pixel t."""
 
     def __init__(self, width: int, heads: int, num_layers: int, height: int, columns: int, dropout: float) -> None:
@@ -56,7 +65,10 @@ class RasterTransformer(nn.Module):
     ) -> Float[Tensor, "batch height columns width"]:
         """Reshape the slice to 1D, attend, and reshape back to 2D."""
         positioned = features + self.row_positions + self.column_positions
-        return self.norm(self.blocks(positioned.flatten(1, 2))).unflatten(1, features.shape[1:3])
+        tokens = positioned.flatten(1, 2)
+        for block in self.blocks:
+            tokens = self.run_layer(block, tokens)
+        return self.norm(tokens).unflatten(1, features.shape[1:3])
 
 
 class _BlockSteps:
@@ -71,21 +83,17 @@ class _BlockSteps:
         self.enlarge = PixelLinear(enlarge.weight, enlarge.bias)
         self.shrink = PixelLinear(shrink.weight, shrink.bias)
         width = attention.out.in_features
-        self._keys, self._values = (
-            enlarge.weight.new_zeros(batch, self.heads, num_tokens, width // self.heads) for _ in range(2)
-        )
+        # Keys and values in one tensor, as they come: one copy a token.
+        self._cache = enlarge.weight.new_zeros(2, batch, self.heads, num_tokens, width // self.heads)
+        self._places = self._cache.unbind(3)
 
-    def start_row(self, length: int) -> None:
-        self._seen = self._keys[:, :, :length], self._values[:, :, :length]
-
-    def step(self, token: Tensor, place: Tensor, mask: Tensor) -> Tensor:
-        """Advance one token [batch, width] of index `place`."""
-        split = self.queries_keys_values(self.attention_norm(token)).view(len(token), 3, self.heads, 1, -1)
-        query, key, value = split.unbind(1)
-        self._keys.index_copy_(2, place, key)
-        self._values.index_copy_(2, place, value)
+    def step(self, place: int, token: Tensor) -> Tensor:
+        """Advance the token [batch, width] of index `place`."""
+        split = self.queries_keys_values(self.attention_norm(token)).view(len(token), 3, self.heads, -1).transpose(0, 1)
+        self._places[place].copy_(split[1:])
+        keys, values = self._cache[:, :, :, : place + 1].unbind(0)
         # Never is_causal with a single query: it would see the first token alone.
-        mixed = F.scaled_dot_product_attention(query, *self._seen, attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(split[0].unsqueeze(2), keys, values)
         token = token + self.out(mixed.view(token.shape))
         return token + self.shrink(F.gelu(self.enlarge(self.mlp_norm(token))))
 
@@ -96,30 +104,21 @@ class TransformerSteps:
     def __init__(self, transformer: RasterTransformer, batch: int) -> None:
         height, _, width = transformer.row_positions.shape
         self.columns = transformer.column_positions.shape[1]
-        num_tokens = height * self.columns
-        self.blocks = [_BlockSteps(block, batch, num_tokens) for block in transformer.blocks]
+        self.blocks = [_BlockSteps(block, batch, height * self.columns) for block in transformer.blocks]
         self.norm = transformer.norm
         self._positions = (transformer.row_positions + transformer.column_positions).detach()
         self._entering = self._positions.new_zeros(batch, self.columns, width)
-        # Row by row as much of the caches is attended to as exists; in the last row, later columns are masked out.
-        later = self._positions.new_full((self.columns, self.columns), -torch.inf).triu(1)
-        self._mask = torch.cat((later.new_zeros(self.columns, num_tokens - self.columns), later), dim=1)
-        self._places = torch.arange(num_tokens, device=later.device)
+        self._pixels = self._entering.unbind(1)
 
     def start_row(self, row: int, context: Float[Tensor, "batch columns width"] | None) -> None:
         """Prepare a row, whose tokens have `context` added to them."""
         entering = self._positions[row] if context is None else self._positions[row] + context
         self._entering.copy_(entering.expand_as(self._entering))
-        length = (row + 1) * self.columns
-        self._row_mask = self._mask[:, -length:]
-        self._row_places = self._places[length - self.columns : length]
-        for block in self.blocks:
-            block.start_row(length)
+        self._first = row * self.columns
 
-    def step(self, column: Int[Tensor, "1"], token: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
+    def step(self, column: int, token: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
         """Advance the token at `column` of the row."""
-        token = token + self._entering.index_select(1, column)[:, 0]
-        mask, place = self._row_mask.index_select(0, column), self._row_places.index_select(0, column)
+        token = token + self._pixels[column]
         for block in self.blocks:
-            token = block.step(token, place, mask)
+            token = block.step(self._first + column, token)
         return self.norm(token)

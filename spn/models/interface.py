@@ -54,8 +54,8 @@ class Steps(ABC):
         """Begin a row, all rows before it being known."""
 
     @abstractmethod
-    def start_pixel(self, column: Int[Tensor, "1"]) -> None:
-        """Begin a pixel of the row, all before it being known; a tensor, so that one compiled step serves all."""
+    def start_pixel(self, column: int) -> None:
+        """Begin a pixel of the row, all before it being known."""
 
     @abstractmethod
     def law(self, channel: int) -> Law:

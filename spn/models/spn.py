@@ -21,12 +21,13 @@ from spn.layers import (
     GatedLayerSteps,
     PixelLinear,
     RasterTransformer,
+    Recomputing,
     TransformerSteps,
     build_intensity,
     down_shift,
     raster_shift,
 )
-from spn.likelihood import Categorical, Law
+from spn.likelihood import Categorical, Chunked, Law
 from spn.models.interface import Context, Model, Signature, Steps
 
 Features = Float[Tensor, "batch height width _"]
@@ -56,7 +57,7 @@ class SliceEmbedder(nn.Module):
         return self.convs(torch.cat((planes, position), dim=-1))
 
 
-class GatedPixelCNN(nn.Module):
+class GatedPixelCNN(Recomputing):
     """The masked convolutions of the decoder; exact order of pixels and of the channels within each."""
 
     def __init__(self, section: SpnSection, signature: Signature, units: int, sees_context: bool) -> None:
@@ -77,15 +78,17 @@ class GatedPixelCNN(nn.Module):
         self.logits = ChannelCausalLinear(width, channels * signature.num_levels, channels, strict=False)
         self.channels = channels
 
-    def forward(
-        self, embedded: Features, conditions: tuple[Features | None, Features]
-    ) -> Float[Tensor, "batch height width channel num_levels"]:
-        """Give the logits of every sub-pixel; `embedded` has the image's channels outermost in its features."""
+    def forward(self, embedded: Features, conditions: tuple[Features | None, Features]) -> Features:
+        """Give the features that `head` takes; `embedded` has the image's channels outermost in its features."""
         vertical, horizontal = down_shift(embedded), embedded
         for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, conditions)
-        hidden = F.relu(self.hidden(F.relu(horizontal)))
-        return rearrange(self.logits(hidden), "b h w (c level) -> b h w c level", c=self.channels)
+            vertical, horizontal = self.run_layer(layer, vertical, horizontal, conditions)
+        return horizontal
+
+    def head(self, features: Float[Tensor, "*batch _"]) -> Categorical:
+        """Give the laws [*batch, channel] of pixels of any shape, each from its own features."""
+        hidden = F.relu(self.hidden(F.relu(features)))
+        return Categorical(rearrange(self.logits(hidden), "... (c level) -> ... c level", c=self.channels))
 
 
 class GatedPixelCNNSteps:
@@ -114,7 +117,7 @@ class GatedPixelCNNSteps:
         for layer in self.layers:
             vertical = layer.start_row(vertical, (context, context))
 
-    def start_pixel(self, column: Int[Tensor, "1"], attended: Pixel) -> None:
+    def start_pixel(self, column: int, attended: Pixel) -> None:
         """Begin a pixel, given the Transformer's output there."""
         for layer in self.layers:
             layer.start_pixel(column, attended)
@@ -124,8 +127,8 @@ class GatedPixelCNNSteps:
         for layer in self.layers:
             layer.step(channel)
         outputs, rectified, hidden = self._of_channel[channel]
-        rectified.copy_(outputs.relu())
-        hidden.copy_(self._hidden.step(channel).relu())
+        torch.clamp_min(outputs, 0, out=rectified)
+        torch.clamp_min(self._hidden.step(channel), 0, out=hidden)
         return self._logits.step(channel)
 
 
@@ -167,7 +170,7 @@ class SubscalePixelNetwork(Model):
         tokens = self.entry(raster_shift(flat))
         attended = self.transformer(tokens + features if self.to_transformer else tokens)
         beside = attended + features if self.to_pixelcnn else attended
-        return Categorical(self.pixelcnn(flat, (features, beside)))
+        return Chunked(self.pixelcnn(flat, (features, beside)), self.pixelcnn.head)
 
     def steps(self, batch: int) -> "SubscaleSteps":
         """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
@@ -187,6 +190,7 @@ class SubscaleSteps(Steps):
         self._embedded = embedded.chunk(shape.channels, dim=1)
         self._previous = torch.zeros_like(embedded)
         self._row = embedded.new_zeros(batch, shape.width, embedded.shape[1])
+        self._pixels = self._row.unbind(1)
         self._entry = PixelLinear(model.entry.weight, model.entry.bias)
         self._transformer = TransformerSteps(model.transformer, batch)
         self._pixelcnn = GatedPixelCNNSteps(model.pixelcnn, embedded, shape.width)
@@ -205,7 +209,7 @@ class SubscaleSteps(Steps):
         self._transformer.start_row(row, context if self.model.to_transformer else None)
         self._pixelcnn.start_row(self._row, context if self.model.to_pixelcnn else None)
 
-    def start_pixel(self, column: Int[Tensor, "1"]) -> None:
+    def start_pixel(self, column: int) -> None:
         """Begin a pixel of the row, all before it being known."""
         attended = self._transformer.step(column, self._entry(self._previous))
         self._pixelcnn.start_pixel(column, attended)
@@ -220,7 +224,7 @@ class SubscaleSteps(Steps):
         self._embedded[channel].copy_(self._table[levels])
         if channel + 1 == len(self._embedded):
             self._previous.copy_(self._pixelcnn.embedded)
-            self._row.index_copy_(1, self._column, self._previous[:, None])
+            self._pixels[self._column].copy_(self._previous)
 
 
 def build(section: SpnSection, signature: Signature) -> SubscalePixelNetwork:

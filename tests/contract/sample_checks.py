@@ -103,7 +103,7 @@ class _WatchedSteps(Steps):
     def start_row(self, row: int) -> None:
         self.steps.start_row(row)
 
-    def start_pixel(self, column: Tensor) -> None:
+    def start_pixel(self, column: int) -> None:
         self.steps.start_pixel(column)
 
     def law(self, channel: int) -> Law:
