@@ -1,6 +1,6 @@
 # make reproduce: install, run the default experiment, print its table.   make test, make check: what CI runs.
 .DELETE_ON_ERROR:
-.PHONY: install install-test reproduce test check browser clean
+.PHONY: install install-test reproduce test check bench bench-gpu browser clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,6 +39,14 @@ check: install-test
 	lint-imports
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+# Ratios against stated baselines, measured in the same run, on one thread.
+bench: install
+	OMP_NUM_THREADS=1 python -m benchmarks.cpu
+
+# Runs with the torch that is there, in the environment or outside; nothing is installed.
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 # The browser test drives a real Chromium.
 browser:

@@ -10,7 +10,7 @@ which slices are known before a target slice: that is the stage's plan, and two 
 """
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float64, Int, Shaped
 from torch import Tensor
 
 from spn.config import StagePlan
@@ -19,15 +19,17 @@ from spn.models import Context, Model, Signature
 
 Slices = Shaped[Tensor, "batch S S height width channel"]
 Positions = Int[Tensor, "batch 2"]
+CPU = torch.device("cpu")
 
 
 class Stage:
     """The targets and contexts of one stage, for images given as slices of full levels [batch, S, S, h, w, C].
 
-    Bits of `slices` that are not yet generated never reach a context, so training may pass whole images.
+    Bits of `slices` that are not yet generated never reach a context, so training may pass whole images. `device` is
+    where slices are to be expected: what contexts are gathered with is kept there, for every copy makes it wait.
     """
 
-    def __init__(self, plan: StagePlan, shape: tuple[int, int, int]) -> None:
+    def __init__(self, plan: StagePlan, shape: tuple[int, int, int], device: torch.device = CPU) -> None:
         height, width, channels = shape
         self.plan = plan
         self.targets = plan.targets
@@ -37,13 +39,14 @@ class Stage:
         own = torch.zeros_like(before)
         for m, n in plan.targets:
             own[m, n] = plan.own_mask
-        self._known_before = before
-        self._known_after = before | own
-        self._has_causal_window = self._is_any_known(self._known_after, earlier=True)
-        self._has_high_bits = self._is_any_known(before, earlier=False)
         size = plan.scale_factor
-        num_cells = self._has_causal_window * len(causal_offsets(size))
-        num_cells += self._has_high_bits * len(window_offsets(size))
+        windows = []
+        if self._is_any_known(before | own, earlier=True):
+            windows.append((before | own, torch.tensor(causal_offsets(size))))
+        if self._is_any_known(before, earlier=False):
+            windows.append((before, torch.tensor(window_offsets(size))))
+        num_cells = sum(len(offsets) for _, offsets in windows)
+        self._windows = [(visible.to(device), offsets.to(device)) for visible, offsets in windows]
         self.signature = Signature(
             height=height // size,
             width=width // size,
@@ -68,13 +71,11 @@ class Stage:
     def context(self, slices: Slices, position: Positions) -> Context:
         """Gather what is known beside each image's slice at `position`."""
         size = self.plan.scale_factor
-        windows = []
-        if self._has_causal_window:
-            visible = self._known_after.to(slices.device)
-            windows.append(gather_window(slices, visible, position, causal_offsets(size)))
-        if self._has_high_bits:
-            visible = self._known_before.to(slices.device)
-            windows.append(gather_window(slices, visible, position, window_offsets(size)))
+        device = slices.device
+        windows = [
+            gather_window(slices, visible.to(device), position, offsets.to(device))
+            for visible, offsets in self._windows
+        ]
         if not windows:
             empty = slices.new_zeros(len(slices), 0, *slices.shape[3:])
             windows.append((empty, empty.new_zeros(len(slices), 0, dtype=torch.bool)))
@@ -92,11 +93,13 @@ class Stage:
         filled[:, position[0], position[1]] = (here & (every_bit ^ self.plan.own_mask)) | own
         return filled
 
-    def nats(self, model: Model, slices: Slices, position: Positions) -> Float[Tensor, " batch"]:
-        """Give -log p(target | context) of each image's slice at `position`, in nats."""
+    def nats(self, model: Model, slices: Slices, position: Positions) -> Float64[Tensor, " batch"]:
+        """Give -log p(target | context) of each image's slice at `position`, in nats; summed in float64."""
         target = self.target(slices, position)
-        return -model(target, self.context(slices, position)).log_prob(target).flatten(1).sum(1)
+        log_probs = model(target, self.context(slices, position)).log_prob(target)
+        return -log_probs.flatten(1).sum(1, dtype=torch.float64)
 
     def positions(self, position: tuple[int, int], batch: int, device: torch.device | None = None) -> Positions:
         """Repeat one meta-position for a batch."""
-        return torch.tensor(position, device=device).expand(batch, 2)
+        # Filled in on the device: a copy would make it wait.
+        return torch.stack([torch.full((batch,), index, device=device) for index in position], dim=1)

@@ -195,8 +195,8 @@ def low_bits_shown_to_the_high_bit_stage(patch: pytest.MonkeyPatch) -> None:
 
 
 def shift_window(patch: pytest.MonkeyPatch, down: int, right: int) -> None:
-    def shifted(slices: Tensor, visible: Tensor, position: Tensor, offsets: list[tuple[int, int]]) -> Any:
-        return gather_window(slices, visible, position, [(di + down, dj + right) for di, dj in offsets])
+    def shifted(slices: Tensor, visible: Tensor, position: Tensor, offsets: Tensor) -> Any:
+        return gather_window(slices, visible, position, offsets + torch.tensor([down, right]))
 
     patch.setattr("spn.stages.gather_window", shifted)
 

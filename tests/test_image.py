@@ -100,7 +100,7 @@ def test_the_window_is_cut_out_of_the_image_at_full_resolution(scale_factor: int
     offsets = window_offsets(scale_factor)
     for m in range(scale_factor):
         for n in range(scale_factor):
-            cells, present = gather_window(slices, visible, torch.tensor([[m, n], [m, n]]), offsets)
+            cells, present = gather_window(slices, visible, torch.tensor([[m, n], [m, n]]), torch.tensor(offsets))
             for cell, (di, dj) in enumerate(offsets):
                 in_grid = 0 <= m + di < scale_factor and 0 <= n + dj < scale_factor
                 assert present[:, cell].tolist() == [in_grid, in_grid]
@@ -113,7 +113,8 @@ def test_the_window_is_cut_out_of_the_image_at_full_resolution(scale_factor: int
 def test_cells_inside_the_image_but_outside_the_grid_are_empty() -> None:
     # Left of slice (0, 0) there are pixels of the image for every column but the first; they are not in its window.
     slices = torch.full((1, 2, 2, 3, 3, 1), 7, dtype=torch.uint8)
-    cells, present = gather_window(slices, torch.full((2, 2), 0xFF), torch.tensor([[0, 0]]), causal_offsets(2))
+    visible, offsets = torch.full((2, 2), 0xFF), torch.tensor(causal_offsets(2))
+    cells, present = gather_window(slices, visible, torch.tensor([[0, 0]]), offsets)
     assert not present.any()
     assert not cells.any()
 
@@ -123,8 +124,9 @@ def test_later_slices_are_not_in_the_causal_window(scale_factor: int) -> None:
     grid = [(m, n) for m in range(scale_factor) for n in range(scale_factor)]
     numbers = torch.arange(1, len(grid) + 1, dtype=torch.uint8).view(1, scale_factor, scale_factor, 1, 1, 1)
     visible = torch.full((scale_factor, scale_factor), 0xFF)
+    offsets = torch.tensor(causal_offsets(scale_factor), dtype=torch.long).reshape(-1, 2)  # none where S = 1
     for number, position in enumerate(grid, start=1):
-        cells, present = gather_window(numbers, visible, torch.tensor([position]), causal_offsets(scale_factor))
+        cells, present = gather_window(numbers, visible, torch.tensor([position]), offsets)
         # All slices before it, in order, once each.
         assert cells[present].flatten().tolist() == list(range(1, number))
 
@@ -133,9 +135,10 @@ def test_positions_may_differ_within_a_batch() -> None:
     slices = torch.from_numpy(noise(0, (4, 2, 2, 2, 2, 1)))
     visible = torch.tensor([[0xF0, 0xFF], [0x0F, 0]])
     positions = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
-    cells, present = gather_window(slices, visible, positions, window_offsets(2))
+    offsets = torch.tensor(window_offsets(2))
+    cells, present = gather_window(slices, visible, positions, offsets)
     for image in range(4):
-        alone = gather_window(slices[image : image + 1], visible, positions[image : image + 1], window_offsets(2))
+        alone = gather_window(slices[image : image + 1], visible, positions[image : image + 1], offsets)
         assert torch.equal(alone[0][0], cells[image])
         assert torch.equal(alone[1][0], present[image])
 
@@ -143,8 +146,8 @@ def test_positions_may_differ_within_a_batch() -> None:
 def test_only_visible_bits_are_shown() -> None:
     slices = torch.full((1, 2, 2, 1, 1, 1), 0b10110101, dtype=torch.uint8)
     visible = torch.tensor([[0b11100000, 0], [0b00011111, 0]])
-    cells, present = gather_window(slices, visible, torch.tensor([[1, 1]]), causal_offsets(2))
     offsets = causal_offsets(2)
+    cells, present = gather_window(slices, visible, torch.tensor([[1, 1]]), torch.tensor(offsets))
     shown = {offset: cells[0, offsets.index(offset)].item() for offset in offsets}
     assert shown == {(-1, -1): 0b10100000, (-1, 0): 0, (-1, 1): 0, (0, -1): 0b00010101}
     assert [offset for offset, there in zip(offsets, present[0].tolist(), strict=True) if there] == [(-1, -1), (0, -1)]

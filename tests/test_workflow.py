@@ -157,6 +157,7 @@ def test_a_stale_result_is_refused_and_made_again_once_deleted(workspace: Worksp
         (["evaluate", "nope", "--checkpoint", LOW, "--output", "out"], "got nope"),
         (["sample", "nope", "low", "--checkpoint", LOW, "--output", "out"], "got nope"),
         (["sample", "raster", "low", "--checkpoint", LOW, "--output", "out"], "got low"),
+        (["sample", "depth", "low", "--checkpoint", LOW, "--output", "out", "--sampler", "best"], "got best"),
         (["evaluate", "low", "--checkpoint", "none.safetensors", "--output", "out"], "none.safetensors: expected"),
         (
             ["evaluate", "low", "--checkpoint", TRAININGS[1], "--output", "out"],

@@ -61,6 +61,12 @@ def _add_stage_verbs(commands: Commands) -> None:
     train.add_argument("--experiment", type=Path, required=True, help="what create_experiment wrote")
     train.add_argument("--runs", type=Path, default=Path("runs"), help="where unfinished and finished runs are kept")
     train.add_argument("--output", type=Path, required=True, help="folder for checkpoint and history")
+    train.add_argument(
+        "--compile", dest="compiled", action="store_true", help="compile the network: a minute or more, then faster"
+    )
+    train.add_argument(
+        "--recompute", action="store_true", help="keep fewer activations and make them again: less memory, more time"
+    )
     _machine(train)
 
     evaluate = _verb(commands, "evaluate", verbs.evaluate)
@@ -72,6 +78,11 @@ def _add_stage_verbs(commands: Commands) -> None:
 
     check = _verb(commands, "check", verbs.check)
     check.add_argument("stage", nargs="*", help="stages to check; none: all")
+
+    plan = _verb(commands, "plan", verbs.plan)
+    plan.add_argument("--data", type=Path, default=Path("data"), help="where the preprocessed files lie, if they do")
+    plan.add_argument("--recompute", action="store_true", help="for training with --recompute")
+    _machine(plan)
 
 
 def _add_chain_verbs(commands: Commands) -> None:
@@ -85,6 +96,12 @@ def _add_chain_verbs(commands: Commands) -> None:
     )
     sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5 and samples.png")
     sample.add_argument("--exact", action="store_true", help="compute in float64, so that batches cannot matter at all")
+    sample.add_argument(
+        "--sampler",
+        default="cached",
+        help="ways to the same sample: cached, plain (a whole pass per sub-pixel), fixed_point (whole passes until "
+        "nothing changes)",
+    )
     sample.add_argument("--batch-size", type=int, default=64)
     _machine(sample)
 

@@ -4,6 +4,7 @@ Imports are inside the verbs, because torch and mlflow take seconds and some ver
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,21 @@ def create_experiment(params: Path, uri: str, output: Path) -> None:
 
 
 def train(
-    params: Path, stage: str, data: Path, experiment: Path, runs: Path, output: Path, device: str, threads: int
+    params: Path,
+    stage: str,
+    data: Path,
+    experiment: Path,
+    runs: Path,
+    output: Path,
+    compiled: bool,
+    recompute: bool,
+    device: str,
+    threads: int,
 ) -> None:
     """Train one stage, or go on where a killed run stopped; return at once if it is trained."""
     from spn import tracking
     from spn.data.hdf5 import SliceFile
+    from spn.machine import fast_products
     from spn.models import num_parameters
     from spn.provenance import stage_recipe
     from spn.stages import Stage
@@ -48,14 +59,18 @@ def train(
     loaded, place = _load(params, stage), _device(device, threads)
     slices = SliceFile(data)
     signature = Stage(loaded.stage_plans[stage], loaded.data.shape).signature
-    with tracking.StageRun(
-        tracking.load_experiment(experiment),
-        stage,
-        stage_recipe(loaded, stage, slices.digest),
-        num_parameters=num_parameters(loaded.stages[stage].model, signature),
-        checkpoint=output / "checkpoint.safetensors",
-    ) as stage_run:
-        run(loaded, stage, slices, output, runs, place, observe=stage_run.measured)
+    with (
+        fast_products(place) as products,
+        tracking.StageRun(
+            tracking.load_experiment(experiment),
+            stage,
+            stage_recipe(loaded, stage, slices.digest),
+            num_parameters=num_parameters(loaded.stages[stage].model, signature),
+            checkpoint=output / "checkpoint.safetensors",
+        ) as stage_run,
+    ):
+        print(f"{stage} on {place}: {products}", file=sys.stderr)
+        run(loaded, stage, slices, output, runs, place, stage_run.measured, compiled, recompute)
 
 
 def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Path, device: str, threads: int) -> None:
@@ -63,12 +78,15 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     from spn.data.hdf5 import SliceFile
     from spn.evaluation.evaluate import save_nats, stage_nats, summarise
     from spn.generation import load_trained
+    from spn.machine import fast_products
     from spn.provenance import recipe_digest, stage_recipe
 
     loaded, place = _load(params, stage), _device(device, threads)
     slices = SliceFile(data)
     trained, model = load_trained(loaded, stage, slices.digest, checkpoint, place)
-    nats = stage_nats(trained, model, slices, "test", place)
+    with fast_products(place) as products:
+        print(f"{stage} on {place}: {products}", file=sys.stderr)
+        nats = stage_nats(trained, model, slices, "test", place)
     save_nats(output / "nats.npy", nats)
     metrics = {
         "stage": stage,
@@ -90,17 +108,20 @@ def sample(
     given: list[Path],
     output: Path,
     exact: bool,
+    sampler: str,
     batch_size: int,
     device: str,
     threads: int,
 ) -> None:
     """Sample one stage of a chain, given what the stages before it sampled."""
     from spn.data.hdf5 import SliceFile, read_images, write_images
-    from spn.generation import load_trained, sample_chain_stage
+    from spn.generation import SAMPLERS, load_trained, sample_chain_stage
     from spn.provenance import recipe_digest, stage_recipe
     from spn.report.pictures import save_grid
 
     loaded, place = _load(params, stage, chain), _device(device, threads)
+    if sampler not in SAMPLERS:
+        raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
     digest = SliceFile(data).digest
     trained, model = load_trained(loaded, stage, digest, checkpoint, place)
     before, notes = read_images(given[0]) if given else (None, {"recipes": "{}"})
@@ -112,6 +133,7 @@ def sample(
         seed=loaded.sampling.seed,
         temperature=loaded.chains[chain].temperature.get(stage, 1.0),
         batch_size=batch_size,
+        sampler=sampler,
     )
     recipes = json.loads(str(notes["recipes"])) | {stage: recipe_digest(stage_recipe(loaded, stage, digest))}
     write_images(
@@ -194,6 +216,20 @@ def check(params: Path, stage: list[str]) -> None:
     for name in stage or loaded.stage_plans:
         _check_stage(loaded, name)
         print(check_stage(loaded.stage_plans[name], loaded.data.shape, loaded.stages[name].model, loaded.seed))
+
+
+def plan(params: Path, data: Path, recompute: bool, device: str, threads: int) -> None:
+    """Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs."""
+    from spn import planning
+    from spn.planning.images import count_images
+
+    loaded, place = load_params(params), _device(device, threads)
+    images, memory = count_images(loaded, data), planning.memory_of(place)
+    speeds = planning.measure_speeds(place, {loaded.stages[name].training.precision for name in loaded.stage_plans})
+    stages = planning.forecast(loaded, speeds, images, memory, recompute)
+    print(planning.plan_table(loaded, stages, images, place))
+    for line in planning.warnings(loaded, stages, memory):
+        print(line)
 
 
 def schema() -> None:

@@ -126,33 +126,40 @@ class SliceFile:
         """Count the images of a split."""
         return self._counts[split]
 
+    def num_bytes(self, split: Split) -> int:
+        """Count the bytes of a split's slices, joined to levels."""
+        return self._ranges[split][0].nbytes
+
     def slices(
         self, split: Split, indices: Int64[Tensor, " batch"] | Int64[np.ndarray, " batch"]
     ) -> UInt8[Tensor, "batch S S height width channel"]:
         """Read the slices of some images, all bit ranges joined to levels."""
-        chosen = np.asarray(indices)
-        return torch.from_numpy(join_bits([levels[chosen] for levels in self._ranges[split]], self.cuts))
+        chosen = torch.as_tensor(indices)
+        parts = [levels.index_select(0, chosen) for levels in self._ranges[split]]
+        # A single range is the levels: shifting it by nothing takes longer than reading it.
+        return parts[0] if len(parts) == 1 else join_bits(parts, self.cuts)
 
     def labels(
         self, split: Split, indices: Int64[Tensor, " batch"] | Int64[np.ndarray, " batch"]
     ) -> Int64[Tensor, " batch"] | None:
         """Read the labels of some images; None where the split has none."""
         labels = self._labels[split]
-        return None if labels is None else torch.from_numpy(labels[np.asarray(indices)])
+        return None if labels is None else labels.index_select(0, torch.as_tensor(indices))
 
-    def _map_ranges(self, file: h5py.File, split: Split, layout: Layout) -> list[np.ndarray]:
+    def _map_ranges(self, file: h5py.File, split: Split, layout: Layout) -> list[Tensor]:
         shape = (self._counts[split], *layout.slices_shape)
         return [self._map(file[f"{split}/{name}"], shape, "u1") for name in layout.range_names]
 
-    def _map_labels(self, file: h5py.File, split: Split) -> np.ndarray | None:
+    def _map_labels(self, file: h5py.File, split: Split) -> Tensor | None:
         name = f"{split}/{LABELS}"
         return self._map(file[name], (self._counts[split],), "<i8") if name in file else None
 
-    def _map(self, dataset: h5py.Dataset, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    def _map(self, dataset: h5py.Dataset, shape: tuple[int, ...], dtype: str) -> Tensor:
         offset = dataset.id.get_offset()
         if dataset.shape != shape or dataset.dtype != np.dtype(dtype) or offset is None:
             raise ValueError(f"{dataset.name} is {dataset.dtype} {dataset.shape}, not contiguous {dtype} {shape}")
-        return np.asarray(np.memmap(self.path, dtype, "r", offset, shape))
+        # Copied on write, which never happens: torch takes no array that is read-only.
+        return torch.from_numpy(np.asarray(np.memmap(self.path, dtype, "c", offset, shape)))
 
 
 def write_images(

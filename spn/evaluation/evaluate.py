@@ -15,29 +15,35 @@ from tqdm import tqdm
 from spn.config import InputError
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
+from spn.data.resident import send
 from spn.likelihood import bits_per_dim
 from spn.models import Model
 from spn.stages import Stage
 
 Metrics = dict[str, Any]
 
+BATCH_SIZE = 128
+"""Slices evaluated at a time."""
+
 
 @torch.inference_mode()
 def stage_nats(
-    stage: Stage, model: Model, data: SliceFile, split: Split, device: torch.device, batch_size: int = 128
+    stage: Stage, model: Model, data: SliceFile, split: Split, device: torch.device, batch_size: int = BATCH_SIZE
 ) -> Float64[np.ndarray, " image"]:
-    """Give -log p of the stage's cells for every image of a split, in nats: all slices, nothing drawn."""
-    totals = []
-    indices = torch.arange(data.num_images(split))
-    for batch in tqdm(
-        indices.split(batch_size), desc=f"{stage.plan.name} on {split}", unit="batch", dynamic_ncols=True
-    ):
-        slices = data.slices(split, batch).to(device)
-        nats = torch.zeros(len(batch), dtype=torch.float64, device=device)
-        for position in stage.targets:
-            nats += stage.nats(model, slices, stage.positions(position, len(batch), device)).double()
-        totals.append(nats.cpu())
-    return torch.cat(totals).numpy()
+    """Give -log p of the stage's cells for every image of a split, in nats: all slices, nothing drawn.
+
+    A batch is `batch_size` slices, of one image or of several; the sums are in float64.
+    """
+    positions = torch.tensor(stage.targets)
+    slices_of_images = torch.arange(data.num_images(split) * len(positions))
+    name = f"{stage.plan.name} on {split}"
+    parts = []
+    for batch in tqdm(slices_of_images.split(batch_size), desc=name, unit="batch", dynamic_ncols=True):
+        image, target = batch // len(positions), batch % len(positions)
+        images = send(data.slices(split, image.unique()), device)
+        slices = images.index_select(0, send(image - image[0], device))
+        parts.append(stage.nats(model, slices, send(positions[target], device)))
+    return torch.cat(parts).view(-1, len(positions)).sum(1).cpu().numpy()
 
 
 def summarise(nats: NDArray[np.float64], num_dims: int) -> Metrics:

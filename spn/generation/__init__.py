@@ -1,7 +1,7 @@
 """The walk over a slice and what drives it: sampling and scoring."""
 
 from spn.generation.sample import sample_chain_stage, sample_stage
-from spn.generation.samplers import SAMPLERS, Draw, SamplerName
+from spn.generation.samplers import SAMPLERS, Draw
 from spn.generation.trained import load_trained
 from spn.generation.uniforms import keyed_uniforms
 from spn.generation.walk import Choose, WholePasses, replay, walk
@@ -10,7 +10,6 @@ __all__ = [
     "SAMPLERS",
     "Choose",
     "Draw",
-    "SamplerName",
     "WholePasses",
     "keyed_uniforms",
     "load_trained",

@@ -1,13 +1,13 @@
 """Sampling one stage of a chain, slice after slice."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from spn.generation.samplers import SAMPLERS, Draw, SamplerName
+from spn.generation.samplers import SAMPLERS, Draw
 from spn.generation.uniforms import keyed_uniforms
 from spn.image import join_slices, split_slices
 from spn.models import Model
@@ -16,17 +16,26 @@ from spn.stages import Stage
 Slices = UInt8[Tensor, "batch S S height width channel"]
 
 
-def sample_stage(stage: Stage, draw: Draw, slices: Slices, images: Sequence[int], seed: int) -> Slices:
+def sample_stage(
+    stage: Stage,
+    draw: Draw,
+    slices: Slices,
+    images: Sequence[int],
+    seed: int,
+    observe: Callable[[], object] = lambda: None,
+) -> Slices:
     """Sample the cells of `stage` given the `slices` that the stages before it sampled.
 
     `images` numbers the images of the batch: a number and `seed` decide a sample, whatever the batch. That is exact in
     float64; in float32 the last bit of a logit depends on the shape of the batch, and can in rare cases flip a draw.
+    `observe` is called after each slice.
     """
     shape = stage.signature
     for position in stage.targets:
         uniforms = keyed_uniforms(seed, stage.plan.name, position, images, (shape.height, shape.width, shape.channels))
         context = stage.context(slices, stage.positions(position, len(slices), slices.device))
         slices = stage.insert(slices, position, draw(context, uniforms.to(slices.device)))
+        observe()
     return slices
 
 
@@ -38,11 +47,12 @@ def sample_chain_stage(
     seed: int,
     temperature: float,
     batch_size: int,
-    sampler: SamplerName = "cached",
+    sampler: str = "cached",
 ) -> UInt8[Tensor, "image height width channel"]:
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
 
-    `before` is what the stages before it sampled; None for the first stage of a chain.
+    `before` is what the stages before it sampled; None for the first stage of a chain. Every `sampler` gives the same
+    sample.
     """
     small, size = stage.signature, stage.plan.scale_factor
     device = next(model.parameters()).device
@@ -51,8 +61,10 @@ def sample_chain_stage(
         before = torch.zeros(shape, dtype=torch.uint8)
     draw = SAMPLERS[sampler](model, temperature)
     done = []
-    for images in tqdm(torch.arange(num_images).split(batch_size), desc=stage.plan.name, unit="batch"):
-        slices = split_slices(before[images], size).to(device)
-        sampled = sample_stage(stage, draw, slices, images.tolist(), seed)
-        done.append(join_slices(sampled).cpu())
+    batches = torch.arange(num_images).split(batch_size)
+    with tqdm(total=len(batches) * len(stage.targets), desc=stage.plan.name, unit="slice", dynamic_ncols=True) as bar:
+        for images in batches:
+            slices = split_slices(before[images], size).to(device)
+            sampled = sample_stage(stage, draw, slices, images.tolist(), seed, bar.update)
+            done.append(join_slices(sampled).cpu())
     return torch.cat(done)

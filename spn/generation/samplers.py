@@ -1,13 +1,14 @@
 """Ways to draw a slice from the same uniforms: they give the same sample, and differ in time alone."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from spn.generation.captured import CapturedWalk
 from spn.generation.walk import Choose, Levels, WholePasses, walk
 from spn.likelihood import Law
 from spn.models import Context, Model
@@ -15,15 +16,29 @@ from spn.models import Context, Model
 Uniforms: TypeAlias = Float64[Tensor, "batch height width channel"]
 Draw: TypeAlias = Callable[[Context, Uniforms], Levels]
 """Draws one slice of each image of a batch."""
-SamplerName = Literal["cached", "plain", "fixed_point"]
 
 
-def cached_walk(model: Model, temperature: float) -> Draw:
-    """Walk with caches: each law costs what is new since the last one."""
-    # The buffers are made anew when the size of the batch changes, which it does at the end of a run.
-    steps = lru_cache(maxsize=1)(model.steps)
-    choose = _choose(temperature)
-    return lambda context, uniforms: walk(steps(len(uniforms)), context, uniforms, choose)
+class CachedWalk:
+    """Walks with caches: each law costs what is new since the last one; on CUDA as captured graphs."""
+
+    def __init__(self, model: Model, temperature: float) -> None:
+        self._model, self._choose = model, _choose(temperature)
+        self._batch = 0
+
+    def __call__(self, context: Context, uniforms: Uniforms) -> Levels:
+        """Draw one slice of each image."""
+        # Buffers are made anew when the size of the batch changes, which it does at the end of a run.
+        if len(uniforms) != self._batch:
+            self._prepare(context, uniforms)
+        return self._walk(context, uniforms)
+
+    def _prepare(self, context: Context, uniforms: Uniforms) -> None:
+        self._batch = len(uniforms)
+        steps = self._model.steps(self._batch)
+        if uniforms.is_cuda:
+            self._walk: Draw = CapturedWalk(steps, context, uniforms, self._choose)
+        else:
+            self._walk = lambda context, uniforms: walk(steps, context, uniforms, self._choose)
 
 
 def plain_walk(model: Model, temperature: float) -> Draw:
@@ -59,8 +74,8 @@ def _choose(temperature: float) -> Choose:
     return choose
 
 
-SAMPLERS: dict[SamplerName, Callable[[Model, float], Draw]] = {
-    "cached": cached_walk,
+SAMPLERS: dict[str, Callable[[Model, float], Draw]] = {
+    "cached": CachedWalk,
     "plain": plain_walk,
     "fixed_point": fixed_point,
 }

@@ -19,7 +19,7 @@ def load_trained(
     Raises InputError unless the checkpoint was trained with exactly the recipe that `params` and the data give.
     """
     weights = load_weights(checkpoint, stage_recipe(params, name, data_digest))
-    stage = Stage(params.stage_plans[name], params.data.shape)
+    stage = Stage(params.stage_plans[name], params.data.shape, device)
     model = build_model(params.stages[name].model, stage.signature)
     model.load_state_dict(weights)
     return stage, model.to(device).eval().requires_grad_(False)

@@ -27,19 +27,22 @@ def walk(steps: Steps, context: Context, given: Given, choose: Choose) -> Levels
     Every law is that of the model's `forward` given the values chosen so far. `given` is what the driver knows of each
     sub-pixel: uniforms to sample with, levels to score.
     """
-    rows = []
     steps.begin(context)
-    for row, given_row in enumerate(given.unbind(1)):
-        steps.start_row(row)
-        pixels = enumerate(given_row.unbind(1))
-        rows.append(torch.stack([walk_pixel(steps, column, here, choose) for column, here in pixels], dim=1))
-    return torch.stack(rows, dim=1)
+    return torch.stack([walk_row(steps, row, here, choose) for row, here in enumerate(given.unbind(1))], dim=1)
+
+
+def walk_row(
+    steps: Steps, row: int, given: Num[Tensor, "batch width channel"], choose: Choose
+) -> Int[Tensor, "batch width channel"]:
+    """Traverse one row, all rows before it being known."""
+    steps.start_row(row)
+    return torch.stack([walk_pixel(steps, *pixel, choose) for pixel in enumerate(given.unbind(1))], dim=1)
 
 
 def walk_pixel(
     steps: Steps, column: int, given: Num[Tensor, "batch channel"], choose: Choose
 ) -> Int[Tensor, "batch channel"]:
-    """Take the inner step of the walk: one pixel, channel after channel."""
+    """Traverse one pixel of the row, channel after channel: the inner step."""
     steps.start_pixel(column)
     chosen = []
     for channel, here in enumerate(given.unbind(1)):

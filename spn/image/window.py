@@ -26,7 +26,7 @@ def gather_window(
     slices: Shaped[Tensor, "batch S S height width channel"],
     visible: Int[Tensor, "S S"],
     position: Int[Tensor, "batch 2"],
-    offsets: list[Offset],
+    offsets: Int[Tensor, "cell 2"],
 ) -> tuple[Shaped[Tensor, "batch cell height width channel"], Bool[Tensor, "batch cell"]]:
     """Gather, for each image, the slices at `offsets` from its own meta-position.
 
@@ -34,8 +34,7 @@ def gather_window(
     those outside the grid of slices, or of which no bit may be seen, are empty and hold zeros.
     """
     scale_factor = visible.shape[0]
-    shift = torch.tensor(offsets, dtype=position.dtype, device=position.device).reshape(-1, 2)
-    row, column = (position[:, None, :] + shift).unbind(-1)
+    row, column = (position[:, None, :] + offsets).unbind(-1)
     inside = (row >= 0) & (row < scale_factor) & (column >= 0) & (column < scale_factor)
     row, column = row.clamp(0, scale_factor - 1), column.clamp(0, scale_factor - 1)
     mask = torch.where(inside, visible[row, column], 0)

@@ -7,7 +7,6 @@ from spn.layers.causal import (
     VerticalConv,
     down_shift,
     raster_shift,
-    right_shift,
 )
 from spn.layers.gated import GatedLayer, GatedLayerSteps
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
@@ -35,5 +34,4 @@ __all__ = [
     "down_shift",
     "raster_shift",
     "recompute_layers",
-    "right_shift",
 ]

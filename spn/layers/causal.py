@@ -20,11 +20,6 @@ def down_shift(features: Features) -> Features:
     return F.pad(features, (0, 0, 0, 0, 1, 0))[:, :-1]
 
 
-def right_shift(features: Features) -> Features:
-    """Move every column one to the right, dropping the last and putting zeros first."""
-    return F.pad(features, (0, 0, 1, 0))[:, :, :-1]
-
-
 def raster_shift(features: Features) -> Features:
     """Move every pixel one on in raster order, across the ends of rows, putting zeros first."""
     flat = features.flatten(1, 2)
@@ -74,13 +69,13 @@ class ChannelCausalLinear(nn.Module):
 
         One product with some dead weights is faster than a product per group: those copy slices of the features.
         """
-        rows = [
-            F.pad(group.weight, (0, self.num_in - width))
-            if width
-            else group.bias.new_zeros(len(group.bias), self.num_in)
-            for group, width in zip(self.groups, self.seen, strict=True)
-        ]
-        return torch.cat(rows), torch.cat([group.bias for group in self.groups])
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for group, width in zip(self.groups, self.seen, strict=True):
+            biases.append(group.get_parameter("bias"))
+            live = group.get_parameter("weight") if width else biases[-1].new_zeros(len(biases[-1]), 0)
+            weights.append(F.pad(live, (0, self.num_in - width)))
+        return torch.cat(weights), torch.cat(biases)
 
 
 class _BiasOnly(nn.Module):
@@ -103,9 +98,10 @@ class ChannelSteps:
 
     def __init__(self, linear: ChannelCausalLinear, features: Float[Tensor, "batch num_in"]) -> None:
         self._seen = [features[:, :width] for width in linear.seen]
+        weights, biases = (each.chunk(len(linear.seen)) for each in linear.dense())
         self._groups = [
-            PixelLinear(group.weight if width else None, group.bias)
-            for group, width in zip(linear.groups, linear.seen, strict=True)
+            PixelLinear(weight[:, :width] if width else None, bias)
+            for weight, bias, width in zip(weights, biases, linear.seen, strict=True)
         ]
 
     def step(self, channel: int) -> Float[Tensor, "batch _"]:
@@ -128,5 +124,6 @@ class HorizontalConv(nn.Module):
     def forward(self, features: Features) -> Features:
         """Convolve, with zeros left of the slice."""
         weight, bias = self.itself.dense()
-        beside = torch.cat((right_shift(features), features), dim=-1)
-        return F.linear(beside, torch.cat((self.left.weight, weight), dim=1), bias)
+        kernel = torch.stack((self.left.weight, weight), dim=-1)[:, :, None]
+        padded = F.pad(features, (0, 0, 1, 0))
+        return F.conv2d(padded.permute(0, 3, 1, 2), kernel, bias).permute(0, 2, 3, 1)

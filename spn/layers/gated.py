@@ -72,8 +72,7 @@ class GatedLayerSteps:
         self._gated = inputs.new_zeros(batch, width)
         self._itself = ChannelSteps(layer.horizontal.itself, inputs)
         self._out = ChannelSteps(layer.out, self._gated)
-        biases = [group.bias for group in layer.horizontal.itself.groups]
-        self._link = PixelLinear(layer.link.weight, layer.link.bias + torch.cat(biases))
+        self._link = PixelLinear(layer.link.weight, layer.link.bias + layer.horizontal.itself.dense()[1])
         self._left = PixelLinear(layer.horizontal.left.weight)
         self._condition = PixelLinear(layer.horizontal_condition.weight)
         views = (each.chunk(layer.channels, dim=1) for each in (self._base, self._gated, inputs, self.outputs))

@@ -21,6 +21,7 @@ class PixelLinear:
     def __call__(self, features: Pixel) -> Pixel:
         """Map pixels."""
         if self._weight is None:
+            assert self._bias is not None, "a map without a weight gives its bias"
             return self._bias.expand(len(features), -1)
         return features @ self._weight if self._bias is None else self._bias.addmm(features, self._weight)
 

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Recomputing(nn.Module):
-    """A stack of layers of which, with `recompute`, only the inputs are kept; the rest is made again on the way back."""
+    """A stack of layers that, told to `recompute`, keeps what enters each and makes the rest again on the way back."""
 
     recompute = False
 

@@ -4,6 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spn.layers.recompute import Recomputing
+
 Features = Float[Tensor, "batch height width _"]
 
 
@@ -24,7 +26,7 @@ class _ResidualBlock(nn.Module):
         return features + _convolve(self.second, hidden)
 
 
-class ConvStack(nn.Module):
+class ConvStack(Recomputing):
     """A 3x3 convolution, residual blocks of two more each (pre-norm), and a last norm.
 
     The norms are not idle: without the last one the output grows until the gates it enters are saturated for good.
@@ -38,4 +40,7 @@ class ConvStack(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """Convolve at constant size, with zeros outside the slice."""
-        return self.norm(self.blocks(_convolve(self.entry, features)))
+        hidden = _convolve(self.entry, features)
+        for block in self.blocks:
+            hidden = self.run_layer(block, hidden)
+        return self.norm(hidden)

@@ -1,5 +1,7 @@
 """A 1D Transformer over the pixels of a slice in raster order (pre-norm; Radford et al. 2019)."""
 
+from typing import cast
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -75,7 +77,8 @@ class _BlockSteps:
     """The step form of a block, with the keys and values [batch, head, token, width / heads] of the tokens so far."""
 
     def __init__(self, block: _Block, batch: int, num_tokens: int) -> None:
-        attention, enlarge, shrink = block.attention, block.mlp[0], block.mlp[2]
+        attention = block.attention
+        enlarge, shrink = cast(nn.Linear, block.mlp[0]), cast(nn.Linear, block.mlp[2])
         self.heads = attention.heads
         self.attention_norm, self.mlp_norm = block.attention_norm, block.mlp_norm
         self.queries_keys_values = PixelLinear(attention.queries_keys_values.weight)
@@ -104,7 +107,7 @@ class TransformerSteps:
     def __init__(self, transformer: RasterTransformer, batch: int) -> None:
         height, _, width = transformer.row_positions.shape
         self.columns = transformer.column_positions.shape[1]
-        self.blocks = [_BlockSteps(block, batch, height * self.columns) for block in transformer.blocks]
+        self.blocks = [_BlockSteps(cast(_Block, block), batch, height * self.columns) for block in transformer.blocks]
         self.norm = transformer.norm
         self._positions = (transformer.row_positions + transformer.column_positions).detach()
         self._entering = self._positions.new_zeros(batch, self.columns, width)

@@ -6,6 +6,8 @@ embedder falls away, and what remains is the paper's decoder-only baseline.
 NOTE: the paper gives the parts and their order but no sizes; blocks, norms, positions and widths are ours.
 """
 
+from typing import cast
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -27,7 +29,7 @@ from spn.layers import (
     down_shift,
     raster_shift,
 )
-from spn.likelihood import Categorical, Chunked, Law
+from spn.likelihood import Categorical, Chunked, Head, Law
 from spn.models.interface import Context, Model, Signature, Steps
 
 Features = Float[Tensor, "batch height width _"]
@@ -79,16 +81,21 @@ class GatedPixelCNN(Recomputing):
         self.channels = channels
 
     def forward(self, embedded: Features, conditions: tuple[Features | None, Features]) -> Features:
-        """Give the features that `head` takes; `embedded` has the image's channels outermost in its features."""
+        """Give the features that the head takes; `embedded` has the image's channels outermost in its features."""
         vertical, horizontal = down_shift(embedded), embedded
         for layer in self.layers:
             vertical, horizontal = self.run_layer(layer, vertical, horizontal, conditions)
         return horizontal
 
-    def head(self, features: Float[Tensor, "*batch _"]) -> Categorical:
-        """Give the laws [*batch, channel] of pixels of any shape, each from its own features."""
-        hidden = F.relu(self.hidden(F.relu(features)))
-        return Categorical(rearrange(self.logits(hidden), "... (c level) -> ... c level", c=self.channels))
+    def head(self) -> Head:
+        """Give what makes the laws of pixels out of features; the weights are assembled once for all of them."""
+        to_hidden, to_logits = self.hidden.dense(), self.logits.dense()
+
+        def laws(features: Float[Tensor, "*batch _"]) -> Categorical:
+            logits = F.linear(F.relu(F.linear(F.relu(features), *to_hidden)), *to_logits)
+            return Categorical(rearrange(logits, "... (c level) -> ... c level", c=self.channels))
+
+        return laws
 
 
 class GatedPixelCNNSteps:
@@ -98,7 +105,7 @@ class GatedPixelCNNSteps:
         self.embedded = inputs = embedded
         self.layers = []
         for layer in pixelcnn.layers:
-            self.layers.append(GatedLayerSteps(layer, inputs, columns))
+            self.layers.append(GatedLayerSteps(cast(GatedLayer, layer), inputs, columns))
             inputs = self.layers[-1].outputs
         rectified, hidden = torch.zeros_like(inputs), torch.zeros_like(inputs)
         self._hidden, self._logits = ChannelSteps(pixelcnn.hidden, rectified), ChannelSteps(pixelcnn.logits, hidden)
@@ -170,7 +177,7 @@ class SubscalePixelNetwork(Model):
         tokens = self.entry(raster_shift(flat))
         attended = self.transformer(tokens + features if self.to_transformer else tokens)
         beside = attended + features if self.to_pixelcnn else attended
-        return Chunked(self.pixelcnn(flat, (features, beside)), self.pixelcnn.head)
+        return Chunked(self.pixelcnn(flat, (features, beside)), self.pixelcnn.head())
 
     def steps(self, batch: int) -> "SubscaleSteps":
         """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
@@ -192,12 +199,18 @@ class SubscaleSteps(Steps):
         self._row = embedded.new_zeros(batch, shape.width, embedded.shape[1])
         self._pixels = self._row.unbind(1)
         self._entry = PixelLinear(model.entry.weight, model.entry.bias)
+        self._features: Features | None = None
         self._transformer = TransformerSteps(model.transformer, batch)
         self._pixelcnn = GatedPixelCNNSteps(model.pixelcnn, embedded, shape.width)
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices beside `context`."""
-        self._features = self.model.embed_context(context)
+        features = self.model.embed_context(context)
+        if self._features is None or features is None:
+            self._features = features
+        else:
+            # In place, because captured graphs read it where it was.
+            self._features.copy_(features)
         self._pixelcnn.begin()
         self._row.zero_()
         # Before the first pixel there is none, whose embedding would not be zero.

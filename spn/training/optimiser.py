@@ -4,6 +4,7 @@ import copy
 import math
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from spn.config import AdamW, RMSProp, TrainingSection
 from spn.models import Model
@@ -48,4 +49,5 @@ class Averaged:
     def update(self, model: Model, step: int) -> None:
         """Move the averages towards the model's weights after `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        move = get_ema_multi_avg_fn(decay)
+        move(list(self.model.parameters()), list(model.parameters()), step)

@@ -19,6 +19,8 @@ from tqdm import tqdm
 from spn.checkpoint import load_notes, save_tensors
 from spn.config import InputError, Params
 from spn.data.hdf5 import SliceFile
+from spn.data.resident import ResidentSlices, send
+from spn.layers import recompute_layers
 from spn.likelihood import bits_per_dim
 from spn.models import Model, build_model
 from spn.provenance import Recipe, recipe_digest, stage_recipe
@@ -54,12 +56,15 @@ def train(
     runs: Path,
     device: torch.device,
     observe: Observe = lambda row: None,
+    compiled: bool = False,
+    recompute: bool = False,
 ) -> None:
     """Train stage `name` and write checkpoint.safetensors and history.csv to `output`.
 
     Trains nothing where `output` holds a checkpoint of the same recipe; the history is in it, so history.csv may be
     missing. Goes on from the state that an earlier run of the recipe left under `runs`. `observe` is given every row
-    of the history, those of earlier runs included. Raises InputError when the data are not the stage's, and
+    of the history, those of earlier runs included. `compiled` and `recompute` are the machine's affair: see `Trainer`.
+    Raises InputError when the data are not the stage's, and
     FloatingPointError when the loss is not finite.
     """
     recipe = stage_recipe(params, name, data.digest)
@@ -69,7 +74,7 @@ def train(
         for row in history:
             observe(row)
     else:
-        trainer = Trainer(params, name, data, recipe, device)
+        trainer = Trainer(params, name, data, recipe, device, compiled, recompute)
         state = runs / f"{name}-{recipe_digest(recipe)[:16]}.safetensors"
         if state.exists():
             trainer.run.restore(state)
@@ -89,9 +94,22 @@ def is_trained(output: Path, recipe: Recipe) -> bool:
 
 
 class Trainer:
-    """The training loop of one stage."""
+    """The training loop of one stage.
 
-    def __init__(self, params: Params, name: str, data: SliceFile, recipe: Recipe, device: torch.device) -> None:
+    With `compiled` the network is compiled, which takes a minute or more before the first step; with `recompute` the
+    activations within layers are made again on the way back, for less memory.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        name: str,
+        data: SliceFile,
+        recipe: Recipe,
+        device: torch.device,
+        compiled: bool = False,
+        recompute: bool = False,
+    ) -> None:
         section = params.stages[name]
         plan = params.stage_plans[name]
         if (data.scale_factor, tuple(data.cuts)) != (plan.scale_factor, plan.cuts):
@@ -99,9 +117,10 @@ class Trainer:
                 f"{data.path}: expected slices under S={plan.scale_factor} with bits cut at {list(plan.cuts)} "
                 f"for stage {name}, got S={data.scale_factor} cut at {list(data.cuts)}"
             )
-        self.name, self.seed, self.data, self.device = name, params.seed, data, device
+        self.name, self.seed, self.device = name, params.seed, device
+        self.data = ResidentSlices(data, device)
         self.section = section.training
-        self.stage = Stage(plan, params.data.shape)
+        self.stage = Stage(plan, params.data.shape, device)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(params.seed, name, "weights"))
             model = build_model(section.model, self.stage.signature).to(device)
@@ -109,6 +128,12 @@ class Trainer:
         self.run = Run(
             recipe, model, Averaged(model, self.section.ema_decay), build_optimiser(model, self.section.optimiser)
         )
+        if recompute:
+            recompute_layers(model)
+        self._nats = self.stage.nats
+        if compiled:
+            # With torch's own random numbers, so that dropout is the same as without.
+            self._nats = torch.compile(self.stage.nats, options={"fallback_random": True})
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._since = self._saved = time.monotonic()
 
@@ -140,13 +165,13 @@ class Trainer:
         run, section, step = self.run, self.section, self.run.step
         torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step))
         indices = batch_indices(self.seed, step, self.data.num_images("train"), section.batch_size)
-        slices = self.data.slices("train", indices).to(self.device)
+        slices = self.data.slices("train", indices)
         generator = seeded(self.seed, self.name, "slices", step)
-        position = draw_positions(self.stage.targets, section.batch_size, generator).to(self.device)
+        position = send(draw_positions(self.stage.targets, section.batch_size, generator), self.device)
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate(section, step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
-            nats = self.stage.nats(self.model, slices, position).mean()
+            nats = self._nats(self.model, slices, position).mean()
         run.optimiser.zero_grad(set_to_none=True)
         (nats / slices[0, 0, 0].numel()).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), section.clip_norm or float("inf"))
@@ -187,14 +212,14 @@ class Trainer:
     @torch.inference_mode()
     def validate(self) -> float:
         """Estimate the averaged weights' bits/dim on the validation split, always with the same slice per image."""
-        total, num_images = 0.0, self.data.num_images("validation")
+        parts, num_images = [], self.data.num_images("validation")
         generator = seeded(self.seed, self.name, "validation")
         size = 2 * self.section.batch_size
         for indices in torch.arange(num_images).split(size):
-            slices = self.data.slices("validation", indices).to(self.device)
-            position = draw_positions(self.stage.targets, len(indices), generator).to(self.device)
-            total += self.stage.nats(self.run.average.model, slices, position).double().sum().item()
-        return self._bits_per_dim(total / num_images)
+            slices = self.data.slices("validation", indices)
+            position = send(draw_positions(self.stage.targets, len(indices), generator), self.device)
+            parts.append(self.stage.nats(self.run.average.model, slices, position))
+        return self._bits_per_dim(torch.cat(parts).mean().item())
 
 
 def _postfix(row: Row) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from contract.model_checks import chain_probabilities
 from contract.problem import Check, Problem
-from spn.generation import SAMPLERS, SamplerName, sample_chain_stage, sample_stage
+from spn.generation import SAMPLERS, sample_chain_stage, sample_stage
 from spn.image import join_slices, split_slices
 from spn.likelihood import Law
 from spn.models import Context, Model, Steps
@@ -17,7 +17,7 @@ SEED = 7
 
 
 def sample(
-    problem: Problem, num_images: int, batch_size: int, temperature: float = 1.0, sampler: SamplerName = "cached"
+    problem: Problem, num_images: int, batch_size: int, temperature: float = 1.0, sampler: str = "cached"
 ) -> Tensor:
     """Sample a whole chain."""
     images = None

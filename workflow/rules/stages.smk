@@ -33,7 +33,7 @@ rule train:
         folder=subpath(output.checkpoint, parent=True),
     shell:
         "spn train {wildcards.stage} --data {input.data} --experiment {input.experiment}"
-        " --output {params.folder} --threads {threads} > {log} 2>&1"
+        " --output {params.folder} --threads {threads} {config[train_options]} > {log} 2>&1"
 
 
 rule evaluate:

@@ -1,0 +1,153 @@
+"""The networks and data that the benchmarks run on."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spn.config import Params, SpnSection, tile
+from spn.config.tiling import Slices
+from spn.data.hdf5 import SliceFile, create_slices
+from spn.data.layout import Layout, Origin
+from spn.models import Context, Model, Signature, build_model
+from spn.provenance import stage_recipe
+from spn.stages import Stage
+from spn.training.train import Trainer
+
+CPU = torch.device("cpu")
+
+REFERENCE = SpnSection(
+    family="spn", width=128, heads=4, transformer_layers=2, pixelcnn_width=126, pixelcnn_layers=4, embedder_layers=2
+)
+TINY = SpnSection(
+    family="spn", width=8, heads=2, transformer_layers=1, pixelcnn_width=12, pixelcnn_layers=2, embedder_layers=1
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the benchmarks are."""
+
+    tiny: bool
+
+    @property
+    def section(self) -> SpnSection:
+        """The network."""
+        return TINY if self.tiny else REFERENCE
+
+    def size(self, full: int) -> int:
+        """Shrink a side of an image; powers of two stay powers of two."""
+        return max(2, full // 8) if self.tiny else full
+
+    def repetitions(self, full: int) -> int:
+        """Repeat once where figures do not matter."""
+        return 1 if self.tiny else full
+
+
+@dataclass(frozen=True)
+class Part:
+    """The cells of a stage."""
+
+    scale_factor: int
+    slices: Slices
+    bits: tuple[int, int]
+
+
+def subscale_stage(image_size: int, scale_factor: int) -> Stage:
+    """Give the stage that generates all slices, and all 8 bits, of square RGB images; S = 1 has no context."""
+    (plan,) = tile("chain", {"stage": Part(scale_factor, "all", (0, 8))}, image_bits=8)
+    return Stage(plan, (image_size, image_size, 3))
+
+
+def decoder_signature(size: int, channels: int = 3, num_levels: int = 256) -> Signature:
+    """Give the problem of a square slice without context."""
+    return Signature(size, size, channels, num_levels, num_cells=0, context_levels=num_levels, num_positions=1)
+
+
+def build(section: SpnSection, signature: Signature, seed: int = 1) -> Model:
+    """Build a network as training begins with it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_model(section, signature)
+
+
+def randomised(section: SpnSection, signature: Signature, seed: int = 1) -> Model:
+    """Build a network in float64 whose laws depend strongly on all they may see, unlike those of a fresh one."""
+    model = build(section, signature).double().eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        scale = 1.5 * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
+        parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+def no_context(signature: Signature, batch: int, device: torch.device = CPU) -> Context:
+    """Give the context of a stage that has none."""
+    cells = torch.zeros(batch, 0, signature.height, signature.width, signature.channels, dtype=torch.long)
+    present = torch.zeros(batch, 0, dtype=torch.bool)
+    return Context(cells.to(device), present.to(device), torch.zeros(batch, dtype=torch.long, device=device))
+
+
+def no_slices(stage: Stage, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give black images, and the position of the last slice, which sees the most."""
+    size, shape = stage.plan.scale_factor, stage.signature
+    slices = torch.zeros(batch, size, size, shape.height, shape.width, shape.channels, dtype=torch.uint8)
+    return slices, stage.positions(stage.targets[-1], batch)
+
+
+def noise(shape: tuple[int, ...], num_levels: int = 256, seed: int = 1) -> torch.Tensor:
+    """Draw levels."""
+    return torch.randint(num_levels, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def slice_file(
+    folder: Path, num_images: int, size: int, scale_factor: int, cuts: tuple[int, ...] = (0, 8)
+) -> SliceFile:
+    """Write RGB images of noise, and open them."""
+    path = folder / f"{num_images}_{size}_S{scale_factor}_{len(cuts)}.h5"
+    if not path.exists():
+        layout = Layout(scale_factor, cuts, (size, size, 3))
+        images = noise((num_images, size, size, 3)).to(torch.uint8).numpy()
+        counts = {"train": num_images, "validation": 1, "test": 1}
+        with create_slices(path, layout, counts, labelled=set()) as writer:
+            for split, count in counts.items():
+                writer.append(split, np.ascontiguousarray(images[:count]), None)
+            writer.finish(Origin("noise", "noise", "", "", "", 0, 0))
+    return SliceFile(path)
+
+
+def trainer(
+    folder: Path,
+    section: SpnSection,
+    size: int,
+    scale_factor: int,
+    batch_size: int,
+    precision: str = "float32",
+    device: torch.device = CPU,
+    compiled: bool = False,
+) -> Trainer:
+    """Set up the training of one stage on noise, as `spn train` does."""
+    data = slice_file(folder, 64, size, scale_factor)
+    params = _params(section, size, scale_factor, batch_size, precision)
+    return Trainer(params, "stage", data, stage_recipe(params, "stage", data.digest), device, compiled)
+
+
+def _params(section: SpnSection, size: int, scale_factor: int, batch_size: int, precision: str) -> Params:
+    training = {
+        "steps": 1000,
+        "batch_size": batch_size,
+        "optimiser": {"name": "adamw", "learning_rate": 0.001},
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "clip_norm": 1.0,
+        "ema_decay": 0.99,
+        "validate_every": 1000,
+        "precision": precision,
+    }
+    stage = {"scale_factor": scale_factor, "slices": "all", "bits": [0, 8], "training": training}
+    stage["model"] = section.model_dump(mode="json")
+    data = {"source": "arrays", "name": "noise", "bits": 8, "size": size, "channels": 3, "release": "noise"}
+    content = {"seed": 1, "data": data, "stages": {"stage": stage}, "chains": {"chain": {"stages": ["stage"]}}}
+    return Params.model_validate_json(json.dumps(content | {"sampling": {"num_images": 1, "seed": 1}}))

@@ -1,0 +1,71 @@
+"""Gives the common-style decoder the weights of ours, so that both compute the same function.
+
+A causal layer of ours is an affine map that is the same at every pixel; whatever its parameters look like, the kernel
+of a masked convolution can be read off its response to impulses.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.common_style import CommonBlock, CommonDecoder, CommonGatedLayer, MaskedConv2d, values_first
+from spn.models.spn import SubscalePixelNetwork
+
+
+@torch.no_grad()
+def common_decoder(ours: SubscalePixelNetwork, common: CommonDecoder) -> CommonDecoder:
+    """Copy the weights of a decoder without context into its common-style twin, in float64; give the twin."""
+    ours, common = copy.deepcopy(ours).double(), common.double()
+    common.entry.weight.copy_(ours.entry.weight[:, :, None, None])
+    common.entry.bias.copy_(ours.entry.bias)
+    common.row_positions.copy_(ours.transformer.row_positions.permute(2, 0, 1)[None])
+    common.column_positions.copy_(ours.transformer.column_positions.permute(2, 0, 1)[None])
+    common.norm.load_state_dict(ours.transformer.norm.state_dict())
+    for block, source in zip(common.blocks, ours.transformer.blocks, strict=True):
+        _copy_block(block, source)
+    for layer, source in zip(common.layers, ours.pixelcnn.layers, strict=True):
+        _copy_layer(layer, source, common.signature.channels)
+    for name in ("hidden", "logits"):
+        _copy_kernel(getattr(common, name), getattr(ours.pixelcnn, name))
+    return common
+
+
+def _copy_block(block: CommonBlock, source: nn.Module) -> None:
+    block.attention.queries_keys_values.weight.copy_(source.attention.queries_keys_values.weight)
+    block.attention.out.weight.copy_(source.attention.out.weight)
+    for name in ("attention_norm", "mlp_norm", "mlp"):
+        getattr(block, name).load_state_dict(getattr(source, name).state_dict())
+
+
+def _copy_layer(layer: CommonGatedLayer, source: nn.Module, channels: int) -> None:
+    def gated(weight: Tensor) -> Tensor:
+        return values_first(weight, channels)
+
+    _copy_kernel(layer.vertical, source.vertical)
+    _copy_kernel(layer.horizontal, source.horizontal, gated)
+    _copy_kernel(layer.link, source.link, gated)
+    _copy_kernel(layer.condition, source.horizontal_condition, gated)
+    _copy_kernel(layer.out, source.out)
+
+
+def _copy_kernel(conv: nn.Conv2d, source: nn.Module, order: Callable[[Tensor], Tensor] = lambda weight: weight) -> None:
+    """Copy a layer's response to impulses into a kernel; nothing may lie where the kernel has no tap or is masked."""
+    weight, bias = impulse_response(source, conv.in_channels)
+    weight, (height, width) = order(weight), conv.kernel_size
+    kernel = weight[:, :, 1 - height // 2 : 2 + height // 2, 1 - width // 2 : 2 + width // 2]
+    conv.weight.copy_(kernel * conv.mask if isinstance(conv, MaskedConv2d) else kernel)
+    kernel -= conv.weight
+    assert not weight.any(), "a tap of ours lies outside the masked kernel"
+    if conv.bias is not None:
+        conv.bias.copy_(order(bias))
+
+
+def impulse_response(layer: nn.Module, num_in: int) -> tuple[Tensor, Tensor]:
+    """Read the 3x3 kernel [out, in, 3, 3] and the bias [out] of an affine layer on [batch, height, width, feature]."""
+    impulses = torch.zeros(num_in + 1, 5, 5, num_in, dtype=torch.float64)
+    impulses[range(num_in), 2, 2, range(num_in)] = 1
+    response = layer(impulses)
+    bias = response[-1, 2, 2]
+    return (response[:-1] - bias)[:, 1:4, 1:4].flip(1, 2).permute(3, 0, 1, 2), bias

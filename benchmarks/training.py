@@ -1,0 +1,121 @@
+"""One step of training against the common style, and as a share of the machine's peak."""
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.common_style import CommonDecoder, common_step
+from benchmarks.kept import forward_flops
+from benchmarks.machine import Peaks, onednn, product, trains_through_onednn
+from benchmarks.measure import Run, interleaved, ratios, spread, timer_of
+from benchmarks.problems import one_slice
+from benchmarks.reference import CPU, Scale, build, decoder_signature, no_context, noise, randomised, trainer
+from benchmarks.same_weights import common_decoder
+from benchmarks.table import Row, Target, faster
+from spn.config import SpnSection
+
+GROUP = "Training step"
+
+
+TARGETS = {
+    "float32": (Target(1.4, 1.7), Target(0.40, 0.55)),
+    "bfloat16": (Target(2.0, 2.5), Target(0.28, 0.40)),
+}
+"""Against the common style, and as a share of the peak."""
+
+
+def rows(scale: Scale, folder: Path, peaks: Peaks) -> list[Row]:
+    """Compare a step on 16 slices of 16x16 with the common style and with the peak."""
+    size, times = (256, 1) if scale.tiny else (2048, 10)
+    products = {f"{name} product": product(size, getattr(torch, name), CPU, times) for name in TARGETS}
+    seconds = step_seconds(scale, folder, 16, CPU, products)
+    shares = [
+        share_of_peak(scale, 16, seconds[name], seconds[f"{name} product"], 2 * size**3 * times, name, peaks)
+        for name in TARGETS
+    ]
+    return against_common(scale, 16, seconds) + shares
+
+
+def step_seconds(
+    scale: Scale, folder: Path, batch: int, device: torch.device, beside: dict[str, Run]
+) -> dict[str, list[float]]:
+    """Time the step that `spn train` takes on slices of 16x16, the same network in the common style, and others.
+
+    Ours and what is timed beside run with products routed as training does; the common style with torch's own.
+    """
+    section, size = scale.section, scale.size(16)
+    signature = decoder_signature(size)
+    common = common_decoder(build(section, signature), CommonDecoder(section, signature)).float().to(device)
+    optimiser = torch.optim.AdamW(common.parameters(), lr=1e-3)
+    levels = noise((batch, 3, size, size)).to(device)
+    through_onednn = trains_through_onednn(device)
+
+    def routed(run: Run) -> Run:
+        def under() -> None:
+            with onednn(through_onednn):
+                run()
+
+        return under
+
+    steps = {name: trainer(folder, section, size, 1, batch, name, device).train_step for name in TARGETS}
+    runs = {name: routed(run) for name, run in (steps | beside).items()}
+    runs["common"] = lambda: common_step(common, optimiser, levels)
+    return interleaved(runs, scale.repetitions(7), timer_of(device), warm_up=1 if device.type == "cpu" else 5)
+
+
+def against_common(scale: Scale, batch: int, seconds: dict[str, list[float]]) -> list[Row]:
+    """Hold our steps against the common style's, in float32 as public code has it."""
+    size, difference = scale.size(16), loss_difference(scale.section)
+    assert difference < 1e-5, f"expected the loss of the common style, got one {difference} off"
+    note = f"same function, same weights: losses differ by {difference:.0e} nats a sub-pixel in float64"
+    return [
+        faster(
+            GROUP,
+            f"{size}x{size} slice, batch {batch}, {name}, against the common style in float32",
+            seconds[name],
+            seconds["common"],
+            batch,
+            "images/s",
+            target=target,
+            note=note,
+        )
+        for name, (target, _) in TARGETS.items()
+    ]
+
+
+def share_of_peak(
+    scale: Scale,
+    batch: int,
+    steps: list[float],
+    products: list[float],
+    work_of_product: float,
+    precision: str,
+    peaks: Peaks,
+) -> Row:
+    """Hold the work of a step against matrix products between the steps."""
+    size = scale.size(16)
+    work = 3 * batch * forward_flops(one_slice(scale.section, size, 1))
+    rates, baseline = [work / each for each in steps], [work_of_product / each for each in products]
+    of_best = spread(rates).median / getattr(peaks, precision)
+    return Row(
+        GROUP,
+        f"{size}x{size} slice, batch {batch}, {precision}, share of the matmul peak",
+        "GFLOP/s",
+        spread(rates).times(1e-9),
+        spread(baseline).times(1e-9),
+        spread(ratios(rates, baseline)),
+        TARGETS[precision][1],
+        f"{work / 1e9:.0f} GFLOP a step: 3 times the forward pass, live weights and pairs only; products of 2048x2048 "
+        f"between the steps; of the best product of the whole run {of_best:.0%}",
+    )
+
+
+@torch.no_grad()
+def loss_difference(section: SpnSection, size: int = 4) -> float:
+    """Compare the losses of our decoder and its common-style twin, nats a sub-pixel, in float64."""
+    signature = decoder_signature(size)
+    ours = randomised(section, signature)
+    common = common_decoder(ours, CommonDecoder(section, signature))
+    levels = noise((2, size, size, 3))
+    loss = -ours(levels, no_context(signature, 2)).log_prob(levels).double().mean()
+    return float((loss - common.loss(levels.permute(0, 3, 1, 2))).abs())

@@ -1,0 +1,75 @@
+"""Slices held where they are used, when they fit: beside the network on a GPU, or joined in memory."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from spn.data.hdf5 import SliceFile
+from spn.data.layout import Split
+
+SHARE = 0.25
+"""Most of what is free that a split may take."""
+
+
+class ResidentSlices:
+    """The slices of a file as levels on `device`.
+
+    A split that takes no more than a share of what is free is held there, its bit ranges joined, from when it is first
+    asked for. Any other is read from the file batch by batch; so is one of a single bit range on the CPU, for the
+    system keeps the pages of a mapped file in memory itself.
+    """
+
+    def __init__(self, file: SliceFile, device: torch.device) -> None:
+        self.file, self.device = file, device
+        self._held: dict[Split, Tensor | None] = {}
+
+    def num_images(self, split: Split) -> int:
+        """Count the images of a split."""
+        return self.file.num_images(split)
+
+    def slices(self, split: Split, indices: Int64[Tensor, " batch"]) -> UInt8[Tensor, "batch S S height width channel"]:
+        """Give the slices of some images on the device; `indices` are on the CPU."""
+        if split not in self._held:
+            self._held[split] = self._hold(split)
+        held = self._held[split]
+        if held is None:
+            return send(self.file.slices(split, indices), self.device)
+        return held.index_select(0, send(indices, self.device))
+
+    def _hold(self, split: Split) -> Tensor | None:
+        is_mapped = self.device.type == "cpu" and len(self.file.cuts) == 2
+        if is_mapped or self.file.num_bytes(split) > SHARE * free_bytes(self.device):
+            return None
+        return self.file.slices(split, np.arange(self.num_images(split))).to(self.device)
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Copy from the CPU to a device without waiting for what the device is doing."""
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Count the bytes that are free on a device; for the CPU, within the limit of the job it runs in."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([free, *_left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _left_in_groups(groups: Path, root: Path) -> list[int]:
+    """Read what the control groups of this process (v2, as Slurm and containers set them) leave of their limits."""
+    lines = groups.read_text().splitlines() if groups.exists() else []
+    left = []
+    for line in lines:
+        folder = root / line.partition("::")[2].strip("/")
+        for each in (folder, *folder.parents):
+            limit, used = each / "memory.max", each / "memory.current"
+            if limit.exists() and (text := limit.read_text().strip()) != "max":
+                left.append(max(0, int(text) - int(used.read_text())))
+    return left

@@ -1,0 +1,134 @@
+"""What a stage costs, in FLOPs and bytes: its real code run on tensors without values.
+
+NOTE: counted with the CPU's kernels on every machine, so that a plan can be made where the GPU is not. What a GPU keeps
+for backward differs little; what kernels hold within themselves is in neither.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from spn.config import StageSection
+from spn.generation.walk import walk_pixel
+from spn.models import build_model
+from spn.planning.step import Step
+from spn.planning.work import Tally, Work, imagined
+from spn.stages import Stage
+
+CPU = torch.device("cpu")
+
+COUNTED_PIXELS = 2048
+"""About so many pixels, and twice as many, are counted in place of larger batches."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One step of training: its work, that of its forward pass alone, and the bytes it holds.
+
+    `attention_flops` are those of the forward pass. `activations` are what is kept from the forward pass for the
+    backward pass, `peak` is the most of everything at once.
+    """
+
+    work: Work
+    forward: Work
+    attention_flops: int
+    weights: int
+    gradients: int
+    optimiser: int
+    average: int
+    activations: int
+    peak: int
+
+
+def step_cost(stage: Stage, section: StageSection, batch_size: int, recompute: bool = False) -> StepCost:
+    """Count one step of training, with one slice of each of `batch_size` images.
+
+    All of it grows linearly with the batch, so large ones are extrapolated from two small ones.
+    """
+    small = max(1, COUNTED_PIXELS // (stage.signature.height * stage.signature.width))
+    if batch_size <= 2 * small:
+        return _count_step(stage, section, batch_size, recompute)
+    one, two = (_count_step(stage, section, size, recompute) for size in (small, 2 * small))
+
+    def grown(before: int, after: int) -> int:
+        return before + (after - before) * (batch_size - small) // small
+
+    return StepCost(
+        work=_combine(grown, one.work, two.work),
+        forward=_combine(grown, one.forward, two.forward),
+        attention_flops=grown(one.attention_flops, two.attention_flops),
+        weights=one.weights,
+        gradients=one.gradients,
+        optimiser=one.optimiser,
+        average=one.average,
+        activations=grown(one.activations, two.activations),
+        peak=grown(one.peak, two.peak),
+    )
+
+
+def _combine(combine: Callable[[int, int], int], one: Work, two: Work) -> Work:
+    return Work(combine(one.flops, two.flops), combine(one.calls, two.calls), combine(one.bytes, two.bytes))
+
+
+def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute: bool) -> StepCost:
+    with imagined():
+        step = Step(stage, section, batch_size, CPU, recompute)
+        with Tally() as tally:
+            loss = step.loss()
+            forward, attention_flops = tally.work, tally.attention_flops
+            activations, peak_forward = tally.held_bytes, tally.peak_bytes
+            step.update(loss)
+    weights = sum(tensor.nbytes for tensor in step.model.state_dict().values())
+    gradients = sum(parameter.grad.nbytes for parameter in step.model.parameters() if parameter.grad is not None)
+    optimiser = sum(value.nbytes for state in step.optimiser.state.values() for value in state.values())
+    # The average is another set of weights; the last step's gradients are there until the forward pass is done. The
+    # optimiser's state is made inside the first step, when the activations are gone.
+    constant, peak = 2 * weights + optimiser, max(peak_forward + gradients, tally.peak_bytes)
+    return StepCost(
+        work=tally.work,
+        forward=forward,
+        attention_flops=attention_flops,
+        weights=weights,
+        gradients=gradients,
+        optimiser=optimiser,
+        average=weights,
+        activations=activations,
+        peak=constant + peak,
+    )
+
+
+def forward_flops(stage: Stage, section: StageSection, step: StepCost, batch_size: int) -> int:
+    """Count the live FLOPs of a forward pass over one slice: what the likelihood asks for, whatever the code computes.
+
+    The weights of the families are live taps, each of them used once at every pixel; `step` gives attention's share.
+    Backward passes are counted as twice as much, as is usual.
+    """
+    shape = stage.signature
+    with torch.device("meta"):
+        model = build_model(section.model, shape)
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    taps = sum(each.numel() for each in model.parameters() if each.ndim in (2, 4) and each not in tables)
+    return 2 * taps * shape.height * shape.width + step.attention_flops // batch_size
+
+
+def sampling_work(stage: Stage, section: StageSection, batch_size: int) -> Work:
+    """Count the walk over one slice of each of `batch_size` images, by its first and its last pixel.
+
+    Those between are the mean of the two: what a pixel attends to grows linearly, and nothing else grows.
+    """
+    shape = stage.signature
+    with imagined(), torch.no_grad():
+        step = Step(stage, section, batch_size, CPU)
+        steps = step.model.eval().steps(batch_size)
+        uniforms = torch.zeros(batch_size, shape.channels, dtype=torch.float64)
+        with Tally() as slices:
+            steps.begin(stage.context(step.slices, step.position))
+        rows, pixels = Tally(), Tally()
+        for row, column in ((0, 0), (shape.height - 1, shape.width - 1)):
+            with rows:
+                steps.start_row(row)
+            with pixels:
+                walk_pixel(steps, column, uniforms, lambda law, uniform: law.quantile(uniform))
+    return slices.work + (rows.work + pixels.work * shape.width) * shape.height // 2

@@ -1,0 +1,100 @@
+"""The forecast of every stage, out of what its real code costs and how fast the machine works."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spn.config import Params, StageSection
+from spn.data.layout import Split
+from spn.models import num_parameters
+from spn.planning.cost import StepCost, forward_flops, sampling_work, step_cost
+from spn.planning.probe import Speeds
+from spn.stages import Stage
+
+SAMPLED = 64
+"""Images at once, where sampling is not told otherwise."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Times of a stage's three rules; None where the number of test images is not known."""
+
+    train: float
+    evaluate: float | None
+    sample: float
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """What a stage costs; live FLOPs are per image, forward over all slices, in training over the one that is drawn."""
+
+    name: str
+    num_parameters: int
+    num_slices: int
+    num_pixels: int
+    """Pixels walked when an image is sampled."""
+    num_sub_pixels: int
+    forward_flops: int
+    training_flops: int
+    batch_size: int
+    fitting_batch_size: int
+    """The largest batch, up to the configured one, whose training fits in memory; 0: none does."""
+    step: StepCost
+    seconds: Seconds
+
+
+def forecast(
+    params: Params, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool = False
+) -> list[StageForecast]:
+    """Forecast every stage on a machine of these speeds with so many bytes of `memory`.
+
+    `num_images` counts the images of validation and test splits, where it is known; `recompute` is training's option.
+    """
+    return [_forecast_stage(params, name, speeds, num_images, memory, recompute) for name in params.stage_plans]
+
+
+def _forecast_stage(
+    params: Params, name: str, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool
+) -> StageForecast:
+    section = params.stages[name]
+    stage = Stage(params.stage_plans[name], params.data.shape)
+    shape, num_slices = stage.signature, len(stage.targets)
+    training, batch_size = section.training, section.training.batch_size
+    step = step_cost(stage, section, batch_size, recompute)
+    flops = forward_flops(stage, section, step, batch_size)
+    forward = speeds.training["float32"].seconds(step.forward) / batch_size
+    num_pixels = num_slices * shape.height * shape.width
+    return StageForecast(
+        name=name,
+        num_parameters=num_parameters(section.model, shape),
+        num_slices=num_slices,
+        num_pixels=num_pixels,
+        num_sub_pixels=num_pixels * shape.channels,
+        forward_flops=num_slices * flops,
+        training_flops=3 * flops,
+        batch_size=batch_size,
+        fitting_batch_size=_fitting_batch_size(batch_size, step, memory),
+        step=step,
+        seconds=Seconds(
+            train=training.steps * speeds.training[training.precision].seconds(step.work)
+            + math.ceil(training.steps / training.validate_every) * num_images.get("validation", 0) * forward,
+            evaluate=num_slices * num_images["test"] * forward if "test" in num_images else None,
+            sample=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images),
+        ),
+    )
+
+
+def _fitting_batch_size(batch_size: int, held: StepCost, memory: int) -> int:
+    """Shrink the batch until its share of the peak fits."""
+    # Beside the network, copies of weights at lower precision do not grow with the batch: one more set is enough.
+    constant = 2 * held.weights + held.gradients + held.optimiser + held.average
+    return min(batch_size, max(0, batch_size * (memory - constant) // (held.peak - constant)))
+
+
+def _sampling_seconds(stage: Stage, section: StageSection, speeds: Speeds, num_images: int) -> float:
+    """Add up the walks over one slice of every image, batch by batch."""
+    full, rest = divmod(num_images, SAMPLED)
+    batches = {SAMPLED: full, rest: 1} if rest else {SAMPLED: full}
+    return sum(
+        count * speeds.sampling.seconds(sampling_work(stage, section, size)) for size, count in batches.items() if count
+    )

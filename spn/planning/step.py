@@ -1,0 +1,43 @@
+"""One step of training on images of no content, with or without values; the probe times what the plan counts."""
+
+import torch
+from torch import nn
+
+from spn.config import StageSection
+from spn.layers import recompute_layers
+from spn.models import Model, build_model
+from spn.stages import Stage
+from spn.training.optimiser import build_optimiser
+
+
+class Step:
+    """A network with its optimiser and one batch: a slice of each of `batch_size` images."""
+
+    def __init__(
+        self, stage: Stage, section: StageSection, batch_size: int, device: torch.device, recompute: bool = False
+    ) -> None:
+        self.stage, self.training = stage, section.training
+        with device:  # moving there afterwards is more than tensors without values can do
+            self.model: Model = build_model(section.model, stage.signature)
+        if recompute:
+            recompute_layers(self.model)
+        self.optimiser = build_optimiser(self.model, section.training.optimiser)
+        size, shape = stage.plan.scale_factor, stage.signature
+        self.slices = torch.zeros(
+            (batch_size, size, size, shape.height, shape.width, shape.channels), dtype=torch.uint8, device=device
+        )
+        # The last target sees the most, and no target costs less for seeing less.
+        self.position = stage.positions(stage.targets[-1], batch_size, device)
+
+    def loss(self) -> torch.Tensor:
+        """Compute the mean nats of a slice."""
+        half = self.training.precision == "bfloat16"
+        with torch.autocast(self.slices.device.type, torch.bfloat16, enabled=half):
+            return self.stage.nats(self.model, self.slices, self.position).mean()
+
+    def update(self, loss: torch.Tensor) -> None:
+        """Go back through the network and move its weights."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm or float("inf"))
+        self.optimiser.step()

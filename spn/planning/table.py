@@ -1,0 +1,117 @@
+"""The plan for a terminal: three tables, what their figures are, and a warning for each stage that will not fit."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from spn.config import Params
+from spn.data.layout import Split
+from spn.planning.forecast import StageForecast
+
+UNKNOWN = "-"
+"""Stands for what depends on a number of images that is not known yet."""
+
+
+def plan_table(
+    params: Params, stages: Sequence[StageForecast], num_images: Mapping[Split, int], device: torch.device
+) -> str:
+    """Lay out what every stage and every chain costs; the last lines say what the figures are."""
+    by_name = {stage.name: stage for stage in stages}
+    chains = {f"chain {name}": [by_name[stage] for stage in chain.stages] for name, chain in params.chains.items()}
+    rows = {f"{stage.name}": [stage] for stage in stages} | chains
+    tables = (
+        [SIZES, *(_sizes(name, parts) for name, parts in rows.items())],
+        [MEMORY, *(_memory(stage) for stage in stages)],
+        [TIMES, *(_times(name, parts) for name, parts in rows.items())],
+    )
+    return "\n\n".join([*map(_aligned, tables), _statement(params, num_images, device)])
+
+
+def warnings(params: Params, stages: Sequence[StageForecast], memory: int) -> list[str]:
+    """Say in one line for each stage whose training needs more than `memory` bytes, what would make it fit."""
+    return [_warning(params, stage, memory) for stage in stages if stage.step.peak > memory]
+
+
+SIZES = ("stage", "parameters", "slices", "pixels", "sub-pixels", "forward GFLOP", "training GFLOP")
+MEMORY = ("training, MiB", "batch", "weights", "gradients", "optimiser", "average", "activations", "peak")
+TIMES = ("estimated time", "train", "evaluate", "sample")
+
+
+def _sizes(name: str, parts: Sequence[StageForecast]) -> tuple[str, ...]:
+    counts = (
+        sum(part.num_parameters for part in parts),
+        sum(part.num_slices for part in parts),
+        sum(part.num_pixels for part in parts),
+        sum(part.num_sub_pixels for part in parts),
+    )
+    flops = (sum(part.forward_flops for part in parts), sum(part.training_flops for part in parts))
+    return name, *(f"{count:,}" for count in counts), *(f"{count / 1e9:,.3f}" for count in flops)
+
+
+def _memory(stage: StageForecast) -> tuple[str, ...]:
+    held = stage.step
+    sizes = (held.weights, held.gradients, held.optimiser, held.average, held.activations, held.peak)
+    return stage.name, f"{stage.batch_size:,}", *(f"{size / 2**20:,.1f}" for size in sizes)
+
+
+def _times(name: str, parts: Sequence[StageForecast]) -> tuple[str, ...]:
+    evaluations = [part.seconds.evaluate for part in parts]
+    known = [seconds for seconds in evaluations if seconds is not None]
+    return (
+        name,
+        _duration(sum(part.seconds.train for part in parts)),
+        _duration(sum(known)) if len(known) == len(evaluations) else UNKNOWN,
+        _duration(sum(part.seconds.sample for part in parts)),
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Write two digits, as an estimate deserves, in the unit that suits."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
+
+
+def _statement(params: Params, num_images: Mapping[Split, int], device: torch.device) -> str:
+    test = (
+        f"{num_images['test']:,} test images" if "test" in num_images else "test images, whose number is not known yet"
+    )
+    place = f"cpu, threads: {torch.get_num_threads()}" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    lines = (
+        "slices, pixels, sub-pixels: walked to sample an image.",
+        "forward GFLOP: live, of all slices of an image; training GFLOP: of the one that a step draws, with backward.",
+        "activations: kept for backward; peak: the most of everything at once, without what kernels need within.",
+        f"times: estimates for this machine ({place}) from a probe of a few seconds; evaluate: {test}; "
+        f"sample: {params.sampling.num_images:,} images.",
+    )
+    return "\n".join(lines)
+
+
+def _warning(params: Params, stage: StageForecast, memory: int) -> str:
+    held, section = stage.step, params.stages[stage.name]
+    fixed = held.weights + held.gradients + held.optimiser + held.average
+    needs = (
+        f"warning: stages.{stage.name}: training needs {_size(held.peak)} at batch_size {stage.batch_size} "
+        f"(network and optimiser {_size(fixed)}, activations {_size(held.activations)}), "
+        f"this machine has {_size(memory)}: "
+    )
+    if stage.fitting_batch_size:
+        change = f"set training.batch_size to at most {stage.fitting_batch_size}, train with --recompute, or raise "
+    else:
+        change = "not even a batch_size of 1 fits; narrow the model, train with --recompute, or raise "
+    return f"{needs}{change}scale_factor above {section.scale_factor} (activations shrink as its square)"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"

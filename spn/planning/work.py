@@ -1,0 +1,149 @@
+"""What a computation asks of a machine, counted without doing it: FLOPs, kernels, bytes moved, memory held.
+
+The real code runs on tensors that have shapes but no values (`FakeTensorMode`, and not the meta device: autocast and
+the choice of the attention kernel go by the device, which fake tensors remember). A FLOP is one multiplication or one
+addition, of matrix products, convolutions and attention; of causal attention the live pairs are counted, t(t + 1) / 2
+of t^2.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+@dataclass(frozen=True)
+class Work:
+    """A count of FLOPs, of kernels called, and of bytes that kernels read and write."""
+
+    flops: int
+    calls: int
+    bytes: int
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.calls + other.calls, self.bytes + other.bytes)
+
+    def __mul__(self, times: int) -> "Work":
+        return Work(times * self.flops, times * self.calls, times * self.bytes)
+
+    def __floordiv__(self, parts: int) -> "Work":
+        return Work(self.flops // parts, self.calls // parts, self.bytes // parts)
+
+
+class Tally(TorchDispatchMode):
+    """Counts what runs on fake tensors inside `with tally`; memory is that of tensors, not what kernels need within.
+
+    Not under `inference_mode`, which hands over whole layers where otherwise their kernels are seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._flops = self._calls = self._bytes = 0
+        self._attention_flops = 0
+        self._held = self._peak = 0
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    @property
+    def work(self) -> Work:
+        """What ran so far."""
+        return Work(self._flops, self._calls, self._bytes)
+
+    @property
+    def attention_flops(self) -> int:
+        """The share of attention in the FLOPs."""
+        return self._attention_flops
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory of the tensors that were made inside and are still there."""
+        return self._held
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that `held_bytes` has been."""
+        return self._peak
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run one kernel and count it; what merely views a tensor, or asks where it lies, is none."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is not torch.ops.prim.device.default and not func.is_view:
+            self._calls += 1
+            self._bytes += sum(tensor.nbytes for tensor in _tensors((args, kwargs, result)))
+            self._count_flops(func.overloadpacket, args, kwargs, result)
+            for tensor in _tensors(result):
+                self._hold(tensor.untyped_storage())
+        return result
+
+    def _count_flops(
+        self, kernel: OpOverloadPacket[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        if kernel in _ATTENTION:
+            flops = _ATTENTION[kernel](*args, **kwargs)
+            self._attention_flops += flops
+            self._flops += flops
+        elif kernel in flop_registry:
+            self._flops += flop_registry[kernel](*args, **kwargs, out_val=result)
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._alive:
+            return
+
+        def release(_: object) -> None:
+            del self._alive[key]
+            self._held -= size
+
+        self._alive[key] = weakref.ref(storage, release)
+        self._held += size
+        self._peak = max(self._peak, self._held)
+
+
+def imagined() -> FakeTensorMode:
+    """Give the mode under which tensors have shapes and no values; real tensors may meet them."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, is_causal: bool = False, **_: Any
+) -> int:
+    """Count two products, of queries with keys and of weights with values; both of a head's width."""
+    queries, keys = query.shape[-2], key.shape[-2]
+    pairs = queries * (queries + 1) // 2 if is_causal else queries * keys
+    return 4 * pairs * query.numel() // queries
+
+
+def _attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    dropout: float,
+    is_causal: bool,
+    **_: Any,
+) -> int:
+    """Count five products: the scores once more, and the gradients of values, weights, queries and keys."""
+    return _attention(query, key, value, dropout, is_causal) * 5 // 2
+
+
+_ATTENTION: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""torch has no formula for the CPU's kernels."""

@@ -1,0 +1,186 @@
+"""Benchmarks: they compare the same thing, count what happens, and run; times are not tested."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks import cpu, gpu, results
+from benchmarks.common_snail import CommonPixelSnail
+from benchmarks.common_style import CommonDecoder
+from benchmarks.kept import Problem, held_bytes, kept_for_backward
+from benchmarks.machine import Peaks
+from benchmarks.measure import interleaved, spread
+from benchmarks.problems import common_image, one_slice
+from benchmarks.reference import TINY, decoder_signature, no_context, noise, randomised
+from benchmarks.same_weights import common_decoder
+from benchmarks.sampling import compare_samples, first_pixels, uniforms_of
+from benchmarks.table import Row, Target, faster, markdown
+from spn.config import SpnSection
+from spn.generation import SAMPLERS
+from spn.planning.work import imagined
+
+ROW = {"group", "name", "unit", "ours", "baseline", "ratio", "target", "note", "met"}
+
+
+def assert_dependence_before(law: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, int, int]) -> None:
+    """Check by gradients that nothing sees a pixel after it in raster order."""
+    height, width = shape[1:]
+    image = torch.randn(1, *shape, requires_grad=True)
+    for pixel in range(height * width):
+        outputs = law(image).flatten(-2)[..., pixel]
+        (gradient,) = torch.autograd.grad(outputs.mul(torch.randn(outputs.shape)).sum(), image)
+        assert not gradient.flatten(-2)[..., pixel + 1 :].any()
+        assert pixel == 0 or gradient.flatten(-2)[..., :pixel].any()
+
+
+class TestBaselines:
+    @pytest.mark.parametrize("layers", [1, 3])
+    def test_common_style_gives_our_laws(self, layers: int) -> None:
+        section = TINY.model_copy(update={"pixelcnn_layers": layers, "transformer_layers": 2})
+        signature = decoder_signature(4, num_levels=8)
+        ours = randomised(section, signature)
+        common = common_decoder(ours, CommonDecoder(section, signature))
+        levels = noise((2, 4, 4, 3), num_levels=8)
+        theirs = common(levels.permute(0, 3, 1, 2)).permute(0, 3, 4, 2, 1).softmax(-1)
+        torch.testing.assert_close(theirs, ours(levels, no_context(signature, 2)).probs(), rtol=0, atol=1e-10)
+
+    def test_snail_sees_no_later_pixel(self) -> None:
+        torch.manual_seed(0)
+        model = CommonPixelSnail(3, 1, 8, width=4, blocks=2, residuals=1, key_width=2)
+        assert_dependence_before(model, (1, 3, 3))
+
+    def test_all_samplers_draw_the_same(self) -> None:
+        compare_samples(TINY)
+
+    def test_timed_passes_are_the_walk(self) -> None:
+        signature = decoder_signature(3, num_levels=8)
+        model = randomised(TINY, signature)
+        context, uniforms = no_context(signature, 2), uniforms_of(model, 2)
+        walked = SAMPLERS["plain"](model, 1.0)(context, uniforms)
+        assert torch.equal(torch.stack(first_pixels(model, context, uniforms, 5), dim=1), walked.flatten(1, 2)[:, :5])
+
+
+class TestCounting:
+    @pytest.mark.parametrize(
+        "problem",
+        [one_slice(TINY, 8, 1), one_slice(TINY, 8, 2), common_image(TINY, 4)],
+        ids=["full", "slice", "common"],
+    )
+    def test_imagined_memory_is_the_real_one(self, problem: Problem) -> None:
+        with imagined():
+            counted = held_bytes(*problem(3))
+        assert counted == held_bytes(*problem(3))
+
+    def test_checkpoint_holds_its_input_alone(self) -> None:
+        layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        inputs = torch.zeros(3, 4)
+
+        def loss(is_checkpointed: bool) -> Callable[[], torch.Tensor]:
+            return lambda: (
+                checkpoint(layers, inputs * 2, use_reentrant=False) if is_checkpointed else layers(inputs * 2)
+            ).sum()
+
+        row, result = 4 * 3, 4
+        assert held_bytes(layers, loss(is_checkpointed=True)) == 4 * row + result
+        assert held_bytes(layers, loss(is_checkpointed=False)) == (4 + 8) * row + result
+
+    def test_materialised_attention_keeps_the_square(self) -> None:
+        def growth(problem: Callable[[SpnSection, int], Problem]) -> float:
+            small, large = (kept_for_backward(problem(TINY, size), batch=64).per_image for size in (8, 16))
+            return large / small
+
+        assert growth(lambda section, size: one_slice(section, size, 1)) == pytest.approx(4, rel=0.03)
+        assert growth(common_image) > 4.5
+
+
+class TestMeasuring:
+    def test_runs_take_turns(self) -> None:
+        turns: list[str] = []
+        runs = {name: lambda name=name: turns.append(name) for name in "AB"}
+        seconds = interleaved(runs, 2, timer=lambda run: [run(), float(len(turns))][1])  # type: ignore[func-returns-value]
+        assert turns == ["A", "B"] * 3
+        assert seconds == {"A": [3.0, 5.0], "B": [4.0, 6.0]}
+
+    def test_ratio_is_of_the_pairs(self) -> None:
+        row = faster("group", "name", [1.0, 2.0, 4.0], [3.0, 8.0, 4.0], 10, "images/s", target=Target(2.5, 5))
+        assert row.ratio == spread([3.0, 4.0, 1.0])
+        assert row.ours.median == 5
+        assert row.met is True
+
+    def test_target_without_baseline_is_held_against_ours(self) -> None:
+        row = Row("group", "step", "us", spread([150.0]), target=Target(200, 100, at_most=True))
+        assert row.met is True
+        assert "| step | 150 |  | us |  | ≤ 200 | ≤ 100 | yes |" in markdown([row])
+
+
+def run_tiny(main: Callable[[list[str]], int], arguments: list[str], folder: Path, name: str) -> dict[str, Any]:
+    assert main(["--tiny", "--output", str(folder), *arguments]) == 0
+    content: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    assert content["machine"].keys() == {"device", "threads", "torch", "python", "commit"}
+    assert content["matmul_peak"].keys() == {"float32", "bfloat16", "float32_routes"}
+    assert not content["failed"]
+    for row in content["rows"]:
+        assert row.keys() == ROW
+        assert row["ours"]["low"] <= row["ours"]["median"] <= row["ours"]["high"]
+        assert row["ours"]["low"] > 0
+        assert (row["met"] is None) == (row["target"] is None)
+        assert f"| {row['name']}" in (folder / f"{name}.md").read_text()
+    return content
+
+
+class TestRuns:
+    @pytest.mark.parametrize("part", cpu.PARTS)
+    def test_cpu_part(self, part: str, tmp_path: Path) -> None:
+        content = run_tiny(cpu.main, ["--only", part], tmp_path, "benchmarks")
+        assert content["rows"]
+
+    @pytest.mark.parametrize("part", gpu.PARTS)
+    @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+    def test_gpu_part_on_the_cpu(self, part: str, tmp_path: Path) -> None:
+        # The checks of shapes cannot be compiled.
+        with torch.compiler.set_stance("force_eager"):
+            content = run_tiny(gpu.main, ["--device", "cpu", "--only", part], tmp_path, "benchmarks-gpu")
+        assert content["rows"]
+
+    def test_strict_run_fails_on_a_missed_must(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        missed = Row("group", "step", "us", spread([300.0]), target=Target(200, 100, at_most=True))
+        monkeypatch.setattr(cpu, "measure", lambda *_: [missed])
+        arguments = ["--tiny", "--only", "data", "--output", str(tmp_path)]
+        assert cpu.main(arguments) == 0
+        assert cpu.main([*arguments, "--strict"]) == 1
+
+    def test_part_that_fails_costs_no_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fails(*_: object) -> list[Row]:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setitem(gpu.PARTS, "sampling", (fails, 1))
+        arguments = ["--tiny", "--device", "cpu", "--only", "sampling", "against_common", "--output", str(tmp_path)]
+        assert gpu.main(arguments) == 1
+        content = json.loads((tmp_path / "benchmarks-gpu.json").read_text())
+        assert content["failed"] == ["sampling: RuntimeError: out of memory"]
+        assert content["rows"]
+        assert "FAILED: sampling" in capsys.readouterr().out
+
+    def test_part_that_would_run_over_is_left_out(self, tmp_path: Path) -> None:
+        arguments = ["--tiny", "--device", "cpu", "--only", "memory", "--seconds", "1", "--output", str(tmp_path)]
+        assert gpu.main(arguments) == 1
+        assert "left out" in json.loads((tmp_path / "benchmarks-gpu.json").read_text())["failed"][0]
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+    def test_without_a_gpu_it_says_so(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert gpu.main([]) == 2
+        assert capsys.readouterr().err == "benchmarks.gpu: expected a CUDA device, got none\n"
+
+    def test_table_is_written_whole(self, tmp_path: Path) -> None:
+        results.write(
+            "benchmarks", {"device": "machine"}, Peaks(float32=1e9, bfloat16=2e9, float32_routes={}), [], tmp_path
+        )
+        assert {path.name for path in tmp_path.iterdir()} == {"benchmarks.json", "benchmarks.md"}

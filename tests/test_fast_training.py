@@ -1,0 +1,227 @@
+"""What is done for speed and memory alone changes no result."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from experiment import tiny_params, write_params
+from torch import Tensor
+
+from spn.config import Params, load_params
+from spn.data import resident
+from spn.data.hdf5 import SliceFile
+from spn.data.preprocess import preprocess
+from spn.data.resident import ResidentSlices
+from spn.evaluation.evaluate import stage_nats
+from spn.likelihood import Categorical, Chunked, Law, chunked
+from spn.machine import FLOAT32_ERROR, fast_products
+from spn.models import build_model
+from spn.provenance import stage_recipe
+from spn.stages import Stage
+from spn.training.train import Trainer
+
+CPU = torch.device("cpu")
+SHAPE = (2, 3, 4, 3)
+LEVELS = 5
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    params = load_params(write_params(folder, tiny_params()))
+    preprocess(params.data, 2, (0, 2, 5), folder / "sources", folder / "low.h5", progress=False)
+    preprocess(params.data, 1, (0, 5), folder / "sources", folder / "raster.h5", progress=False)
+    return params, folder
+
+
+@pytest.fixture
+def five_pixels_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "PIXELS", {"cpu": 5})
+
+
+def trainer(experiment: tuple[Params, Path], stage: str, device: torch.device = CPU, **options: bool) -> Trainer:
+    params, folder = experiment
+    data = SliceFile(folder / f"{stage}.h5")
+    return Trainer(params, stage, data, stage_recipe(params, stage, data.digest), device, **options)
+
+
+# The chunked law.
+
+
+class Problem:
+    """Features of pixels, and a head that turns them into laws of three channels."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        draw = {"generator": generator, "dtype": torch.float64}
+        self.features = torch.randn(*SHAPE[:3], 7, **draw).requires_grad_()  # type: ignore[call-overload]
+        self.weight = torch.randn(7, 3 * LEVELS, **draw).requires_grad_()  # type: ignore[call-overload]
+        self.levels = torch.randint(LEVELS, SHAPE, generator=generator)
+        self.uniforms = torch.rand(SHAPE, **draw)  # type: ignore[call-overload]
+
+    def head(self, features: Tensor) -> Categorical:
+        return Categorical((features @ self.weight).unflatten(-1, (3, LEVELS)))
+
+    def laws(self) -> tuple[Law, Law]:
+        return Chunked(self.features, self.head), self.head(self.features)
+
+
+@pytest.mark.usefixtures("five_pixels_at_a_time")
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_chunked_law_is_the_law_of_all_its_pixels(temperature: float) -> None:
+    problem = Problem()
+    actual, expected = (law.tempered(temperature) for law in problem.laws())
+    exactly = {"atol": 1e-12, "rtol": 0.0}
+    torch.testing.assert_close(actual.log_prob(problem.levels), expected.log_prob(problem.levels), **exactly)
+    torch.testing.assert_close(actual.probs(), expected.probs(), **exactly)
+    torch.testing.assert_close(actual.select(1, 3, 2).probs(), expected.select(1, 3, 2).probs(), **exactly)
+    assert torch.equal(actual.quantile(problem.uniforms), expected.quantile(problem.uniforms))
+
+
+@pytest.mark.usefixtures("five_pixels_at_a_time")
+def test_a_chunked_law_has_the_gradients_of_all_its_pixels() -> None:
+    problem = Problem()
+    of_head = []
+    for law in problem.laws():
+        loss = (law.log_prob(problem.levels) * problem.uniforms).sum()
+        of_head.append(torch.autograd.grad(loss, (problem.features, problem.weight)))
+    for actual, expected in zip(*of_head, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("five_pixels_at_a_time")
+def test_a_chunked_law_keeps_no_logits() -> None:
+    problem = Problem()
+    chunks, whole = (_kept(lambda law=law: law.log_prob(problem.levels)) for law in problem.laws())
+    logits = 8 * problem.levels.numel() * LEVELS
+    assert chunks < logits < whole
+
+
+def _kept(run: object) -> int:
+    """Count the bytes of different tensors that are kept for the way back."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()  # type: ignore[operator]
+    del result
+    return sum(kept.values())
+
+
+# Training.
+
+
+@pytest.mark.parametrize("stage", ["raster", "low"])
+def test_activations_made_again_change_no_step(experiment, stage):
+    # With dropout, whose draws must be those of the first time.
+    plain, recomputing = trainer(experiment, stage), trainer(experiment, stage, recompute=True)
+    for _ in range(3):
+        for expected, actual in zip(plain.train_step(), recomputing.train_step(), strict=True):
+            assert torch.equal(expected, actual)
+    for expected, actual in zip(plain.model.parameters(), recomputing.model.parameters(), strict=True):
+        assert torch.equal(expected, actual)
+
+
+@pytest.mark.parametrize("stage", ["raster", "low"])
+def test_activations_made_again_are_not_kept(experiment, stage):
+    def kept(**options: bool) -> int:
+        run = trainer(experiment, stage, **options)
+        slices = run.data.slices("train", torch.arange(8))
+        position = run.stage.positions(run.stage.targets[-1], 8)
+        return _kept(lambda: run.stage.nats(run.model, slices, position))
+
+    assert kept(recompute=True) < 0.6 * kept()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="waiting for a GPU needs one")
+def test_a_step_never_waits_for_the_gpu(experiment):
+    run = trainer(experiment, "low", torch.device("cuda"))
+    run.train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# Matrix products.
+
+
+@pytest.fixture
+def setting() -> Iterator[object]:
+    settings = torch.backends.mkldnn.matmul
+    former = settings.fp32_precision
+    yield settings
+    settings.fp32_precision = former
+
+
+@pytest.mark.parametrize("former", ["none", "ieee"])
+def test_fast_products_are_float32_and_leave_the_setting_as_it_was(setting, former):
+    setting.fp32_precision = former
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(300, 300, generator=generator) for _ in range(2))
+    exact = left.double() @ right.double()
+    with fast_products(CPU) as line:
+        assert ((left @ right - exact).abs().max() / exact.abs().max()).item() < FLOAT32_ERROR
+        assert line.startswith("float32 products ")
+        assert line.splitlines() == [line]
+    assert setting.fp32_precision == former
+
+
+def test_fast_products_leave_the_setting_as_it_was_after_an_error(setting):
+    former = setting.fp32_precision
+    with pytest.raises(KeyError), fast_products(CPU):
+        raise KeyError
+    assert setting.fp32_precision == former
+
+
+# Data.
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+@pytest.mark.parametrize("stage", ["raster", "low"])
+def test_slices_are_those_of_the_file_whether_they_fit_or_not(experiment, monkeypatch, stage, free):
+    monkeypatch.setattr(resident, "free_bytes", lambda device: free)
+    file = SliceFile(experiment[1] / f"{stage}.h5")
+    slices = ResidentSlices(file, CPU)
+    for split, indices in (("train", [3, 99, 3]), ("validation", [0]), ("train", list(range(100)))):
+        assert torch.equal(slices.slices(split, torch.tensor(indices)), file.slices(split, torch.tensor(indices)))
+    assert slices.num_images("test") == file.num_images("test")
+
+
+def test_slices_that_fit_are_read_once(experiment, monkeypatch):
+    reads = []
+    file = SliceFile(experiment[1] / "low.h5")
+    sound = file.slices
+    monkeypatch.setattr(file, "slices", lambda split, indices: reads.append(len(indices)) or sound(split, indices))
+    slices = ResidentSlices(file, CPU)
+    for _ in range(3):
+        slices.slices("train", torch.tensor([1, 2]))
+    assert reads == [100]
+
+
+def test_free_memory_is_some_and_no_more_than_the_machine_has():
+    total = resident.os.sysconf("SC_PHYS_PAGES") * resident.os.sysconf("SC_PAGE_SIZE")
+    assert 0 < resident.free_bytes(CPU) < total
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize("stage", ["raster", "low"])
+def test_exact_nats_do_not_depend_on_the_batches(experiment, stage):
+    params, folder = experiment
+    plan = Stage(params.stage_plans[stage], params.data.shape)
+    torch.manual_seed(0)
+    model = build_model(params.stages[stage].model, plan.signature).double().eval()
+    file = SliceFile(folder / f"{stage}.h5")
+    slices = file.slices("test", torch.arange(10))
+    with torch.inference_mode():
+        expected = sum(plan.nats(model, slices, plan.positions(target, 10)) for target in plan.targets)
+    for batch_size in (1, 3, 4, 128):
+        actual = stage_nats(plan, model, file, "test", CPU, batch_size)
+        torch.testing.assert_close(torch.from_numpy(actual), expected, atol=1e-10, rtol=0)
