@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spn.cli.files import read_json, write_json
+from spn.cli.options import check_stage_name, choose_device, load_for_stage, stages_of
 from spn.config import InputError, Params, layout_name, load_params, params_schema
 
 if TYPE_CHECKING:
-    import torch
-
     from spn.tracking import Experiment
 
 
@@ -56,7 +55,7 @@ def train(
     from spn.stages import Stage
     from spn.training import train as run
 
-    loaded, place = _load(params, stage), _device(device, threads)
+    loaded, place = load_for_stage(params, stage), choose_device(device, threads)
     slices = SliceFile(data)
     signature = Stage(loaded.stage_plans[stage], loaded.data.shape).signature
     with (
@@ -81,7 +80,7 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     from spn.machine import fast_products
     from spn.provenance import recipe_digest, stage_recipe
 
-    loaded, place = _load(params, stage), _device(device, threads)
+    loaded, place = load_for_stage(params, stage), choose_device(device, threads)
     slices = SliceFile(data)
     trained, model = load_trained(loaded, stage, slices.digest, checkpoint, place)
     with fast_products(place) as products:
@@ -119,7 +118,7 @@ def sample(
     from spn.provenance import recipe_digest, stage_recipe
     from spn.report.pictures import save_grid
 
-    loaded, place = _load(params, stage, chain), _device(device, threads)
+    loaded, place = load_for_stage(params, stage, chain), choose_device(device, threads)
     if sampler not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
     digest = SliceFile(data).digest
@@ -148,7 +147,7 @@ def summarise(params: Path, chain: str, stages: Path, output: Path) -> None:
     """Add the exact nats of a chain's stages."""
     from spn.evaluation.evaluate import chain_metrics, load_nats
 
-    names = _stages_of(load_params(params), chain)
+    names = stages_of(load_params(params), chain)
     parts = {name: (read_json(stages / name / "metrics.json"), load_nats(stages / name / "nats.npy")) for name in names}
     write_json(output, chain_metrics(chain, parts))
 
@@ -158,7 +157,7 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
     from spn import tracking
 
     loaded, store = load_params(params), tracking.load_experiment(experiment)
-    names, folder = _stages_of(loaded, chain), results / "chains" / chain
+    names, folder = stages_of(loaded, chain), results / "chains" / chain
     for name in names:
         metrics = read_json(results / "stages" / name / "metrics.json")
         if not tracking.has_finished_run(store, metrics["recipe_digest"]):
@@ -214,7 +213,7 @@ def check(params: Path, stage: list[str]) -> None:
 
     loaded = load_params(params)
     for name in stage or loaded.stage_plans:
-        _check_stage(loaded, name)
+        check_stage_name(loaded, name)
         print(check_stage(loaded.stage_plans[name], loaded.data.shape, loaded.stages[name].model, loaded.seed))
 
 
@@ -223,7 +222,7 @@ def plan(params: Path, data: Path, recompute: bool, device: str, threads: int) -
     from spn import planning
     from spn.planning.images import count_images
 
-    loaded, place = load_params(params), _device(device, threads)
+    loaded, place = load_params(params), choose_device(device, threads)
     images, memory = count_images(loaded, data), planning.memory_of(place)
     speeds = planning.measure_speeds(place, {loaded.stages[name].training.precision for name in loaded.stage_plans})
     stages = planning.forecast(loaded, speeds, images, memory, recompute)
@@ -237,39 +236,5 @@ def schema() -> None:
     print(json.dumps(params_schema(), indent=2))
 
 
-def _load(params: Path, stage: str, chain: str | None = None) -> Params:
-    """Load the parameters for work on a stage, of a certain chain where one is named."""
-    loaded = load_params(params)
-    _check_stage(loaded, stage)
-    if chain is not None and stage not in (stages := _stages_of(loaded, chain)):
-        raise InputError(f"stage: expected one of chain {chain} ({', '.join(stages)}), got {stage}")
-    return loaded
-
-
-def _check_stage(params: Params, stage: str) -> None:
-    if stage not in params.stage_plans:
-        known = ", ".join(params.stage_plans)
-        raise InputError(f"stage: expected one that a chain uses ({known}), got {stage}")
-
-
-def _stages_of(params: Params, chain: str) -> tuple[str, ...]:
-    if chain not in params.chains:
-        raise InputError(f"chain: expected one of {', '.join(params.chains)}, got {chain}")
-    return params.chains[chain].stages
-
-
 def _chain_metrics(params: Params, results: Path) -> dict[str, Any]:
     return {chain: read_json(results / "chains" / chain / "metrics.json") for chain in params.chains}
-
-
-def _device(name: str, threads: int) -> "torch.device":
-    """Choose the device and set the threads of the process."""
-    import torch
-
-    torch.set_num_threads(threads)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device: expected a device of this machine, got {name}: {error}") from error
