@@ -29,8 +29,9 @@ reproduce: install
 	@echo "Report:          results/report.html"
 	@echo "MLflow UI:       . $(VENV)/bin/activate && mlflow ui     (then open http://127.0.0.1:5000)"
 
+# Two processes; what starts Snakemake or DVC shares a finished experiment, and so a process (its group).
 test: install-test browser
-	pytest
+	pytest -n 2 --dist loadgroup
 
 check: install-test
 	ruff format --check .

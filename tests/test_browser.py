@@ -13,7 +13,7 @@ from workspace import finished
 
 from spn.tracking import Experiment, load_experiment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 
 SCREENSHOTS = Path(__file__).parent.parent / "test-output"
 RUN_NAME = "attributes.`Run Name`"

@@ -1,5 +1,7 @@
 """The contract, for every model family and every kind of stage: slices of 3x3 pixels, and tiny images enumerated."""
 
+from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import contract
@@ -188,6 +190,16 @@ def test_replay_scores_what_it_is_given() -> None:
     scores, others = (replay(model.steps(2), context, levels) for levels in (target, other))
     assert torch.equal(scores[1], others[1])
     assert not torch.equal(scores[0], others[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are captured on CUDA alone")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_captured_walk_gives_the_same_sample(channels: int) -> None:
+    problem = wide_problem("multidimensional", channels, "embedded", "both")
+    expected = contract.sample(problem, num_images=5, batch_size=5, sampler="plain")
+    on_gpu = replace(problem, models=tuple(deepcopy(model).cuda() for model in problem.models))
+    # Two sizes of batch: graphs are captured anew for the second.
+    assert torch.equal(contract.sample(on_gpu, num_images=5, batch_size=3), expected)
 
 
 KEY = {"seed": 1, "stage": "low", "position": (0, 1), "images": [5], "shape": (2, 3, 3)}

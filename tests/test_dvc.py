@@ -8,7 +8,7 @@ import pytest
 from experiment import tiny_params
 from workspace import AFTER_LOW, EVERYTHING, Workspace, finished, with_steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 
 LOCK = "dvc.lock"
 CHECKPOINTS = "results/stages/*/checkpoint.safetensors"

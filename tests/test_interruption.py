@@ -14,6 +14,8 @@ from workspace import AFTER_LOW, Workspace, finished, with_steps
 from spn.checkpoint import load_notes, load_tensors
 from spn.cli import main
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
+
 LOW = "results/stages/low/checkpoint.safetensors"
 
 

@@ -13,7 +13,7 @@ from spn.cli import main
 from spn.tracking import create_experiment
 from spn.training.train import read_history
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 
 TRAININGS = tuple(f"results/stages/{stage}/checkpoint.safetensors" for stage in STAGES)
 LOW = "results/stages/low/checkpoint.safetensors"
