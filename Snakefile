@@ -21,10 +21,6 @@ except InputError as error:
 report: "workflow/captions/workflow.rst"
 
 
-# Of the machine, not of the science: for example `--config train_options=--recompute`, or `config:` of a profile.
-config.setdefault("train_options", "")
-
-
 wildcard_constraints:
     dataset=parameters.data.name,
     stage="|".join(parameters.stage_plans),

@@ -55,7 +55,6 @@ def wait_for(condition: Callable[[], bool], snakemake: "subprocess.Popen[bytes]"
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_goes_on_where_it_was_killed(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

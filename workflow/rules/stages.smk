@@ -26,6 +26,9 @@ rule train:
     conda:
         "../envs/spn.yaml"
     threads: 1
+    resources:
+        # Of the machine, not of the science: for example --set-resources train:options=--recompute, or in a profile.
+        options="",
     params:
         recipe=lambda wildcards: stage_recipe(
             parameters, wildcards.stage, data_digest=""
@@ -33,7 +36,7 @@ rule train:
         folder=subpath(output.checkpoint, parent=True),
     shell:
         "spn train {wildcards.stage} --data {input.data} --experiment {input.experiment}"
-        " --output {params.folder} --threads {threads} {config[train_options]} > {log} 2>&1"
+        " --output {params.folder} --threads {threads} {resources.options} > {log} 2>&1"
 
 
 rule evaluate:
