@@ -63,8 +63,8 @@ class Problem:
     def head(self, features: Tensor) -> Categorical:
         return Categorical((features @ self.weight).unflatten(-1, (3, LEVELS)))
 
-    def laws(self) -> tuple[Law, Law]:
-        return Chunked(self.features, self.head), self.head(self.features)
+    def laws(self, recompute: bool = False) -> tuple[Law, Law]:
+        return Chunked(self.features, self.head, recompute), self.head(self.features)
 
 
 @pytest.mark.usefixtures("five_pixels_at_a_time")
@@ -80,10 +80,11 @@ def test_a_chunked_law_is_the_law_of_all_its_pixels(temperature: float) -> None:
 
 
 @pytest.mark.usefixtures("five_pixels_at_a_time")
-def test_a_chunked_law_has_the_gradients_of_all_its_pixels() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_chunked_law_has_the_gradients_of_all_its_pixels(recompute: bool) -> None:
     problem = Problem()
     of_head = []
-    for law in problem.laws():
+    for law in problem.laws(recompute):
         loss = (law.log_prob(problem.levels) * problem.uniforms).sum()
         of_head.append(torch.autograd.grad(loss, (problem.features, problem.weight)))
     for actual, expected in zip(*of_head, strict=True):
@@ -91,9 +92,9 @@ def test_a_chunked_law_has_the_gradients_of_all_its_pixels() -> None:
 
 
 @pytest.mark.usefixtures("five_pixels_at_a_time")
-def test_a_chunked_law_keeps_no_logits() -> None:
+def test_a_chunked_law_made_again_keeps_no_logits() -> None:
     problem = Problem()
-    chunks, whole = (_kept(lambda law=law: law.log_prob(problem.levels)) for law in problem.laws())
+    chunks, whole = (_kept(lambda law=law: law.log_prob(problem.levels)) for law in problem.laws(recompute=True))
     logits = 8 * problem.levels.numel() * LEVELS
     assert chunks < logits < whole
 

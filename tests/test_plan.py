@@ -26,7 +26,8 @@ from spn.planning.work import Tally, Work, imagined
 from spn.stages import Stage
 
 ROOT = Path(__file__).parents[1]
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+PRESETS = [ROOT / "presets" / f"{name}.yaml" for name in ("folder", "imagenet64", "mnist", "photos")]
+"""Of every kind: those left out differ in numbers; the largest is planned by the command itself."""
 PHOTOS = ROOT / "presets" / "photos.yaml"
 CPU = torch.device("cpu")
 EVEN = Speed(per_flop=1e-10, per_call=1e-5, per_byte=1e-10)
@@ -236,7 +237,7 @@ def test_a_preprocessed_file_knows_best(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_can_be_planned(path: Path) -> None:
+def test_presets_can_be_planned(path: Path) -> None:
     params = shallow(path)
     images = count_images(params, Path("nowhere"))
     stages = forecast(params, SPEEDS, images, 16 << 30)

@@ -177,7 +177,7 @@ class SubscalePixelNetwork(Model):
         tokens = self.entry(raster_shift(flat))
         attended = self.transformer(tokens + features if self.to_transformer else tokens)
         beside = attended + features if self.to_pixelcnn else attended
-        return Chunked(self.pixelcnn(flat, (features, beside)), self.pixelcnn.head())
+        return Chunked(self.pixelcnn(flat, (features, beside)), self.pixelcnn.head(), self.pixelcnn.recompute)
 
     def steps(self, batch: int) -> "SubscaleSteps":
         """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
