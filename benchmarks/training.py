@@ -23,17 +23,31 @@ TARGETS = {
 }
 """Against the common style, and as a share of the peak."""
 
+COMPILED = "bfloat16 with --compile"
+
 
 def rows(scale: Scale, folder: Path, peaks: Peaks) -> list[Row]:
     """Compare a step on 16 slices of 16x16 with the common style and with the peak."""
     size, times = (256, 1) if scale.tiny else (2048, 10)
-    products = {f"{name} product": product(size, getattr(torch, name), CPU, times) for name in TARGETS}
-    seconds = step_seconds(scale, folder, 16, CPU, products)
+    beside = {f"{name} product": product(size, getattr(torch, name), CPU, times) for name in TARGETS}
+    if not scale.tiny:
+        # A minute of compiling, which a trial of the code does without.
+        compiled = trainer(folder, scale.section, scale.size(16), 1, 16, "bfloat16", CPU, compiled=True)
+        beside[COMPILED] = compiled.train_step
+    seconds = step_seconds(scale, folder, 16, CPU, beside)
     shares = [
-        share_of_peak(scale, 16, seconds[name], seconds[f"{name} product"], 2 * size**3 * times, name, peaks)
-        for name in TARGETS
+        share_of_peak(
+            scale, 16, seconds[name], seconds[f"{precision_of(name)} product"], 2 * size**3 * times, name, peaks
+        )
+        for name in (*TARGETS, COMPILED)
+        if name in seconds
     ]
     return against_common(scale, 16, seconds) + shares
+
+
+def precision_of(name: str) -> str:
+    """Give the precision of a step that is named after it."""
+    return name.split()[0]
 
 
 def step_seconds(
@@ -89,17 +103,17 @@ def share_of_peak(
     steps: list[float],
     products: list[float],
     work_of_product: float,
-    precision: str,
+    name: str,
     peaks: Peaks,
 ) -> Row:
     """Hold the work of a step against matrix products between the steps."""
-    size = scale.size(16)
+    size, precision = scale.size(16), precision_of(name)
     work = 3 * batch * forward_flops(one_slice(scale.section, size, 1))
     rates, baseline = [work / each for each in steps], [work_of_product / each for each in products]
     of_best = spread(rates).median / getattr(peaks, precision)
     return Row(
         GROUP,
-        f"{size}x{size} slice, batch {batch}, {precision}, share of the matmul peak",
+        f"{size}x{size} slice, batch {batch}, {name}, share of the matmul peak",
         "GFLOP/s",
         spread(rates).times(1e-9),
         spread(baseline).times(1e-9),
