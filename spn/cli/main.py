@@ -102,7 +102,7 @@ def _add_chain_verbs(commands: Commands) -> None:
         help="ways to the same sample: cached, plain (a whole pass per sub-pixel), fixed_point (whole passes until "
         "nothing changes)",
     )
-    sample.add_argument("--batch-size", type=int, default=64)
+    sample.add_argument("--batch-size", type=_count, help="images at a time; more are faster, up to a point")
     _machine(sample)
 
     summarise = _verb(commands, "summarise", verbs.summarise)
@@ -142,6 +142,13 @@ def _verb(
     return parser
 
 
+def _count(text: str) -> int:
+    """Read a positive whole number."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text}")
+    return int(text)
+
+
 def _machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; with 1, results repeat bit by bit")
+    parser.add_argument("--threads", type=_count, default=1, help="CPU threads; with 1, results repeat bit by bit")

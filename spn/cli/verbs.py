@@ -108,13 +108,14 @@ def sample(
     output: Path,
     exact: bool,
     sampler: str,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     threads: int,
 ) -> None:
     """Sample one stage of a chain, given what the stages before it sampled."""
     from spn.data.hdf5 import SliceFile, read_images, write_images
     from spn.generation import SAMPLERS, load_trained, sample_chain_stage
+    from spn.generation.sample import BATCH_SIZE
     from spn.provenance import recipe_digest, stage_recipe
     from spn.report.pictures import save_grid
 
@@ -131,7 +132,7 @@ def sample(
         num_images=loaded.sampling.num_images,
         seed=loaded.sampling.seed,
         temperature=loaded.chains[chain].temperature.get(stage, 1.0),
-        batch_size=batch_size,
+        batch_size=BATCH_SIZE if batch_size is None else batch_size,
         sampler=sampler,
     )
     recipes = json.loads(str(notes["recipes"])) | {stage: recipe_digest(stage_recipe(loaded, stage, digest))}

@@ -15,6 +15,9 @@ from spn.stages import Stage
 
 Slices = UInt8[Tensor, "batch S S height width channel"]
 
+BATCH_SIZE = 64
+"""Images sampled at a time, unless told otherwise."""
+
 
 def sample_stage(
     stage: Stage,
@@ -46,7 +49,7 @@ def sample_chain_stage(
     num_images: int,
     seed: int,
     temperature: float,
-    batch_size: int,
+    batch_size: int = BATCH_SIZE,
     sampler: str = "cached",
 ) -> UInt8[Tensor, "image height width channel"]:
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 from spn.config import Params, StageSection
 from spn.data.layout import Split
+from spn.generation.sample import BATCH_SIZE
 from spn.models import num_parameters
 from spn.planning.cost import StepCost, forward_flops, sampling_work, step_cost
 from spn.planning.probe import Speeds
 from spn.stages import Stage
-
-SAMPLED = 64
-"""Images at once, where sampling is not told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +91,8 @@ def _fitting_batch_size(batch_size: int, held: StepCost, memory: int) -> int:
 
 def _sampling_seconds(stage: Stage, section: StageSection, speeds: Speeds, num_images: int) -> float:
     """Add up the walks over one slice of every image, batch by batch."""
-    full, rest = divmod(num_images, SAMPLED)
-    batches = {SAMPLED: full, rest: 1} if rest else {SAMPLED: full}
+    full, rest = divmod(num_images, BATCH_SIZE)
+    batches = {BATCH_SIZE: full, rest: 1} if rest else {BATCH_SIZE: full}
     return sum(
         count * speeds.sampling.seconds(sampling_work(stage, section, size)) for size, count in batches.items() if count
     )
