@@ -32,18 +32,25 @@ class GatedLayer(nn.Module):
         self.horizontal_condition = nn.Linear(to_horizontal, 2 * width, bias=False)
         self.out = ChannelCausalLinear(width, width, channels, strict=False)
         self.dropout = nn.Dropout(dropout)
-        self.residual = not first
+        self.first = first
 
     def forward(
         self, vertical: Features, horizontal: Features, conditions: tuple[Features | None, Features]
     ) -> tuple[Features, Features]:
-        """Advance both stacks by one layer; `conditions` are those of the vertical and of the horizontal stack."""
-        above = self.vertical(vertical)
+        """Advance both stacks by one layer; `conditions` are those of the vertical and of the horizontal stack.
+
+        What the vertical stack hands on is gated by the layer that takes it: after the last one nobody does.
+        """
+        above = self.vertical(self.entering(vertical))
         if self.vertical_condition:
             above = above + self.vertical_condition(conditions[0])
         along = self.horizontal(horizontal) + self.link(above) + self.horizontal_condition(conditions[1])
         gated = self.dropout(self.out(gate(along, self.channels)))
-        return gate(above, 1), horizontal + gated if self.residual else gated
+        return above, gated if self.first else horizontal + gated
+
+    def entering(self, vertical: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
+        """Gate what the vertical stack of the layer before handed on; the first layer takes the slice itself."""
+        return vertical if self.first else gate(vertical, 1)
 
 
 def gate(features: Float[Tensor, "*batch _"], num_groups: int) -> Float[Tensor, "*batch _"]:
@@ -84,6 +91,7 @@ class GatedLayerSteps:
 
     def start_row(self, vertical: Row, conditions: tuple[Row | None, Row | None]) -> Row:
         """Advance the vertical stack by one row; `conditions` are the context's, as far as each stack sees it."""
+        vertical = self.layer.entering(vertical)
         above = self.layer.vertical.row(self._above, vertical)
         if self.layer.vertical_condition:
             above = above + self.layer.vertical_condition(conditions[0])
@@ -92,7 +100,7 @@ class GatedLayerSteps:
             self._row += self.layer.horizontal_condition(conditions[1])
         self._above.copy_(vertical)
         self.inputs.zero_()
-        return gate(above, 1)
+        return above
 
     def start_pixel(self, column: int, condition: Pixel) -> None:
         """Take what `inputs` holds for the pixel to the left, and prepare for the pixel at `column`."""
@@ -105,7 +113,7 @@ class GatedLayerSteps:
         base, value, openness, gated, inputs, outputs = self._of_channel[channel]
         self._itself.add_to(base, channel)
         torch.mul(value.tanh_(), openness.sigmoid_(), out=gated)
-        if self.layer.residual:
-            torch.add(inputs, self._out.step(channel), out=outputs)
-        else:
+        if self.layer.first:
             outputs.copy_(self._out.step(channel))
+        else:
+            torch.add(inputs, self._out.step(channel), out=outputs)
