@@ -19,6 +19,7 @@ from spn.models import Context, Model, Signature
 
 Slices = Shaped[Tensor, "batch S S height width channel"]
 Positions = Int[Tensor, "batch 2"]
+Labels = Int[Tensor, " batch"]
 CPU = torch.device("cpu")
 
 
@@ -55,6 +56,8 @@ class Stage:
             num_cells=num_cells,
             context_levels=1 << plan.image_bits,
             num_positions=size * size,
+            high_levels=plan.high_levels,
+            num_classes=plan.num_classes,
         )
 
     def _is_any_known(self, known: Tensor, earlier: bool) -> bool:
@@ -68,8 +71,9 @@ class Stage:
         levels = slices[image, position[:, 0], position[:, 1]].long()
         return (levels & self.plan.own_mask) >> (self.plan.image_bits - self.plan.bits[1])
 
-    def context(self, slices: Slices, position: Positions) -> Context:
-        """Gather what is known beside each image's slice at `position`."""
+    def context(self, slices: Slices, position: Positions, labels: Labels | None = None) -> Context:
+        """Gather what is known beside each image's slice at `position`; `labels` where the stage is told of classes."""
+        assert (labels is not None) == bool(self.plan.num_classes), "labels where the stage is told of classes"
         size = self.plan.scale_factor
         device = slices.device
         windows = [
@@ -80,7 +84,17 @@ class Stage:
             empty = slices.new_zeros(len(slices), 0, *slices.shape[3:])
             windows.append((empty, empty.new_zeros(len(slices), 0, dtype=torch.bool)))
         cells, present = (torch.cat(parts, dim=1) for parts in zip(*windows, strict=True))
-        return Context(cells.long(), present, position[:, 0] * size + position[:, 1])
+        return Context(
+            cells.long(), present, position[:, 0] * size + position[:, 1], self._high(slices, position), labels
+        )
+
+    def _high(self, slices: Slices, position: Positions) -> Int[Tensor, "batch height width channel"] | None:
+        """Cut out the more significant bits of each image's slice at `position`, where all of them are known."""
+        if self.plan.high_levels == 1:
+            return None
+        image = torch.arange(len(slices), device=slices.device)
+        levels = slices[image, position[:, 0], position[:, 1]].long()
+        return levels >> (self.plan.image_bits - self.plan.bits[0])
 
     def insert(
         self, slices: Slices, position: tuple[int, int], levels: Int[Tensor, "batch height width channel"]
@@ -93,10 +107,12 @@ class Stage:
         filled[:, position[0], position[1]] = (here & (every_bit ^ self.plan.own_mask)) | own
         return filled
 
-    def nats(self, model: Model, slices: Slices, position: Positions) -> Float64[Tensor, " batch"]:
+    def nats(
+        self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None
+    ) -> Float64[Tensor, " batch"]:
         """Give -log p(target | context) of each image's slice at `position`, in nats; summed in float64."""
         target = self.target(slices, position)
-        log_probs = model(target, self.context(slices, position)).log_prob(target)
+        log_probs = model(target, self.context(slices, position, labels)).log_prob(target)
         return -log_probs.flatten(1).sum(1, dtype=torch.float64)
 
     def positions(self, position: tuple[int, int], batch: int, device: torch.device | None = None) -> Positions:

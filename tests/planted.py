@@ -15,14 +15,16 @@ from spn.image import gather_window, window_offsets
 from spn.layers import (
     ChannelCausalLinear,
     GatedLayerSteps,
+    GatedStacks,
     HorizontalConv,
     ScaledIntensity,
     TransformerSteps,
     gated,
+    gated_stacks,
 )
 from spn.likelihood import Categorical
 from spn.models import Context, Model, Steps, spn
-from spn.models.spn import GatedPixelCNN, SubscalePixelNetwork, SubscaleSteps
+from spn.models.spn import SubscalePixelNetwork, SubscaleSteps
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -37,7 +39,7 @@ def mask_b_for_mask_a(patch: pytest.MonkeyPatch) -> None:
 
 
 def vertical_stack_not_shifted_down(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(spn, "down_shift", lambda features: features)
+    patch.setattr(gated_stacks, "down_shift", lambda features: features)
 
 
 def transformer_not_shifted(patch: pytest.MonkeyPatch) -> None:
@@ -45,8 +47,10 @@ def transformer_not_shifted(patch: pytest.MonkeyPatch) -> None:
 
 
 def vertical_stack_sees_the_transformer(patch: pytest.MonkeyPatch) -> None:
-    sound = GatedPixelCNN.forward
-    patch.setattr(GatedPixelCNN, "forward", lambda self, embedded, both: sound(self, embedded, (both[1], both[1])))
+    sound = GatedStacks.forward
+    patch.setattr(
+        GatedStacks, "forward", lambda self, embedded, both, high: sound(self, embedded, (both[1], both[1]), high)
+    )
 
 
 class BlueSeenByGreen(ChannelCausalLinear):
@@ -63,9 +67,9 @@ def blue_seen_by_green(patch: pytest.MonkeyPatch) -> None:
 def channels_in_another_order(patch: pytest.MonkeyPatch) -> None:
     sound = SubscalePixelNetwork.laws
 
-    def swapped(self: SubscalePixelNetwork, embedded: Tensor, features: Tensor | None) -> Categorical:
+    def swapped(self: Model, embedded: Tensor, features: Tensor | None, context: Context) -> Categorical:
         order = [0, 2, 1] if self.signature.channels == 3 else [0]
-        laws = sound(self, embedded[..., order, :], features)
+        laws = sound(self, embedded[..., order, :], features, context)
         return Categorical(laws.probs()[..., order, :].log())
 
     patch.setattr(SubscalePixelNetwork, "laws", swapped)
@@ -80,7 +84,7 @@ def gate_across_channels(patch: pytest.MonkeyPatch) -> None:
 
 
 def nothing_above_is_seen(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(spn, "down_shift", torch.zeros_like)
+    patch.setattr(gated_stacks, "down_shift", torch.zeros_like)
     patch.setattr(spn, "raster_shift", torch.zeros_like)
 
 

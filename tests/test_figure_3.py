@@ -85,7 +85,7 @@ class Uninformed(Model):
     def embed_context(self, context: Context) -> None:
         self.position = int(context.position[0])
 
-    def laws(self, embedded: Tensor, features: Tensor | None) -> Categorical:
+    def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Categorical:
         return Noted(embedded.new_zeros(*embedded.shape[:-1], self.signature.num_levels), self)
 
     def steps(self, batch: int) -> WholePasses:

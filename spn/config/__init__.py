@@ -12,7 +12,14 @@ from spn.config.data import (
     layout_name,
 )
 from spn.config.errors import InputError
-from spn.config.model import ModelSection, SpnSection
+from spn.config.model import (
+    FamilySection,
+    GatedPixelCnnSection,
+    ModelSection,
+    PixelCnnPpSection,
+    PixelSnailSection,
+    SpnSection,
+)
 from spn.config.params import ChainSection, Params, SamplingSection, StageSection, load_params, params_schema
 from spn.config.tiling import StagePlan, tile
 from spn.config.training import AdamW, RMSProp, TrainingSection
@@ -24,13 +31,17 @@ __all__ = [
     "Cifar10Data",
     "DataSection",
     "DigitsData",
+    "FamilySection",
     "FolderData",
+    "GatedPixelCnnSection",
     "InputError",
     "Limit",
     "MnistData",
     "ModelSection",
     "Params",
     "PhotosData",
+    "PixelCnnPpSection",
+    "PixelSnailSection",
     "RMSProp",
     "SamplingSection",
     "SpnSection",

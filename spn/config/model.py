@@ -1,13 +1,45 @@
 """The `model` section of a stage: a union on `family`, one class per model family."""
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from spn.config.section import Count, Section
 
 
-class SpnSection(Section):
+class FamilySection(Section):
+    """What every family has: the slice embedder, through which context enters, and dropout.
+
+    The papers give none of these numbers but the dropout; all are ours. So are the choices that are open, such as
+    `intensity`.
+    """
+
+    embedder_layers: Annotated[int, Field(ge=0)] = 2
+    """Residual blocks of the slice embedder; used only where a stage has context."""
+    meta_position_units: Count = 8
+    """Width of the learned embedding of the meta-position."""
+    intensity: Literal["scaled", "embedded"] = "scaled"
+    """Levels enter as one number in [-1, 1], or as a learned vector per level."""
+    intensity_units: Count = 4
+    """Width of that vector."""
+    class_units: Count = 16
+    """Width of the learned embedding of the class, where a stage is told it and the family has no place for it."""
+    mixtures: Count = 10
+    """Logistics in a mixture; used only where that is the law."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @abstractmethod
+    def problem(self, height: int, width: int, channels: int) -> str | None:
+        """Say what does not fit together for slices of this shape, as `key: expected, got`."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether what is evaluated is an upper bound on bits/dim and not the figure itself."""
+        return False
+
+
+class SpnSection(FamilySection):
     """The Subscale Pixel Network: slice embedder, 1D Transformer and Gated PixelCNN.
 
     The paper gives none of these numbers, and leaves open what `intensity` and `context_enters` choose; all are ours.
@@ -21,20 +53,12 @@ class SpnSection(Section):
     pixelcnn_width: Count
     """Channels of the Gated PixelCNN; a multiple of the image's channels, which share them equally."""
     pixelcnn_layers: Count
-    embedder_layers: Annotated[int, Field(ge=0)] = 2
-    """Residual blocks of the slice embedder; used only where a stage has context."""
-    meta_position_units: Count = 8
-    """Width of the learned embedding of the meta-position."""
-    intensity: Literal["scaled", "embedded"] = "scaled"
-    """Levels enter the networks as one number in [-1, 1], or as a learned vector per level."""
-    intensity_units: Count = 4
-    """Width of that vector."""
     context_enters: Literal["transformer", "pixelcnn", "both"] = "both"
     """Where the slice embedder's output enters the decoder."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    law: Literal["softmax", "mixture"] = "softmax"
 
-    def problem(self, channels: int) -> str | None:
-        """Say what does not fit together for images of so many channels, as `key: expected, got`."""
+    def problem(self, height: int, width: int, channels: int) -> str | None:
+        """Say what does not fit together for slices of this shape, as `key: expected, got`."""
         if self.pixelcnn_width % channels:
             return f"pixelcnn_width: expected a multiple of the {channels} channels, got {self.pixelcnn_width}"
         if self.width % self.heads:
@@ -42,5 +66,74 @@ class SpnSection(Section):
         return None
 
 
-ModelSection = SpnSection
-"""Becomes a union with the discriminator `family` as soon as there is a second family."""
+class GatedPixelCnnSection(FamilySection):
+    """The Gated PixelCNN: a vertical and a horizontal stack, with context as a bias of every gate.
+
+    Kernels are 3x3 throughout (NOTE: the paper's first layer is recalled to be larger); the sizes are ours.
+    """
+
+    family: Literal["gated_pixelcnn"]
+    width: Count
+    """Channels of both stacks; a multiple of the image's channels, which share them equally."""
+    layers: Count
+    law: Literal["softmax", "mixture"] = "softmax"
+
+    def problem(self, height: int, width: int, channels: int) -> str | None:
+        """Say what does not fit together for slices of this shape, as `key: expected, got`."""
+        if self.width % channels:
+            return f"width: expected a multiple of the {channels} channels, got {self.width}"
+        return None
+
+
+class PixelCnnPpSection(FamilySection):
+    """PixelCNN++: gated residual blocks at three resolutions with short-cuts between them, and a discretised mixture.
+
+    The defaults are the paper's for CIFAR-10. The last three keys are its ablations, and so is every `law` but
+    `mixture`.
+    """
+
+    family: Literal["pixelcnn_pp"]
+    filters: Count = 160
+    resnets: Count = 5
+    """Gated residual blocks at each resolution on the way up; on the way down one more, but at the lowest."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    law: Literal["mixture", "softmax", "dequantised"] = "mixture"
+    """`dequantised` trains and evaluates a bound: the density at levels with uniform noise added."""
+    short_cuts: bool = True
+    downsampling: bool = True
+
+    def problem(self, height: int, width: int, channels: int) -> str | None:
+        """Say what does not fit together for slices of this shape, as `key: expected, got`."""
+        if self.downsampling and (height % 4 or width % 4):
+            return f"downsampling: expected slices whose sides are multiples of 4, got {height}x{width}"
+        return None
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether what is evaluated is an upper bound on bits/dim and not the figure itself."""
+        return self.law == "dequantised"
+
+
+class PixelSnailSection(FamilySection):
+    """PixelSNAIL: blocks of gated residual convolutions, each followed by attention over all pixels before.
+
+    NOTE: the sizes are ours.
+    """
+
+    family: Literal["pixelsnail"]
+    width: Count
+    blocks: Count
+    resnets: Count = 2
+    """Gated residual blocks before each attention."""
+    key_width: Count = 16
+    value_width: Count = 64
+    law: Literal["mixture", "softmax"] = "mixture"
+
+    def problem(self, height: int, width: int, channels: int) -> str | None:
+        """Say what does not fit together for slices of this shape, as `key: expected, got`."""
+        return None
+
+
+ModelSection: TypeAlias = Annotated[
+    SpnSection | GatedPixelCnnSection | PixelCnnPpSection | PixelSnailSection, Field(discriminator="family")
+]

@@ -155,7 +155,7 @@ def _check_references(params: Params) -> None:
             raise InputError(
                 f"stages.{name}.bits: expected an end of at most data.bits = {params.data.bits}, got {stage.bits[1]}"
             )
-        if problem := stage.model.problem(channels):
+        if problem := stage.model.problem(height // stage.scale_factor, width // stage.scale_factor, channels):
             raise InputError(f"stages.{name}.model.{problem}")
     for name, chain in params.chains.items():
         for stage_name in chain.stages:

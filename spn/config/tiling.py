@@ -43,11 +43,22 @@ class StagePlan:
     bits: tuple[int, int]
     targets: tuple[MetaPosition, ...]
     known: tuple[tuple[int, ...], ...]
+    num_classes: int = 0
+    """Classes that the stage is told of; 0 where it is not."""
 
     @property
     def num_levels(self) -> int:
         """Levels a target sub-pixel can take."""
         return 1 << (self.bits[1] - self.bits[0])
+
+    @property
+    def high_levels(self) -> int:
+        """Levels of the targets' more significant bits, where all of them are known beforehand; 1 where there are none.
+
+        Where bits are generated out of their order the more significant ones may come later, and none count as known.
+        """
+        above = bit_mask((0, self.bits[0]), self.image_bits)
+        return 1 << self.bits[0] if all(self.known[m][n] & above == above for m, n in self.targets) else 1
 
     @property
     def own_mask(self) -> int:

@@ -36,7 +36,7 @@ def dependence(model: Model, context: Context, levels: Tensor) -> Dependence:
     """Differentiate every law of a few targets [batch, h, w, C] by every sub-pixel of its own target."""
     embedded = model.embed_target(levels).detach().requires_grad_()
     features = model.embed_context(context)
-    laws = model.laws(embedded, features).probs()
+    laws = model.laws(embedded, features, context).probs()
     # A random direction, so that nothing cancels; the probabilities themselves always sum to one.
     generator = torch.Generator().manual_seed(0)
     direction = torch.rand(laws.shape, generator=generator, dtype=torch.float64)
@@ -55,7 +55,16 @@ def random_context(signature: Signature, batch: int, generator: torch.Generator)
         cells=torch.randint(signature.context_levels, size, generator=generator),
         present=torch.ones(size[:2], dtype=torch.bool),
         position=torch.randint(signature.num_positions, (batch,), generator=generator),
+        high=_random_high(signature, batch, generator),
+        label=torch.randint(signature.num_classes, (batch,), generator=generator) if signature.num_classes else None,
     )
+
+
+def _random_high(signature: Signature, batch: int, generator: torch.Generator) -> Tensor | None:
+    if signature.high_levels == 1:
+        return None
+    size = (batch, signature.height, signature.width, signature.channels)
+    return torch.randint(signature.high_levels, size, generator=generator)
 
 
 def images_of(num_levels: int, shape: tuple[int, ...]) -> Tensor:
@@ -69,11 +78,7 @@ def model_mass(model: Model, context: Context) -> float:
     shape = model.signature
     targets = images_of(shape.num_levels, (shape.height, shape.width, shape.channels))
     count = len(targets)
-    repeated = Context(
-        context.cells.expand(count, *context.cells.shape[1:]),
-        context.present.expand(count, -1),
-        context.position.expand(count),
-    )
+    repeated = context.map(lambda each: each.expand(count, *each.shape[1:]))
     with torch.inference_mode():
         return model(targets, repeated).log_prob(targets).double().flatten(1).sum(1).exp().sum().item()
 

@@ -61,7 +61,7 @@ def _solve(model: Model, choose: Choose, context: Context, uniforms: Uniforms) -
     features = model.embed_context(context)
     levels = torch.zeros(uniforms.shape, dtype=torch.long, device=uniforms.device)
     while True:
-        found = choose(model.laws(model.embed_target(levels), features), uniforms)
+        found = choose(model.laws(model.embed_target(levels), features, context), uniforms)
         if torch.equal(found, levels):
             return levels
         levels = found

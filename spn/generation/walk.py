@@ -74,7 +74,7 @@ class WholePasses(Steps):
         shape = self.model.signature
         size = (len(context.cells), shape.height, shape.width, shape.channels)
         self._levels = torch.zeros(size, dtype=torch.long, device=context.cells.device)
-        self._features = self.model.embed_context(context)
+        self._context, self._features = context, self.model.embed_context(context)
 
     def start_row(self, row: int) -> None:
         """Begin a row."""
@@ -86,7 +86,7 @@ class WholePasses(Steps):
 
     def law(self, channel: int) -> Law:
         """Give the laws of a channel of the pixel."""
-        laws = self.model.laws(self.model.embed_target(self._levels), self._features)
+        laws = self.model.laws(self.model.embed_target(self._levels), self._features, self._context)
         return laws.select(self._row, self._column, channel)
 
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:

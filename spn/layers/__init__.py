@@ -9,10 +9,12 @@ from spn.layers.causal import (
     raster_shift,
 )
 from spn.layers.gated import GatedLayer, GatedLayerSteps
+from spn.layers.gated_stacks import GatedStacks, GatedStacksSteps
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
-from spn.layers.pixel import PixelLinear
+from spn.layers.pixel import EmbeddedPixel, PixelLinear
 from spn.layers.recompute import Recomputing, recompute_layers
 from spn.layers.residual import ConvStack
+from spn.layers.slice_embedder import SliceEmbedder
 from spn.layers.transformer import RasterTransformer, TransformerSteps
 
 __all__ = [
@@ -20,14 +22,18 @@ __all__ = [
     "ChannelSteps",
     "ConvStack",
     "EmbeddedIntensity",
+    "EmbeddedPixel",
     "GatedLayer",
     "GatedLayerSteps",
+    "GatedStacks",
+    "GatedStacksSteps",
     "HorizontalConv",
     "Intensity",
     "PixelLinear",
     "RasterTransformer",
     "Recomputing",
     "ScaledIntensity",
+    "SliceEmbedder",
     "TransformerSteps",
     "VerticalConv",
     "build_intensity",

@@ -15,8 +15,8 @@ Pixel = Float[Tensor, "batch _"]
 class GatedLayer(nn.Module):
     """One layer of the Gated PixelCNN (van den Oord et al. 2016, Fig. 2): tanh * sigmoid gates on both stacks.
 
-    The vertical stack sees the context; the horizontal one sees the context and the Transformer's output as well. (The
-    vertical one must not: its 3-wide kernel would carry what lies left of the next pixel to this one.)
+    Each stack has conditions of its own, which enter every gate. What depends on the slice itself may condition the
+    horizontal stack alone: the vertical one's 3-wide kernel would carry what lies left of the next pixel to this one.
     """
 
     def __init__(
@@ -29,13 +29,13 @@ class GatedLayer(nn.Module):
         self.link = nn.Linear(2 * width, 2 * width)
         to_vertical, to_horizontal = num_conditions
         self.vertical_condition = nn.Linear(to_vertical, 2 * width, bias=False) if to_vertical else None
-        self.horizontal_condition = nn.Linear(to_horizontal, 2 * width, bias=False)
+        self.horizontal_condition = nn.Linear(to_horizontal, 2 * width, bias=False) if to_horizontal else None
         self.out = ChannelCausalLinear(width, width, channels, strict=False)
         self.dropout = nn.Dropout(dropout)
         self.first = first
 
     def forward(
-        self, vertical: Features, horizontal: Features, conditions: tuple[Features | None, Features]
+        self, vertical: Features, horizontal: Features, conditions: tuple[Features | None, Features | None]
     ) -> tuple[Features, Features]:
         """Advance both stacks by one layer; `conditions` are those of the vertical and of the horizontal stack.
 
@@ -44,7 +44,9 @@ class GatedLayer(nn.Module):
         above = self.vertical(self.entering(vertical))
         if self.vertical_condition:
             above = above + self.vertical_condition(conditions[0])
-        along = self.horizontal(horizontal) + self.link(above) + self.horizontal_condition(conditions[1])
+        along = self.horizontal(horizontal) + self.link(above)
+        if self.horizontal_condition:
+            along = along + self.horizontal_condition(conditions[1])
         gated = self.dropout(self.out(gate(along, self.channels)))
         return above, gated if self.first else horizontal + gated
 
@@ -81,7 +83,8 @@ class GatedLayerSteps:
         self._out = ChannelSteps(layer.out, self._gated)
         self._link = PixelLinear(layer.link.weight, layer.link.bias + layer.horizontal.itself.dense()[1])
         self._left = PixelLinear(layer.horizontal.left.weight)
-        self._condition = PixelLinear(layer.horizontal_condition.weight)
+        condition = layer.horizontal_condition
+        self._condition = PixelLinear(None if condition is None else condition.weight)
         views = (each.chunk(layer.channels, dim=1) for each in (self._base, self._gated, inputs, self.outputs))
         self._of_channel = [(base, *base.chunk(2, dim=1), *others) for base, *others in zip(*views, strict=True)]
 
@@ -96,16 +99,20 @@ class GatedLayerSteps:
         if self.layer.vertical_condition:
             above = above + self.layer.vertical_condition(conditions[0])
         self._row.copy_(self._link(above.flatten(0, 1)).view_as(self._row))
-        if conditions[1] is not None:
+        if self.layer.horizontal_condition and conditions[1] is not None:
             self._row += self.layer.horizontal_condition(conditions[1])
         self._above.copy_(vertical)
         self.inputs.zero_()
         return above
 
-    def start_pixel(self, column: int, condition: Pixel) -> None:
-        """Take what `inputs` holds for the pixel to the left, and prepare for the pixel at `column`."""
+    def start_pixel(self, column: int, condition: Pixel | None = None) -> None:
+        """Take what `inputs` holds for the pixel to the left, and prepare for the pixel at `column`.
+
+        `condition` is what conditions the horizontal stack beside what `start_row` was given.
+        """
         self._base.copy_(self._pixels[column])
-        self._condition.add_to(self._base, condition)
+        if condition is not None:
+            self._condition.add_to(self._base, condition)
         self._left.add_to(self._base, self.inputs)
 
     def step(self, channel: int) -> None:

@@ -1,6 +1,6 @@
 """Linear maps laid out for step forms, which map a pixel of each slice of a batch at a time."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Pixel = Float[Tensor, "batch _"]
@@ -29,3 +29,23 @@ class PixelLinear:
         """Add the map of `features`, without the bias, to `base` in place."""
         if self._weight is not None:
             base.addmm_(features, self._weight)
+
+
+class EmbeddedPixel:
+    """The embedding [batch, channel * units] of a pixel that is made known channel by channel.
+
+    `table` [level, units] embeds each level: levels enter networks one by one, so a row each is all there is to know.
+    """
+
+    def __init__(self, table: Float[Tensor, "level units"], batch: int, channels: int) -> None:
+        self._table = table.detach()
+        self.values = self._table.new_zeros(batch, channels * table.shape[1])
+        self._channels = self.values.chunk(channels, dim=1)
+
+    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make one channel known."""
+        self._channels[channel].copy_(self._table[levels])
+
+    def is_last(self, channel: int) -> bool:
+        """Tell whether the pixel is known with this channel."""
+        return channel + 1 == len(self._channels)

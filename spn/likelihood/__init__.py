@@ -2,6 +2,26 @@
 
 from spn.likelihood.bits_per_dim import bits_per_dim
 from spn.likelihood.chunked import Chunked, Head
+from spn.likelihood.form import LawForm
 from spn.likelihood.law import Categorical, Law
+from spn.likelihood.mixture import (
+    DequantisedMixture,
+    DiscretisedMixture,
+    JointMixture,
+    joint_mixture,
+    num_joint_outputs,
+)
 
-__all__ = ["Categorical", "Chunked", "Head", "Law", "bits_per_dim"]
+__all__ = [
+    "Categorical",
+    "Chunked",
+    "DequantisedMixture",
+    "DiscretisedMixture",
+    "Head",
+    "JointMixture",
+    "Law",
+    "LawForm",
+    "bits_per_dim",
+    "joint_mixture",
+    "num_joint_outputs",
+]

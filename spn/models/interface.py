@@ -1,7 +1,8 @@
 """What every model family offers, and what a stage hands to it. Stages know about upscaling, models do not."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -24,6 +25,10 @@ class Signature:
     """Levels of the cells: they are in the image's own scale, bits not yet known being 0."""
     num_positions: int
     """Meta-positions a target slice can have."""
+    high_levels: int = 1
+    """Levels of the target's more significant bits, where all of them are known beforehand; 1 where there are none."""
+    num_classes: int = 0
+    """Classes an image can be of; 0 where the stage is not told."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,19 @@ class Context:
     """What is known beside the target, pixel-aligned with it.
 
     An empty cell (outside the grid of slices, or of a slice not yet generated) is False in `present`: not intensity 0.
+    `high` holds the target's own more significant bits as levels, None where the signature has none of them, and
+    `label` the class of each image, None where the stage is not told.
     """
 
     cells: Int[Tensor, "batch cell height width channel"]
     present: Bool[Tensor, "batch cell"]
     position: Int[Tensor, " batch"]
+    high: Int[Tensor, "batch height width channel"] | None = None
+    label: Int[Tensor, " batch"] | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Context":
+        """Change every tensor there is."""
+        return replace(self, **{name: change(each) for name, each in vars(self).items() if each is not None})
 
 
 class Steps(ABC):
@@ -83,15 +96,16 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def embed_context(self, context: Context) -> Float[Tensor, "batch height width _"] | None:
-        """Turn the context into features, once per slice; None for a stage without context."""
+        """Turn the context into features, once per slice; None for a stage with nothing to embed."""
 
     @abstractmethod
     def laws(
         self,
         embedded: Float[Tensor, "batch height width channel units"],
         features: Float[Tensor, "batch height width _"] | None,
+        context: Context,
     ) -> Law:
-        """Give the laws of all sub-pixels [batch, height, width, channel]."""
+        """Give the laws of all sub-pixels [batch, height, width, channel], beside a context and its features."""
 
     @abstractmethod
     def steps(self, batch: int) -> Steps:
@@ -99,4 +113,9 @@ class Model(nn.Module, ABC):
 
     def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
         """Give the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
-        return self.laws(self.embed_target(levels), self.embed_context(context))
+        return self.laws(self.embed_target(levels), self.embed_context(context), context)
+
+
+def held(before: Tensor | None, now: Tensor | None) -> Tensor | None:
+    """Give `now`, in the place of `before` where there is one: captured graphs read it where it was."""
+    return now if before is None or now is None else before.copy_(now)

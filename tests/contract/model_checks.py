@@ -60,7 +60,8 @@ def check_context_is_used(problem: Problem) -> None:
 
 def _laws(model: Model, target: Tensor, contexts: Sequence[Context]) -> Tensor:
     """Give the probabilities of one target under each of several contexts."""
-    stacked = Context(*(torch.cat([getattr(each, field.name) for each in contexts]) for field in fields(Context)))
+    parts = ([getattr(each, field.name) for each in contexts] for field in fields(Context))
+    stacked = Context(*(None if part[0] is None else torch.cat(part) for part in parts))
     return model(target.repeat(len(contexts), 1, 1, 1), stacked).probs().unflatten(0, (len(contexts), -1))
 
 

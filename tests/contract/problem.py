@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spn.config import SpnSection, StagePlan, tile
+from spn.config import FamilySection, SpnSection, StagePlan, tile
 from spn.config.tiling import Slices
 from spn.image import split_slices
 from spn.models import Context, Model, Signature, build_model
@@ -113,14 +113,14 @@ def resolve(chain: Chain, shape: Shape, bits: int) -> Problem:
     return Problem(shape, bits, tile("chain", chain, bits), models=())
 
 
-def build_problem(chain: Chain, shape: Shape, bits: int, section: SpnSection = SMALL) -> Problem:
+def build_problem(chain: Chain, shape: Shape, bits: int, section: FamilySection = SMALL) -> Problem:
     """Resolve a chain and give each stage a model with random weights."""
     problem = resolve(chain, shape, bits)
     models = (random_model(section, stage.signature, seed) for seed, stage in enumerate(problem.stages))
     return replace(problem, models=tuple(models))
 
 
-def random_model(section: SpnSection, signature: Signature, seed: int) -> Model:
+def random_model(section: FamilySection, signature: Signature, seed: int) -> Model:
     """Build a model all of whose weights are random, for zeros of the initialisation would hide what leaks."""
     model = build_model(section, signature).double().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)

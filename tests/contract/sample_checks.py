@@ -86,8 +86,8 @@ class Watched(Model):
     def embed_context(self, context: Context) -> Tensor | None:
         return self.model.embed_context(context)
 
-    def laws(self, embedded: Tensor, features: Tensor | None) -> Law:
-        return self.model.laws(embedded, features)
+    def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Law:
+        return self.model.laws(embedded, features, context)
 
     def steps(self, batch: int) -> Steps:
         return _WatchedSteps(self.model.steps(batch), self.offered)

@@ -1,0 +1,55 @@
+"""The slice embedder (Menick & Kalchbrenner 2018, Fig. 4a): from what is known beside a slice to one tensor."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from spn.config import FamilySection
+from spn.layers.intensity import build_intensity
+from spn.layers.residual import ConvStack
+
+
+class SliceEmbedder(nn.Module):
+    """The cells of context concatenated along depth, through convolutions at constant size.
+
+    NOTE: an empty cell is told from intensity 0 by `Intensity`, and learned embeddings of the meta-position and, with
+    `num_classes`, of the image's class are added as planes; all three are ours.
+    """
+
+    def __init__(
+        self,
+        section: FamilySection,
+        width: int,
+        cells: tuple[int, int],
+        context_levels: int,
+        num_positions: int,
+        num_classes: int = 0,
+    ) -> None:
+        """Take `cells`, the number of cells and of channels in each, and their levels."""
+        super().__init__()
+        num_cells, channels = cells
+        self.intensity = build_intensity(section.intensity, context_levels, section.intensity_units)
+        self.position = nn.Embedding(num_positions, section.meta_position_units)
+        num_planes = num_cells * channels * self.intensity.units + section.meta_position_units
+        if num_classes:
+            num_planes += section.class_units
+        self.convs = ConvStack(num_planes, width, section.embedder_layers)
+        self.label = nn.Embedding(num_classes, section.class_units) if num_classes else None
+
+    def forward(
+        self,
+        cells: Int[Tensor, "batch cell height width channel"],
+        present: Bool[Tensor, "batch cell"],
+        position: Int[Tensor, " batch"],
+        label: Int[Tensor, " batch"] | None,
+    ) -> Float[Tensor, "batch height width _"]:
+        """Embed the context as [batch, height, width, feature]."""
+        is_there = present[:, :, None, None, None].expand(cells.shape)
+        planes = [rearrange(self.intensity(cells, is_there), "b k h w c e -> b h w (k c e)")]
+        of_image = [self.position(position)]
+        if self.label is not None:
+            assert label is not None, "a stage that is told the class gives it"
+            of_image.append(self.label(label))
+        planes += [each[:, None, None].expand(-1, *planes[0].shape[1:3], -1) for each in of_image]
+        return self.convs(torch.cat(planes, dim=-1))

@@ -1,0 +1,259 @@
+"""The discretised mixture of logistics (Salimans et al. 2017, Sec. 2.1), in its exact form.
+
+The levels of a sub-pixel lie on [-1, 1], and a level's probability is the mass of a mixture of logistics in the bin
+around it; the two outermost bins take the tails. Where the more significant bits are known, the mixture lies on the
+scale of all bits so far, and the levels are its bins within the group that those bits name, divided by the mass of the
+group. (NOTE: PixelCNN++ has no such stages; this conditioning is ours.)
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from spn.likelihood.law import Categorical, Law
+
+LEAST_LOG_SCALE = -7.0
+"""Of a logistic; the paper's code has the same."""
+
+FAR = 1e6
+"""Stands for infinity, in units of a scale: the tails there have no mass."""
+
+
+class DiscretisedMixture(Law):
+    """Mixtures of `num_mixtures` logistics each, discretised.
+
+    `high` holds what is known of each sub-pixel's more significant bits, as one of `high_levels` levels. Computed in
+    float32 or better; in float64 the probabilities sum to 1 within 1e-12 whatever the means and scales.
+    """
+
+    def __init__(
+        self,
+        log_weights: Float[Tensor, "*batch num_mixtures"],
+        means: Float[Tensor, "*batch num_mixtures"],
+        log_scales: Float[Tensor, "*batch num_mixtures"],
+        num_levels: int,
+        high: Int[Tensor, "*batch"] | None = None,
+        high_levels: int = 1,
+    ) -> None:
+        self.log_weights, self.means, self.log_scales = log_weights, means, log_scales
+        self.num_levels, self.high, self.high_levels = num_levels, high, high_levels
+
+    @property
+    def _last(self) -> int:
+        """The last level of the scale on which the mixture lies."""
+        return self.num_levels * self.high_levels - 1
+
+    def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Give the log-probability of `levels`, in nats."""
+        lower, upper = self._bin(levels)
+        if self.high is None:
+            return torch.logsumexp(self._weights() + self._log_mass(lower, upper), -1)
+        first, end = self._group(self.high)
+        shares = self._log_share(lower, upper, first, end)
+        return torch.logsumexp(self._weights_of_group() + shares, -1)
+
+    def probs(self) -> Float[Tensor, "*batch num_levels"]:
+        """Give the probability of every level, in float64."""
+        return self._log_probs().exp()
+
+    def select(self, row: int, column: int, channel: int) -> "DiscretisedMixture":
+        """Pick the law of one sub-pixel out of those of a slice [batch, height, width, channel]."""
+        return self._mapped(lambda each: each[:, row, column, channel])
+
+    def tempered(self, temperature: float) -> Categorical:
+        """Divide the log-probabilities by `temperature` and normalise again."""
+        return Categorical(self._log_probs()).tempered(temperature)
+
+    def quantile(self, uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+        """Turn uniforms in [0, 1) into levels by the inverse of the cumulative distribution."""
+        if self.high is not None:
+            # Far out in a tail, differences of the cumulative distribution would lose all digits.
+            return super().quantile(uniform)
+        edges = self._edge(torch.arange(1, self.num_levels, device=uniform.device))
+        scales = self._inverse_scales().double()
+        below = torch.sigmoid((edges - self.means.double()[..., None, :]) * scales[..., None, :])
+        cumulative = (below @ self._weights().double().exp()[..., None])[..., 0]
+        return (cumulative <= uniform.double()[..., None]).sum(-1)
+
+    def component_log_mass(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch num_mixtures"]:
+        """Give the log-mass that each logistic has in the bin of a value in [-1, 1]; differentiable in it."""
+        half = 1 / self._last
+        lower, upper = values - half, values + half
+        lower = torch.where(values < half - 1, -torch.inf, lower)
+        upper = torch.where(values > 1 - half, torch.inf, upper)
+        return self._log_mass(lower[..., None], upper[..., None])
+
+    def _log_probs(self) -> Float[Tensor, "*batch num_levels"]:
+        exact = self._mapped(lambda each: each.unsqueeze(self.means.ndim - 1), torch.float64)
+        levels = torch.arange(self.num_levels, device=self.means.device)
+        return exact.log_prob(levels.expand(*self.means.shape[:-1], -1))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> "DiscretisedMixture":
+        """Give the laws that are made of these by a change of every tensor's batch dimensions."""
+        return DiscretisedMixture(
+            change(self.log_weights.to(dtype or self.log_weights.dtype)),
+            change(self.means.to(dtype or self.means.dtype)),
+            change(self.log_scales.to(dtype or self.log_scales.dtype)),
+            self.num_levels,
+            None if self.high is None else change(self.high),
+            self.high_levels,
+        )
+
+    def _bin(self, levels: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
+        """Give the edges of the bins of `levels`; those of neighbours are the same numbers, so that masses add."""
+        full = levels if self.high is None else self.high * self.num_levels + levels
+        return self._edge(full), self._edge(full + 1)
+
+    def _group(self, high: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
+        """Give the edges of the groups of bins that the known bits name."""
+        return self._edge(high * self.num_levels), self._edge((high + 1) * self.num_levels)
+
+    def _edge(self, full: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch 1"]:
+        """Give the lower edge of a bin, on the scale of all bits so far; tails belong to the outermost."""
+        edges = (2 * full.double() - 1) / self._last - 1
+        edges = edges.masked_fill(full == 0, -torch.inf).masked_fill(full > self._last, torch.inf)
+        return edges.to(_at_least_float32(self.means))[..., None]
+
+    def _weights(self) -> Tensor:
+        """Give the logarithms of the weights, normalised."""
+        return self.log_weights.to(_at_least_float32(self.log_weights)).log_softmax(-1)
+
+    def _weights_of_group(self) -> Tensor:
+        """Give the logarithms of the weights that the known bits leave the logistics."""
+        if self.high is None:
+            return self._weights()
+        return (self._weights() + self._log_mass(*self._group(self.high))).log_softmax(-1)
+
+    def _log_mass(self, lower: Tensor, upper: Tensor) -> Float[Tensor, "*batch num_mixtures"]:
+        """Give log(sigmoid(b) - sigmoid(a)), a and b being edges in units of each scale, to the last digits."""
+        within = torch.log(-torch.expm1(self._gap(lower, upper)))
+        return F.logsigmoid(self._scaled(upper)) + F.logsigmoid(-self._scaled(lower)) + within
+
+    def _log_share(self, lower: Tensor, upper: Tensor, first: Tensor, end: Tensor) -> Tensor:
+        """Give the log-mass of a bin as a share of its group's, from differences: masses may be too far out to divide.
+
+        first <= lower < upper <= end.
+        """
+        above = _log_sigmoid_ratio(self._scaled(upper), self._scaled(end), self._gap(upper, end))
+        below = _log_sigmoid_ratio(-self._scaled(lower), -self._scaled(first), self._gap(first, lower))
+        within, whole = (-torch.expm1(self._gap(*edges)) for edges in ((lower, upper), (first, end)))
+        return above + below + torch.log(within) - torch.log(whole)
+
+    def _scaled(self, edge: Tensor) -> Tensor:
+        """Give an edge in units of each scale from each mean."""
+        # What is infinite is kept out of products, whose gradients would not be finite.
+        finite = (edge.masked_fill(edge.isinf(), 0) - self.means.to(edge.dtype)) * self._inverse_scales()
+        return torch.where(edge.isinf(), edge.clamp(-FAR, FAR), finite)
+
+    def _gap(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Give lower - upper in units of each scale, whatever the means."""
+        gap = lower - upper
+        return torch.where(gap.isfinite(), gap.nan_to_num(0, 0, 0) * self._inverse_scales(), -FAR)
+
+    def _inverse_scales(self) -> Tensor:
+        return torch.exp(-self.log_scales.to(_at_least_float32(self.log_scales)).clamp(min=LEAST_LOG_SCALE))
+
+
+def _log_sigmoid_ratio(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:
+    """Give log(sigmoid(a) / sigmoid(b)) of a <= b, with a - b = `difference` where neither is infinite."""
+    far_left = difference - F.softplus(first) + F.softplus(second)
+    return torch.where(second > 0, F.logsigmoid(first) - F.logsigmoid(second), far_left)
+
+
+def _at_least_float32(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+class DequantisedMixture(DiscretisedMixture):
+    """The mixture before it is discretised, of levels with uniform noise added: a bound and not a law.
+
+    What it draws, and its probabilities, are those of the mixture discretised, which the bound holds for as well.
+    """
+
+    def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Estimate, with one draw from torch's global generator, a lower bound on the log-probability, in nats.
+
+        By Jensen's inequality E log(density(level + noise) * bin) <= log-probability of the level.
+        """
+        full = levels if self.high is None else self.high * self.num_levels + levels
+        noise = torch.rand_like(full, dtype=self.means.dtype)
+        values = (2 * (full + noise) - 1) / self._last - 1
+        scaled = (values[..., None] - self.means) * self._inverse_scales()
+        density = F.logsigmoid(scaled) + F.logsigmoid(-scaled) + torch.log(self._inverse_scales() * 2 / self._last)
+        group = 0.0 if self.high is None else self._log_mass(*self._group(self.high))
+        return torch.logsumexp(self._weights_of_group() - group + density, -1)
+
+
+class JointMixture:
+    """The laws of a pixel's channels under one mixture indicator, channel by channel (Salimans et al. 2017, Sec. 2.2).
+
+    A channel's means are shifted by the values of the channels before it; and by what the channels before it are, its
+    weights are those that the indicator then has. `parameters` [*pixels, P] hold the logarithms of the weights, then
+    for each channel its means and its log-scales, then the coefficients of the shifts: for channels 1, 3: 3, 10 a
+    mixture.
+    """
+
+    def __init__(
+        self,
+        parameters: Float[Tensor, "*pixels _"],
+        channels: int,
+        num_levels: int,
+        high: Int[Tensor, "*pixels channels"] | None,
+        high_levels: int,
+        law: type[DiscretisedMixture] = DiscretisedMixture,
+    ) -> None:
+        split = parameters.unflatten(-1, (num_joint_outputs(channels, 1), -1)).unbind(-2)
+        self._weights: Tensor = split[0]
+        self._means, self._log_scales = split[1 : 1 + channels], split[1 + channels : 1 + 2 * channels]
+        self._coefficients = iter(split[1 + 2 * channels :])
+        self._levels = (num_levels, high_levels)
+        self._high, self._law = high, law
+        self._values: list[Tensor] = []
+
+    def law(self) -> DiscretisedMixture:
+        """Give the law of the next channel."""
+        channel = len(self._values)
+        num_levels, high_levels = self._levels
+        mean = self._means[channel]
+        for value in self._values:
+            mean = mean + torch.tanh(next(self._coefficients)) * value[..., None]
+        high = None if self._high is None else self._high[..., channel]
+        self._next = self._law(self._weights, mean, self._log_scales[channel], num_levels, high, high_levels)
+        return self._next
+
+    def put(self, values: Float[Tensor, "*pixels"]) -> None:
+        """Make the channel known whose law was given last, as a value in [-1, 1] on the scale of all bits so far."""
+        self._weights = self._weights + self._next.component_log_mass(values)
+        self._values.append(values)
+
+
+def num_joint_outputs(channels: int, num_mixtures: int) -> int:
+    """Count the outputs of a network for the `JointMixture` of a pixel."""
+    return num_mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+
+def joint_mixture(
+    parameters: Float[Tensor, "*pixels _"],
+    values: Float[Tensor, "*pixels channels"],
+    num_levels: int,
+    high: Int[Tensor, "*pixels channels"] | None = None,
+    high_levels: int = 1,
+    law: type[DiscretisedMixture] = DiscretisedMixture,
+) -> DiscretisedMixture:
+    """Give the laws [*pixels, channels] of whole pixels, each channel's beside the `values` of those before it."""
+    joint = JointMixture(parameters, values.shape[-1], num_levels, high, high_levels, law)
+    laws: list[DiscretisedMixture] = []
+    for value in values.unbind(-1):
+        laws.append(joint.law())
+        joint.put(value)
+    return law(*_stacked(laws), num_levels, high, high_levels)
+
+
+def _stacked(laws: Sequence[DiscretisedMixture]) -> tuple[Tensor, Tensor, Tensor]:
+    weights, means, log_scales = (
+        torch.stack([getattr(each, name) for each in laws], dim=-2) for name in ("log_weights", "means", "log_scales")
+    )
+    return weights, means, log_scales

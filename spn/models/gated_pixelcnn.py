@@ -1,0 +1,121 @@
+"""The Gated PixelCNN (van den Oord et al. 2016): two stacks of masked convolutions without a blind spot.
+
+Context conditions the gates of both stacks, pixel-aligned: as the paper's location-dependent conditioning does, with
+the slice embedder for its deconvolutional network. The class conditions them as a bias of each gate, as in the paper.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from spn.config import GatedPixelCnnSection
+from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, SliceEmbedder, build_intensity
+from spn.likelihood import Law, LawForm
+from spn.models.interface import Context, Model, Signature, Steps, held
+
+Features = Float[Tensor, "batch height width _"]
+
+
+class GatedPixelCnn(Model):
+    """Gated masked convolutions, then a law per sub-pixel."""
+
+    def __init__(self, section: GatedPixelCnnSection, signature: Signature) -> None:
+        super().__init__()
+        self.signature = signature
+        self.intensity = build_intensity(section.intensity, signature.num_levels, section.intensity_units)
+        self.embedder = (
+            SliceEmbedder(
+                section,
+                section.width,
+                (signature.num_cells, signature.channels),
+                signature.context_levels,
+                signature.num_positions,
+            )
+            if signature.num_cells
+            else None
+        )
+        num_conditions = (section.width if self.embedder else 0) + signature.num_classes
+        self.pixelcnn = GatedStacks(
+            self.intensity.units,
+            section.width,
+            section.layers,
+            signature.channels,
+            num_conditions=(num_conditions, num_conditions),
+            form=LawForm(section.law, signature.num_levels, signature.high_levels, section.mixtures),
+            dropout=section.dropout,
+        )
+
+    def embed_target(
+        self, levels: Int[Tensor, "batch height width channel"]
+    ) -> Float[Tensor, "batch height width channel units"]:
+        """Turn the target's levels into numbers, sub-pixel by sub-pixel."""
+        return self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
+
+    def embed_context(self, context: Context) -> Features | None:
+        """Run the slice embedder, and append the class as planes, one for each; None with neither."""
+        features = []
+        if self.embedder:
+            features.append(self.embedder(context.cells, context.present, context.position, None))
+        if context.label is not None:
+            planes = F.one_hot(context.label, self.signature.num_classes)[:, None, None]
+            planes = planes.to(next(self.parameters()).dtype)
+            features.append(planes.expand(-1, self.signature.height, self.signature.width, -1))
+        return torch.cat(features, dim=-1) if features else None
+
+    def laws(
+        self,
+        embedded: Float[Tensor, "batch height width channel units"],
+        features: Features | None,
+        context: Context,
+    ) -> Law:
+        """Convolve over the pixels before and the channels before."""
+        return self.pixelcnn(embedded.flatten(-2), (features, features), context.high)
+
+    def steps(self, batch: int) -> "GatedPixelCnnSteps":
+        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
+        return GatedPixelCnnSteps(self, batch)
+
+
+class GatedPixelCnnSteps(Steps):
+    """The step form: vertical stack once per row, what is masked by channel once per channel."""
+
+    def __init__(self, model: GatedPixelCnn, batch: int) -> None:
+        shape = model.signature
+        self.model = model
+        levels = torch.arange(shape.num_levels, device=next(model.parameters()).device)
+        table = model.embed_target(levels.view(-1, 1, 1, 1)).flatten(0, 3)
+        self._pixel = EmbeddedPixel(table, batch, shape.channels)
+        self._features: Features | None = None
+        self._high: Tensor | None = None
+        self._pixelcnn = GatedStacksSteps(model.pixelcnn, self._pixel.values, shape.width)
+
+    def begin(self, context: Context) -> None:
+        """Begin a batch of slices beside `context`."""
+        self._features = held(self._features, self.model.embed_context(context))
+        self._high = held(self._high, context.high)
+        self._pixelcnn.begin(self._high)
+
+    def start_row(self, row: int) -> None:
+        """Begin a row, all rows before it being known."""
+        features = None if self._features is None else self._features[:, row]
+        self._pixelcnn.start_row(row, (features, features))
+
+    def start_pixel(self, column: int) -> None:
+        """Begin a pixel of the row, all before it being known."""
+        self._pixelcnn.start_pixel(column)
+
+    def law(self, channel: int) -> Law:
+        """Give the laws of a channel of the pixel, all before it being known."""
+        return self._pixelcnn.law(channel)
+
+    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make a channel of the pixel known."""
+        self._pixel.put(channel, levels)
+        if self._pixel.is_last(channel):
+            self._pixelcnn.end_pixel()
+
+
+def build(section: GatedPixelCnnSection, signature: Signature) -> GatedPixelCnn:
+    """Build the family for a stage of this signature."""
+    return GatedPixelCnn(section, signature)
