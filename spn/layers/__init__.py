@@ -7,15 +7,29 @@ from spn.layers.causal import (
     VerticalConv,
     down_shift,
     raster_shift,
+    right_shift,
 )
 from spn.layers.gated import GatedLayer, GatedLayerSteps
+from spn.layers.gated_resnet import GatedResnet, GatedResnetRows, GatedResnetSteps
 from spn.layers.gated_stacks import GatedStacks, GatedStacksSteps
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
 from spn.layers.pixel import EmbeddedPixel, PixelLinear
+from spn.layers.pixel_head import PixelHead, PixelHeadSteps, Scale, build_head
 from spn.layers.recompute import Recomputing, recompute_layers
 from spn.layers.residual import ConvStack
+from spn.layers.shifted import (
+    ShiftedConv,
+    ShiftedConvSteps,
+    ShiftedUpsampling,
+    UpsamplingSteps,
+    down_right_shifted,
+    down_shifted,
+)
+from spn.layers.shifted_start import ShiftedStart, ShiftedStartSteps, with_ones
 from spn.layers.slice_embedder import SliceEmbedder
+from spn.layers.strict_attention import StrictAttention, StrictAttentionSteps, coordinates
 from spn.layers.transformer import RasterTransformer, TransformerSteps
+from spn.layers.weight_norm import initialised_by_data, plain
 
 __all__ = [
     "ChannelCausalLinear",
@@ -25,19 +39,41 @@ __all__ = [
     "EmbeddedPixel",
     "GatedLayer",
     "GatedLayerSteps",
+    "GatedResnet",
+    "GatedResnetRows",
+    "GatedResnetSteps",
     "GatedStacks",
     "GatedStacksSteps",
     "HorizontalConv",
     "Intensity",
+    "PixelHead",
+    "PixelHeadSteps",
     "PixelLinear",
     "RasterTransformer",
     "Recomputing",
+    "Scale",
     "ScaledIntensity",
+    "ShiftedConv",
+    "ShiftedConvSteps",
+    "ShiftedStart",
+    "ShiftedStartSteps",
+    "ShiftedUpsampling",
     "SliceEmbedder",
+    "StrictAttention",
+    "StrictAttentionSteps",
     "TransformerSteps",
+    "UpsamplingSteps",
     "VerticalConv",
+    "build_head",
     "build_intensity",
+    "coordinates",
+    "down_right_shifted",
     "down_shift",
+    "down_shifted",
+    "initialised_by_data",
+    "plain",
     "raster_shift",
     "recompute_layers",
+    "right_shift",
+    "with_ones",
 ]

@@ -20,6 +20,11 @@ def down_shift(features: Features) -> Features:
     return F.pad(features, (0, 0, 0, 0, 1, 0))[:, :-1]
 
 
+def right_shift(features: Features) -> Features:
+    """Move every column one to the right, dropping the last and putting zeros first."""
+    return F.pad(features, (0, 0, 1, 0))[:, :, :-1]
+
+
 def raster_shift(features: Features) -> Features:
     """Move every pixel one on in raster order, across the ends of rows, putting zeros first."""
     flat = features.flatten(1, 2)

@@ -1,5 +1,6 @@
 """Linear maps laid out for step forms, which map a pixel of each slice of a batch at a time."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,6 +18,12 @@ class PixelLinear:
     ) -> None:
         self._weight = None if weight is None else weight.detach().T.contiguous()
         self._bias = None if bias is None else bias.detach()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weight."""
+        assert self._weight is not None
+        return self._weight.dtype
 
     def __call__(self, features: Pixel) -> Pixel:
         """Map pixels."""

@@ -7,12 +7,11 @@ the slice embedder for its deconvolutional network. The class conditions them as
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from spn.config import GatedPixelCnnSection
 from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, SliceEmbedder, build_intensity
 from spn.likelihood import Law, LawForm
-from spn.models.interface import Context, Model, Signature, Steps, held
+from spn.models.interface import Context, Model, Signature, Steps, held, one_hot
 
 Features = Float[Tensor, "batch height width _"]
 
@@ -57,10 +56,9 @@ class GatedPixelCnn(Model):
         features = []
         if self.embedder:
             features.append(self.embedder(context.cells, context.present, context.position, None))
-        if context.label is not None:
-            planes = F.one_hot(context.label, self.signature.num_classes)[:, None, None]
-            planes = planes.to(next(self.parameters()).dtype)
-            features.append(planes.expand(-1, self.signature.height, self.signature.width, -1))
+        label = one_hot(context, self.signature, next(self.parameters()).dtype)
+        if label is not None:
+            features.append(label[:, None, None].expand(-1, self.signature.height, self.signature.width, -1))
         return torch.cat(features, dim=-1) if features else None
 
     def laws(

@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spn.likelihood import Law
 
@@ -107,6 +109,9 @@ class Model(nn.Module, ABC):
     ) -> Law:
         """Give the laws of all sub-pixels [batch, height, width, channel], beside a context and its features."""
 
+    def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
+        """Set what a family sets by a first batch of data, in training mode; nothing, but for weight normalisation."""
+
     @abstractmethod
     def steps(self, batch: int) -> Steps:
         """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
@@ -114,6 +119,11 @@ class Model(nn.Module, ABC):
     def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
         """Give the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
         return self.laws(self.embed_target(levels), self.embed_context(context), context)
+
+
+def one_hot(context: Context, signature: Signature, dtype: torch.dtype) -> Float[Tensor, "batch classes"] | None:
+    """Turn the images' classes into one-hot vectors; None for a stage that is not told."""
+    return None if context.label is None else F.one_hot(context.label, signature.num_classes).to(dtype)
 
 
 def held(before: Tensor | None, now: Tensor | None) -> Tensor | None:

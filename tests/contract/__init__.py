@@ -6,6 +6,7 @@ from contract.model_checks import (
     chain_probabilities,
     check_cached_walk,
     check_causality,
+    check_no_blind_spot,
     check_walk,
 )
 from contract.problem import SMALL, Chain, Check, Part, Problem, build_problem, chains, resolve, three_way
@@ -30,6 +31,7 @@ __all__ = [
     "check_contexts",
     "check_frequencies",
     "check_later_bits_are_hidden",
+    "check_no_blind_spot",
     "check_round_trip",
     "check_walk",
     "resolve",

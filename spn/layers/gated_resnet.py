@@ -1,0 +1,151 @@
+"""The gated residual block of PixelCNN++ (Salimans et al. 2017), which PixelSNAIL has as well."""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spn.layers.pixel import PixelLinear
+from spn.layers.shifted import ShiftedConv, ShiftedConvSteps
+from spn.layers.weight_norm import SPREAD, normalised
+
+Features = Float[Tensor, "*batch _"]
+Row = Float[Tensor, "batch width _"]
+Pixel = Float[Tensor, "batch _"]
+
+
+def concat_elu(features: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
+    """Apply elu to the features and to their negatives."""
+    return F.elu(torch.cat((features, -features), dim=-1))
+
+
+class GatedResnet(nn.Module):
+    """Two convolutions and a gate: x + a * sigmoid(b). The kernels are [2, 3], [2, 2] or [1, 1].
+
+    `num_beside` features, wholly known or shifted themselves, enter after the first convolution; the image's class,
+    as one of `num_classes` one-hot planes, before the gate.
+    """
+
+    def __init__(
+        self, filters: int, kernel: tuple[int, int], num_beside: int, num_classes: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.first = _convolution(2 * filters, filters, kernel)
+        self.beside = normalised(nn.Linear(2 * num_beside, filters)) if num_beside else None
+        self.second = _convolution(2 * filters, 2 * filters, kernel, scale=0.1)
+        self.label = nn.Linear(num_classes, 2 * filters, bias=False) if num_classes else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=SPREAD)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, features: Features, beside: Features | None, label: Float[Tensor, "batch classes"] | None
+    ) -> Features:
+        """Advance the stream by one block; with a kernel of [1, 1] single pixels [batch, filters] as well."""
+        hidden = self.first(concat_elu(features))
+        if self.beside:
+            assert beside is not None
+            hidden = hidden + self.beside(concat_elu(beside))
+        gates = self.second(self.dropout(concat_elu(hidden)))
+        if self.label is not None:
+            gates = gates + self.label(label)[:, None, None]
+        return _gated(features, gates)
+
+
+def _convolution(num_in: int, num_out: int, kernel: tuple[int, int], scale: float = 1.0) -> nn.Module:
+    """Build a down-shifted convolution, a down-right-shifted one, or a map of each pixel by itself."""
+    if kernel == (1, 1):
+        return normalised(nn.Linear(num_in, num_out), scale)
+    return ShiftedConv(num_in, num_out, kernel, sees_right=kernel[1] == 3, scale=scale)
+
+
+def _gated(features: Tensor, gates: Tensor) -> Tensor:
+    values, openness = gates.chunk(2, dim=-1)
+    return torch.addcmul(features, values, openness.sigmoid())
+
+
+class GatedResnetRows:
+    """The row form of a block of the down-shifted stream."""
+
+    def __init__(self, block: GatedResnet, batch: int, columns: int) -> None:
+        self._block = block
+        self._first, self._second = cast(ShiftedConv, block.first), cast(ShiftedConv, block.second)
+        weight = self._first.conv.weight
+        self._inputs = weight.new_zeros(2, batch, columns, weight.shape[1])
+
+    def begin(self, label: Float[Tensor, "batch classes"] | None) -> None:
+        """Forget the slices walked before."""
+        self._inputs.zero_()
+        self._label = label
+
+    def row(self, features: Row, beside: Row | None) -> Row:
+        """Advance one row; to be called row after row."""
+        block = self._block
+        above, hidden_above = self._inputs
+        entering = concat_elu(features)
+        hidden = self._first.row(above, entering)
+        if block.beside:
+            assert beside is not None
+            hidden = hidden + block.beside(concat_elu(beside))
+        hidden = concat_elu(hidden)
+        gates = self._second.row(hidden_above, hidden)
+        if block.label is not None:
+            gates = gates + block.label(self._label)[:, None]
+        above.copy_(entering)
+        hidden_above.copy_(hidden)
+        return _gated(features, gates)
+
+
+class GatedResnetSteps:
+    """The step form of a block of the down-right-shifted stream.
+
+    Of what enters beside, the first `num_per_row` features are known row by row, the others pixel by pixel.
+    """
+
+    def __init__(self, block: GatedResnet, num_per_row: int, batch: int, columns: int) -> None:
+        self._block = block
+        self._first = ShiftedConvSteps(cast(ShiftedConv, block.first), batch, columns)
+        self._second = ShiftedConvSteps(cast(ShiftedConv, block.second), batch, columns)
+        self._per_row = self._per_pixel = None
+        if block.beside:
+            # concat_elu puts all negatives after all features.
+            both = block.beside.weight.detach().unflatten(1, (2, -1))
+            per_row, per_pixel = both[:, :, :num_per_row].flatten(1), both[:, :, num_per_row:].flatten(1)
+            self._per_row = PixelLinear(per_row, block.beside.bias)
+            if per_pixel.shape[1]:
+                self._per_pixel = PixelLinear(per_pixel)
+                self._beside = per_pixel.new_zeros(batch, per_pixel.shape[1])
+
+    def begin(self, label: Float[Tensor, "batch classes"] | None) -> None:
+        """Forget the slices walked before."""
+        self._first.begin()
+        self._second.begin()
+        self._label = label
+
+    def start_row(self, beside: Row | None) -> None:
+        """Begin a row, given what enters beside and is known of all of it."""
+        block, term = self._block, None
+        if self._per_row is not None:
+            assert beside is not None
+            term = self._per_row(concat_elu(beside).flatten(0, 1)).unflatten(0, beside.shape[:2])
+        self._first.start_row(term)
+        of_class = None if block.label is None else block.label(self._label)[:, None]
+        self._second.start_row(of_class)
+
+    def step(self, column: int, features: Pixel, beside: Pixel | None = None) -> Pixel:
+        """Advance the pixel at `column`."""
+        _concat_elu(features, self._first.slots[column])
+        hidden = self._first.step(column)
+        if self._per_pixel is not None:
+            assert beside is not None
+            _concat_elu(beside, self._beside)
+            self._per_pixel.add_to(hidden, self._beside)
+        _concat_elu(hidden, self._second.slots[column])
+        return _gated(features, self._second.step(column))
+
+
+def _concat_elu(features: Pixel, out: Pixel) -> None:
+    torch.cat((features, -features), dim=-1, out=out)
+    F.elu_(out)

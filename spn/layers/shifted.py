@@ -1,0 +1,127 @@
+"""The shifted convolutions of PixelCNN++ (Salimans et al. 2017): padding makes them causal, not masks.
+
+A *down-shifted* one sees the rows above and the row itself, on both sides; a *down-right-shifted* one sees of them
+what lies left of a pixel, and the pixel. Strided by 2 they halve the resolution, and transposed they double it.
+Their inputs must already be shifted, so that a pixel's holds nothing of the pixel.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spn.layers.weight_norm import normalised
+
+Features = Float[Tensor, "batch height width _"]
+Row = Float[Tensor, "batch width _"]
+Pixel = Float[Tensor, "batch _"]
+
+
+class ShiftedConv(nn.Module):
+    """A convolution with a kernel of [height, width]: down-shifted if `sees_right`, or else down-right-shifted."""
+
+    def __init__(
+        self, num_in: int, num_out: int, kernel: tuple[int, int], sees_right: bool, stride: int = 1, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        height, width = kernel
+        self.padding = (width // 2, width // 2) if sees_right else (width - 1, 0)
+        self.rows = height - 1
+        self.conv = normalised(nn.Conv2d(num_in, num_out, kernel, stride=stride), scale)
+
+    def forward(self, features: Features) -> Float[Tensor, "batch rows columns _"]:
+        """Convolve, with zeros outside."""
+        padded = F.pad(features, (0, 0, *self.padding, self.rows, 0))
+        return self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def row(self, above: Row, here: Row) -> Float[Tensor, "batch columns _"]:
+        """Give one row of what `forward` gives, from that row of its input and the one above."""
+        padded = F.pad(torch.stack((above, here), dim=1), (0, 0, *self.padding))
+        return self.conv(padded.permute(0, 3, 1, 2))[:, :, -1].transpose(1, 2)
+
+
+class ShiftedUpsampling(nn.Module):
+    """A transposed convolution by 2 with a kernel of [2, 3], down-shifted, or [2, 2], down-right-shifted."""
+
+    def __init__(self, num_in: int, num_out: int, sees_right: bool) -> None:
+        super().__init__()
+        self.crop = 1 if sees_right else 0
+        kernel = (2, 3) if sees_right else (2, 2)
+        self.conv = normalised(nn.ConvTranspose2d(num_in, num_out, kernel, stride=2, output_padding=1))
+
+    def forward(self, features: Features) -> Float[Tensor, "batch rows columns _"]:
+        """Double the resolution. A row of the input makes two rows of the output, which no other row enters."""
+        height, width = features.shape[1:3]
+        doubled = self.conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return doubled[:, : 2 * height, self.crop : self.crop + 2 * width]
+
+
+def down_shifted(num_in: int, num_out: int, kernel: tuple[int, int] = (2, 3), stride: int = 1) -> ShiftedConv:
+    """Build a convolution that sees rows above and the row itself."""
+    return ShiftedConv(num_in, num_out, kernel, sees_right=True, stride=stride)
+
+
+def down_right_shifted(num_in: int, num_out: int, kernel: tuple[int, int] = (2, 2), stride: int = 1) -> ShiftedConv:
+    """Build a convolution that sees what is above and to the left, and the pixel itself."""
+    return ShiftedConv(num_in, num_out, kernel, sees_right=False, stride=stride)
+
+
+class ShiftedConvSteps:
+    """The step form of a down-right-shifted convolution with a kernel of [2, 2].
+
+    What the row above gives is computed once per row. `columns` are those of the input. Write a pixel's input into
+    `slots[column]`, then ask for the output of that pixel.
+    """
+
+    def __init__(self, conv: ShiftedConv, batch: int, columns: int) -> None:
+        weight, bias = conv.conv.weight.detach(), conv.conv.bias
+        assert weight.shape[2:] == (2, 2)
+        assert bias is not None
+        self.stride = conv.conv.stride[0]
+        # [row of the kernel, (column of the kernel, input), output]
+        taps = weight.permute(2, 3, 1, 0).flatten(1, 2).contiguous()
+        self._above, self._here = taps.unbind(0)
+        self._bias = bias.detach()
+        self._row = weight.new_zeros(batch, columns + 1, weight.shape[1])
+        self._base = weight.new_zeros(batch, columns // self.stride, weight.shape[0])
+        self.slots = self._row[:, 1:].unbind(1)
+        self._pairs = [self._row[:, column : column + 2].flatten(1) for column in range(0, columns, self.stride)]
+        self._bases = self._base.unbind(1)
+
+    def begin(self) -> None:
+        """Forget the slices walked before."""
+        self._row.zero_()
+
+    def start_row(self, beside: Float[Tensor, "batch _ num_out"] | None = None) -> None:
+        """Begin a row of the output, `slots` still holding the row above; `beside` is added to what it will be."""
+        pairs = self._row.unfold(1, 2, self.stride).transpose(2, 3).flatten(2)
+        torch.matmul(pairs, self._above, out=self._base)
+        self._base += self._bias if beside is None else self._bias + beside
+
+    def step(self, column: int) -> Pixel:
+        """Give the output at its `column`."""
+        return torch.addmm(self._bases[column], self._pairs[column], self._here)
+
+
+class UpsamplingSteps:
+    """The step form of a down-right-shifted transposed convolution: a pixel of the input makes two by two pixels."""
+
+    def __init__(self, upsampling: ShiftedUpsampling, batch: int, columns: int) -> None:
+        """Take the `columns` of the input."""
+        weight, bias = upsampling.conv.weight.detach(), upsampling.conv.bias
+        assert bias is not None
+        num_out = weight.shape[1]
+        self._weight = weight.permute(0, 2, 3, 1).flatten(1).contiguous()
+        self._bias = bias.detach().repeat(4)
+        self._rows = weight.new_zeros(batch, 2, 2 * columns, num_out)
+        self._places = [self._rows[:, :, 2 * column : 2 * column + 2] for column in range(columns)]
+        self._pixels = [row.unbind(1) for row in self._rows.unbind(1)]
+
+    def put(self, column: int, features: Pixel) -> None:
+        """Take a pixel of the input."""
+        place = self._places[column]
+        place.copy_(torch.addmm(self._bias, features, self._weight).view(place.shape))
+
+    def pixel(self, row: int, column: int) -> Pixel:
+        """Give a pixel of the output."""
+        return self._pixels[row % 2][column]

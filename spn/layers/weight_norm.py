@@ -1,0 +1,73 @@
+"""Weight normalisation with data-dependent initialisation (Salimans & Kingma 2016), as PixelCNN++ has it."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+Map = TypeVar("Map", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+SPREAD = 0.05
+"""Standard deviation of the directions of fresh weights."""
+
+
+def normalised(layer: Map, scale: float = 1.0) -> Map:
+    """Give a layer a gain for each of its outputs, beside the direction of their weights; a gain of 1, no bias.
+
+    `scale` is the standard deviation that data-dependent initialisation gives its outputs.
+    """
+    nn.init.normal_(layer.weight, std=SPREAD)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    # A transposed convolution has its outputs second.
+    parametrizations.weight_norm(layer, dim=1 if isinstance(layer, nn.ConvTranspose2d) else 0)
+    nn.init.ones_(gain(layer))
+    layer.initial_scale = torch.tensor(scale)
+    return layer
+
+
+def plain(model: nn.Module) -> Any:
+    """Copy a model with the weights that its gains and directions make, which are then not made at every pass."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            # Not by `remove_parametrizations`: the copy shares its class with the original, which would lose them too.
+            weight = cast(Tensor, module.weight).detach()
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    return copied
+
+
+def gain(layer: nn.Module) -> nn.Parameter:
+    """Give the gains of a normalised layer."""
+    return layer.get_parameter("parametrizations.weight.original0")
+
+
+@contextmanager
+def initialised_by_data(model: nn.Module) -> Iterator[None]:
+    """Let the first pass inside initialise every normalised layer that it goes through, one after the other.
+
+    Each layer's gains and biases are set so that over this batch each of its outputs has mean 0 and the layer's scale
+    as its standard deviation; and it gives the new outputs, which the next layer is then initialised with.
+    """
+    with ExitStack() as hooks, torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "initial_scale"):
+                hooks.enter_context(module.register_forward_hook(_initialise))
+        yield
+
+
+def _initialise(layer: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> Tensor:
+    is_linear = isinstance(layer, nn.Linear)
+    others = [dim for dim in range(outputs.ndim) if dim != (outputs.ndim - 1 if is_linear else 1)]
+    variance, mean = torch.var_mean(outputs, dim=others, correction=0)
+    factor = cast(Tensor, layer.initial_scale) / torch.sqrt(variance + 1e-10)
+    bias, gains = layer.get_parameter("bias"), gain(layer)
+    gains.mul_(factor.view_as(gains))
+    bias.sub_(mean).mul_(factor)
+    return layer.forward(*inputs)

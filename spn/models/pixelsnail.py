@@ -1,0 +1,201 @@
+"""PixelSNAIL (Chen et al. 2018): gated residual convolutions, and attention over all pixels before.
+
+One down-right-shifted stream at one resolution. A block is some gated residual blocks and then attention, whose keys
+and values come of the image, the features and the coordinates, its queries of the features and the coordinates.
+
+NOTE: context has no place in the paper. Ours: the slice embedder's output, pixel-aligned, is added to the stream where
+it begins, through a linear map. A class enters every convolutional block, as in PixelCNN++.
+"""
+
+from typing import cast
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spn.config import PixelSnailSection
+from spn.layers import (
+    GatedResnet,
+    GatedResnetSteps,
+    Recomputing,
+    Scale,
+    ShiftedStart,
+    ShiftedStartSteps,
+    SliceEmbedder,
+    StrictAttention,
+    StrictAttentionSteps,
+    build_head,
+    coordinates,
+    initialised_by_data,
+    plain,
+    with_ones,
+)
+from spn.likelihood import Law
+from spn.models.interface import Context, Model, Signature, Steps, held, one_hot
+
+Features = Float[Tensor, "batch height width _"]
+Pixel = Float[Tensor, "batch _"]
+Label = Float[Tensor, "batch classes"]
+Places = Float[Tensor, "height width 2"]
+
+
+class Block(nn.Module):
+    """Gated residual convolutions, attention, and what it gives taken in."""
+
+    def __init__(self, section: PixelSnailSection, num_image: int, num_classes: int) -> None:
+        super().__init__()
+        width, dropout = section.width, section.dropout
+        self.resnets = nn.ModuleList(
+            GatedResnet(width, (2, 2), 0, num_classes, dropout) for _ in range(section.resnets)
+        )
+        self.attention = StrictAttention(num_image, width, section.key_width, section.value_width, dropout)
+        self.merge = GatedResnet(width, (1, 1), section.value_width, 0, dropout)
+
+    def forward(self, features: Features, image: Features, places: Places, label: Label | None) -> Features:
+        """Advance the stream."""
+        for resnet in self.resnets:
+            features = resnet(features, None, label)
+        return self.merge(features, self.attention(image, features, places), None)
+
+
+class PixelSnail(Recomputing, Model):
+    """The stream, and a head on it."""
+
+    def __init__(self, section: PixelSnailSection, signature: Signature) -> None:
+        super().__init__()
+        self.signature = signature
+        width, channels = section.width, signature.channels
+        self.scale = Scale(signature.num_levels, signature.high_levels)
+        self.embedder = (
+            SliceEmbedder(
+                section, width, (signature.num_cells, channels), signature.context_levels, signature.num_positions
+            )
+            if signature.num_cells
+            else None
+        )
+        self.context = nn.Linear(width, width, bias=False) if self.embedder else None
+        self.start = ShiftedStart(channels + 1, width)
+        self.blocks = nn.ModuleList(Block(section, channels + 1, signature.num_classes) for _ in range(section.blocks))
+        self.head = build_head(section.law, width, channels, self.scale, section.mixtures)
+        self.register_buffer("places", coordinates(signature.height, signature.width), persistent=False)
+
+    def embed_target(
+        self, levels: Int[Tensor, "batch height width channel"]
+    ) -> Float[Tensor, "batch height width channel 1"]:
+        """Scale the target's levels to [-1, 1]."""
+        return self.scale.embed(levels, next(self.parameters()).dtype)[..., None]
+
+    def embed_context(self, context: Context) -> Features | None:
+        """Run the slice embedder; None for a stage without cells of context."""
+        return self.embedder(context.cells, context.present, context.position, None) if self.embedder else None
+
+    def laws(
+        self,
+        embedded: Float[Tensor, "batch height width channel 1"],
+        features: Features | None,
+        context: Context,
+    ) -> Law:
+        """Advance the stream, and make laws of it."""
+        values, label = embedded[..., 0], one_hot(context, self.signature, embedded.dtype)
+        image = with_ones(values)
+        stream = self.start(image)
+        if self.context:
+            stream = stream + self.context(features)
+        for block in self.blocks:
+            stream = self.run_layer(block, stream, image, self.get_buffer("places"), label)
+        return self.head(F.elu(stream), values, context.high)
+
+    def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
+        """Set gains and biases by a batch, layer by layer, dropout being on."""
+        with initialised_by_data(self):
+            self(levels, context).log_prob(levels)
+
+    def steps(self, batch: int) -> "PixelSnailSteps":
+        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
+        return PixelSnailSteps(plain(self), batch)
+
+
+class PixelSnailSteps(Steps):
+    """The step form: the stream once per pixel, with the keys and values of those before."""
+
+    def __init__(self, model: PixelSnail, batch: int) -> None:
+        shape = model.signature
+        self.model = model
+        self._start = ShiftedStartSteps(model.start, model.scale, batch, shape.width)
+        self._blocks = [
+            _BlockSteps(cast(Block, block), model.get_buffer("places"), batch, shape.width) for block in model.blocks
+        ]
+        self._head = model.head.steps(batch)
+        self._features: Features | None = None
+        self._high: Tensor | None = None
+        self._label: Label | None = None
+
+    def begin(self, context: Context) -> None:
+        """Begin a batch of slices beside `context`."""
+        model = self.model
+        self._features = held(self._features, model.embed_context(context))
+        self._high = held(self._high, context.high)
+        self._label = held(self._label, one_hot(context, model.signature, self._start.features.dtype))
+        for block in self._blocks:
+            block.begin(self._label)
+
+    def start_row(self, row: int) -> None:
+        """Begin a row, all rows before it being known."""
+        self._row = row
+        context = self.model.context
+        beside = None if context is None or self._features is None else context(self._features[:, row])
+        self._start.start_row(row, beside)
+        for block in self._blocks:
+            block.start_row(row)
+
+    def start_pixel(self, column: int) -> None:
+        """Begin a pixel of the row, all before it being known."""
+        self._column = column
+        stream = self._start.pixel(column)
+        for block in self._blocks:
+            stream = block.step(column, stream)
+        self._head.start(F.elu(stream), None if self._high is None else self._high[:, self._row, column])
+
+    def law(self, channel: int) -> Law:
+        """Give the laws of a channel of the pixel, all before it being known."""
+        return self._head.law(channel)
+
+    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make a channel of the pixel known."""
+        self._start.put(self._column, channel, levels)
+        self._head.put(channel, levels)
+        if channel + 1 == self.model.signature.channels:
+            for block in self._blocks:
+                block.remember(self._column, self._start.inputs(self._column))
+
+
+class _BlockSteps:
+    """The step form of a `Block`."""
+
+    def __init__(self, block: Block, places: Places, batch: int, columns: int) -> None:
+        self._resnets = [GatedResnetSteps(cast(GatedResnet, each), 0, batch, columns) for each in block.resnets]
+        self._attention = StrictAttentionSteps(block.attention, places, batch)
+        self._merge, self._columns = block.merge, columns
+
+    def begin(self, label: Label | None) -> None:
+        for resnet in self._resnets:
+            resnet.begin(label)
+
+    def start_row(self, row: int) -> None:
+        self._first = row * self._columns
+        for resnet in self._resnets:
+            resnet.start_row(None)
+
+    def step(self, column: int, stream: Pixel) -> Pixel:
+        for resnet in self._resnets:
+            stream = resnet.step(column, stream)
+        self._asked = stream
+        return self._merge(stream, self._attention.step(self._first + column, stream), None)
+
+    def remember(self, column: int, image: Pixel) -> None:
+        self._attention.remember(self._first + column, image, self._asked)
+
+
+def build(section: PixelSnailSection, signature: Signature) -> PixelSnail:
+    """Build the family for a stage of this signature."""
+    return PixelSnail(section, signature)
