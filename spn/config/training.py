@@ -11,7 +11,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AdamW(Section):
-    """AdamW with decoupled weight decay."""
+    """AdamW with decoupled weight decay; without any it is Adam."""
 
     name: Literal["adamw"]
     learning_rate: Rate
@@ -29,15 +29,21 @@ class RMSProp(Section):
 
 
 class TrainingSection(Section):
-    """How a stage is trained; the paper gives none of these numbers, all are ours."""
+    """How a stage is trained; the paper of SPN gives none of these numbers, all are ours.
+
+    PixelCNN++ is published with Adam at 0.001 and betas (0.95, 0.9995), an exponential schedule, and averages of decay
+    0.9995.
+    """
 
     steps: Count
     batch_size: Count
     optimiser: Annotated[AdamW | RMSProp, Field(discriminator="name")]
     warmup_steps: Annotated[int, Field(ge=0)]
     """The learning rate rises linearly over so many steps."""
-    schedule: Literal["constant", "cosine"]
+    schedule: Literal["constant", "cosine", "exponential"]
     """What follows the warm-up; cosine falls towards zero, which it would reach one step after the last."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.999995
+    """By which an exponential schedule multiplies the learning rate at every step; the default is PixelCNN++'s."""
     clip_norm: Rate | None = None
     """Largest norm of the gradient."""
     ema_decay: Fraction

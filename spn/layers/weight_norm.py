@@ -50,7 +50,7 @@ def gain(layer: nn.Module) -> nn.Parameter:
 
 @contextmanager
 def initialised_by_data(model: nn.Module) -> Iterator[None]:
-    """Let the first pass inside initialise every normalised layer that it goes through, one after the other.
+    """Let a pass inside initialise every normalised layer that it goes through, one after the other.
 
     Each layer's gains and biases are set so that over this batch each of its outputs has mean 0 and the layer's scale
     as its standard deviation; and it gives the new outputs, which the next layer is then initialised with.

@@ -11,13 +11,17 @@ from spn.models import Model
 
 
 def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optimizer:
-    """Build the optimiser that a training section names; weight decay spares biases and gains."""
+    """Build the optimiser that a training section names; weight decay spares biases and gains.
+
+    With a weight decay of 0 AdamW is Adam.
+    """
     if isinstance(section, RMSProp):
         return torch.optim.RMSprop(
             model.parameters(), lr=section.learning_rate, alpha=section.smoothing, momentum=section.momentum
         )
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    # The gains of normalised convolutions have as many dimensions as their weights, but one of more than one entry.
+    matrices = [parameter for parameter in model.parameters() if parameter.numel() > max(parameter.shape)]
+    vectors = [parameter for parameter in model.parameters() if parameter.numel() <= max(parameter.shape)]
     groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=section.learning_rate, betas=section.betas, fused=True
@@ -25,12 +29,14 @@ def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optim
 
 
 def learning_rate(section: TrainingSection, step: int) -> float:
-    """Give the learning rate of `step`, counted from 0: a linear warm-up, then constant or a cosine to zero."""
+    """Give the learning rate of `step`, counted from 0: a linear warm-up, then what the schedule names."""
     peak = section.optimiser.learning_rate
     if step < section.warmup_steps:
         return peak * (step + 1) / (section.warmup_steps + 1)
     if section.schedule == "constant":
         return peak
+    if section.schedule == "exponential":
+        return peak * section.decay ** (step - section.warmup_steps)
     progress = (step - section.warmup_steps) / max(1, section.steps - section.warmup_steps)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
