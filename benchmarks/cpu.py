@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, fixed_point, growth, machine, memory, results, sampling, training
+from benchmarks import data, families, fixed_point, growth, machine, memory, results, sampling, training
 from benchmarks.reference import CPU, Scale
 from benchmarks.table import Row
 
-PARTS = ("sampling", "fixed_point", "training", "memory", "data", "growth")
+PARTS = ("sampling", "families", "fixed_point", "training", "memory", "data", "growth")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +38,8 @@ def measure(part: str, scale: Scale, folder: Path, peaks: machine.Peaks) -> list
     match part:
         case "sampling":
             return sampling.rows(scale)
+        case "families":
+            return families.rows(scale)
         case "fixed_point":
             return fixed_point.rows(scale)
         case "training":

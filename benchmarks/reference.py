@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spn.config import Params, SpnSection, tile
+from spn.config import FamilySection, Params, SpnSection, tile
 from spn.config.tiling import Slices
 from spn.data.hdf5 import SliceFile, create_slices
 from spn.data.layout import Layout, Origin
@@ -66,14 +66,14 @@ def decoder_signature(size: int, channels: int = 3, num_levels: int = 256) -> Si
     return Signature(size, size, channels, num_levels, num_cells=0, context_levels=num_levels, num_positions=1)
 
 
-def build(section: SpnSection, signature: Signature, seed: int = 1) -> Model:
+def build(section: FamilySection, signature: Signature, seed: int = 1) -> Model:
     """Build a network as training begins with it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build_model(section, signature)
 
 
-def randomised(section: SpnSection, signature: Signature, seed: int = 1) -> Model:
+def randomised(section: FamilySection, signature: Signature, seed: int = 1) -> Model:
     """Build a network in float64 whose laws depend strongly on all they may see, unlike those of a fresh one."""
     model = build(section, signature).double().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from benchmarks.problems import common_snail as snail_problem
 from benchmarks.problems import one_slice
 from benchmarks.reference import CPU, TINY, Scale, build, decoder_signature, no_context, randomised
 from benchmarks.table import Row, Target, faster
-from spn.config import SpnSection
+from spn.config import FamilySection
 from spn.generation import SAMPLERS, WholePasses, keyed_uniforms
 from spn.generation.walk import walk_pixel
 from spn.likelihood import Law
@@ -31,9 +31,9 @@ def rows(scale: Scale) -> list[Row]:
     return [_against_passes(scale, size, batch) for size, batch in TARGETS] + _against_snail(scale)
 
 
-def compare_samples(section: SpnSection, device: torch.device = CPU) -> None:
+def compare_samples(section: FamilySection, device: torch.device = CPU, size: int = 5) -> None:
     """Check in float64 that every sampler draws the same levels from the same uniforms."""
-    signature = decoder_signature(5, num_levels=16)
+    signature = decoder_signature(size, num_levels=16)
     model = randomised(section, signature).to(device)
     context, uniforms = no_context(signature, 3, device), uniforms_of(model, 3).to(device)
     drawn = {name: sampler(model, 1.0)(context, uniforms) for name, sampler in SAMPLERS.items()}
