@@ -1,6 +1,7 @@
 # make reproduce: install, run the default experiment, print its table.   make test, make check: what CI runs.
+# make ablations, make compare: the same with the preset of that name, in experiments/.
 .DELETE_ON_ERROR:
-.PHONY: install install-test reproduce test check bench bench-gpu browser clean
+.PHONY: install install-test reproduce ablations compare test check bench bench-gpu browser clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,6 +30,13 @@ reproduce: install
 	@echo "Report:          results/report.html"
 	@echo "MLflow UI:       . $(VENV)/bin/activate && mlflow ui     (then open http://127.0.0.1:5000)"
 
+ablations compare: install
+	snakemake --cores all $@
+	snakemake --directory experiments/$@ --report results/report.html
+	@echo
+	@echo "Report:          experiments/$@/results/report.html"
+	@echo "MLflow UI:       . $(VENV)/bin/activate && cd experiments/$@ && mlflow ui"
+
 # Two processes; what starts Snakemake or DVC shares a finished experiment, and so a process (its group).
 test: install-test browser
 	pytest -n 2 --dist loadgroup
@@ -56,4 +64,4 @@ browser:
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
 clean:
-	rm -rf $(VENV) .snakemake data results runs logs mlflow mlflow.db mlruns test-output
+	rm -rf $(VENV) .snakemake data results runs logs mlflow mlflow.db mlruns experiments test-output

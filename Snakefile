@@ -30,6 +30,8 @@ wildcard_constraints:
 
 localrules:
     reproduce,
+    ablations,
+    compare,
     create_experiment,
     summarise,
     record,
@@ -40,6 +42,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/stages.smk"
 include: "workflow/rules/chains.smk"
 include: "workflow/rules/results.smk"
+include: "workflow/rules/experiments.smk"
 
 
 # Without outputs, so it runs whenever it is asked for: Snakemake's records and DVC's can both be made to look away.
@@ -55,12 +58,7 @@ rule reproduce:
             file=["checkpoint.safetensors", "history.csv", "metrics.json", "nats.npy"],
         ),
         chains=expand("results/chains/{chain}/metrics.json", chain=parameters.chains),
-        samples=[
-            f"results/chains/{name}/{stage}/samples.{suffix}"
-            for name, chain in parameters.chains.items()
-            for stage in chain.stages
-            for suffix in ("h5", "png")
-        ],
+        samples=sampled("samples.h5", "samples.png", "timing.json"),
         runs=expand("mlflow/chains/{chain}.json", chain=parameters.chains),
     log:
         "logs/reproduce.log",

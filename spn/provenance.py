@@ -37,10 +37,12 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
             "own_mask": plan.own_mask,
             "targets": [list(target) for target in plan.targets],
             "known": [list(row) for row in plan.known],
+            "num_classes": plan.num_classes,
         },
         "model": section.model.model_dump(mode="json"),
         "training": section.training.model_dump(mode="json"),
-        "data": params.data.model_dump(mode="json"),
+        # The number of classes changes nothing but the stages that are told of them, whose plans have it.
+        "data": params.data.model_dump(mode="json", exclude={"num_classes"}),
         "data_digest": data_digest,
         "code_digest": code_digest("training", f"models/{section.model.family}.py"),
     }

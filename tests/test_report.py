@@ -61,14 +61,28 @@ def make_metrics(num_images: int = 360) -> dict[str, dict[str, Any]]:
             "chain": chain,
             "split": "test",
             "estimate": "exact",
+            "conditioning": "none",
             "num_images": num_images,
             "bits_per_dim": sum(stages.values()),
             "standard_error": 1 / 7,
             "num_parameters": 1234 * len(stages),
-            "stages": {name: {"bits_per_dim": share, "standard_error": 0.1} for name, share in stages.items()},
+            "training_seconds": 1234.5 * len(stages),
+            "training_images_per_second": 12.34,
+            "sampling_images_per_second": 0.5,
+            "stages": {
+                name: {"estimate": "exact", "bits_per_dim": share, "standard_error": 0.1}
+                for name, share in stages.items()
+            },
         }
         for chain, stages in shares.items()
     }
+
+
+def with_a_bound() -> dict[str, dict[str, Any]]:
+    """The chain of two stages is a bound, because one of them is."""
+    metrics = make_metrics()
+    metrics["depth"]["estimate"] = metrics["depth"]["stages"]["low"]["estimate"] = "bound"
+    return metrics
 
 
 def make_history() -> list[dict[str, float]]:
@@ -148,18 +162,22 @@ def test_a_grid_is_the_same_bytes_again_from_tensor_or_array(tmp_path: Path) -> 
 
 def test_report_writes_every_file_and_leaves_none_of_a_stage_that_is_gone(results: Path) -> None:
     files = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
-    plots = {"bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png", "table.html"}
+    plots = {"bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png"}
     curves = {f"curves/{stage}.csv" for stage in ("whole", "high", "low")}
-    assert files == {"metrics.json"} | {f"plots/{name}" for name in plots | curves}
+    assert files == {"metrics.json", "table.html"} | {f"plots/{name}" for name in plots | curves}
 
 
 def test_metrics_json_holds_full_precision(results: Path) -> None:
     metrics = make_metrics()
     assert json.loads((results / "metrics.json").read_text()) == {
         chain: {
+            "estimate": "exact",
+            "conditioning": "none",
             "bits_per_dim": metrics[chain]["bits_per_dim"],
             "standard_error": 1 / 7,
             "num_parameters": metrics[chain]["num_parameters"],
+            "training_seconds": metrics[chain]["training_seconds"],
+            "training_images_per_second": 12.34,
             "stages": {name: stage["bits_per_dim"] for name, stage in metrics[chain]["stages"].items()},
         }
         for chain in ("subscale", "depth")
@@ -204,9 +222,32 @@ def test_report_of_a_single_image_and_a_history_of_one_row_needs_no_standard_err
 def test_text_table_has_a_line_per_chain_and_says_what_it_is(tmp_path: Path) -> None:
     header, subscale, depth, last = text_table(make_params(tmp_path, DIGITS), make_metrics()).splitlines()
     assert header.split()[0] == "chain"
-    assert subscale.split() == ["subscale", "2.3333", "±", "0.1429", "1,234", "2.3333", "whole"]
-    assert depth.endswith("2,468  0.7000 high + 1.6000 low")
+    speeds = ["1,234", "12.3", "0.500"]  # 1,234.5 to the even one
+    assert subscale.split() == ["subscale", "2.3333", "±", "0.1429", "1,234", *speeds, "2.3333", "whole"]
+    assert depth.split()[4:8] == ["2,468", "2,469", *speeds[1:]]
+    assert depth.endswith("  0.7000 high + 1.6000 low")
+    assert "training (s)  training (images/s)  sampling (images/s)" in header
     assert last == "exact, over all 360 test images of digits, 8x8x1, 5 bits"
+
+
+def test_a_bound_is_nowhere_shown_as_exact(results: Path, tmp_path: Path) -> None:
+    metrics = with_a_bound()
+    written = write_report(tmp_path, DIGITS, metrics)
+    _, subscale, depth, last = text_table(make_params(tmp_path, DIGITS), metrics).splitlines()
+    assert "≤" not in subscale
+    assert depth.split()[:2] == ["depth", "≤"]
+    assert depth.endswith("0.7000 high + ≤ 1.6000 low")
+    assert last.startswith("exact, but for upper bounds (≤), over all 360")
+    page = (written / "table.html").read_text()
+    assert '<td class="number">≤ 2.3000 ± 0.1429</td>' in page
+    assert last in page
+    assert json.loads((written / "metrics.json").read_text())["depth"]["estimate"] == "bound"
+    with (written / "plots/bits_per_dim.csv").open() as file:
+        assert {row["chain"] for row in csv.DictReader(file)} == {"subscale", "depth (bound)"}
+    bars = "plots/bits_per_dim.png"
+    assert not np.array_equal(pixels(written / bars), pixels(results / bars))
+    metrics["subscale"]["estimate"] = "bound"
+    assert text_table(make_params(tmp_path, DIGITS), metrics).splitlines()[-1].startswith("upper bounds (≤), over")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +272,7 @@ def test_the_last_line_names_the_images_measured(
 def test_chains_over_different_images_are_not_compared(tmp_path: Path) -> None:
     metrics = make_metrics()
     metrics["depth"]["num_images"] = 359
-    with pytest.raises(InputError, match="subscale: exact test 360; depth: exact test 359"):
+    with pytest.raises(InputError, match="subscale: test 360; depth: test 359"):
         text_table(make_params(tmp_path, DIGITS), metrics)
 
 
@@ -307,7 +348,7 @@ def test_celeba_is_compared_at_five_bits_with_an_unknown_count_named(bits: int, 
 
 
 def test_the_page_shows_published_figures_and_marks_the_recalled(tmp_path: Path) -> None:
-    page = (write_report(tmp_path, CIFAR10, make_metrics(9_980)) / "plots/table.html").read_text()
+    page = (write_report(tmp_path, CIFAR10, make_metrics(9_980)) / "table.html").read_text()
     assert "nearly comparable: 9,980 of 10,000 images" in page
     assert '<td>PixelSNAIL</td><td class="number">2.85†</td>' in page
     assert '<td>PixelCNN++</td><td class="number">2.92</td><td>Salimans et al. 2017</td>' in page
@@ -317,17 +358,18 @@ def test_the_page_shows_published_figures_and_marks_the_recalled(tmp_path: Path)
 
 def test_text_of_the_user_is_escaped_and_no_formula(tmp_path: Path) -> None:
     data = {"source": "folder", "name": "own", "bits": 8, "size": 8, "channels": 1, "fit": "crop", "filter": "box"}
-    plots = write_report(tmp_path, data | {"release": "a <b>bold</b> $one_{$ & more"}, make_metrics()) / "plots"
-    assert "<b>" not in (plots / "table.html").read_text()
-    assert "a &lt;b&gt;bold&lt;/b&gt; $one_{$ &amp; more" in (plots / "table.html").read_text()
+    written = write_report(tmp_path, data | {"release": "a <b>bold</b> $one_{$ & more"}, make_metrics())
+    assert "<b>" not in (written / "table.html").read_text()
+    assert "a &lt;b&gt;bold&lt;/b&gt; $one_{$ &amp; more" in (written / "table.html").read_text()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflow/captions").glob("*.rst")), ids=lambda path: path.stem)
 def test_captions_render_as_snakemake_does_it(path: Path) -> None:
     wildcards = SimpleNamespace(chain="some_chain", stage="some_stage")
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(path.read_text())
-    text = template.render(snakemake=SimpleNamespace(wildcards=wildcards))
+    params = SimpleNamespace(num_classes=10, sampling={"class_": 3})
+    text = template.render(snakemake=SimpleNamespace(wildcards=wildcards, params=params))
     strict = {"halt_level": 2, "report_level": 2}
     body = docutils.core.publish_parts(text, writer="html", settings_overrides=strict)["html_body"]
     assert "<p>" in body
-    assert ("some_chain" in body and "some_stage" in body) == (path.stem == "samples")
+    assert ("some_chain" in body and "some_stage" in body and "of class 3." in body) == (path.stem == "samples")

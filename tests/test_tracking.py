@@ -29,6 +29,7 @@ def stage_metrics(stage: str, value: float = 1.5) -> dict[str, object]:
         "recipe_digest": recipe_digest(recipe(stage)),
         "split": "test",
         "estimate": "exact",
+        "conditioning": "none",
         "nats": 66.5,
         "num_images": 360,
         "num_dims": 64,
@@ -41,10 +42,15 @@ def stage_metrics(stage: str, value: float = 1.5) -> dict[str, object]:
 def chain_metrics(*stages: str) -> dict[str, object]:
     return {
         "split": "test",
+        "estimate": "exact",
+        "conditioning": "none",
         "bits_per_dim": 1.5 * len(stages),
         "standard_error": 0.02,
         "num_images": 360,
         "num_parameters": 7 * len(stages),
+        "training_seconds": 90.0,
+        "training_images_per_second": 40.0,
+        "sampling_images_per_second": 3.0,
         "stages": {name: stage_metrics(name) for name in stages},
     }
 
@@ -188,6 +194,24 @@ def test_a_chain_of_other_stages_is_another_run(experiment: Experiment, stage: s
         train_stage(experiment, f"{stage}_{name}")
         record_chain(experiment, stage, chain_metrics(f"{stage}_{name}"))
     assert len(runs(experiment, stage)) == 2
+
+
+def test_chains_are_compared_by_what_they_cost_and_whether_they_are_bounds(experiment: Experiment, stage: str) -> None:
+    chains = {name: chain_metrics(f"{stage}_{name}") for name in ("exact", "bound")}
+    chains["bound"] |= {"estimate": "bound", "sampling_images_per_second": 6.0}
+    for name, metrics in chains.items():
+        train_stage(experiment, f"{stage}_{name}")
+        record_chain(experiment, stage, metrics)
+    # As the UI searches and sorts them.
+    query = f"attributes.run_name = '{stage}' and metrics.training_seconds = 90"
+    order = ["metrics.sampling_images_per_second DESC"]
+    found = experiment.client.search_runs([experiment.id], query, order_by=order)
+    assert [run.data.tags["estimate"] for run in found] == ["bound", "exact"]
+    assert ["≤ 1.5000" in run.data.tags["mlflow.note.content"] for run in found] == [True, False]
+    for run, speed in zip(found, (6.0, 3.0), strict=True):
+        assert run.data.metrics["training_images_per_second"] == 40.0
+        assert run.data.metrics["sampling_images_per_second"] == speed
+        assert run.data.metrics["num_parameters"] == 7
 
 
 def test_a_chain_of_one_test_image_has_no_standard_error(experiment: Experiment, stage: str) -> None:

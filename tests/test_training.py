@@ -15,6 +15,7 @@ from spn.checkpoint import load_notes, load_tensors
 from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import preprocess
+from spn.models.pixelcnn_pp import PixelCnnPp
 from spn.provenance import stage_recipe
 from spn.stages import Stage
 from spn.training import train
@@ -54,6 +55,40 @@ def run(params: Params, data: Path, place: Path, stage: str = "low", **options: 
     layout = SliceFile(data / LAYOUTS.get(stage, "S2_2+3.h5"))
     train(params, stage, layout, place / "out", place / "runs", CPU, **options)  # type: ignore[arg-type]
     return load_tensors(place / "out" / "checkpoint.safetensors")[0]
+
+
+def test_data_initialise_a_network_once_and_never_again(data, tmp_path, monkeypatch):
+    raw = tiny_params()
+    for stage in raw["stages"].values():
+        stage["model"] = {"family": "pixelcnn_pp", "filters": 4, "resnets": 1, "mixtures": 2}
+    params = load_params(write_params(tmp_path, raw))
+    sound, passes = PixelCnnPp.initialise, []
+    monkeypatch.setattr(PixelCnnPp, "initialise", lambda *arguments: passes.append(1) or sound(*arguments))
+    whole = run(params, data, tmp_path / "whole")
+    assert len(passes) == 1
+
+    def die(row: Row) -> None:
+        if row["step"] == 4:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(params, data, tmp_path / "killed", observe=die)
+    assert len(passes) == 2
+    assert_same(run(params, data, tmp_path / "killed"), whole)
+    assert len(passes) == 2
+
+
+def test_averaging_begins_with_what_data_initialised(data, tmp_path):
+    raw = tiny_params()
+    raw["stages"]["low"]["model"] = {"family": "pixelcnn_pp", "filters": 4, "resnets": 1, "mixtures": 2}
+    params = load_params(write_params(tmp_path, raw))
+    file = SliceFile(data / "S2_2+3.h5")
+    trainer = Trainer(params, "low", file, stage_recipe(params, "low", file.digest), CPU)
+    fresh = {name: weight.clone() for name, weight in trainer.run.average.model.state_dict().items()}
+    trainer.initialise()
+    averaged = trainer.run.average.model.state_dict()
+    assert_same(averaged, trainer.model.state_dict())
+    assert any(not torch.equal(averaged[name], fresh[name]) for name in fresh)
 
 
 def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from experiment import tiny_params
 from workspace import AFTER_LOW, CHAIN, EVERYTHING, STAGES, Workspace, finished, with_steps
 
 from spn.cli import main
-from spn.tracking import create_experiment
+from spn.tracking import create_experiment, load_experiment
 from spn.training.train import read_history
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
@@ -37,14 +38,14 @@ def test_the_linter_finds_nothing(done: Workspace) -> None:
 
 def test_every_output_is_made(done: Workspace) -> None:
     files = {str(path.relative_to(done.folder)) for path in (done.folder / "results").rglob("*") if path.is_file()}
-    expected = {"metrics.json", "report.html"}
-    expected |= {f"plots/{name}" for name in ("table.html", "bits_per_dim.csv", "bits_per_dim.png", "real.png")}
+    expected = {"metrics.json", "table.html", "report.html"}
+    expected |= {f"plots/{name}" for name in ("bits_per_dim.csv", "bits_per_dim.png", "real.png")}
     expected |= {"plots/curves.png"} | {f"plots/curves/{stage}.csv" for stage in STAGES}
     made = ("checkpoint.safetensors", "history.csv", "metrics.json", "nats.npy")
     expected |= {f"stages/{stage}/{name}" for stage in STAGES for name in made}
     expected |= {f"chains/{chain}/metrics.json" for chain in ("raster", "depth")}
     places = ("raster/raster", "depth/high", "depth/low")
-    expected |= {f"chains/{place}/samples.{suffix}" for place in places for suffix in ("h5", "png")}
+    expected |= {f"chains/{place}/{name}" for place in places for name in ("samples.h5", "samples.png", "timing.json")}
     assert files == {f"results/{name}" for name in expected}
     assert {"mlflow/experiment.json", "mlflow/chains/raster.json", "mlflow/chains/depth.json"} == {
         str(path.relative_to(done.folder)) for path in (done.folder / "mlflow").rglob("*.json")
@@ -59,11 +60,29 @@ def test_a_chain_is_the_sum_of_its_stages(done: Workspace) -> None:
     assert {stage["num_images"] for stage in stages} == {10}
 
 
+def test_a_chain_takes_the_time_of_its_stages(done: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(done.folder)
+    folder = Path("results/stages")
+    seconds = [read_history(folder / stage / "history.csv")[-1]["training_seconds"] for stage in CHAIN]
+    rates = [6 * 8 / each for each in seconds]  # six steps of eight images
+    metrics = json.loads(Path("results/metrics.json").read_text())["depth"]
+    assert metrics["training_seconds"] == pytest.approx(sum(seconds))
+    assert metrics["training_images_per_second"] == pytest.approx(1 / sum(1 / rate for rate in rates))
+    timings = [json.loads(Path(f"results/chains/depth/{stage}/timing.json").read_text()) for stage in CHAIN]
+    assert [(timing["images"], timing["device"]) for timing in timings] == [(4, "cpu")] * 2
+    run_id = json.loads(Path("mlflow/chains/depth.json").read_text())["run_id"]
+    recorded = load_experiment(Path("mlflow/experiment.json")).client.get_run(run_id).data
+    sampling = 4 / sum(timing["seconds"] for timing in timings)
+    assert recorded.metrics["sampling_images_per_second"] == pytest.approx(sampling)
+    assert recorded.metrics["training_seconds"] == metrics["training_seconds"]
+    assert recorded.tags["estimate"] == "exact"
+
+
 def test_the_report_is_one_file_with_table_curves_and_samples(done: Workspace) -> None:
     page = (done.folder / "results/report.html").read_text()
     pictures = ["plots/bits_per_dim.png", "plots/curves.png", "plots/real.png"]
     pictures += [f"chains/{place}/samples.png" for place in ("raster/raster", "depth/high", "depth/low")]
-    for name in [*pictures, "plots/table.html"]:
+    for name in [*pictures, "table.html"]:
         embedded = base64.b64encode((done.folder / "results" / name).read_bytes()).decode()
         assert f"results/{name}" in page
         assert embedded in page, name
@@ -89,7 +108,7 @@ def test_comments_and_docstrings_change_nothing(workspace: Workspace) -> None:
     [
         ("report/tables.py", EVERYTHING - {"report", "reproduce"}),
         ("evaluation/evaluate.py", {job for job in EVERYTHING if job.startswith(("pre", "create", "train", "sample"))}),
-        ("generation/sample.py", {job for job in EVERYTHING if not job.startswith(("sample", "record", "reproduce"))}),
+        ("generation/sample.py", {job for job in EVERYTHING if not job.startswith(("sample", "rec", "rep"))}),
     ],
 )
 def test_what_a_line_of_code_makes_run(workspace: Workspace, module: str, kept: set[str]) -> None:
@@ -148,6 +167,26 @@ def test_a_stale_result_is_refused_and_made_again_once_deleted(workspace: Worksp
     assert "training.steps: expected 7, got 6" in failed.output
     (workspace.folder / LOW).unlink()
     assert workspace.plan() == AFTER_LOW
+
+
+def test_a_preset_runs_in_a_workspace_of_its_own(workspace: Workspace) -> None:
+    inner = workspace.copy(workspace.folder.with_name("inner")).folder  # made before: only the comparison is left to do
+    shutil.rmtree(inner / "sources")
+    experiment, presets = workspace.folder / "experiments/compare", workspace.folder / "presets"
+    for folder in (experiment.parent, presets):
+        folder.mkdir()
+    (inner / "params.yaml").rename(presets / "compare.yaml")
+    inner.rename(experiment)
+    workspace.write_params(with_steps("low", 7))  # of no concern to the preset
+    before = contents(Workspace(experiment))
+    run = workspace.snakemake("compare")
+    assert run.ran == {"compare"}
+    after = contents(Workspace(experiment))
+    written = {path for path, time in after.items() if before.get(path) != time}
+    assert written == {f"{experiment}/params.yaml", f"{experiment}/logs/reproduce.log"}
+    assert (experiment / "sources").samefile(workspace.folder / "sources")
+    metrics = json.loads((experiment / "results/metrics.json").read_text())
+    assert re.search(rf"^depth +{metrics['depth']['bits_per_dim']:.4f} ", run.output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,15 @@ def _add_chain_verbs(commands: Commands) -> None:
     sample.add_argument(
         "--given", type=Path, nargs="*", default=[], help="samples of the stage before; none for the first stage"
     )
-    sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5 and samples.png")
+    sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5, samples.png and timing.json")
+    sample.add_argument(
+        "--class",
+        dest="only",
+        metavar="CLASS",
+        type=int,
+        help="the class of all images, in place of sampling.class; without either, image i is of class i mod "
+        "num_classes; the same for all stages of a chain",
+    )
     sample.add_argument("--exact", action="store_true", help="compute in float64, so that batches cannot matter at all")
     sample.add_argument(
         "--sampler",

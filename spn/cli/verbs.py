@@ -5,12 +5,15 @@ Imports are inside the verbs, because torch and mlflow take seconds and some ver
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spn.cli.classes import check_sampled_labels, choose_labels
 from spn.cli.files import read_json, write_json
 from spn.cli.options import check_stage_name, choose_device, load_for_stage, stages_of
-from spn.config import InputError, Params, layout_name, load_params, params_schema
+from spn.cli.results import metrics_of_chain, metrics_of_chains
+from spn.config import InputError, layout_name, load_params, params_schema
 
 if TYPE_CHECKING:
     from spn.tracking import Experiment
@@ -73,9 +76,9 @@ def train(
 
 
 def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Path, device: str, threads: int) -> None:
-    """Give a stage's exact nats over the whole test split."""
+    """Give a stage's nats over the whole test split: exact, or the bound that its law gives."""
     from spn.data.hdf5 import SliceFile
-    from spn.evaluation.evaluate import save_nats, stage_nats, summarise
+    from spn.evaluation.evaluate import conditioning, estimate, save_nats, stage_nats, summarise
     from spn.generation import load_trained
     from spn.machine import fast_products
     from spn.provenance import recipe_digest, stage_recipe
@@ -91,7 +94,8 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
         "stage": stage,
         "recipe_digest": recipe_digest(stage_recipe(loaded, stage, slices.digest)),
         "split": "test",
-        "estimate": "exact",
+        "estimate": estimate([loaded.stages[stage].model.is_bound]),
+        "conditioning": conditioning([loaded.stages[stage].class_conditional]),
         **summarise(nats, trained.image_dims),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
@@ -106,25 +110,30 @@ def sample(
     checkpoint: Path,
     given: list[Path],
     output: Path,
+    only: int | None,
     exact: bool,
     sampler: str,
     batch_size: int | None,
     device: str,
     threads: int,
 ) -> None:
-    """Sample one stage of a chain, given what the stages before it sampled."""
+    """Sample one stage of a chain, given what the stages before it sampled, and tell how long drawing took."""
     from spn.data.hdf5 import SliceFile, read_images, write_images
     from spn.generation import SAMPLERS, load_trained, sample_chain_stage
     from spn.generation.sample import BATCH_SIZE
     from spn.provenance import recipe_digest, stage_recipe
-    from spn.report.pictures import save_grid
+    from spn.report.pictures import class_columns, save_grid
 
     loaded, place = load_for_stage(params, stage, chain), choose_device(device, threads)
     if sampler not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
+    labels = choose_labels(loaded, chain, only)
+    for path in given:
+        check_sampled_labels(path, labels)
     digest = SliceFile(data).digest
     trained, model = load_trained(loaded, stage, digest, checkpoint, place)
     before, notes = read_images(given[0]) if given else (None, {"recipes": "{}"})
+    started = time.monotonic()
     images = sample_chain_stage(
         trained,
         model.double() if exact else model,
@@ -134,23 +143,31 @@ def sample(
         temperature=loaded.chains[chain].temperature.get(stage, 1.0),
         batch_size=BATCH_SIZE if batch_size is None else batch_size,
         sampler=sampler,
+        labels=labels,
     )
+    seconds = time.monotonic() - started
     recipes = json.loads(str(notes["recipes"])) | {stage: recipe_digest(stage_recipe(loaded, stage, digest))}
     write_images(
         output / "samples.h5",
         images,
         {"chain": chain, "seed": loaded.sampling.seed, "exact": int(exact), "recipes": json.dumps(recipes)},
+        labels,
     )
-    save_grid(images, loaded.data.white_level, output / "samples.png")
+    save_grid(images, loaded.data.white_level, output / "samples.png", class_columns(labels))
+    write_json(output / "timing.json", {"images": len(images), "seconds": seconds, "device": str(place)})
 
 
 def summarise(params: Path, chain: str, stages: Path, output: Path) -> None:
-    """Add the exact nats of a chain's stages."""
+    """Add the nats and the training times of a chain's stages."""
     from spn.evaluation.evaluate import chain_metrics, load_nats
+    from spn.evaluation.speed import training_speed
+    from spn.training.train import read_history
 
-    names = stages_of(load_params(params), chain)
+    loaded = load_params(params)
+    names = stages_of(loaded, chain)
     parts = {name: (read_json(stages / name / "metrics.json"), load_nats(stages / name / "nats.npy")) for name in names}
-    write_json(output, chain_metrics(chain, parts))
+    trained = [(read_history(stages / name / "history.csv"), loaded.stages[name].training.batch_size) for name in names]
+    write_json(output, chain_metrics(chain, parts) | training_speed(trained))
 
 
 def record(params: Path, chain: str, experiment: Path, results: Path, output: Path) -> None:
@@ -165,7 +182,7 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
             _record_training(store, results / "stages" / name / "checkpoint.safetensors", metrics)
         tracking.record_evaluation(store, metrics)
     samples = {f"{place}_{name}.png": folder / name / "samples.png" for place, name in enumerate(names, start=1)}
-    run_id = tracking.record_chain(store, chain, read_json(folder / "metrics.json"), samples)
+    run_id = tracking.record_chain(store, chain, metrics_of_chain(loaded, chain, results), samples)
     write_json(output, {"chain": chain, "run_id": run_id})
 
 
@@ -195,17 +212,17 @@ def report(params: Path, data: Path, results: Path) -> None:
     count = min(loaded.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
     histories = {name: read_history(results / "stages" / name / "history.csv") for name in loaded.stage_plans}
-    run(loaded, _chain_metrics(loaded, results), histories, real, results)
+    run(loaded, metrics_of_chains(loaded, results), histories, real, results)
 
 
 def verify(params: Path, data: list[Path], results: Path) -> None:
-    """Compare every result's recipe with params.yaml, and print the table of bits/dim."""
+    """Compare every result's recipe with params.yaml, and print the table that compares the chains."""
     from spn.cli.verification import verify_results
     from spn.report import text_table
 
     loaded = load_params(params)
     verify_results(loaded, data, results)
-    print(text_table(loaded, _chain_metrics(loaded, results)))
+    print(text_table(loaded, metrics_of_chains(loaded, results)))
 
 
 def check(params: Path, stage: list[str]) -> None:
@@ -235,7 +252,3 @@ def plan(params: Path, data: Path, recompute: bool, device: str, threads: int) -
 def schema() -> None:
     """Print the JSON schema of params.yaml."""
     print(json.dumps(params_schema(), indent=2))
-
-
-def _chain_metrics(params: Params, results: Path) -> dict[str, Any]:
-    return {chain: read_json(results / "chains" / chain / "metrics.json") for chain in params.chains}

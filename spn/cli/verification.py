@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from spn.checkpoint import check_recipe, load_notes
+from spn.cli.classes import check_sampled_labels, choose_labels
 from spn.cli.files import read_json
 from spn.config import InputError, Params, layout_name
 from spn.data.hdf5 import SliceFile, read_images
@@ -27,6 +28,9 @@ def verify_results(params: Params, data: list[Path], results: Path) -> None:
         _same(folder / "metrics.json", digests[name], read_json(folder / "metrics.json").get("recipe_digest"))
     for chain, section in params.chains.items():
         _verify_chain(results / "chains" / chain, section.stages, digests)
+        check_sampled_labels(
+            results / "chains" / chain / section.stages[-1] / "samples.h5", choose_labels(params, chain)
+        )
 
 
 def _verify_chain(folder: Path, stages: tuple[str, ...], digests: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ Where the files of a source lie is not configuration: by convention it is `sourc
 """
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,8 @@ class SourceSection(Section):
 
     `bits` is the depth modelled; sources of 8 bits keep their `bits` most significant ones. `validation` images are
     taken out of the training images by a permutation seeded with `split_seed`, and so are `test` images where the
-    source has no test split of its own. Where it has one, no count is stated.
+    source has no test split of its own. Where it has one, no count is stated. Every source has `num_classes`, the
+    number of classes its labels tell apart; 0 where there are none, or none are stated.
     """
 
     name: Name
@@ -53,6 +54,7 @@ class SourceSection(Section):
 class DigitsData(SourceSection):
     """The 1,797 handwritten digits bundled with scikit-learn: 8x8, 17 grey levels, kept exactly in 5 bits."""
 
+    num_classes: ClassVar[int] = 10
     source: Literal["digits"]
     bits: Literal[5]
     validation: Count
@@ -76,6 +78,7 @@ class PhotosData(SourceSection):
     fractions of its width. Crops of `size` lie on a grid of `stride` inside a band, so splits share no pixel.
     """
 
+    num_classes: ClassVar[int] = 0
     source: Literal["photos"]
     size: Count
     stride: Count
@@ -91,6 +94,7 @@ class PhotosData(SourceSection):
 class Cifar10Data(SourceSection):
     """CIFAR-10 in its official python files; 32x32 RGB with labels and the official test split."""
 
+    num_classes: ClassVar[int] = 10
     source: Literal["cifar10"]
     validation: Count
 
@@ -108,6 +112,7 @@ class Cifar10Data(SourceSection):
 class MnistData(SourceSection):
     """MNIST in its official idx files; 28x28 grey with labels and the official test split."""
 
+    num_classes: ClassVar[int] = 10
     source: Literal["mnist"]
     validation: Count
 
@@ -136,6 +141,7 @@ class FolderData(SourceSection):
     attributes of the HDF5 file.
     """
 
+    num_classes: ClassVar[int] = 0
     source: Literal["folder"]
     size: Count
     channels: Literal[1, 3]
@@ -170,6 +176,8 @@ class ArraysData(SourceSection):
     validation: Count | None = None
     test: Count | None = None
     first_label: Literal[0, 1] = 1
+    num_classes: Annotated[int, Field(ge=0)] = 0
+    """Classes of the labels, for stages that are class_conditional; 0 where there are none."""
     release: Annotated[str, Field(min_length=1)]
 
     @property

@@ -1,6 +1,7 @@
 """params.yaml as a whole: every scientific number and nothing else."""
 
 import json
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,8 @@ class StageSection(Section):
     scale_factor: Annotated[int, Field(ge=1, le=16)]
     slices: Slices
     bits: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(le=8)]]
+    class_conditional: bool = False
+    """Whether the network is told the class of each image; sampled images are given classes too."""
     model: ModelSection
     training: TrainingSection
 
@@ -56,6 +59,8 @@ class SamplingSection(Section):
 
     num_images: Count
     seed: int
+    class_: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="class")
+    """The class of all images where stages are class_conditional; without it, image i is of class i mod num_classes."""
 
 
 class Params(Section):
@@ -72,7 +77,10 @@ class Params(Section):
     def plans(self) -> dict[str, tuple[StagePlan, ...]]:
         """The resolved stages of every chain."""
         return {
-            name: tile(name, {stage: self.stages[stage] for stage in chain.stages}, self.data.bits)
+            name: tuple(
+                replace(plan, num_classes=self.data.num_classes if self.stages[plan.name].class_conditional else 0)
+                for plan in tile(name, {stage: self.stages[stage] for stage in chain.stages}, self.data.bits)
+            )
             for name, chain in self.chains.items()
         }
 
@@ -157,6 +165,7 @@ def _check_references(params: Params) -> None:
             )
         if problem := stage.model.problem(height // stage.scale_factor, width // stage.scale_factor, channels):
             raise InputError(f"stages.{name}.model.{problem}")
+    _check_classes(params)
     for name, chain in params.chains.items():
         for stage_name in chain.stages:
             if stage_name not in params.stages:
@@ -168,6 +177,22 @@ def _check_references(params: Params) -> None:
             if stage_name not in chain.stages:
                 raise InputError(f"chains.{name}.temperature: expected stages of the chain, got {stage_name}")
     _check_shared_stages(params)
+
+
+def _check_classes(params: Params) -> None:
+    """Check that there are classes where stages are told of them or samples are asked for."""
+    num_classes = params.data.num_classes
+    told = [name for name, stage in params.stages.items() if stage.class_conditional]
+    if told and not num_classes:
+        can_state = "num_classes" in type(params.data).model_fields
+        needs = "data.num_classes to be stated" if can_state else f"labels, which source {params.data.source} has not"
+        raise InputError(f"stages.{told[0]}.class_conditional: expected {needs}, got no classes")
+    if (asked := params.sampling.class_) is None:
+        return
+    if not told:
+        raise InputError(f"sampling.class: expected a stage that is class_conditional, got none for class {asked}")
+    if asked >= num_classes:
+        raise InputError(f"sampling.class: expected one of the classes 0 to {num_classes - 1}, got {asked}")
 
 
 def _check_shared_stages(params: Params) -> None:

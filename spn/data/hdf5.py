@@ -146,6 +146,15 @@ class SliceFile:
         labels = self._labels[split]
         return None if labels is None else labels.index_select(0, torch.as_tensor(indices))
 
+    def check_labels(self, num_classes: int) -> None:
+        """Raise InputError, naming the split, unless every image has a label from 0 to `num_classes` - 1."""
+        for split, labels in self._labels.items():
+            expected = f"{self.path}: expected labels 0 to {num_classes - 1} in split {split}"
+            if labels is None:
+                raise InputError(f"{expected}, got none")
+            if len(others := labels[(labels < 0) | (labels >= num_classes)]):
+                raise InputError(f"{expected}, got {others[0]}")
+
     def _map_ranges(self, file: h5py.File, split: Split, layout: Layout) -> list[Tensor]:
         shape = (self._counts[split], *layout.slices_shape)
         return [self._map(file[f"{split}/{name}"], shape, "u1") for name in layout.range_names]
@@ -163,11 +172,16 @@ class SliceFile:
 
 
 def write_images(
-    path: Path, images: UInt8[Tensor, "image height width channel"], attributes: Mapping[str, Attribute]
+    path: Path,
+    images: UInt8[Tensor, "image height width channel"],
+    attributes: Mapping[str, Attribute],
+    labels: Int64[Tensor, " image"] | None = None,
 ) -> None:
-    """Write images and what is to be said of them; nothing appears at `path` before all is written."""
+    """Write images, their labels if any, and what is to be said of them; nothing appears at `path` before all is."""
     with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset(IMAGES, data=images.numpy(), track_times=False)
+        if labels is not None:
+            file.create_dataset(LABELS, data=labels.numpy(), dtype="<i8", track_times=False)
         file.attrs.update(attributes)
 
 
@@ -178,6 +192,17 @@ def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"]
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C]")
         return torch.from_numpy(images), _plain(file.attrs)
+
+
+def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
+    """Read the labels that `write_images` wrote beside its images; None where there are none."""
+    with _opened(path, "images") as file:
+        if LABELS not in file:
+            return None
+        labels = file[LABELS][()]
+        if labels.dtype != np.int64 or labels.shape != file[IMAGES].shape[:1]:
+            raise ValueError(f"labels are {labels.dtype} {labels.shape}, not int64 [N]")
+        return torch.from_numpy(labels)
 
 
 @contextmanager

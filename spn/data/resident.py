@@ -26,6 +26,7 @@ class ResidentSlices:
     def __init__(self, file: SliceFile, device: torch.device) -> None:
         self.file, self.device = file, device
         self._held: dict[Split, Tensor | None] = {}
+        self._labels: dict[Split, Tensor] = {}
 
     def num_images(self, split: Split) -> int:
         """Count the images of a split."""
@@ -39,6 +40,15 @@ class ResidentSlices:
         if held is None:
             return send(self.file.slices(split, indices), self.device)
         return held.index_select(0, send(indices, self.device))
+
+    def labels(self, split: Split, indices: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+        """Give the labels of some images of a split that has them, on the device; `indices` are on the CPU."""
+        if split not in self._labels:
+            # Always held there: eight bytes an image.
+            every = self.file.labels(split, np.arange(self.num_images(split)))
+            assert every is not None, "labels of a split that has them"
+            self._labels[split] = every.to(self.device)
+        return self._labels[split].index_select(0, send(indices, self.device))
 
     def _hold(self, split: Split) -> Tensor | None:
         is_mapped = self.device.type == "cpu" and len(self.file.cuts) == 2

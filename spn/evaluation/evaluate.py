@@ -1,8 +1,13 @@
-"""Exact bits/dim of stages over the whole test split, and of chains as the sum of their stages."""
+"""Bits/dim of stages over the whole test split, and of chains as the sum of their stages: exact, or bounds that say so.
 
+A bound draws noise. It is drawn from a generator seeded by the stage's name alone, so that the figure repeats.
+"""
+
+import hashlib
 import io
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +35,30 @@ BATCH_SIZE = 128
 def stage_nats(
     stage: Stage, model: Model, data: SliceFile, split: Split, device: torch.device, batch_size: int = BATCH_SIZE
 ) -> Float64[np.ndarray, " image"]:
-    """Give -log p of the stage's cells for every image of a split, in nats: all slices, nothing drawn.
+    """Give -log p of the stage's cells for every image of a split, in nats: all slices, none drawn.
 
-    A batch is `batch_size` slices, of one image or of several; the sums are in float64.
+    A batch is `batch_size` slices, of one image or of several; the sums are in float64. Where the model gives a bound,
+    its noise is a function of the stage's name, the batches and the kind of device.
     """
     positions = torch.tensor(stage.targets)
     slices_of_images = torch.arange(data.num_images(split) * len(positions))
     name = f"{stage.plan.name} on {split}"
     parts = []
-    for batch in tqdm(slices_of_images.split(batch_size), desc=name, unit="batch", dynamic_ncols=True):
-        image, target = batch // len(positions), batch % len(positions)
-        images = send(data.slices(split, image.unique()), device)
-        slices = images.index_select(0, send(image - image[0], device))
-        parts.append(stage.nats(model, slices, send(positions[target], device)))
+    with torch.random.fork_rng():
+        torch.manual_seed(_noise_seed(stage.plan.name))
+        for batch in tqdm(slices_of_images.split(batch_size), desc=name, unit="batch", dynamic_ncols=True):
+            image, target = batch // len(positions), batch % len(positions)
+            images = send(data.slices(split, image.unique()), device)
+            slices = images.index_select(0, send(image - image[0], device))
+            labels = data.labels(split, image) if stage.plan.num_classes else None
+            told = None if labels is None else send(labels, device)
+            parts.append(stage.nats(model, slices, send(positions[target], device), told))
     return torch.cat(parts).view(-1, len(positions)).sum(1).cpu().numpy()
+
+
+def _noise_seed(stage: str) -> int:
+    """Hash the stage's name to a seed of 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"evaluation/{stage}".encode()).digest()[:8], "big") >> 1
 
 
 def summarise(nats: NDArray[np.float64], num_dims: int) -> Metrics:
@@ -61,18 +76,33 @@ def summarise(nats: NDArray[np.float64], num_dims: int) -> Metrics:
     }
 
 
+def estimate(are_bounds: Iterable[bool]) -> str:
+    """Name what a sum of figures is: `exact`, or a `bound` (an upper one) where any of them is."""
+    return "bound" if any(are_bounds) else "exact"
+
+
+def conditioning(are_told: Iterable[bool]) -> str:
+    """Name what figures are given of an image: its `class` where any of a chain's stages is told it, or else `none`."""
+    return "class" if any(are_told) else "none"
+
+
 def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float64]]]) -> Metrics:
-    """Add the stages of a chain, image by image: by the chain rule that is the chain's exact likelihood."""
+    """Add the stages of a chain, image by image: by the chain rule that is the chain's exact likelihood.
+
+    It is a bound where one of its stages is, and given the class where one of them is. Raises InputError when the
+    stages were evaluated on different images.
+    """
     metrics = [metrics for metrics, _ in stages.values()]
     shapes = {(each["num_images"], each["num_dims"], each["split"]) for each in metrics}
     if len(shapes) > 1:
         raise InputError(f"chains.{chain}: expected stages evaluated on the same images, got {sorted(shapes)}")
     nats = np.sum([nats for _, nats in stages.values()], axis=0)
-    keep = ("bits_per_dim", "standard_error", "nats", "num_parameters", "recipe_digest")
+    keep = ("estimate", "conditioning", "bits_per_dim", "standard_error", "nats", "num_parameters", "recipe_digest")
     return {
         "chain": chain,
         "split": metrics[0]["split"],
-        "estimate": "exact",
+        "estimate": estimate(each["estimate"] == "bound" for each in metrics),
+        "conditioning": conditioning(each["conditioning"] == "class" for each in metrics),
         **summarise(nats, metrics[0]["num_dims"]),
         "num_parameters": sum(each["num_parameters"] for each in metrics),
         "stages": {name: {key: each[key] for key in keep} for name, (each, _) in stages.items()},

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,17 +26,20 @@ def sample_stage(
     images: Sequence[int],
     seed: int,
     observe: Callable[[], object] = lambda: None,
+    labels: Int[Tensor, " batch"] | None = None,
 ) -> Slices:
     """Sample the cells of `stage` given the `slices` that the stages before it sampled.
 
-    `images` numbers the images of the batch: a number and `seed` decide a sample, whatever the batch. That is exact in
-    float64; in float32 the last bit of a logit depends on the shape of the batch, and can in rare cases flip a draw.
-    `observe` is called after each slice.
+    `images` numbers the images of the batch: a number, `seed` and, where the stage is told of classes, the image's
+    label decide a sample, whatever the batch. That is exact in float64; in float32 the last bit of a logit depends on
+    the shape of the batch, and can in rare cases flip a draw. `observe` is called after each slice. A stage that is not
+    told of classes leaves `labels` aside.
     """
     shape = stage.signature
+    told = labels if stage.plan.num_classes else None
     for position in stage.targets:
         uniforms = keyed_uniforms(seed, stage.plan.name, position, images, (shape.height, shape.width, shape.channels))
-        context = stage.context(slices, stage.positions(position, len(slices), slices.device))
+        context = stage.context(slices, stage.positions(position, len(slices), slices.device), told)
         slices = stage.insert(slices, position, draw(context, uniforms.to(slices.device)))
         observe()
     return slices
@@ -51,11 +54,13 @@ def sample_chain_stage(
     temperature: float,
     batch_size: int = BATCH_SIZE,
     sampler: str = "cached",
+    labels: Int[Tensor, " image"] | None = None,
 ) -> UInt8[Tensor, "image height width channel"]:
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
 
-    `before` is what the stages before it sampled; None for the first stage of a chain. Every `sampler` gives the same
-    sample.
+    `before` is what the stages before it sampled; None for the first stage of a chain. `labels` are the classes of the
+    images, the same for all stages of a chain; a stage that is not told of classes leaves them aside. Every `sampler`
+    gives the same sample.
     """
     small, size = stage.signature, stage.plan.scale_factor
     device = next(model.parameters()).device
@@ -68,6 +73,12 @@ def sample_chain_stage(
     with tqdm(total=len(batches) * len(stage.targets), desc=stage.plan.name, unit="slice", dynamic_ncols=True) as bar:
         for images in batches:
             slices = split_slices(before[images], size).to(device)
-            sampled = sample_stage(stage, draw, slices, images.tolist(), seed, bar.update)
+            told = None if labels is None else labels[images].to(device)
+            sampled = sample_stage(stage, draw, slices, images.tolist(), seed, bar.update, told)
             done.append(join_slices(sampled).cpu())
     return torch.cat(done)
+
+
+def sample_labels(num_images: int, num_classes: int, only: int | None = None) -> Int64[Tensor, " image"]:
+    """Give the images of a chain their classes: `only` that one, or i mod `num_classes` for image i (ours)."""
+    return torch.arange(num_images) % num_classes if only is None else torch.full((num_images,), only)

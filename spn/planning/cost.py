@@ -124,7 +124,7 @@ def sampling_work(stage: Stage, section: StageSection, batch_size: int) -> Work:
         steps = step.model.eval().steps(batch_size)
         uniforms = torch.zeros(batch_size, shape.channels, dtype=torch.float64)
         with Tally() as slices:
-            steps.begin(stage.context(step.slices, step.position))
+            steps.begin(stage.context(step.slices, step.position, step.labels))
         rows, pixels = Tally(), Tally()
         for row, column in ((0, 0), (shape.height - 1, shape.width - 1)):
             with rows:

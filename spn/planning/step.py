@@ -26,6 +26,8 @@ class Step:
         self.slices = torch.zeros(
             (batch_size, size, size, shape.height, shape.width, shape.channels), dtype=torch.uint8, device=device
         )
+        classes = stage.plan.num_classes
+        self.labels = torch.zeros(batch_size, dtype=torch.long, device=device) if classes else None
         # The last target sees the most, and no target costs less for seeing less.
         self.position = stage.positions(stage.targets[-1], batch_size, device)
 
@@ -33,7 +35,7 @@ class Step:
         """Compute the mean nats of a slice."""
         half = self.training.precision == "bfloat16"
         with torch.autocast(self.slices.device.type, torch.bfloat16, enabled=half):
-            return self.stage.nats(self.model, self.slices, self.position).mean()
+            return self.stage.nats(self.model, self.slices, self.position, self.labels).mean()
 
     def update(self, loss: torch.Tensor) -> None:
         """Go back through the network and move its weights."""

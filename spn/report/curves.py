@@ -1,6 +1,7 @@
 """Figures: training curves, and bits/dim of the chains as sums of their stages.
 
-What is drawn during training is an estimate from one slice per image and says so; bits/dim of chains are exact.
+What is drawn during training is an estimate from one slice per image and says so; bits/dim of chains are exact, or
+bounds that say so.
 """
 
 import io
@@ -18,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from spn.config import Params
 from spn.report.files import write_bytes
-from spn.report.tables import TRAIN, VALIDATION, ChainMetrics, History, statement
+from spn.report.tables import TRAIN, VALIDATION, ChainMetrics, History, bits_text, chain_text, statement, total_text
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; grey for yellow, which is faint on white, and for
 # black, in which a whisker would vanish.
@@ -80,7 +81,7 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
         axes = figure.subplots()
         for position, metrics in enumerate(chain_metrics.values()):
             _stacked_bar(axes, position, metrics, styles, longest)
-        axes.set_yticks(range(len(chain_metrics)), list(chain_metrics))
+        axes.set_yticks(range(len(chain_metrics)), [chain_text(*chain) for chain in chain_metrics.items()])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.2 * longest)
         axes.set_xlabel("bits/dim (total ± one standard error over images)")
@@ -133,10 +134,11 @@ def _stacked_bar(axes: Axes, position: int, metrics: Mapping[str, Any], styles: 
         axes.barh(position, share, left=left, height=0.6, color=styles[name][0], edgecolor="white", label=name)
         if share > LABELLED * longest:
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
-            axes.text(left + share / 2, position, f"{share:.3f}", ha="center", va="center", fontsize=8, bbox=box)
+            text = bits_text(stage, digits=3)
+            axes.text(left + share / 2, position, text, ha="center", va="center", fontsize=8, bbox=box)
         left += share
     total, error = metrics["bits_per_dim"], metrics["standard_error"]
-    text = f"{total:.3f}" if error is None else f"{total:.3f} ± {error:.3f}"
+    text = total_text(metrics, digits=3)
     axes.errorbar(total, position, xerr=error, color="black", capsize=3)
     axes.annotate(text, (total + (error or 0), position), xytext=(6, 0), textcoords="offset points", va="center")
 

@@ -6,7 +6,7 @@ from html import escape
 from spn.config import Params
 from spn.report.comparison import Comparison, comparable
 from spn.report.published import Published
-from spn.report.tables import ChainMetrics, statement, table_rows
+from spn.report.tables import HEADER, ChainMetrics, statement, table_rows
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff; }
@@ -18,15 +18,16 @@ th, td { padding: 0.3em 1em 0.3em 0; border-bottom: 1px solid #ddd; text-align: 
 
 
 def html_table(params: Params, chain_metrics: ChainMetrics) -> str:
-    """Lay out the chains' bits/dim, and beside them the published figures or the reason why none are shown."""
+    """Lay out the chains, and beside them the published figures or the reason why none are shown."""
     num_images = next(iter(chain_metrics.values()))["num_images"]
     measured = _table(
         f"Measured here: {statement(params, chain_metrics)}.",
-        ("chain", "bits/dim ± standard error", "parameters", "bits/dim of its stages"),
+        HEADER,
         table_rows(chain_metrics),
-        numbers=(1, 2),
+        numbers=range(1, len(HEADER) - 1),
     )
-    published = _published(comparable(params.data, num_images))
+    is_told = any(metrics["conditioning"] == "class" for metrics in chain_metrics.values())
+    published = _published(comparable(params.data, num_images), is_told)
     title = f"Bits/dim on {escape(params.data.name)}"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
@@ -34,7 +35,7 @@ def html_table(params: Params, chain_metrics: ChainMetrics) -> str:
     )
 
 
-def _published(found: Comparison | str) -> str:
+def _published(found: Comparison | str, is_told: bool) -> str:
     if isinstance(found, str):
         return f"<p>No published figures are shown: {escape(found)}.</p>\n"
     caveats = f" ({'; '.join(found.caveats)})" if found.caveats else ""
@@ -45,7 +46,8 @@ def _published(found: Comparison | str) -> str:
         numbers=(1,),
     )
     bounds = "Flows, variational auto-encoders and diffusion models report upper bounds."
-    return f"{table}<p>{bounds}{_footnote(found.rows)}</p>\n"
+    told = " Chains marked class-conditional are told each image's class, which published models are not." * is_told
+    return f"{table}<p>{bounds}{told}{_footnote(found.rows)}</p>\n"
 
 
 def _footnote(rows: Sequence[Published]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from einops import rearrange, repeat
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +18,16 @@ TILE_WIDTH = 48
 GAP = 2
 GAP_GREY = 128
 """Between tiles: visible beside black digits and beside white ones."""
+
+
+MOST_CLASSES = 16
+"""Most classes that have a column each."""
+
+
+def class_columns(labels: Int[Tensor, " image"] | None) -> int | None:
+    """Count the columns of a grid of images whose classes go round, a column for each; None where it may be square."""
+    count = 0 if labels is None else len(labels.unique())
+    return count if 1 < count <= MOST_CLASSES else None
 
 
 def save_grid(

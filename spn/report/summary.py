@@ -23,7 +23,9 @@ def report(
     real_images: UInt8[np.ndarray | Tensor, "image height width channel"],
     output: Path,
 ) -> None:
-    """Write metrics.json to `output`, and tables, figures and plain data of plots to `output`/plots.
+    """Write metrics.json and table.html to `output`, and figures and plain data of plots to `output`/plots.
+
+    The table is not among the plots, which are versioned: it tells how long everything took.
 
     `chain_metrics` and `histories` hold every chain and every stage of `params`; `real_images` are levels.
     Raises InputError when the chains were not all evaluated on the same images.
@@ -31,7 +33,7 @@ def report(
     assert chain_metrics.keys() == params.plans.keys()
     assert histories.keys() == params.stage_plans.keys()
     plots = output / "plots"
-    write_text(plots / "table.html", html_table(params, chain_metrics))
+    write_text(output / "table.html", html_table(params, chain_metrics))
     plot_curves(params, histories, plots / "curves.png")
     plot_bits_per_dim(params, chain_metrics, plots / "bits_per_dim.png")
     save_grid(real_images, params.data.white_level, plots / "real.png")

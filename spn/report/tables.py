@@ -1,4 +1,4 @@
-"""Tables of the chains' bits/dim: for a terminal, for DVC and for the pipeline's report."""
+"""Tables that compare chains: for a terminal, for DVC and for the pipeline's report."""
 
 import csv
 import io
@@ -9,21 +9,34 @@ from spn.config import DataSection, InputError, Params
 from spn.report.comparison import official_count
 
 ChainMetrics = Mapping[str, Mapping[str, Any]]
-"""The metrics.json of every chain, by its name."""
+"""The metrics.json of every chain and its throughput of sampling, by its name."""
 
 History = Sequence[Mapping[str, float | int]]
 """Rows of a history.csv; what was not measured is absent from its row."""
+
+HEADER = (
+    "chain",
+    "bits/dim ± standard error",
+    "parameters",
+    "training (s)",
+    "training (images/s)",
+    "sampling (images/s)",
+    "bits/dim of its stages",
+)
+_SPEEDS = ("training_seconds", "training_images_per_second", "sampling_images_per_second")
 
 TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_estimate"
 
 
 def metrics_tree(chain_metrics: ChainMetrics) -> dict[str, Any]:
-    """Keep of every chain what is compared between experiments, in full precision."""
+    """Keep of every chain what is compared between experiments, in full precision.
+
+    The throughput of sampling is left out: it changes whenever the same samples are made again.
+    """
+    totals = ("estimate", "conditioning", "bits_per_dim", "standard_error", "num_parameters")
     return {
         chain: {
-            "bits_per_dim": metrics["bits_per_dim"],
-            "standard_error": metrics["standard_error"],
-            "num_parameters": metrics["num_parameters"],
+            **{key: metrics[key] for key in (*totals, "training_seconds", "training_images_per_second")},
             "stages": {name: stage["bits_per_dim"] for name, stage in metrics["stages"].items()},
         }
         for chain, metrics in chain_metrics.items()
@@ -31,15 +44,17 @@ def metrics_tree(chain_metrics: ChainMetrics) -> dict[str, Any]:
 
 
 def statement(params: Params, chain_metrics: ChainMetrics) -> str:
-    """Say in one line what the figures are: exact or not, over which images.
+    """Say in one line what the figures are: exact or bounds, over which images.
 
     Raises InputError when the chains were not all evaluated on the same images.
     """
-    over = {chain: (each["estimate"], each["split"], each["num_images"]) for chain, each in chain_metrics.items()}
+    over = {chain: (each["split"], each["num_images"]) for chain, each in chain_metrics.items()}
     if len(set(over.values())) > 1:
-        found = "; ".join(f"{chain}: {' '.join(map(str, each))}" for chain, each in over.items())
+        found = "; ".join(f"{chain}: {split} {count}" for chain, (split, count) in over.items())
         raise InputError(f"chains: expected metrics over the same images, got {found}")
-    estimate, split, count = next(iter(over.values()))
+    split, count = next(iter(over.values()))
+    bounds = [is_bound(each) for each in chain_metrics.values()]
+    estimate = "upper bounds (≤)" if all(bounds) else "exact, but for upper bounds (≤)" if any(bounds) else "exact"
     data = params.data
     release = getattr(data, "release", "")
     name = f"{data.name} ({release})" if release else data.name
@@ -58,22 +73,55 @@ def _count_images(data: DataSection, split: str, count: int) -> str:
     return f"all {count:,} {split} images"
 
 
-def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, str, str, str]]:
-    """Write out every chain: name, bits/dim ± standard error, parameters, the stages' shares of bits/dim."""
-    rows = []
-    for chain, metrics in chain_metrics.items():
-        error = metrics["standard_error"]
-        total = f"{metrics['bits_per_dim']:.4f}" + ("" if error is None else f" ± {error:.4f}")
-        shares = " + ".join(f"{stage['bits_per_dim']:.4f} {name}" for name, stage in metrics["stages"].items())
-        rows.append((chain, total, f"{metrics['num_parameters']:,}", shares))
-    return rows
+def is_bound(metrics: Mapping[str, Any]) -> bool:
+    """Tell whether the bits/dim of a chain or of a stage are an upper bound."""
+    return bool(metrics["estimate"] == "bound")
+
+
+def chain_text(chain: str, metrics: Mapping[str, Any]) -> str:
+    """Write the name of a chain, and that it is told the class of each image where it is."""
+    return f"{chain}{' (class-conditional)' * (metrics['conditioning'] == 'class')}"
+
+
+def bits_text(metrics: Mapping[str, Any], digits: int = 4) -> str:
+    """Write the bits/dim of a chain or of a stage, after ≤ where they are an upper bound."""
+    return f"{'≤ ' * is_bound(metrics)}{metrics['bits_per_dim']:.{digits}f}"
+
+
+def total_text(metrics: Mapping[str, Any], digits: int = 4) -> str:
+    """Write bits/dim ± standard error, which a single image does not have."""
+    error = metrics["standard_error"]
+    return bits_text(metrics, digits) + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, ...]]:
+    """Write out every chain, with the columns of HEADER."""
+    return [
+        (
+            chain_text(chain, metrics),
+            total_text(metrics),
+            f"{metrics['num_parameters']:,}",
+            *(_three_digits(metrics[key]) for key in _SPEEDS),
+            " + ".join(f"{bits_text(stage)} {name}" for name, stage in metrics["stages"].items()),
+        )
+        for chain, metrics in chain_metrics.items()
+    ]
+
+
+def _three_digits(value: float) -> str:
+    """Round what was timed, which is good to no more than three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def text_table(params: Params, chain_metrics: ChainMetrics) -> str:
-    """Lay out the chains' bits/dim for a terminal; the last line says what the figures are."""
-    rows = [("chain", "bits/dim ± standard error", "parameters", "stages"), *table_rows(chain_metrics)]
-    chain, total, size, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
-    lines = [f"{row[0]:<{chain}}  {row[1]:<{total}}  {row[2]:>{size}}  {row[3]}" for row in rows]
+    """Lay out the chains for a terminal; the last line says what the figures are."""
+    rows = [HEADER, *table_rows(chain_metrics)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    align = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust)
+    lines = [
+        "  ".join(place(cell, width) for place, cell, width in zip(align, row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join([*lines, statement(params, chain_metrics)])
 
 
@@ -87,9 +135,9 @@ def curve_csv(history: History) -> str:
 
 
 def shares_csv(chain_metrics: ChainMetrics) -> str:
-    """Write the bits/dim of every stage of every chain as CSV."""
+    """Write the bits/dim of every stage of every chain as CSV; chains told the class and bounds are named as such."""
     shares = (
-        (chain, name, stage["bits_per_dim"])
+        (f"{chain_text(chain, metrics)}{' (bound)' * is_bound(metrics)}", name, stage["bits_per_dim"])
         for chain, metrics in chain_metrics.items()
         for name, stage in metrics["stages"].items()
     )

@@ -4,16 +4,22 @@ An experiment of MLflow is created once, by a rule of its own, and then used by 
 global state. What a person finds in the UI:
 
 Metrics, the same names for both kinds of run, so that they share columns
-    bits_per_dim            exact, over the whole test split: a chain's total, a stage's share of its chain's total
+    bits_per_dim            over the whole test split: a chain's total, a stage's share of its chain's total
     bits_per_dim.{stage}    of a chain: the share of each of its stages
     standard_error          of bits_per_dim, over images
     nats, num_images, num_dims, num_parameters
+    training_seconds        of all steps, without validations: a chain's is the sum of its stages'
+    training_images_per_second, sampling_images_per_second
+                            of a chain: how many images a second all its stages together are trained on, and make
     train_bits_per_dim_estimate, validation_bits_per_dim_estimate, ...
                             of a stage: the columns of its history.csv, by training step
 Parameters
     the recipe of a stage under its dotted keys, as in params.yaml: training.batch_size
 Tags
     kind                    stage or chain
+    estimate                what bits_per_dim is: exact, or an upper bound
+    conditioning            what bits_per_dim is given of each image: its class, or none
+    split                   the images it was measured on
     recipe_digest           of a stage: what identifies its run, also when a killed training continues
     chain_digest            of a chain: its name and the recipes of its stages
     stage_run.{stage}       of a chain: the id of the stage's run

@@ -1,4 +1,4 @@
-"""The run of a chain: bits/dim in total and by stage, samples, and links to the runs of its stages."""
+"""The run of a chain: bits/dim in total and by stage, speeds, samples, and links to the runs of its stages."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from spn.tracking.stage_run import stage_run
 def record_chain(
     experiment: Experiment, chain: str, metrics: Mapping[str, Any], samples: Mapping[str, Path] | None = None
 ) -> str:
-    """Record the contents of a chain's metrics.json; give the id of the run.
+    """Record a chain's metrics.json and the throughput of its sampling; give the id of the run.
 
     `samples` are pictures to keep as artefacts, by the name they get there. The run is identified by the chain's name
     and the recipes of its stages: recording it again makes no second run, writes figures only where they differ, and
@@ -35,6 +35,7 @@ def record_chain(
     figures |= {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in stages.items()}
     log_figures(client, run, figures | numbers(metrics))
     tags = {f"stage_run.{name}": stage_run_id for name, stage_run_id in stage_runs.items()}
+    tags |= {key: metrics[key] for key in ("split", "estimate", "conditioning")}
     tags["mlflow.note.content"] = _description(experiment.id, chain, metrics, stage_runs)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     with tempfile.TemporaryDirectory() as folder:  # MLflow names an artefact after its file
@@ -54,6 +55,10 @@ def _description(experiment_id: str, chain: str, metrics: Mapping[str, Any], sta
     lines = ["| stage | bits/dim | parameters |", "|:--|--:|--:|"]
     for name, stage in metrics["stages"].items():
         link = f"[{name}](#/experiments/{experiment_id}/runs/{stage_runs[name]})"
-        lines.append(f"| {link} | {stage['bits_per_dim']:.4f} | {stage['num_parameters']:,} |")
-    lines.append(f"| **{chain}** | **{metrics['bits_per_dim']:.4f}** | {metrics['num_parameters']:,} |")
+        lines.append(f"| {link} | {_bits(stage)} | {stage['num_parameters']:,} |")
+    lines.append(f"| **{chain}** | **{_bits(metrics)}** | {metrics['num_parameters']:,} |")
     return "\n".join(lines)
+
+
+def _bits(metrics: Mapping[str, Any]) -> str:
+    return f"{'≤ ' * (metrics['estimate'] == 'bound')}{metrics['bits_per_dim']:.4f}"

@@ -105,7 +105,7 @@ def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str
     """
     run = stage_run(experiment, metrics["stage"], metrics["recipe_digest"])
     log_figures(experiment.client, run, numbers(metrics))
-    tags = [RunTag(key, metrics[key]) for key in ("split", "estimate")]
+    tags = [RunTag(key, metrics[key]) for key in ("split", "estimate", "conditioning")]
     experiment.client.log_batch(run.info.run_id, tags=tags)
     return str(run.info.run_id)
 

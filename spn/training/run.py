@@ -17,13 +17,14 @@ Row = dict[str, int | float]
 
 @dataclass
 class Run:
-    """Weights, their averages, the optimiser and the history after `step` steps."""
+    """Weights, their averages, the optimiser and the history after `step` steps, which took `seconds` of training."""
 
     recipe: Recipe
     model: Model
     average: Averaged
     optimiser: torch.optim.Optimizer
     step: int = 0
+    seconds: float = 0.0
     history: list[Row] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
@@ -32,7 +33,8 @@ class Run:
         tensors |= {f"average.{name}": weight for name, weight in self.average.model.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-        save_tensors(path, tensors, {"recipe": self.recipe, "step": self.step, "history": self.history})
+        notes = {"recipe": self.recipe, "step": self.step, "seconds": self.seconds, "history": self.history}
+        save_tensors(path, tensors, notes)
 
     def restore(self, path: Path) -> None:
         """Go on from what `save` wrote for the same recipe."""
@@ -43,7 +45,7 @@ class Run:
         optimiser = self.optimiser.state_dict()
         optimiser["state"] = _optimiser_state(_under("optimiser", tensors))
         self.optimiser.load_state_dict(optimiser)
-        self.step, self.history = notes["step"], notes["history"]
+        self.step, self.seconds, self.history = notes["step"], notes["seconds"], notes["history"]
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

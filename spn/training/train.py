@@ -19,6 +19,7 @@ from tqdm import tqdm
 from spn.checkpoint import load_notes, save_tensors
 from spn.config import InputError, Params
 from spn.data.hdf5 import SliceFile
+from spn.data.layout import Split
 from spn.data.resident import ResidentSlices, send
 from spn.layers import recompute_layers
 from spn.likelihood import bits_per_dim
@@ -38,8 +39,13 @@ HISTORY = (
     "learning_rate",
     "gradient_norm",
     "images_per_second",
+    "training_seconds",
 )
-"""Columns of history.csv. An estimate draws one slice per image: unbiased, and exact where a stage has one slice."""
+"""Columns of history.csv. An estimate draws one slice per image: unbiased, and exact where a stage has one slice.
+
+`training_seconds` are those of all steps so far, of earlier runs too, without validations and writing;
+`images_per_second` is by the same clock, since the row before.
+"""
 
 ROWS = 100
 """Rows of the history between the first step and the last, beside those of validations."""
@@ -64,8 +70,8 @@ def train(
     Trains nothing where `output` holds a checkpoint of the same recipe; the history is in it, so history.csv may be
     missing. Goes on from the state that an earlier run of the recipe left under `runs`. `observe` is given every row
     of the history, those of earlier runs included. `compiled` and `recompute` are the machine's affair: see `Trainer`.
-    Raises InputError when the data are not the stage's, and
-    FloatingPointError when the loss is not finite.
+    Raises InputError when the data are not the stage's, or lack the labels that it is told, and FloatingPointError when
+    the loss is not finite.
     """
     recipe = stage_recipe(params, name, data.digest)
     checkpoint = output / "checkpoint.safetensors"
@@ -78,6 +84,8 @@ def train(
         state = runs / f"{name}-{recipe_digest(recipe)[:16]}.safetensors"
         if state.exists():
             trainer.run.restore(state)
+        else:
+            trainer.initialise()
         history = trainer.run.history
         for row in history:
             observe(row)
@@ -117,6 +125,8 @@ class Trainer:
                 f"{data.path}: expected slices under S={plan.scale_factor} with bits cut at {list(plan.cuts)} "
                 f"for stage {name}, got S={data.scale_factor} cut at {list(data.cuts)}"
             )
+        if plan.num_classes:
+            data.check_labels(plan.num_classes)
         self.name, self.seed, self.device = name, params.seed, device
         self.data = ResidentSlices(data, device)
         self.section = section.training
@@ -136,6 +146,7 @@ class Trainer:
             self._nats = torch.compile(self.stage.nats, options={"fallback_random": True})
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._since = self._saved = time.monotonic()
+        """When the clock of training was started, and when the state was saved."""
 
     def advance(self, state: Path, observe: Observe) -> None:
         """Train up to the last step, saving to `state` on the way."""
@@ -145,33 +156,54 @@ class Trainer:
             initial=run.step, total=section.steps, desc=self.name, unit="step", mininterval=1, dynamic_ncols=True
         )
         with torch.random.fork_rng(), bar:
+            self._since = time.monotonic()
             while run.step < section.steps:
                 self._pending.append(self.train_step())
                 bar.update()
                 is_last = run.step == section.steps
                 validates = is_last or run.step % section.validate_every == 0
-                if validates or run.step % every == 0:
+                saves = validates or time.monotonic() - self._saved > SAVE_SECONDS
+                makes_row = validates or run.step % every == 0
+                if not (makes_row or saves):
+                    continue
+                self._stop_clock()
+                if makes_row:
                     row = self._row(validates)
                     run.history.append(row)
                     observe(row)
                     bar.set_postfix_str(_postfix(row))
-                if validates or time.monotonic() - self._saved > SAVE_SECONDS:
-                    self._check_finite()
+                if saves:
                     run.save(state)
                     self._saved = time.monotonic()
+                self._since = time.monotonic()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Let the first batch set what the family sets by data; to be called before the first step, and once."""
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(self.seed, self.name, "initialisation"))
+            slices, position, labels = self._batch(step=0)
+            context = self.stage.context(slices, position, labels)
+            self.model.initialise(self.stage.target(slices, position), context)
+        self.run.average.model.load_state_dict(self.model.state_dict())
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw the images of a step, a slice of each, and give their classes where the stage is told of them."""
+        size = self.section.batch_size
+        indices = batch_indices(self.seed, step, self.data.num_images("train"), size)
+        generator = seeded(self.seed, self.name, "slices", step)
+        position = send(draw_positions(self.stage.targets, size, generator), self.device)
+        return self.data.slices("train", indices), position, self._labels("train", indices)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """Take one step; give its mean nats per drawn slice, and the norm of the gradient."""
         run, section, step = self.run, self.section, self.run.step
         torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step))
-        indices = batch_indices(self.seed, step, self.data.num_images("train"), section.batch_size)
-        slices = self.data.slices("train", indices)
-        generator = seeded(self.seed, self.name, "slices", step)
-        position = send(draw_positions(self.stage.targets, section.batch_size, generator), self.device)
+        slices, position, labels = self._batch(step)
         for group in run.optimiser.param_groups:
             group["lr"] = learning_rate(section, step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
-            nats = self._nats(self.model, slices, position).mean()
+            nats = self._nats(self.model, slices, position, labels).mean()
         run.optimiser.zero_grad(set_to_none=True)
         (nats / slices[0, 0, 0].numel()).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), section.clip_norm or float("inf"))
@@ -180,27 +212,40 @@ class Trainer:
         run.step += 1
         return nats.detach(), norm
 
-    def _row(self, validates: bool) -> Row:
-        """Summarise the steps since the last row; the only place where training waits for the device."""
+    def _labels(self, split: Split, indices: Tensor) -> Tensor | None:
+        """Give the classes of some images, where the stage is told of them."""
+        return self.data.labels(split, indices) if self.stage.plan.num_classes else None
+
+    def _stop_clock(self) -> None:
+        """Wait for the pending steps, and count the seconds since the clock was started.
+
+        This is the only place where training waits for the device.
+        """
         self._check_finite()
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        self.run.seconds += time.monotonic() - self._since
+
+    def _row(self, validates: bool) -> Row:
+        """Summarise the steps since the last row."""
+        run = self.run
         losses, norms = (torch.stack(values).mean().item() for values in zip(*self._pending, strict=True))
-        seconds = time.monotonic() - self._since
+        before: Row = run.history[-1] if run.history else {"step": 0, "training_seconds": 0.0}
+        images = (run.step - before["step"]) * self.section.batch_size
         row: Row = {
-            "step": self.run.step,
+            "step": run.step,
             "train_bits_per_dim_estimate": self._bits_per_dim(losses),
-            "learning_rate": learning_rate(self.section, self.run.step - 1),
+            "learning_rate": learning_rate(self.section, run.step - 1),
             "gradient_norm": norms,
-            "images_per_second": len(self._pending) * self.section.batch_size / seconds,
+            "images_per_second": images / (run.seconds - before["training_seconds"]),
+            "training_seconds": run.seconds,
         }
         if validates:
             row["validation_bits_per_dim_estimate"] = self.validate()
         self._pending.clear()
-        self._since = time.monotonic()
         return row
 
     def _check_finite(self) -> None:
-        if not self._pending:
-            return
         losses = torch.stack([loss for loss, _ in self._pending])
         if bad := (~losses.isfinite()).nonzero().flatten().tolist():
             step = self.run.step - len(losses) + bad[0] + 1
@@ -216,9 +261,9 @@ class Trainer:
         generator = seeded(self.seed, self.name, "validation")
         size = 2 * self.section.batch_size
         for indices in torch.arange(num_images).split(size):
-            slices = self.data.slices("validation", indices)
+            slices, labels = self.data.slices("validation", indices), self._labels("validation", indices)
             position = send(draw_positions(self.stage.targets, len(indices), generator), self.device)
-            parts.append(self.stage.nats(self.run.average.model, slices, position))
+            parts.append(self.stage.nats(self.run.average.model, slices, position, labels))
         return self._bits_per_dim(torch.cat(parts).mean().item())
 
 

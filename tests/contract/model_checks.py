@@ -14,6 +14,9 @@ from spn.image import split_slices
 from spn.models import Context, Model, Steps
 from spn.stages import Stage
 
+ONLY = 1
+"""The class of images that are enumerated, where a stage is told of classes."""
+
 
 def _last_targets(problem: Problem) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:
     """Give a few targets of every stage's last slice: it has the most context."""
@@ -39,7 +42,7 @@ def dependences(problem: Problem) -> list[Dependence]:
 
 
 def check_context_is_used(problem: Problem) -> None:
-    """Every law depends on every cell of context, on whether it is empty, and on the meta-position."""
+    """Every law depends on every cell of context, on whether it is empty, on the meta-position and on the class."""
     for stage, model, _, target, context in problem.cases(8):
         pairs = []
         for cell in context.present[0].nonzero().flatten().tolist():
@@ -52,6 +55,8 @@ def check_context_is_used(problem: Problem) -> None:
         if stage.signature.num_cells and stage.signature.num_positions > 1:
             elsewhere = (context.position + 1) % stage.signature.num_positions
             pairs.append((context, replace(context, position=elsewhere)))
+        if context.label is not None:
+            pairs.append((context, replace(context, label=(context.label + 1) % stage.signature.num_classes)))
         if pairs:
             one, other = (_laws(model, target, contexts) for contexts in zip(*pairs, strict=True))
             # For one of the targets: a rectifier may be off for some.
@@ -107,13 +112,14 @@ def check_chain_mass(problem: Problem) -> None:
 
 
 def chain_probabilities(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Enumerate all images, and the probability that the chain gives each."""
+    """Enumerate all images, and the probability that the chain gives each, all of them being of class `ONLY`."""
     images = images_of(1 << problem.bits, problem.shape).to(torch.uint8)
-    nats = torch.zeros(len(images), dtype=torch.float64)
+    nats, labels = torch.zeros(len(images), dtype=torch.float64), torch.full((len(images),), ONLY)
     for stage, model in problem.parts:
         slices = split_slices(images, stage.plan.scale_factor)
         for position in stage.targets:
-            nats += stage.nats(model, slices, stage.positions(position, len(images)))
+            positions = stage.positions(position, len(images))
+            nats += stage.nats(model, slices, positions, problem.told(stage, labels))
     return images, (-nats).exp()
 
 

@@ -99,23 +99,35 @@ class Problem:
         generator = torch.Generator().manual_seed(5)
         return torch.randint(1 << self.bits, (count, *self.shape), generator=generator).to(torch.uint8)
 
+    def labels(self, count: int) -> Tensor | None:
+        """Give images classes, all of them in turn; None where no stage is told of classes."""
+        num_classes = max(plan.num_classes for plan in self.plans)
+        return torch.arange(count) % num_classes if num_classes else None
+
+    def told(self, stage: Stage, labels: Tensor | None) -> Tensor | None:
+        """Keep labels from a stage that is not told of classes."""
+        return labels if stage.plan.num_classes else None
+
     def cases(self, count: int = 2) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:
         """Give every target slice of every stage, with the target and context that noise has there."""
         for stage, model in self.parts:
             slices = split_slices(self.images(count), stage.plan.scale_factor)
             for position in stage.targets:
-                positions = stage.positions(position, count)
-                yield stage, model, position, stage.target(slices, positions), stage.context(slices, positions)
+                positions, labels = stage.positions(position, count), self.told(stage, self.labels(count))
+                yield stage, model, position, stage.target(slices, positions), stage.context(slices, positions, labels)
 
 
-def resolve(chain: Chain, shape: Shape, bits: int) -> Problem:
-    """Resolve a chain, without models, for the checks of stages alone."""
-    return Problem(shape, bits, tile("chain", chain, bits), models=())
+def resolve(chain: Chain, shape: Shape, bits: int, num_classes: int = 0) -> Problem:
+    """Resolve a chain, without models, for the checks of stages alone; all are told of `num_classes` where given."""
+    plans = tuple(replace(plan, num_classes=num_classes) for plan in tile("chain", chain, bits))
+    return Problem(shape, bits, plans, models=())
 
 
-def build_problem(chain: Chain, shape: Shape, bits: int, section: FamilySection = SMALL) -> Problem:
+def build_problem(
+    chain: Chain, shape: Shape, bits: int, section: FamilySection = SMALL, num_classes: int = 0
+) -> Problem:
     """Resolve a chain and give each stage a model with random weights."""
-    problem = resolve(chain, shape, bits)
+    problem = resolve(chain, shape, bits, num_classes)
     models = (random_model(section, stage.signature, seed) for seed, stage in enumerate(problem.stages))
     return replace(problem, models=tuple(models))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from contract.model_checks import chain_probabilities
+from contract.model_checks import ONLY, chain_probabilities
 from contract.problem import Check, Problem
 from spn.generation import SAMPLERS, sample_chain_stage, sample_stage
 from spn.image import join_slices, split_slices
@@ -17,12 +17,18 @@ SEED = 7
 
 
 def sample(
-    problem: Problem, num_images: int, batch_size: int, temperature: float = 1.0, sampler: str = "cached"
+    problem: Problem,
+    num_images: int,
+    batch_size: int,
+    temperature: float = 1.0,
+    sampler: str = "cached",
+    labels: Tensor | None = None,
 ) -> Tensor:
-    """Sample a whole chain."""
+    """Sample a whole chain, of all classes in turn unless there are `labels`."""
     images = None
+    labels = problem.labels(num_images) if labels is None else labels
     for stage, model in problem.parts:
-        images = sample_chain_stage(stage, model, images, num_images, SEED, temperature, batch_size, sampler)
+        images = sample_chain_stage(stage, model, images, num_images, SEED, temperature, batch_size, sampler, labels)
     assert images is not None
     return images
 
@@ -30,11 +36,12 @@ def sample(
 def check_batches(problem: Problem) -> None:
     """A sample is a function of its number alone: not of its batch's size, nor of its place in the batch."""
     together = sample(problem, num_images=3, batch_size=3)
-    numbers = [2, 0]
+    numbers, labels = [2, 0], problem.labels(3)
     images = torch.zeros_like(together[numbers])
     for stage, model in problem.parts:
         slices = split_slices(images, stage.plan.scale_factor)
-        images = join_slices(sample_stage(stage, SAMPLERS["cached"](model, 1.0), slices, numbers, SEED))
+        draw, told = SAMPLERS["cached"](model, 1.0), None if labels is None else labels[numbers]
+        images = join_slices(sample_stage(stage, draw, slices, numbers, SEED, labels=told))
     assert torch.equal(images, together[numbers])
 
 
@@ -48,7 +55,8 @@ def check_samples_replay(problem: Problem) -> None:
         for position in stage.targets:
             positions = stage.positions(position, 2)
             target = stage.target(slices, positions)
-            laws = model(target, stage.context(slices, positions)).probs().flatten(1, 3)
+            context = stage.context(slices, positions, problem.told(stage, problem.labels(2)))
+            laws = model(target, context).probs().flatten(1, 3)
             for law in laws.unbind(1):
                 torch.testing.assert_close(next(offered), law, atol=1e-12, rtol=0)
         assert not list(offered)
@@ -64,7 +72,9 @@ def check_samplers_agree(problem: Problem) -> None:
 def check_frequencies(problem: Problem) -> None:
     """Samples are as frequent as their probabilities say (chi-squared; for images that can be enumerated)."""
     images, probabilities = chain_probabilities(problem)
-    samples = sample(problem, num_images=min(4000, 30 * len(images)), batch_size=1000).flatten(1).long()
+    count = min(4000, 30 * len(images))
+    labels = torch.full((count,), ONLY) if problem.labels(1) is not None else None
+    samples = sample(problem, num_images=count, batch_size=1000, labels=labels).flatten(1).long()
     places = (1 << problem.bits) ** torch.arange(samples.shape[1] - 1, -1, -1)
     codes = (samples * places).sum(1)
     assert torch.equal(images.flatten(1)[codes].long(), samples)

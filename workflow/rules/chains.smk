@@ -1,4 +1,4 @@
-"""Chains: sampled stage after stage, and their exact bits/dim as the sum of their stages'."""
+"""Chains: sampled stage after stage, and their bits/dim as the sum of their stages'."""
 
 
 rule sample:
@@ -14,6 +14,7 @@ rule sample:
             category="Samples",
             labels={"chain": "{chain}", "after stage": "{stage}"},
         ),
+        timing="results/chains/{chain}/{stage}/timing.json",
     log:
         "logs/sample/{chain}/{stage}.log",
     conda:
@@ -24,6 +25,10 @@ rule sample:
         temperature=lambda wildcards: parameters.chains[
             wildcards.chain
         ].temperature.get(wildcards.stage, 1.0),
+        # An image of a chain has a class from its first stage on, where any stage is told of classes.
+        num_classes=lambda wildcards: max(
+            plan.num_classes for plan in parameters.plans[wildcards.chain]
+        ),
         code=code_digest("generation/sample.py"),
         folder=subpath(output.samples, parent=True),
     shell:
@@ -36,7 +41,7 @@ rule summarise:
         lambda wildcards: expand(
             "results/stages/{stage}/{file}",
             stage=stages_of(wildcards),
-            file=["metrics.json", "nats.npy"],
+            file=["metrics.json", "nats.npy", "history.csv"],
         ),
     output:
         "results/chains/{chain}/metrics.json",
@@ -46,7 +51,7 @@ rule summarise:
         "../envs/spn.yaml"
     params:
         stages=lambda wildcards: stages_of(wildcards),
-        code=code_digest("evaluation/evaluate.py"),
+        code=code_digest("evaluation/evaluate.py", "evaluation/speed.py"),
     shell:
         "spn summarise {wildcards.chain} --output {output} > {log} 2>&1"
 
@@ -55,8 +60,10 @@ rule record:
     input:
         experiment=ancient("mlflow/experiment.json"),
         metrics="results/chains/{chain}/metrics.json",
-        grids=lambda wildcards: expand(
-            "results/chains/{{chain}}/{stage}/samples.png", stage=stages_of(wildcards)
+        samples=lambda wildcards: expand(
+            "results/chains/{{chain}}/{stage}/{file}",
+            stage=stages_of(wildcards),
+            file=["samples.png", "timing.json"],
         ),
     output:
         "mlflow/chains/{chain}.json",

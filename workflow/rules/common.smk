@@ -29,3 +29,13 @@ def given_samples(wildcards) -> list[str]:
     stages = stages_of(wildcards)
     before = stages[: stages.index(wildcards.stage)][-1:]
     return [f"results/chains/{wildcards.chain}/{stage}/samples.h5" for stage in before]
+
+
+def sampled(*files: str) -> list[str]:
+    """List files of every chain's samples, after each of its stages."""
+    return [
+        f"results/chains/{name}/{stage}/{file}"
+        for name, chain in parameters.chains.items()
+        for stage in chain.stages
+        for file in files
+    ]

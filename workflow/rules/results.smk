@@ -5,6 +5,7 @@ rule report:
     input:
         data=LAYOUTS[0],
         metrics=expand("results/chains/{chain}/metrics.json", chain=parameters.chains),
+        timings=sampled("timing.json"),
         histories=expand(
             "results/stages/{stage}/history.csv", stage=parameters.stage_plans
         ),
@@ -15,7 +16,7 @@ rule report:
             "results/plots/curves/{stage}.csv", stage=parameters.stage_plans
         ),
         table=report(
-            "results/plots/table.html",
+            "results/table.html",
             caption="../captions/table.rst",
             category="Bits/dim",
         ),
@@ -42,6 +43,6 @@ rule report:
         data=parameters.data.model_dump(mode="json"),
         chains={name: chain.stages for name, chain in parameters.chains.items()},
         num_images=parameters.sampling.num_images,
-        code=code_digest("report"),
+        code=code_digest("report", "evaluation/speed.py"),
     shell:
         "spn report --data {input.data} > {log} 2>&1"

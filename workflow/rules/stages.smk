@@ -1,4 +1,4 @@
-"""One rule per stage: training and exact evaluation. Stages train on true contexts, so they run in parallel."""
+"""One rule per stage: training and evaluation. Stages train on true contexts, so they run in parallel."""
 
 
 rule create_experiment:

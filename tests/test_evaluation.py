@@ -1,0 +1,116 @@
+"""What evaluation says of a figure beside its value: exact or a bound, repeated, and at what speed it was made."""
+
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experiment import tiny_params, write_params
+
+from spn.config import Params, load_params
+from spn.data.hdf5 import SliceFile
+from spn.data.preprocess import preprocess
+from spn.evaluation.evaluate import chain_metrics, stage_nats, summarise
+from spn.evaluation.speed import sampling_speed, training_speed
+from spn.models import build_model
+from spn.stages import Stage
+from spn.training import train
+from spn.training.run import Row, Run
+from spn.training.train import Trainer, read_history
+
+CPU = torch.device("cpu")
+STEP, VALIDATION, SAVING = 1.0, 100.0, 10_000.0
+"""Seconds that each takes by the clock of the tests."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, SliceFile]:
+    """The tiny experiment, with more steps than rows, and the data of its stages `high` and `low`."""
+    folder = tmp_path_factory.mktemp("data")
+    raw = tiny_params()
+    raw["stages"]["low"]["training"] |= {"steps": 10, "validate_every": 5}
+    params = load_params(write_params(folder, raw))
+    preprocess(params.data, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
+    return params, SliceFile(folder / "S2_2+3.h5")
+
+
+def test_a_bound_repeats_and_leaves_the_random_numbers_of_others_alone(
+    data: tuple[Params, SliceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, file = data
+    nats = {}
+    # As a law with noise: drawn from torch's own generator.
+    monkeypatch.setattr(Stage, "nats", lambda stage, model, slices, *_: torch.rand(len(slices)).double())
+    for stage, seed in (("low", 1), ("low again", 2), ("high", 1)):
+        plan = Stage(params.stage_plans[stage.split()[0]], params.data.shape)
+        model = build_model(params.stages["low"].model, plan.signature)
+        torch.manual_seed(seed)
+        expected = torch.rand(1, generator=torch.Generator().manual_seed(seed))
+        nats[stage] = stage_nats(plan, model, file, "test", CPU, batch_size=4)
+        assert torch.rand(1) == expected
+    assert np.array_equal(nats["low"], nats["low again"])
+    assert not np.array_equal(nats["low"], nats["high"])
+
+
+@pytest.mark.parametrize(
+    ("stages", "total"), [(("exact", "exact"), "exact"), (("exact", "bound"), "bound"), (("bound", "bound"), "bound")]
+)
+def test_a_chain_is_a_bound_where_a_stage_is(stages: tuple[str, ...], total: str) -> None:
+    nats = np.array([1.0, 2.0])
+    figures = {"split": "test", "conditioning": "none", "num_parameters": 1, "recipe_digest": "", **summarise(nats, 4)}
+    metrics = chain_metrics(
+        "c", {str(place): (figures | {"estimate": each}, nats) for place, each in enumerate(stages)}
+    )
+    assert metrics["estimate"] == total
+    assert tuple(stage["estimate"] for stage in metrics["stages"].values()) == stages
+
+
+def test_stages_follow_one_another() -> None:
+    fast = [{"step": 1, "training_seconds": 9.0}, {"step": 10, "training_seconds": 10.0}]
+    slow = [{"step": 30, "training_seconds": 60.0}]
+    speed = training_speed([(fast, 4), (slow, 8)])  # 4 images a second in both
+    assert speed == {"training_seconds": 70.0, "training_images_per_second": pytest.approx(2.0)}
+    timings = [{"images": 8, "seconds": 2.0}, {"images": 8, "seconds": 6.0}]
+    assert sampling_speed(timings) == {"sampling_images_per_second": pytest.approx(1.0)}
+
+
+class KilledError(Exception):
+    """Stands for the process dying where it is raised."""
+
+
+def test_seconds_of_training_are_those_of_steps_and_go_on_after_a_kill(
+    data: tuple[Params, SliceFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def slow(owner: type, name: str, seconds: float) -> None:
+        work = getattr(owner, name)
+
+        def timed(*arguments: Any) -> Any:
+            now[0] += seconds
+            return work(*arguments)
+
+        monkeypatch.setattr(owner, name, timed)
+
+    slow(Trainer, "train_step", STEP)
+    slow(Trainer, "validate", VALIDATION)
+    slow(Run, "save", SAVING)
+    loop = import_module("spn.training.train")  # the package has a function of that name
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "ROWS", 2)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 2)  # between rows, too
+
+    def die(row: Row) -> None:
+        if row["step"] == 10:
+            raise KilledError
+
+    params, file = data
+    with pytest.raises(KilledError):
+        train(params, "low", file, tmp_path / "out", tmp_path / "runs", CPU, die)
+    train(params, "low", file, tmp_path / "out", tmp_path / "runs", CPU)
+    rows = read_history(tmp_path / "out" / "history.csv")
+    assert [(row["step"], row["training_seconds"]) for row in rows] == [(5, 5 * STEP), (10, 10 * STEP)]
+    assert {row["images_per_second"] for row in rows} == {params.stages["low"].training.batch_size / STEP}

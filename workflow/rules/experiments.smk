@@ -1,0 +1,31 @@
+"""Presets that are run beside params.yaml, each in a workspace of its own: `snakemake --cores all compare`.
+
+The whole workflow runs there, with the sources of this workspace.
+"""
+
+
+# Without outputs, so it runs whenever it is asked for; what runs inside is decided by the Snakemake that runs there.
+rule ablations:
+    input:
+        "presets/ablations.yaml",
+    log:
+        "logs/ablations.log",
+    conda:
+        "../envs/spn.yaml"
+    threads: lambda wildcards: workflow.cores
+    params:
+        workspace="experiments/ablations",
+    shell:
+        "mkdir -p {params.workspace} && ln -sfn ../../sources {params.workspace}/sources"
+        " && (cmp -s {input} {params.workspace}/params.yaml || cp {input} {params.workspace}/params.yaml)"
+        " && snakemake --snakefile Snakefile --directory {params.workspace} --cores {threads} --rerun-incomplete"
+        " reproduce 2>&1 | tee {log}"
+
+
+use rule ablations as compare with:
+    input:
+        "presets/compare.yaml",
+    log:
+        "logs/compare.log",
+    params:
+        workspace="experiments/compare",
