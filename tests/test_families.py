@@ -4,9 +4,13 @@ from functools import cache
 
 import contract
 import pytest
+import torch
 from contract import MASS_CHECKS, MODEL_CHECKS, SAMPLE_CHECKS, SMALL, Check, Problem, build_problem, chains
 
 from spn.config import FamilySection, GatedPixelCnnSection, PixelCnnPpSection, PixelSnailSection
+from spn.evaluation.check import random_context
+from spn.layers import recompute_layers
+from spn.models import Signature, build_model
 
 CHAINS = chains(1, 2)
 
@@ -92,3 +96,27 @@ def test_probabilities_of_everything_sum_to_one(check: Check, shape: tuple[int, 
 def test_sampling_draws_from_the_exact_law() -> None:
     section = changed(PLUS_PLUS, downsampling=False)
     contract.check_frequencies(build_problem(CHAINS["depth"], (2, 2, 1), 2, section))
+
+
+@pytest.mark.parametrize("high_levels", [1, 4])
+@pytest.mark.parametrize("family", SECTIONS)
+def test_every_weight_learns_and_recomputing_changes_no_loss(family: str, high_levels: int) -> None:
+    torch.manual_seed(1)
+    signature = Signature(8, 8, 3, 16, 2, 64, num_positions=4, high_levels=high_levels, num_classes=5)
+    model = build_model(SECTIONS[family], signature).train()
+    context = random_context(signature, 4, torch.Generator().manual_seed(1))
+    levels = torch.randint(16, (4, 8, 8, 3))
+    model.initialise(levels, context)
+
+    def loss() -> torch.Tensor:
+        return -model(levels, context).log_prob(levels).mean()
+
+    kept = loss()
+    kept.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    recompute_layers(model)
+    assert torch.equal(loss(), kept)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = loss()
+    assert halved.dtype == torch.float32
+    torch.testing.assert_close(halved, kept, atol=0.1, rtol=0)

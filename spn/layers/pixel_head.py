@@ -106,24 +106,29 @@ class MixtureHead(PixelHead):
 
     def steps(self, batch: int) -> "PixelHeadSteps":
         """Give the step form."""
-        return _MixtureSteps(self)
+        return MixtureHeadSteps(self)
 
 
-class _MixtureSteps(PixelHeadSteps):
+class MixtureHeadSteps(PixelHeadSteps):
+    """The step form of a `MixtureHead`."""
+
     def __init__(self, head: MixtureHead) -> None:
         self._head = head
         self._out = PixelLinear(head.out.weight, head.out.bias)
 
     def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
+        """Begin a pixel."""
         head, scale = self._head, self._head.scale
         parameters = self._out(features)
         self._mixture = JointMixture(parameters, head.channels, scale.num_levels, high, scale.high_levels, head.law)
         self._high = high
 
     def law(self, channel: int) -> Law:
+        """Give the laws [batch] of a channel."""
         return self._mixture.law()
 
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make a channel known."""
         if channel + 1 < self._head.channels:
             scale, high = self._head.scale, None if self._high is None else self._high[:, channel]
             self._mixture.put(scale.values(scale.embed(levels, self._out.dtype), high))
@@ -159,10 +164,12 @@ class SoftmaxHead(PixelHead):
 
     def steps(self, batch: int) -> "PixelHeadSteps":
         """Give the step form."""
-        return _SoftmaxSteps(self, batch)
+        return SoftmaxHeadSteps(self, batch)
 
 
-class _SoftmaxSteps(PixelHeadSteps):
+class SoftmaxHeadSteps(PixelHeadSteps):
+    """The step form of a `SoftmaxHead`."""
+
     def __init__(self, head: SoftmaxHead, batch: int) -> None:
         self._hidden = PixelLinear(head.hidden.weight, head.hidden.bias)
         weight = head.hidden.weight
@@ -172,12 +179,15 @@ class _SoftmaxSteps(PixelHeadSteps):
         self._logits = [PixelLinear(each.get_parameter("weight"), each.get_parameter("bias")) for each in head.logits]
 
     def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
+        """Begin a pixel."""
         self._groups = self._hidden(features).chunk(len(self._logits), dim=1)
 
     def law(self, channel: int) -> Law:
+        """Give the laws [batch] of a channel."""
         return Categorical(self._logits[channel](F.elu(self._groups[channel] + self._before.step(channel))))
 
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make a channel known."""
         self._pixel.put(channel, levels)
 
 

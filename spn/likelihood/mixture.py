@@ -205,7 +205,9 @@ class JointMixture:
         high_levels: int,
         law: type[DiscretisedMixture] = DiscretisedMixture,
     ) -> None:
-        split = parameters.unflatten(-1, (num_joint_outputs(channels, 1), -1)).unbind(-2)
+        # Before anything is added: half precision would move the means by whole levels.
+        exact = parameters.to(_at_least_float32(parameters))
+        split = exact.unflatten(-1, (num_joint_outputs(channels, 1), -1)).unbind(-2)
         self._weights: Tensor = split[0]
         self._means, self._log_scales = split[1 : 1 + channels], split[1 + channels : 1 + 2 * channels]
         self._coefficients = iter(split[1 + 2 * channels :])
