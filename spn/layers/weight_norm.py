@@ -1,6 +1,5 @@
 """Weight normalisation with data-dependent initialisation (Salimans & Kingma 2016), as PixelCNN++ has it."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, cast
@@ -31,16 +30,21 @@ def normalised(layer: Map, scale: float = 1.0) -> Map:
 
 
 def plain(model: nn.Module) -> Any:
-    """Copy a model with the weights that its gains and directions make, which are then not made at every pass."""
-    copied = copy.deepcopy(model)
-    for module in copied.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            # Not by `remove_parametrizations`: the copy shares its class with the original, which would lose them too.
-            weight = cast(Tensor, module.weight).detach()
-            module.__class__ = parametrize.type_before_parametrizations(module)
-            del module.parametrizations
-            module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
-    return copied
+    """Give a twin of a model that holds the weights which gains and directions make, and does not make them at a pass.
+
+    All else the two share. (Not a copy without its parametrizations: that shares the class, so the model loses them.)
+    """
+    twin: Any = object.__new__(parametrize.type_before_parametrizations(model))
+    vars(twin).update(vars(model))
+    twin._parameters = dict(model._parameters)
+    twin._modules = {
+        name: None if child is None else plain(child)
+        for name, child in model._modules.items()
+        if name != "parametrizations"
+    }
+    if parametrize.is_parametrized(model, "weight"):
+        twin._parameters["weight"] = nn.Parameter(cast(Tensor, model.weight).detach(), requires_grad=False)
+    return twin
 
 
 def gain(layer: nn.Module) -> nn.Parameter:
