@@ -162,7 +162,7 @@ def test_stages_that_are_told_the_class_are_checked(family: str) -> None:
     assert check_stage(plan, (4, 4, 1), FAMILIES[family], seed=1).startswith("raster: causal")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("family", ["spn", "gated_pixelcnn"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_stages_that_are_told_the_class_are_planned(family: str, tmp_path: Path) -> None:
     section = load(tmp_path, tiny()).stages["low"].model_copy(update={"model": FAMILIES[family]})
     (stage,) = contract.resolve(CHAINS["raster"], (4, 4, 1), 2, num_classes=3).stages

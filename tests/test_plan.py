@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from spn.cli import main
-from spn.config import Params, load_params
+from spn.config import Params, PixelCnnPpSection, load_params
 from spn.models import num_parameters
 from spn.planning import Speeds, forecast, plan_table, warnings
 from spn.planning.cost import forward_flops, sampling_work, step_cost
@@ -70,6 +70,25 @@ def test_flops_are_those_of_a_hand_count() -> None:
     pairs = pixels * (pixels + 1) // 2
     by_hand = 2 * taps * pixels + 2 * 2 * width * pairs
     assert forward_flops(stage, section, step_cost(stage, section, 8), 8) == by_hand
+
+
+def test_flops_of_lower_resolutions_are_counted_at_their_size() -> None:
+    params = tiny()
+    stage, section = stage_of(params, "raster"), params.stages["raster"]
+    filters, pixels, mixtures = 6, 64, 2
+    model = PixelCnnPpSection(family="pixelcnn_pp", filters=filters, resnets=1, mixtures=mixtures)
+    section = section.model_copy(update={"model": model})
+    start = 2 * filters * (6 + 3 + 2)  # the level and a one, under kernels of 2x3, 1x3 and 2x1
+    u, ul = (taps * (2 * filters * filters + 2 * filters * 2 * filters) for taps in (6, 4))
+    up = u + ul + 2 * filters * filters
+    down = u + 2 * filters * filters + ul + 4 * filters * filters
+    into = 10 * filters * filters  # at the lower resolution
+    out = 10 * filters * filters  # a product for every pixel that goes in
+    head = filters * 3 * mixtures
+    lowest = up + down
+    half = up + 2 * down + (into + out + lowest) / 4
+    full = start + up + 2 * down + (into + out + half) / 4 + head
+    assert forward_flops(stage, section, step_cost(stage, section, 8), 8) == 2 * pixels * full
 
 
 def test_what_is_counted_is_what_matrix_products_cost() -> None:

@@ -100,7 +100,10 @@ class PixelCnnPpSection(FamilySection):
     law: Literal["mixture", "softmax", "dequantised"] = "mixture"
     """`dequantised` trains and evaluates a bound: the density at levels with uniform noise added."""
     short_cuts: bool = True
+    """Without them the way down sees no more than what the lower resolutions kept: of a block of 2x2 pixels, the law of
+    one is blind to those before it."""
     downsampling: bool = True
+    """Without it all three resolutions are the full one, with as many weights."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""

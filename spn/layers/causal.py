@@ -65,6 +65,12 @@ class ChannelCausalLinear(nn.Module):
         self.seen = seen
         self.num_in = num_in
 
+    @property
+    def num_dead(self) -> int:
+        """Zeros in the weight that `dense` assembles."""
+        num_outputs = len(self.groups[0].get_parameter("bias"))
+        return num_outputs * sum(self.num_in - width for width in self.seen)
+
     def forward(self, features: Float[Tensor, "*batch num_in"]) -> Float[Tensor, "*batch num_out"]:
         """Map each group from the groups it may see."""
         return F.linear(features, *self.dense())

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from spn.config import StageSection
 from spn.generation.walk import walk_pixel
+from spn.layers import ChannelCausalLinear
 from spn.models import build_model
 from spn.planning.step import Step
 from spn.planning.work import Tally, Work, imagined
@@ -27,13 +27,11 @@ COUNTED_PIXELS = 2048
 class StepCost:
     """One step of training: its work, that of its forward pass alone, and the bytes it holds.
 
-    `attention_flops` are those of the forward pass. `activations` are what is kept from the forward pass for the
-    backward pass, `peak` is the most of everything at once.
+    `activations` are what is kept from the forward pass for the backward pass, `peak` is the most of everything.
     """
 
     work: Work
     forward: Work
-    attention_flops: int
     weights: int
     gradients: int
     optimiser: int
@@ -58,7 +56,6 @@ def step_cost(stage: Stage, section: StageSection, batch_size: int, recompute: b
     return StepCost(
         work=_combine(grown, one.work, two.work),
         forward=_combine(grown, one.forward, two.forward),
-        attention_flops=grown(one.attention_flops, two.attention_flops),
         weights=one.weights,
         gradients=one.gradients,
         optimiser=one.optimiser,
@@ -77,7 +74,7 @@ def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute:
         step = Step(stage, section, batch_size, CPU, recompute)
         with Tally() as tally:
             loss = step.loss()
-            forward, attention_flops = tally.work, tally.attention_flops
+            forward = tally.work
             activations, peak_forward = tally.held_bytes, tally.peak_bytes
             step.update(loss)
     weights = sum(tensor.nbytes for tensor in step.model.state_dict().values())
@@ -89,7 +86,6 @@ def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute:
     return StepCost(
         work=tally.work,
         forward=forward,
-        attention_flops=attention_flops,
         weights=weights,
         gradients=gradients,
         optimiser=optimiser,
@@ -102,15 +98,14 @@ def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute:
 def forward_flops(stage: Stage, section: StageSection, step: StepCost, batch_size: int) -> int:
     """Count the live FLOPs of a forward pass over one slice: what the likelihood asks for, whatever the code computes.
 
-    The weights of the families are live taps, each of them used once at every pixel; `step` gives attention's share.
-    Backward passes are counted as twice as much, as is usual.
+    They are those of `step` without the zeros that maps masked by channel multiply by. Backward passes are counted as
+    twice as much, as is usual.
     """
     shape = stage.signature
     with torch.device("meta"):
         model = build_model(section.model, shape)
-    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    taps = sum(each.numel() for each in model.parameters() if each.ndim in (2, 4) and each not in tables)
-    return 2 * taps * shape.height * shape.width + step.attention_flops // batch_size
+    dead = sum(module.num_dead for module in model.modules() if isinstance(module, ChannelCausalLinear))
+    return step.forward.flops // batch_size - 2 * dead * shape.height * shape.width
 
 
 def sampling_work(stage: Stage, section: StageSection, batch_size: int) -> Work:

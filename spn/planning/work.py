@@ -47,7 +47,6 @@ class Tally(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._flops = self._calls = self._bytes = 0
-        self._attention_flops = 0
         self._held = self._peak = 0
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
@@ -55,11 +54,6 @@ class Tally(TorchDispatchMode):
     def work(self) -> Work:
         """What ran so far."""
         return Work(self._flops, self._calls, self._bytes)
-
-    @property
-    def attention_flops(self) -> int:
-        """The share of attention in the FLOPs."""
-        return self._attention_flops
 
     @property
     def held_bytes(self) -> int:
@@ -89,9 +83,7 @@ class Tally(TorchDispatchMode):
         self, kernel: OpOverloadPacket[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
         if kernel in _ATTENTION:
-            flops = _ATTENTION[kernel](*args, **kwargs)
-            self._attention_flops += flops
-            self._flops += flops
+            self._flops += _ATTENTION[kernel](*args, **kwargs)
         elif kernel in flop_registry:
             self._flops += flop_registry[kernel](*args, **kwargs, out_val=result)
 
