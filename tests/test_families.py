@@ -1,5 +1,7 @@
 """The contract for every other model family, and for every law: in stages of every kind, whole and step by step."""
 
+from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import contract
@@ -120,3 +122,12 @@ def test_every_weight_learns_and_recomputing_changes_no_loss(family: str, high_l
         halved = loss()
     assert halved.dtype == torch.float32
     torch.testing.assert_close(halved, kept, atol=0.1, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are captured on CUDA alone")
+@pytest.mark.parametrize("family", ["gated_pixelcnn", "pixelcnn_pp", "pixelsnail"])
+def test_a_captured_walk_gives_the_same_sample(family: str) -> None:
+    problem = problem_of(family, "depth", 3, 4)
+    expected = contract.sample(problem, num_images=5, batch_size=5, sampler="plain")
+    on_gpu = replace(problem, models=tuple(deepcopy(model).cuda() for model in problem.models))
+    assert torch.equal(contract.sample(on_gpu, num_images=5, batch_size=3), expected)
