@@ -54,7 +54,7 @@ CASES = (
     ("gated_pixelcnn", "multidimensional", 1, 2),
     ("gated_pixelcnn_mixture", "depth", 3, 3),
     ("pixelcnn_pp", "depth", 3, 4),
-    ("pixelcnn_pp", "subscale", 1, 4),
+    ("pixelcnn_pp", "multidimensional", 1, 4),
     ("pixelcnn_pp_softmax", "depth", 3, 2),
     ("pixelcnn_pp_no_short_cuts", "raster", 1, 4),
     ("pixelsnail", "depth", 3, 3),

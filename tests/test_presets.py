@@ -33,7 +33,7 @@ Fill = Callable[[Path], None]
 SMALL: dict[str, dict[str, Any]] = {
     "spn": MODEL | {"pixelcnn_width": 9},
     "gated_pixelcnn": {"width": 9, "layers": 2},
-    "pixelcnn_pp": {"filters": 4, "mixtures": 2},
+    "pixelcnn_pp": {"filters": 4, "resnets": 1, "mixtures": 2},
     "pixelsnail": {"width": 6, "blocks": 1, "resnets": 1, "key_width": 4, "value_width": 4, "mixtures": 2},
 }
 """What makes a family's network small."""
@@ -78,6 +78,7 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
     "ablations": (no_files, {}),
     "multidimensional": (cifar10, {"validation": 10}),
     "cifar10": (cifar10, {"validation": 10}),
+    "pixelcnn_pp": (cifar10, {"validation": 10}),
     "mnist": (mnist, {}),
     "folder": (kodak("my_images"), {"validation": 4, "test": 4}),
     "imagenet64": (imagenet64, {"validation": 4}),

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from source_files import data_section, images_of, positions, random_images, real_file
+from source_files import data_section, images_of, labels_of, positions, random_images, real_file
 
 from spn.config import InputError
 from spn.data.layout import SPLITS
@@ -244,6 +244,121 @@ def test_pictures_beside_the_splits_are_refused(tmp_path):
     write_folder(tmp_path, png_contents("train/") | png_contents("val/"))
     with pytest.raises(InputError, match=r"expected all images in train/, validation/ or test/, got train, val"):
         open_source(folder_section(), tmp_path)
+
+
+CLASSES = ["10", "2", "ant", "2", "bee", "10", "ant", "bee", "2", "10", "bee", "ant"]
+"""The class of each picture; as text, 10 comes before 2."""
+LABELS = [sorted(set(CLASSES)).index(name) for name in CLASSES]
+
+
+def class_contents(places, classes=CLASSES):
+    """Put each picture at a place with its class."""
+    pictures = map(encoded, PICTURES)
+    return {
+        f"{place.format(name)}/{file}": picture
+        for place, name, file, picture in zip(places, classes, NAMES, pictures, strict=True)
+    }
+
+
+def split_contents(train, test):
+    """Put pictures of these classes in the folders of two splits."""
+    files = [f"train/{name}/{file}" for name in train for file in NAMES[:3]] + [f"test/{name}/a.png" for name in test]
+    return dict.fromkeys(files, encoded(PICTURES[0]))
+
+
+@pytest.mark.parametrize("top", ["", "top/"])
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_folders_are_classes_in_the_order_of_their_names(tmp_path, write, top):
+    places = [f"{top}{{}}", f"{top}{{}}/deeper/still"] * 6
+    write(tmp_path, dict(reversed(class_contents(places).items())))
+    source = open_source(folder_section(num_classes=4), tmp_path)
+    crops = PICTURES[:, 6:14, 8:16]
+    for split in SPLITS:
+        assert source.labelled(split)
+        assert labels_of(source, split) == [LABELS[place] for place in positions(images_of(source, split), crops)]
+
+
+@pytest.mark.parametrize("top", ["", "top/"])
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_folders_in_those_of_the_splits_are_classes(tmp_path, write, top):
+    classes = ["ant", "ant", "bee", "cow"] * 3
+    places = [f"{top}{split}/{{}}" for split in SPLITS for _ in range(4)]
+    write(tmp_path, class_contents(places, classes))
+    source = open_source(folder_section(validation=None, test=None, num_classes=3), tmp_path)
+    assert {split: labels_of(source, split) for split in SPLITS} == {split: [0, 0, 1, 2] for split in SPLITS}
+    assert np.array_equal(images_of(source, "test"), PICTURES[8:, 6:14, 8:16])
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+@pytest.mark.parametrize("keys", [{}, {"num_classes": 0}], ids=["absent", "0"])
+def test_folders_are_no_classes_unless_their_number_is_stated(tmp_path, write, keys):
+    write(tmp_path, class_contents(["{}"] * 12) | {"stray.png": encoded(PICTURES[0])})
+    source = open_source(folder_section(**keys), tmp_path)
+    assert not any(map(source.labelled, SPLITS))
+    assert {label for split in SPLITS for label in labels_of(source, split)} == {None}
+
+
+def test_classes_change_neither_images_nor_splits_nor_digest(tmp_path):
+    write_folder(tmp_path, class_contents(["{}"] * 12))
+    plain, labelled = (open_source(folder_section(num_classes=count), tmp_path) for count in (0, 4))
+    assert (plain.digest, plain.release) == (labelled.digest, labelled.release)
+    for split in SPLITS:
+        assert np.array_equal(images_of(plain, split), images_of(labelled, split))
+
+
+def test_a_class_keeps_its_number_when_its_pictures_are_skipped(tmp_path):
+    write_folder(tmp_path, class_contents(["{}"] * 12) | {"0/broken.png": b""})
+    source = open_source(folder_section(num_classes=5, unreadable="skip"), tmp_path)
+    labels = {label for split in SPLITS for label in labels_of(source, split)}
+    assert labels == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_another_number_of_classes_is_refused(tmp_path, write):
+    write(tmp_path, class_contents(["{}"] * 12))
+    expected = r"pictures(\.zip)?: expected 3 class folders, as data\.num_classes says, got 4: 10, 2, ant, bee$"
+    with pytest.raises(InputError, match=expected):
+        open_source(folder_section(num_classes=3), tmp_path)
+
+
+def test_a_long_list_of_classes_ends_in_a_count(tmp_path):
+    write_folder(tmp_path, class_contents(["some/train/{}"] * 12, [f"c{index:02}" for index in range(12)]))
+    with pytest.raises(InputError, match=r"pictures/some/train: .* got 12: c00, c01, c02, c03, c04 and 7 more$"):
+        open_source(folder_section(num_classes=3), tmp_path)
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+@pytest.mark.parametrize("stray", ["stray.png", "train/stray.png"])
+def test_a_picture_of_no_class_is_named(tmp_path, write, stray):
+    place = "train/{}" if "/" in stray else "{}"
+    write(tmp_path, class_contents([place] * 12) | {stray: encoded(PICTURES[0])})
+    expected = rf"expected each image in the folder of its class, as data\.num_classes is stated, got {stray}$"
+    with pytest.raises(InputError, match=expected):
+        open_source(folder_section(num_classes=4), tmp_path)
+
+
+def test_a_picture_beside_the_classes_in_the_only_folder_is_named(tmp_path):
+    write_zip(tmp_path, class_contents(["top/{}"] * 12) | {"top/stray.png": encoded(PICTURES[0])})
+    expected = r"pictures\.zip: expected 4 class folders, .*, got 1: top, with top/stray\.png directly in it$"
+    with pytest.raises(InputError, match=expected):
+        open_source(folder_section(num_classes=4), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("test", "got"), [(["ant", "bee", "cow", "dog"], "also cow, dog"), (["bee"], "no ant")], ids=["more", "fewer"]
+)
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_classes_that_differ_between_splits_are_refused(tmp_path, write, test, got):
+    write(tmp_path, split_contents(["ant", "bee"], test))
+    expected = rf"pictures(\.zip)?/test: expected the class folders that train has, got {got}$"
+    with pytest.raises(InputError, match=expected):
+        open_source(folder_section(test=None, num_classes=2), tmp_path)
+
+
+def test_mistakes_in_classes_are_told_before_any_picture_is_decoded(tmp_path):
+    write_folder(tmp_path, {"ant/a.png": b"no image"})
+    with pytest.raises(InputError, match="expected 2 class folders"):
+        open_source(folder_section(num_classes=2), tmp_path)
 
 
 def test_hidden_files_and_other_kinds_are_no_images(tmp_path):

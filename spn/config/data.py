@@ -141,7 +141,6 @@ class FolderData(SourceSection):
     attributes of the HDF5 file.
     """
 
-    num_classes: ClassVar[int] = 0
     source: Literal["folder"]
     size: Count
     channels: Literal[1, 3]
@@ -149,6 +148,8 @@ class FolderData(SourceSection):
     filter: Filter
     validation: Count | None = None
     test: Count | None = None
+    num_classes: Annotated[int, Field(ge=0)] = 0
+    """Classes, which are the folders directly below a split's, in the order of their names; 0: folders are none."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     release: str = ""
 

@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from spn.config import FolderData, InputError
 from spn.data.digest import listing_sha256
-from spn.data.layout import SPLITS, Split
 from spn.data.sources.files import missing_file
 from spn.data.sources.picture import SUFFIXES, PictureError, decode_picture
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+from spn.data.sources.subfolders import by_split, class_labels
 
 MAX_FILE_BYTES = 1 << 28
 """No picture file of this size is meant; a zip may state any."""
@@ -43,17 +43,20 @@ class Inspection:
 
 
 class PicturePool(Pool):
-    """Pictures, decoded one after the other."""
+    """Pictures, decoded one after the other; `labels` has that of each name, or is None."""
 
-    def __init__(self, pictures: Pictures, names: list[str], section: FolderData) -> None:
+    def __init__(
+        self, pictures: Pictures, names: list[str], section: FolderData, labels: Mapping[str, int] | None
+    ) -> None:
         self.pictures = pictures
         self.names = names
         self.section = section
+        self.labels = labels
 
     @property
     def labelled(self) -> bool:
-        """Never."""
-        return False
+        """Whether folders are classes."""
+        return self.labels is not None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,19 +66,23 @@ class PicturePool(Pool):
         for index in indices:
             name = self.names[index]
             try:
-                yield decode_picture(self.pictures.read(name), self.section), None
+                image = decode_picture(self.pictures.read(name), self.section)
             except PictureError as error:
                 raise InputError(f"{self.pictures.path}: {name} changed while it was read: {error}") from error
+            yield image, None if self.labels is None else self.labels[name]
 
 
 def open_folder(section: FolderData, root: Path, progress: bool) -> Source:
     """Open `{name}/` or `{name}.zip` and decode every picture once, so that all the bad ones are known beforehand."""
     pictures = _find(section, root)
+    # Of all pictures, bad ones too: a class keeps its number, and a mistake is told before hours of decoding.
+    labels = class_labels(pictures.names, pictures.path, section.num_classes) if section.num_classes else None
     found = _inspect(pictures, section, progress)
     if found.bad and section.unreadable == "refuse":
         raise InputError(_complaint(pictures, section, found.bad))
     pools = {
-        split: PicturePool(pictures, names, section) for split, names in _by_split(found.good, pictures.path).items()
+        split: PicturePool(pictures, names, section, labels)
+        for split, names in by_split(found.good, pictures.path).items()
     }
     rule = f"resized by {section.filter} from the largest centre square" if section.fit == "resize" else "centre crop"
     return Source(
@@ -160,22 +167,3 @@ def _complaint(pictures: Pictures, section: FolderData, bad: dict[str, str]) -> 
         f"{pictures.path}: expected intact images of at least {section.size}x{section.size}, got {len(bad)} of "
         f"{len(pictures.names)} that are not (data.unreadable: skip leaves them out): {shown}{more}"
     )
-
-
-def _by_split(names: tuple[str, ...], where: Path) -> dict[Split, list[str]]:
-    """Sort names by the sub-folders train, validation and test, which may lie in one folder that holds all."""
-    parts = [PurePosixPath(name).parts for name in names]
-    tops = {part[0] for part in parts}
-    depth = 1 if len(tops) == 1 and not tops & set(SPLITS) and all(len(part) > 2 for part in parts) else 0
-    heads = {part[depth] for part in parts}
-    if not heads & set(SPLITS):
-        return {"train": list(names)}
-    if "train" not in heads or heads - set(SPLITS):
-        raise InputError(
-            f"{where}: expected all images in train/, validation/ or test/, got {', '.join(sorted(heads))}"
-        )
-    return {
-        split: [n for n, part in zip(names, parts, strict=True) if part[depth] == split]
-        for split in SPLITS
-        if split in heads
-    }

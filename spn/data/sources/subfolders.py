@@ -1,0 +1,88 @@
+"""What the sub-folders of a folder or zip of images say: the split of each image, and its class."""
+
+from pathlib import Path, PurePosixPath
+
+from spn.config import InputError
+from spn.data.layout import SPLITS, Split
+
+NAMES_SHOWN = 5
+
+
+def by_split(names: tuple[str, ...], where: Path) -> dict[Split, list[str]]:
+    """Sort names by the sub-folders train, validation and test, which may lie in one folder that holds all.
+
+    Without such sub-folders all are of the training split. Raises InputError, naming the source `where`, for images
+    beside them.
+    """
+    return {
+        split: [name for name in names if _lies_in(name, folder)]
+        for split, folder in _split_folders(names, where).items()
+    }
+
+
+def class_labels(names: tuple[str, ...], where: Path, num_classes: int) -> dict[str, int]:
+    """Give each name the number of its class: of the folder directly below its split's, in sorted order from 0.
+
+    Raises InputError where an image lies in no such folder, or their number in the training split is not `num_classes`,
+    or another split has other ones.
+    """
+    folders = _split_folders(names, where)
+    found = {split: _class_names(names, folder, where) for split, folder in folders.items()}
+    classes = sorted(set(found["train"].values()))
+    if len(classes) != num_classes:
+        raise InputError(
+            f"{where.joinpath(*folders['train'])}: expected {num_classes} class folders, as data.num_classes says, "
+            f"got {len(classes)}: {_shown(classes)}{_lying_in_the_only(classes, names, folders['train'])}"
+        )
+    for split, folder in folders.items():
+        _check_same(classes, set(found[split].values()), where.joinpath(*folder))
+    labels = {name: label for label, name in enumerate(classes)}
+    return {name: labels[class_name] for of_split in found.values() for name, class_name in of_split.items()}
+
+
+def _split_folders(names: tuple[str, ...], where: Path) -> dict[Split, tuple[str, ...]]:
+    """Find the folder of each split that has one, as the parts of its path; of all images where no split has."""
+    parts = [PurePosixPath(name).parts for name in names]
+    tops = {part[0] for part in parts}
+    has_one_top = len(tops) == 1 and not tops & set(SPLITS) and all(len(part) > 2 for part in parts)
+    top = parts[0][:1] if has_one_top else ()
+    heads = {part[len(top)] for part in parts}
+    if not heads & set(SPLITS):
+        return {"train": top}
+    if "train" not in heads or heads - set(SPLITS):
+        raise InputError(
+            f"{where}: expected all images in train/, validation/ or test/, got {', '.join(sorted(heads))}"
+        )
+    return {split: (*top, split) for split in SPLITS if split in heads}
+
+
+def _lies_in(name: str, folder: tuple[str, ...]) -> bool:
+    return PurePosixPath(name).parts[: len(folder)] == folder
+
+
+def _class_names(names: tuple[str, ...], folder: tuple[str, ...], where: Path) -> dict[str, str]:
+    parts = {name: PurePosixPath(name).parts[len(folder) :] for name in names if _lies_in(name, folder)}
+    if outside := [name for name, part in parts.items() if len(part) < 2]:
+        raise InputError(
+            f"{where}: expected each image in the folder of its class, as data.num_classes is stated, "
+            f"got {_shown(outside)}"
+        )
+    return {name: part[0] for name, part in parts.items()}
+
+
+def _lying_in_the_only(classes: list[str], names: tuple[str, ...], folder: tuple[str, ...]) -> str:
+    """Name what lies directly in the only class folder: one stray image makes a class of the folder that holds all."""
+    direct = [name for name in names if _lies_in(name, folder) and len(PurePosixPath(name).parts) == len(folder) + 2]
+    return f", with {_shown(direct)} directly in it" if len(classes) == 1 and direct else ""
+
+
+def _check_same(classes: list[str], found: set[str], folder: Path) -> None:
+    if new := found.difference(classes):
+        raise InputError(f"{folder}: expected the class folders that train has, got also {_shown(sorted(new))}")
+    if missing := set(classes) - found:
+        raise InputError(f"{folder}: expected the class folders that train has, got no {_shown(sorted(missing))}")
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
