@@ -7,7 +7,6 @@ bounds that say so.
 import io
 import math
 from collections.abc import Iterable, Mapping
-from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -25,8 +24,9 @@ from spn.report.tables import TRAIN, VALIDATION, ChainMetrics, History, bits_tex
 # black, in which a whisker would vanish.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-Styles = dict[str, tuple[str, str]]
-"""Colour and marker of every stage."""
+HATCHES = (None, "///", "...")
+Styles = dict[str, tuple[str, str, str | None]]
+"""Colour, marker and hatching of every stage."""
 
 LOOK: dict[Any, Any] = {
     "font.size": 9,
@@ -95,8 +95,12 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
 
 
 def _styles(params: Params) -> Styles:
-    """Give every stage the colour and marker that it has in all figures."""
-    return dict(zip(params.stage_plans, cycle(zip(COLOURS, MARKERS, strict=True)), strict=False))
+    """Give every stage the look that it has in all figures; where colours come round, the rest of it differs."""
+    styles = {}
+    for index, name in enumerate(params.stage_plans):
+        times, colour = divmod(index, len(COLOURS))
+        styles[name] = COLOURS[colour], MARKERS[(index + times) % len(MARKERS)], HATCHES[times % len(HATCHES)]
+    return styles
 
 
 def _legend_columns(names: Iterable[str], width: float) -> int:
@@ -107,7 +111,7 @@ def _legend_columns(names: Iterable[str], width: float) -> int:
 def _curve_panel(panel: Axes, chain: str, histories: dict[str, History], styles: Styles) -> None:
     settled = []
     for name, history in histories.items():
-        colour, marker = styles[name]
+        colour, marker, _ = styles[name]
         for key, look in (
             (TRAIN, {"alpha": 0.5, "linewidth": 0.9}),
             (VALIDATION, {"marker": marker, "markersize": 3.5, "label": name}),
@@ -131,7 +135,9 @@ def _stacked_bar(axes: Axes, position: int, metrics: Mapping[str, Any], styles: 
     left = 0.0
     for name, stage in metrics["stages"].items():
         share = stage["bits_per_dim"]
-        axes.barh(position, share, left=left, height=0.6, color=styles[name][0], edgecolor="white", label=name)
+        colour, _, hatch = styles[name]
+        look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+        axes.barh(position, share, left=left, height=0.6, label=name, **look)
         if share > LABELLED * longest:
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
             text = bits_text(stage, digits=3)
