@@ -67,8 +67,7 @@ class Stage:
 
     def target(self, slices: Slices, position: Positions) -> Int[Tensor, "batch height width channel"]:
         """Cut the levels to be generated, 0 .. num_levels - 1, out of each image's slice at `position`."""
-        image = torch.arange(len(slices), device=slices.device)
-        levels = slices[image, position[:, 0], position[:, 1]].long()
+        levels = _at(slices, position)
         return (levels & self.plan.own_mask) >> (self.plan.image_bits - self.plan.bits[1])
 
     def context(self, slices: Slices, position: Positions, labels: Labels | None = None) -> Context:
@@ -92,9 +91,7 @@ class Stage:
         """Cut out the more significant bits of each image's slice at `position`, where all of them are known."""
         if self.plan.high_levels == 1:
             return None
-        image = torch.arange(len(slices), device=slices.device)
-        levels = slices[image, position[:, 0], position[:, 1]].long()
-        return levels >> (self.plan.image_bits - self.plan.bits[0])
+        return _at(slices, position) >> (self.plan.image_bits - self.plan.bits[0])
 
     def insert(
         self, slices: Slices, position: tuple[int, int], levels: Int[Tensor, "batch height width channel"]
@@ -119,3 +116,9 @@ class Stage:
         """Repeat one meta-position for a batch."""
         # Filled in on the device: a copy would make it wait.
         return torch.stack([torch.full((batch,), index, device=device) for index in position], dim=1)
+
+
+def _at(slices: Slices, position: Positions) -> Int[Tensor, "batch height width channel"]:
+    """Cut out each image's slice at `position`."""
+    image = torch.arange(len(slices), device=slices.device)
+    return slices[image, position[:, 0], position[:, 1]].long()

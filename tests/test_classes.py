@@ -159,7 +159,7 @@ def test_the_probabilities_of_everything_sum_to_one_under_a_class(family: str) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stages_that_are_told_the_class_are_checked(family: str) -> None:
     (plan,) = contract.resolve(CHAINS["raster"], (4, 4, 1), 2, num_classes=3).plans
-    assert check_stage(plan, (4, 4, 1), FAMILIES[family], seed=1).startswith("raster: causal")  # type: ignore[arg-type]
+    assert check_stage(plan, (4, 4, 1), FAMILIES[family], seed=1).startswith("raster: causal")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -176,7 +176,7 @@ def test_stages_that_are_told_the_class_are_planned(family: str, tmp_path: Path)
 def test_labels_are_those_of_the_images(digits: Path) -> None:
     file, indices = SliceFile(digits), torch.tensor([3, 0, 3, 99])
     labels = ResidentSlices(file, CPU).labels("train", indices)
-    assert torch.equal(labels, torch.stack([file.labels("train", indices[[i]])[0] for i in range(4)]))  # type: ignore[index]
+    assert torch.equal(labels, torch.stack([file.labels("train", indices[[i]])[0] for i in range(4)]))
     assert len(labels.unique()) > 1
 
 

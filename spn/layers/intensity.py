@@ -18,6 +18,11 @@ class Intensity(nn.Module, ABC):
         """Embed levels 0 .. num_levels - 1 where `present`, and absence elsewhere."""
 
 
+def scale_levels(levels: Int[Tensor, "*batch"], num_levels: int, dtype: torch.dtype) -> Float[Tensor, "*batch"]:
+    """Scale levels 0 .. num_levels - 1 to [-1, 1]."""
+    return levels.to(dtype) * (2 / (num_levels - 1)) - 1
+
+
 class ScaledIntensity(Intensity):
     """The level scaled to [-1, 1], and a plane that tells whether there is one."""
 
@@ -30,7 +35,7 @@ class ScaledIntensity(Intensity):
     def forward(self, levels: Int[Tensor, "*batch"], present: Bool[Tensor, "*batch"]) -> Float[Tensor, "*batch units"]:
         """Embed levels as (2 level / (num_levels - 1) - 1, 1), and absence as (0, 0)."""
         present_plane = present.to(self.get_buffer("dtype_of_weights").dtype)
-        scaled = levels.to(present_plane.dtype) * (2 / (self.num_levels - 1)) - 1
+        scaled = scale_levels(levels, self.num_levels, present_plane.dtype)
         return torch.stack((scaled * present_plane, present_plane), dim=-1)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.layers.causal import ChannelCausalLinear, ChannelSteps
+from spn.layers.intensity import scale_levels
 from spn.layers.pixel import EmbeddedPixel, PixelLinear
 from spn.layers.recompute import Recomputing
 from spn.layers.weight_norm import normalised
@@ -27,6 +28,9 @@ from spn.likelihood import (
     num_joint_outputs,
 )
 
+Features = Float[Tensor, "batch height width _"]
+Embedded = Float[Tensor, "batch height width channel"]
+High = Int[Tensor, "batch height width channel"]
 Pixel = Float[Tensor, "batch _"]
 
 
@@ -39,7 +43,7 @@ class Scale:
 
     def embed(self, levels: Int[Tensor, "*batch"], dtype: torch.dtype) -> Float[Tensor, "*batch"]:
         """Scale the stage's own levels to [-1, 1]."""
-        return levels.to(dtype) * (2 / (self.num_levels - 1)) - 1
+        return scale_levels(levels, self.num_levels, dtype)
 
     def values(self, embedded: Float[Tensor, "*batch"], high: Int[Tensor, "*batch"] | None) -> Float[Tensor, "*batch"]:
         """Move what `embed` gave to the scale of all bits so far, again [-1, 1]; differentiable."""
@@ -53,12 +57,7 @@ class PixelHead(Recomputing, ABC):
     """Makes the laws of pixels out of their features, and of the channels before within each."""
 
     @abstractmethod
-    def forward(
-        self,
-        features: Float[Tensor, "batch height width _"],
-        embedded: Float[Tensor, "batch height width channel"],
-        high: Int[Tensor, "batch height width channel"] | None,
-    ) -> Law:
+    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
         """Give the laws [batch, height, width, channel]; `embedded` is the target as `Scale` embeds it."""
 
     @abstractmethod
@@ -92,12 +91,7 @@ class MixtureHead(PixelHead):
         self.channels, self.scale, self.law = channels, scale, law
         self.out = normalised(nn.Linear(num_in, num_joint_outputs(channels, num_mixtures)))
 
-    def forward(
-        self,
-        features: Float[Tensor, "batch height width _"],
-        embedded: Float[Tensor, "batch height width channel"],
-        high: Int[Tensor, "batch height width channel"] | None,
-    ) -> Law:
+    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
         """Give the laws [batch, height, width, channel]."""
         scale = self.scale
         values = scale.values(embedded, high)
@@ -148,12 +142,7 @@ class SoftmaxHead(PixelHead):
         self.before = ChannelCausalLinear(channels, channels * num_in, channels, strict=True)
         self.logits = nn.ModuleList(nn.Linear(num_in, scale.num_levels) for _ in range(channels))
 
-    def forward(
-        self,
-        features: Float[Tensor, "batch height width _"],
-        embedded: Float[Tensor, "batch height width channel"],
-        high: Int[Tensor, "batch height width channel"] | None,
-    ) -> Law:
+    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
         """Give the laws [batch, height, width, channel]."""
         return Chunked(self.hidden(features) + self.before(embedded), self._laws, self.recompute)
 

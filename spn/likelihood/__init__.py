@@ -3,14 +3,9 @@
 from spn.likelihood.bits_per_dim import bits_per_dim
 from spn.likelihood.chunked import Chunked, Head
 from spn.likelihood.form import LawForm
+from spn.likelihood.joint_mixture import JointMixture, joint_mixture, num_joint_outputs
 from spn.likelihood.law import Categorical, Law
-from spn.likelihood.mixture import (
-    DequantisedMixture,
-    DiscretisedMixture,
-    JointMixture,
-    joint_mixture,
-    num_joint_outputs,
-)
+from spn.likelihood.mixture import DequantisedMixture, DiscretisedMixture
 
 __all__ = [
     "Categorical",

@@ -6,7 +6,7 @@ scale of all bits so far, and the levels are its bins within the group that thos
 group. (NOTE: PixelCNN++ has no such stages; this conditioning is ours.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -115,11 +115,11 @@ class DiscretisedMixture(Law):
         """Give the lower edge of a bin, on the scale of all bits so far; tails belong to the outermost."""
         edges = (2 * full.double() - 1) / self._last - 1
         edges = edges.masked_fill(full == 0, -torch.inf).masked_fill(full > self._last, torch.inf)
-        return edges.to(_at_least_float32(self.means))[..., None]
+        return edges.to(at_least_float32(self.means))[..., None]
 
     def _weights(self) -> Tensor:
         """Give the logarithms of the weights, normalised."""
-        return self.log_weights.to(_at_least_float32(self.log_weights)).log_softmax(-1)
+        return self.log_weights.to(at_least_float32(self.log_weights)).log_softmax(-1)
 
     def _weights_of_group(self) -> Tensor:
         """Give the logarithms of the weights that the known bits leave the logistics."""
@@ -154,7 +154,7 @@ class DiscretisedMixture(Law):
         return torch.where(gap.isfinite(), gap.nan_to_num(0, 0, 0) * self._inverse_scales(), -FAR)
 
     def _inverse_scales(self) -> Tensor:
-        return torch.exp(-self.log_scales.to(_at_least_float32(self.log_scales)).clamp(min=LEAST_LOG_SCALE))
+        return torch.exp(-self.log_scales.to(at_least_float32(self.log_scales)).clamp(min=LEAST_LOG_SCALE))
 
 
 def _log_sigmoid_ratio(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:
@@ -163,7 +163,8 @@ def _log_sigmoid_ratio(first: Tensor, second: Tensor, difference: Tensor) -> Ten
     return torch.where(second > 0, F.logsigmoid(first) - F.logsigmoid(second), far_left)
 
 
-def _at_least_float32(values: Tensor) -> torch.dtype:
+def at_least_float32(values: Tensor) -> torch.dtype:
+    """Give the type in which laws are computed: that of `values`, but never half precision."""
     return torch.promote_types(values.dtype, torch.float32)
 
 
@@ -185,77 +186,3 @@ class DequantisedMixture(DiscretisedMixture):
         density = F.logsigmoid(scaled) + F.logsigmoid(-scaled) + torch.log(self._inverse_scales() * 2 / self._last)
         group = 0.0 if self.high is None else self._log_mass(*self._group(self.high))
         return torch.logsumexp(self._weights_of_group() - group + density, -1)
-
-
-class JointMixture:
-    """The laws of a pixel's channels under one mixture indicator, channel by channel (Salimans et al. 2017, Sec. 2.2).
-
-    A channel's means are shifted by the values of the channels before it; and by what the channels before it are, its
-    weights are those that the indicator then has. `parameters` [*pixels, P] hold the logarithms of the weights, then
-    for each channel its means and its log-scales, then the coefficients of the shifts: for channels 1, 3: 3, 10 a
-    mixture.
-    """
-
-    def __init__(
-        self,
-        parameters: Float[Tensor, "*pixels _"],
-        channels: int,
-        num_levels: int,
-        high: Int[Tensor, "*pixels channels"] | None,
-        high_levels: int,
-        law: type[DiscretisedMixture] = DiscretisedMixture,
-    ) -> None:
-        # Before anything is added: half precision would move the means by whole levels.
-        exact = parameters.to(_at_least_float32(parameters))
-        split = exact.unflatten(-1, (num_joint_outputs(channels, 1), -1)).unbind(-2)
-        self._weights: Tensor = split[0]
-        self._means, self._log_scales = split[1 : 1 + channels], split[1 + channels : 1 + 2 * channels]
-        self._coefficients = iter(split[1 + 2 * channels :])
-        self._levels = (num_levels, high_levels)
-        self._high, self._law = high, law
-        self._values: list[Tensor] = []
-
-    def law(self) -> DiscretisedMixture:
-        """Give the law of the next channel."""
-        channel = len(self._values)
-        num_levels, high_levels = self._levels
-        mean = self._means[channel]
-        for value in self._values:
-            mean = mean + torch.tanh(next(self._coefficients)) * value[..., None]
-        high = None if self._high is None else self._high[..., channel]
-        self._next = self._law(self._weights, mean, self._log_scales[channel], num_levels, high, high_levels)
-        return self._next
-
-    def put(self, values: Float[Tensor, "*pixels"]) -> None:
-        """Make the channel known whose law was given last, as a value in [-1, 1] on the scale of all bits so far."""
-        self._weights = self._weights + self._next.component_log_mass(values)
-        self._values.append(values)
-
-
-def num_joint_outputs(channels: int, num_mixtures: int) -> int:
-    """Count the outputs of a network for the `JointMixture` of a pixel."""
-    return num_mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
-
-
-def joint_mixture(
-    parameters: Float[Tensor, "*pixels _"],
-    values: Float[Tensor, "*pixels channels"],
-    num_levels: int,
-    high: Int[Tensor, "*pixels channels"] | None = None,
-    high_levels: int = 1,
-    law: type[DiscretisedMixture] = DiscretisedMixture,
-) -> DiscretisedMixture:
-    """Give the laws [*pixels, channels] of whole pixels, each channel's beside the `values` of those before it."""
-    joint = JointMixture(parameters, values.shape[-1], num_levels, high, high_levels, law)
-    laws: list[DiscretisedMixture] = []
-    for value in values.unbind(-1):
-        laws.append(joint.law())
-        joint.put(value)
-    return law(*_stacked(laws), num_levels, high, high_levels)
-
-
-def _stacked(laws: Sequence[DiscretisedMixture]) -> tuple[Tensor, Tensor, Tensor]:
-    weights, means, log_scales = (
-        torch.stack([getattr(each, name) for each in laws], dim=-2) for name in ("log_weights", "means", "log_scales")
-    )
-    return weights, means, log_scales

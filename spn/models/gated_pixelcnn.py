@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spn.config import GatedPixelCnnSection
-from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, SliceEmbedder, build_intensity
+from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, build_intensity
 from spn.likelihood import Law, LawForm
-from spn.models.interface import Context, Model, Signature, Steps, held, one_hot
+from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held, one_hot
 
 Features = Float[Tensor, "batch height width _"]
 
@@ -23,17 +23,7 @@ class GatedPixelCnn(Model):
         super().__init__()
         self.signature = signature
         self.intensity = build_intensity(section.intensity, signature.num_levels, section.intensity_units)
-        self.embedder = (
-            SliceEmbedder(
-                section,
-                section.width,
-                (signature.num_cells, signature.channels),
-                signature.context_levels,
-                signature.num_positions,
-            )
-            if signature.num_cells
-            else None
-        )
+        self.embedder = build_embedder(section, signature, section.width)
         num_conditions = (section.width if self.embedder else 0) + signature.num_classes
         self.pixelcnn = GatedStacks(
             self.intensity.units,
@@ -53,9 +43,8 @@ class GatedPixelCnn(Model):
 
     def embed_context(self, context: Context) -> Features | None:
         """Run the slice embedder, and append the class as planes, one for each; None with neither."""
-        features = []
-        if self.embedder:
-            features.append(self.embedder(context.cells, context.present, context.position, None))
+        embedded = embed(self.embedder, context)
+        features = [] if embedded is None else [embedded]
         label = one_hot(context, self.signature, next(self.parameters()).dtype)
         if label is not None:
             features.append(label[:, None, None].expand(-1, self.signature.height, self.signature.width, -1))

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spn.config import FamilySection
+from spn.layers import SliceEmbedder
 from spn.likelihood import Law
 
 
@@ -119,6 +121,21 @@ class Model(nn.Module, ABC):
     def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
         """Give the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
         return self.laws(self.embed_target(levels), self.embed_context(context), context)
+
+
+def build_embedder(
+    section: FamilySection, signature: Signature, width: int, num_classes: int = 0
+) -> SliceEmbedder | None:
+    """Build the slice embedder of a stage that has something to embed; `num_classes` where the class enters there."""
+    if not signature.num_cells and not num_classes:
+        return None
+    cells = signature.num_cells, signature.channels
+    return SliceEmbedder(section, width, cells, signature.context_levels, signature.num_positions, num_classes)
+
+
+def embed(embedder: SliceEmbedder | None, context: Context) -> Float[Tensor, "batch height width _"] | None:
+    """Run the slice embedder, where a stage has one."""
+    return embedder(context.cells, context.present, context.position, context.label) if embedder else None
 
 
 def one_hot(context: Context, signature: Signature, dtype: torch.dtype) -> Float[Tensor, "batch classes"] | None:

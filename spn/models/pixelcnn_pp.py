@@ -26,7 +26,6 @@ from spn.layers import (
     ShiftedStart,
     ShiftedStartSteps,
     ShiftedUpsampling,
-    SliceEmbedder,
     UpsamplingSteps,
     build_head,
     down_right_shifted,
@@ -37,7 +36,7 @@ from spn.layers import (
     with_ones,
 )
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, held, one_hot
+from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held, one_hot
 
 Features = Float[Tensor, "batch height width _"]
 Row = Float[Tensor, "batch width _"]
@@ -105,17 +104,7 @@ class PixelCnnPp(Model):
         self.signature = signature
         filters, channels = section.filters, signature.channels
         self.scale = Scale(signature.num_levels, signature.high_levels)
-        self.embedder = (
-            SliceEmbedder(
-                section,
-                filters,
-                (signature.num_cells, channels),
-                signature.context_levels,
-                signature.num_positions,
-            )
-            if signature.num_cells
-            else None
-        )
+        self.embedder = build_embedder(section, signature, filters)
         self.first_u = down_shifted(channels + 1, filters)
         self.first_ul = ShiftedStart(channels + 1, filters)
         self.context_u = nn.Linear(filters, filters, bias=False) if self.embedder else None
@@ -131,7 +120,7 @@ class PixelCnnPp(Model):
 
     def embed_context(self, context: Context) -> Features | None:
         """Run the slice embedder; None for a stage without cells of context."""
-        return self.embedder(context.cells, context.present, context.position, None) if self.embedder else None
+        return embed(self.embedder, context)
 
     def laws(
         self,

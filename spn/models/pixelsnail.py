@@ -21,7 +21,6 @@ from spn.layers import (
     Scale,
     ShiftedStart,
     ShiftedStartSteps,
-    SliceEmbedder,
     StrictAttention,
     StrictAttentionSteps,
     build_head,
@@ -31,7 +30,7 @@ from spn.layers import (
     with_ones,
 )
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, held, one_hot
+from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held, one_hot
 
 Features = Float[Tensor, "batch height width _"]
 Pixel = Float[Tensor, "batch _"]
@@ -66,13 +65,7 @@ class PixelSnail(Recomputing, Model):
         self.signature = signature
         width, channels = section.width, signature.channels
         self.scale = Scale(signature.num_levels, signature.high_levels)
-        self.embedder = (
-            SliceEmbedder(
-                section, width, (signature.num_cells, channels), signature.context_levels, signature.num_positions
-            )
-            if signature.num_cells
-            else None
-        )
+        self.embedder = build_embedder(section, signature, width)
         self.context = nn.Linear(width, width, bias=False) if self.embedder else None
         self.start = ShiftedStart(channels + 1, width)
         self.blocks = nn.ModuleList(Block(section, channels + 1, signature.num_classes) for _ in range(section.blocks))
@@ -87,7 +80,7 @@ class PixelSnail(Recomputing, Model):
 
     def embed_context(self, context: Context) -> Features | None:
         """Run the slice embedder; None for a stage without cells of context."""
-        return self.embedder(context.cells, context.present, context.position, None) if self.embedder else None
+        return embed(self.embedder, context)
 
     def laws(
         self,

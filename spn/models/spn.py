@@ -18,13 +18,12 @@ from spn.layers import (
     GatedStacksSteps,
     PixelLinear,
     RasterTransformer,
-    SliceEmbedder,
     TransformerSteps,
     build_intensity,
     raster_shift,
 )
 from spn.likelihood import Law, LawForm
-from spn.models.interface import Context, Model, Signature, Steps, held
+from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held
 
 Features = Float[Tensor, "batch height width _"]
 
@@ -35,18 +34,7 @@ class SubscalePixelNetwork(Model):
     def __init__(self, section: SpnSection, signature: Signature) -> None:
         super().__init__()
         self.signature = signature
-        self.embedder = (
-            SliceEmbedder(
-                section,
-                section.width,
-                (signature.num_cells, signature.channels),
-                signature.context_levels,
-                signature.num_positions,
-                signature.num_classes,
-            )
-            if signature.num_cells or signature.num_classes
-            else None
-        )
+        self.embedder = build_embedder(section, signature, section.width, signature.num_classes)
         self.to_transformer = bool(self.embedder) and section.context_enters in ("transformer", "both")
         self.to_pixelcnn = bool(self.embedder) and section.context_enters in ("pixelcnn", "both")
         self.intensity = build_intensity(section.intensity, signature.num_levels, section.intensity_units)
@@ -77,9 +65,7 @@ class SubscalePixelNetwork(Model):
 
     def embed_context(self, context: Context) -> Features | None:
         """Run the slice embedder; None for a stage without context."""
-        if not self.embedder:
-            return None
-        return self.embedder(context.cells, context.present, context.position, context.label)
+        return embed(self.embedder, context)
 
     def laws(
         self,
