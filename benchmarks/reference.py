@@ -14,7 +14,7 @@ from spn.data.layout import Layout, Origin
 from spn.models import Context, Model, Signature, build_model
 from spn.provenance import stage_recipe
 from spn.stages import Stage
-from spn.training.train import Trainer
+from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,6 @@ It travels inside the checkpoint; every consumer compares it with the one asked 
 
 import ast
 import hashlib
-import json
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from spn.config import Params
+from spn.files import json_digest
 
 Recipe = dict[str, Any]
 
 ROOT = Path(__file__).parent
-NOT_SCIENCE = {"config", "provenance.py"}
-"""Not part of a code digest: what they decide is in the recipe itself."""
+NOT_SCIENCE = {"config", "provenance.py", "files.py"}
+"""Not part of a code digest: what they decide is in the recipe itself, or is no more than how files are written."""
 
 
 def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
@@ -41,8 +41,9 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         },
         "model": section.model.model_dump(mode="json"),
         "training": section.training.model_dump(mode="json"),
-        # The number of classes changes nothing but the stages that are told of them, whose plans have it.
-        "data": params.data.model_dump(mode="json", exclude={"num_classes"}),
+        # The number of classes changes nothing but the stages that are told of them, whose plans have it; the digest of
+        # the source says what is refused, not what is learned.
+        "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
         "data_digest": data_digest,
         "code_digest": code_digest("training", f"models/{section.model.family}.py"),
     }
@@ -50,7 +51,7 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
 
 def recipe_digest(recipe: Recipe) -> str:
     """Hash a recipe; equal recipes have equal digests."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return json_digest(recipe)
 
 
 def differing_keys(expected: Any, actual: Any, key: str = "") -> list[str]:

@@ -30,8 +30,7 @@ from spn.planning.cost import sampling_work, step_cost
 from spn.provenance import stage_recipe
 from spn.report.pictures import class_columns
 from spn.training import train
-from spn.training.run import Row
-from spn.training.train import read_history
+from spn.training.history import Row, read_history
 
 CPU = torch.device("cpu")
 FAMILIES: dict[str, FamilySection] = {"spn": SMALL} | {

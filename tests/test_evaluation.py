@@ -1,6 +1,5 @@
 """What evaluation says of a figure beside its value: exact or a bound, repeated, and at what speed it was made."""
 
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +16,10 @@ from spn.evaluation.evaluate import chain_metrics, stage_nats, summarise
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.models import build_model
 from spn.stages import Stage
-from spn.training import train
-from spn.training.run import Row, Run
-from spn.training.train import Trainer, read_history
+from spn.training import train, trainer
+from spn.training.history import Row, read_history
+from spn.training.run import Run
+from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 STEP, VALIDATION, SAVING = 1.0, 100.0, 10_000.0
@@ -98,10 +98,9 @@ def test_seconds_of_training_are_those_of_steps_and_go_on_after_a_kill(
     slow(Trainer, "train_step", STEP)
     slow(Trainer, "validate", VALIDATION)
     slow(Run, "save", SAVING)
-    loop = import_module("spn.training.train")  # the package has a function of that name
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(loop, "ROWS", 2)
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 2)  # between rows, too
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(trainer, "ROWS", 2)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 2)  # between rows, too
 
     def die(row: Row) -> None:
         if row["step"] == 10:

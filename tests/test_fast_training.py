@@ -19,7 +19,7 @@ from spn.machine import FLOAT32_ERROR, fast_products
 from spn.models import build_model
 from spn.provenance import stage_recipe
 from spn.stages import Stage
-from spn.training.train import Trainer
+from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 4, 3)

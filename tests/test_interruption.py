@@ -59,10 +59,15 @@ def test_an_interrupted_training_goes_on_where_it_was_killed(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = set((workspace.folder / "runs").iterdir())
-    steps = 400
+    steps = 600
     workspace.write_params(with_steps("low", steps, validate_every=10))
     snakemake = start(workspace)
     wait_for(lambda: step_of(workspace, before) > 0, snakemake)
+
+    # A second Snakemake on the same checkout leaves at once, and disturbs nothing.
+    refused = workspace.snakemake("--rerun-incomplete", fails=True)
+    assert "Directory cannot be locked" in refused.output
+    assert not refused.trained
     training = training_of(snakemake, "low")
     assert training is not None
     training.kill()

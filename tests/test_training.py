@@ -20,9 +20,10 @@ from spn.provenance import stage_recipe
 from spn.stages import Stage
 from spn.training import train
 from spn.training.batches import batch_indices, draw_positions, seeded
+from spn.training.history import Row, read_history
 from spn.training.optimiser import learning_rate
-from spn.training.run import Row
-from spn.training.train import Trainer, is_trained, read_history
+from spn.training.train import trained_history
+from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 LAYOUTS = {"raster": "S1_5.h5"}
@@ -171,10 +172,10 @@ def test_another_recipe_is_another_training(data, tmp_path):
     first, second = changed(tmp_path), changed(tmp_path, clip_norm=0.1)
     weights = run(first, data, tmp_path)
     recipe = stage_recipe(second, "low", SliceFile(data / "S2_2+3.h5").digest)
-    assert not is_trained(tmp_path / "out", recipe)
+    assert trained_history(tmp_path / "out/checkpoint.safetensors", recipe) is None
     other = run(second, data, tmp_path)
     assert any(not torch.equal(weights[name], other[name]) for name in weights)
-    assert is_trained(tmp_path / "out", recipe)
+    assert trained_history(tmp_path / "out/checkpoint.safetensors", recipe)
 
 
 def test_the_same_recipe_gives_the_same_weights(data, tmp_path):

@@ -8,7 +8,9 @@ from typing import TypeAlias
 
 from spn import __version__
 from spn.cli import verbs
+from spn.cli.launch import share_among_gpus
 from spn.config import InputError
+from spn.files import WriteError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -17,12 +19,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a user's mistake prints one line and gives exit status 2."""
     options = vars(_parser().parse_args(arguments))
     verb = options.pop("run")
+    share_among_gpus(options.pop("gpus", 0), sys.argv[1:] if arguments is None else arguments)
     try:
         verb(**options)
     except InputError as error:
         print(f"spn: error: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, WriteError) as error:
         print(f"spn: error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -68,6 +71,7 @@ def _add_stage_verbs(commands: Commands) -> None:
         "--recompute", action="store_true", help="keep fewer activations and make them again: less memory, more time"
     )
     _machine(train)
+    _processes(train)
 
     evaluate = _verb(commands, "evaluate", verbs.evaluate)
     evaluate.add_argument("stage")
@@ -75,6 +79,7 @@ def _add_stage_verbs(commands: Commands) -> None:
     evaluate.add_argument("--checkpoint", type=Path, required=True)
     evaluate.add_argument("--output", type=Path, required=True, help="folder for metrics.json and nats.npy")
     _machine(evaluate)
+    _processes(evaluate)
 
     check = _verb(commands, "check", verbs.check)
     check.add_argument("stage", nargs="*", help="stages to check; none: all")
@@ -112,6 +117,7 @@ def _add_chain_verbs(commands: Commands) -> None:
     )
     sample.add_argument("--batch-size", type=_count, help="images at a time; more are faster, up to a point")
     _machine(sample)
+    _processes(sample)
 
     summarise = _verb(commands, "summarise", verbs.summarise)
     summarise.add_argument("chain")
@@ -155,6 +161,20 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text}")
     return int(text)
+
+
+def _number(text: str) -> int:
+    """Read a whole number from 0."""
+    return 0 if text == "0" else _count(text)
+
+
+def _processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpus",
+        type=_number,
+        default=0,
+        help="GPUs of the job; of several, torchrun gives each a process, to the same figures and samples",
+    )
 
 
 def _machine(parser: argparse.ArgumentParser) -> None:

@@ -33,12 +33,17 @@ def stages_of(params: Params, chain: str) -> tuple[str, ...]:
 
 
 def choose_device(name: str, threads: int) -> "torch.device":
-    """Choose the device and set the threads of the process."""
+    """Choose the device and set the threads of the process; each of several processes has a GPU of its own."""
     import torch
+
+    from spn.distributed import is_one_of_several, local_rank
 
     torch.set_num_threads(threads)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and is_one_of_several():
+        name = f"cuda:{local_rank()}"
+        torch.cuda.set_device(name)  # NCCL goes by it
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

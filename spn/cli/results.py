@@ -7,9 +7,9 @@ weights, they are the same.
 from pathlib import Path
 from typing import Any
 
-from spn.cli.files import read_json
 from spn.cli.options import stages_of
 from spn.config import Params
+from spn.files import read_json
 
 
 def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any]:

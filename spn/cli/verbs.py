@@ -4,19 +4,27 @@ Imports are inside the verbs, because torch and mlflow take seconds and some ver
 """
 
 import json
+import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spn.cli.classes import check_sampled_labels, choose_labels
-from spn.cli.files import read_json, write_json
 from spn.cli.options import check_stage_name, choose_device, load_for_stage, stages_of
 from spn.cli.results import metrics_of_chain, metrics_of_chains
-from spn.config import InputError, layout_name, load_params, params_schema
+from spn.config import InputError, Params, layout_name, load_params, params_schema
+from spn.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from spn.provenance import Recipe
     from spn.tracking import Experiment
+    from spn.training.history import Row
 
 
 def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
@@ -50,34 +58,64 @@ def train(
     threads: int,
 ) -> None:
     """Train one stage, or go on where a killed run stopped; return at once if it is trained."""
-    from spn import tracking
     from spn.data.hdf5 import SliceFile
+    from spn.distributed import joined
     from spn.machine import fast_products
-    from spn.models import num_parameters
     from spn.provenance import stage_recipe
-    from spn.stages import Stage
+    from spn.training import TerminatedError, claimed
     from spn.training import train as run
 
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
     slices = SliceFile(data)
-    signature = Stage(loaded.stage_plans[stage], loaded.data.shape).signature
-    with (
-        fast_products(place) as products,
-        tracking.StageRun(
-            tracking.load_experiment(experiment),
-            stage,
-            stage_recipe(loaded, stage, slices.digest),
-            num_parameters=num_parameters(loaded.stages[stage].model, signature),
-            checkpoint=output / "checkpoint.safetensors",
-        ) as stage_run,
-    ):
-        print(f"{stage} on {place}: {products}", file=sys.stderr)
-        run(loaded, stage, slices, output, runs, place, stage_run.measured, compiled, recompute)
+    recipe = stage_recipe(loaded, stage, slices.digest)
+    try:
+        with (
+            joined(),
+            claimed(runs, recipe),
+            fast_products(place) as products,
+            _observing(loaded, recipe, experiment, output / "checkpoint.safetensors") as observe,
+        ):
+            _tell(stage, place, products)
+            run(loaded, stage, slices, output, runs, place, observe, compiled, recompute)
+    except TerminatedError as stopped:
+        print(f"spn: {stopped}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+@contextmanager
+def _observing(
+    params: Params, recipe: "Recipe", experiment: Path, checkpoint: Path
+) -> "Iterator[Callable[[Row], None]]":
+    """Record a training in MLflow, in the first of its processes."""
+    from spn.distributed import is_first
+
+    if not is_first():
+        yield lambda row: None
+        return
+    from spn import tracking
+    from spn.models import num_parameters
+    from spn.stages import Stage
+
+    stage = recipe["stage"]
+    signature = Stage(params.stage_plans[stage], params.data.shape).signature
+    count = num_parameters(params.stages[stage].model, signature)
+    store = tracking.load_experiment(experiment)
+    with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
+        yield run.measured
+
+
+def _tell(stage: str, place: "torch.device", products: str) -> None:
+    """Say in the log where the work is done."""
+    from spn.distributed import num_processes, rank
+
+    which = f" (process {rank() + 1} of {num_processes()})" if num_processes() > 1 else ""
+    print(f"{stage} on {place}{which}: {products}", file=sys.stderr)
 
 
 def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Path, device: str, threads: int) -> None:
     """Give a stage's nats over the whole test split: exact, or the bound that its law gives."""
     from spn.data.hdf5 import SliceFile
+    from spn.distributed import is_first, joined
     from spn.evaluation.evaluate import conditioning, estimate, save_nats, stage_nats, summarise
     from spn.generation import load_trained
     from spn.machine import fast_products
@@ -86,9 +124,11 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
     slices = SliceFile(data)
     trained, model = load_trained(loaded, stage, slices.digest, checkpoint, place)
-    with fast_products(place) as products:
-        print(f"{stage} on {place}: {products}", file=sys.stderr)
+    with joined(), fast_products(place) as products:
+        _tell(stage, place, products)
         nats = stage_nats(trained, model, slices, "test", place)
+        if not is_first():
+            return
     save_nats(output / "nats.npy", nats)
     metrics = {
         "stage": stage,
@@ -119,6 +159,7 @@ def sample(
 ) -> None:
     """Sample one stage of a chain, given what the stages before it sampled, and tell how long drawing took."""
     from spn.data.hdf5 import SliceFile, read_images, write_images
+    from spn.distributed import is_first, joined
     from spn.generation import SAMPLERS, load_trained, sample_chain_stage
     from spn.generation.sample import BATCH_SIZE
     from spn.provenance import recipe_digest, stage_recipe
@@ -133,19 +174,22 @@ def sample(
     digest = SliceFile(data).digest
     trained, model = load_trained(loaded, stage, digest, checkpoint, place)
     before, notes = read_images(given[0]) if given else (None, {"recipes": "{}"})
-    started = time.monotonic()
-    images = sample_chain_stage(
-        trained,
-        model.double() if exact else model,
-        before,
-        num_images=loaded.sampling.num_images,
-        seed=loaded.sampling.seed,
-        temperature=loaded.chains[chain].temperature.get(stage, 1.0),
-        batch_size=BATCH_SIZE if batch_size is None else batch_size,
-        sampler=sampler,
-        labels=labels,
-    )
-    seconds = time.monotonic() - started
+    with joined():
+        started = time.monotonic()
+        images = sample_chain_stage(
+            trained,
+            model.double() if exact else model,
+            before,
+            num_images=loaded.sampling.num_images,
+            seed=loaded.sampling.seed,
+            temperature=loaded.chains[chain].temperature.get(stage, 1.0),
+            batch_size=BATCH_SIZE if batch_size is None else batch_size,
+            sampler=sampler,
+            labels=labels,
+        )
+        seconds = time.monotonic() - started
+        if not is_first():
+            return
     recipes = json.loads(str(notes["recipes"])) | {stage: recipe_digest(stage_recipe(loaded, stage, digest))}
     write_images(
         output / "samples.h5",
@@ -161,7 +205,7 @@ def summarise(params: Path, chain: str, stages: Path, output: Path) -> None:
     """Add the nats and the training times of a chain's stages."""
     from spn.evaluation.evaluate import chain_metrics, load_nats
     from spn.evaluation.speed import training_speed
-    from spn.training.train import read_history
+    from spn.training.history import read_history
 
     loaded = load_params(params)
     names = stages_of(loaded, chain)
@@ -206,7 +250,7 @@ def report(params: Path, data: Path, results: Path) -> None:
     from spn.data.hdf5 import SliceFile
     from spn.image import join_slices
     from spn.report import report as run
-    from spn.training.train import read_history
+    from spn.training.history import read_history
 
     loaded, slices = load_params(params), SliceFile(data)
     count = min(loaded.sampling.num_images, slices.num_images("test"))

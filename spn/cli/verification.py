@@ -9,9 +9,9 @@ from pathlib import Path
 
 from spn.checkpoint import check_recipe, load_notes
 from spn.cli.classes import check_sampled_labels, choose_labels
-from spn.cli.files import read_json
 from spn.config import InputError, Params, layout_name
 from spn.data.hdf5 import SliceFile, read_images
+from spn.files import read_json
 from spn.provenance import recipe_digest, stage_recipe
 
 

@@ -1,12 +1,12 @@
 """Bits/dim of stages over the whole test split, and of chains as the sum of their stages: exact, or bounds that say so.
 
-A bound draws noise. It is drawn from a generator seeded by the stage's name alone, so that the figure repeats.
+A bound draws noise. It is drawn from generators seeded by the stage's name and the batch, so that the figure repeats,
+in one process or in several.
 """
 
 import hashlib
 import io
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from spn.config import InputError
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
 from spn.data.resident import send
+from spn.distributed import collect, is_first, share
+from spn.files import write_bytes
 from spn.likelihood import bits_per_dim
 from spn.models import Model
 from spn.stages import Stage
@@ -38,27 +40,29 @@ def stage_nats(
     """Give -log p of the stage's cells for every image of a split, in nats: all slices, none drawn.
 
     A batch is `batch_size` slices, of one image or of several; the sums are in float64. Where the model gives a bound,
-    its noise is a function of the stage's name, the batches and the kind of device.
+    its noise is a function of the stage's name, the batches and the kind of device. Several processes
+    (`spn.distributed`) share the batches, and all of them get the nats, which are the same as from one.
     """
     positions = torch.tensor(stage.targets)
     slices_of_images = torch.arange(data.num_images(split) * len(positions))
     name = f"{stage.plan.name} on {split}"
+    batches = share(slices_of_images.split(batch_size))
     parts = []
     with torch.random.fork_rng():
-        torch.manual_seed(_noise_seed(stage.plan.name))
-        for batch in tqdm(slices_of_images.split(batch_size), desc=name, unit="batch", dynamic_ncols=True):
+        for batch in tqdm(batches, desc=name, unit="batch", dynamic_ncols=True, disable=not is_first()):
+            torch.manual_seed(_noise_seed(stage.plan.name, int(batch[0])))
             image, target = batch // len(positions), batch % len(positions)
             images = send(data.slices(split, image.unique()), device)
             slices = images.index_select(0, send(image - image[0], device))
             labels = data.labels(split, image) if stage.plan.num_classes else None
             told = None if labels is None else send(labels, device)
             parts.append(stage.nats(model, slices, send(positions[target], device), told))
-    return torch.cat(parts).view(-1, len(positions)).sum(1).cpu().numpy()
+    return torch.cat(collect([part.cpu() for part in parts])).view(-1, len(positions)).sum(1).numpy()
 
 
-def _noise_seed(stage: str) -> int:
-    """Hash the stage's name to a seed of 63 bits."""
-    return int.from_bytes(hashlib.sha256(f"evaluation/{stage}".encode()).digest()[:8], "big") >> 1
+def _noise_seed(stage: str, first: int) -> int:
+    """Hash the stage's name and the first slice of a batch to a seed of 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"evaluation/{stage}/{first}".encode()).digest()[:8], "big") >> 1
 
 
 def summarise(nats: NDArray[np.float64], num_dims: int) -> Metrics:
@@ -113,9 +117,7 @@ def save_nats(path: Path, nats: NDArray[np.float64]) -> None:
     """Write nats per image as .npy, by renaming."""
     buffer = io.BytesIO()
     np.save(buffer, nats, allow_pickle=False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_nats(path: Path) -> NDArray[np.float64]:

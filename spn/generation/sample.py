@@ -7,6 +7,7 @@ from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from spn.distributed import collect, is_first, share
 from spn.generation.samplers import SAMPLERS, Draw
 from spn.generation.uniforms import keyed_uniforms
 from spn.image import join_slices, split_slices
@@ -60,7 +61,7 @@ def sample_chain_stage(
 
     `before` is what the stages before it sampled; None for the first stage of a chain. `labels` are the classes of the
     images, the same for all stages of a chain; a stage that is not told of classes leaves them aside. Every `sampler`
-    gives the same sample.
+    gives the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all images.
     """
     small, size = stage.signature, stage.plan.scale_factor
     device = next(model.parameters()).device
@@ -69,14 +70,20 @@ def sample_chain_stage(
         before = torch.zeros(shape, dtype=torch.uint8)
     draw = SAMPLERS[sampler](model, temperature)
     done = []
-    batches = torch.arange(num_images).split(batch_size)
-    with tqdm(total=len(batches) * len(stage.targets), desc=stage.plan.name, unit="slice", dynamic_ncols=True) as bar:
+    batches = share(torch.arange(num_images).split(batch_size))
+    with tqdm(
+        total=len(batches) * len(stage.targets),
+        desc=stage.plan.name,
+        unit="slice",
+        dynamic_ncols=True,
+        disable=not is_first(),
+    ) as bar:
         for images in batches:
             slices = split_slices(before[images], size).to(device)
             told = None if labels is None else labels[images].to(device)
             sampled = sample_stage(stage, draw, slices, images.tolist(), seed, bar.update, told)
             done.append(join_slices(sampled).cpu())
-    return torch.cat(done)
+    return torch.cat(collect(done))
 
 
 def sample_labels(num_images: int, num_classes: int, only: int | None = None) -> Int64[Tensor, " image"]:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from spn.config import Params
-from spn.report.files import write_bytes
+from spn.files import write_bytes
 from spn.report.tables import TRAIN, VALIDATION, ChainMetrics, History, bits_text, chain_text, statement, total_text
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; grey for yellow, which is faint on white, and for

@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from spn.report.files import write_bytes
+from spn.files import write_bytes
 
 TILE_WIDTH = 48
 """Images narrower than so many pixels are enlarged by a whole number to at least that."""

@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from spn.config import Params
+from spn.files import write_text
 from spn.report.curves import plot_bits_per_dim, plot_curves
-from spn.report.files import write_text
 from spn.report.page import html_table
 from spn.report.pictures import save_grid
 from spn.report.tables import ChainMetrics, History, curve_csv, metrics_tree, shares_csv

@@ -1,5 +1,7 @@
 """Training one stage: batches, optimiser, averaging, and a run that can be killed and resumed."""
 
+from spn.training.claim import claimed
+from spn.training.termination import TerminatedError
 from spn.training.train import train
 
-__all__ = ["train"]
+__all__ = ["TerminatedError", "claimed", "train"]

@@ -9,15 +9,16 @@ from torch import Tensor
 from spn.checkpoint import check_recipe, load_tensors, save_tensors
 from spn.models import Model
 from spn.provenance import Recipe
+from spn.training.history import Row
 from spn.training.optimiser import Averaged
-
-Row = dict[str, int | float]
-"""One line of the history; `step` counts the steps done."""
 
 
 @dataclass
 class Run:
-    """Weights, their averages, the optimiser and the history after `step` steps, which took `seconds` of training."""
+    """Weights, their averages, the optimiser and the history after `step` steps, which took `seconds` of training.
+
+    `pending` has the loss and the gradient's norm of every step since the last line of the history.
+    """
 
     recipe: Recipe
     model: Model
@@ -26,6 +27,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     history: list[Row] = field(default_factory=list)
+    pending: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write the whole state to `path`."""
@@ -33,6 +35,8 @@ class Run:
         tensors |= {f"average.{name}": weight for name, weight in self.average.model.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        if self.pending:
+            tensors["pending"] = torch.stack([torch.stack(step) for step in self.pending])
         notes = {"recipe": self.recipe, "step": self.step, "seconds": self.seconds, "history": self.history}
         save_tensors(path, tensors, notes)
 
@@ -46,6 +50,9 @@ class Run:
         optimiser["state"] = _optimiser_state(_under("optimiser", tensors))
         self.optimiser.load_state_dict(optimiser)
         self.step, self.seconds, self.history = notes["step"], notes["seconds"], notes["history"]
+        if "pending" in tensors:
+            pending = tensors["pending"].to(next(self.model.parameters()).device)
+            self.pending = [(loss, norm) for loss, norm in pending]
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ rule sample:
     conda:
         "../envs/spn.yaml"
     threads: 1
+    resources:
+        gpu=0,
     params:
         sampling=parameters.sampling.model_dump(mode="json"),
         temperature=lambda wildcards: parameters.chains[
@@ -33,7 +35,8 @@ rule sample:
         folder=subpath(output.samples, parent=True),
     shell:
         "spn sample {wildcards.chain} {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
-        " --given {input.given} --output {params.folder} --threads {threads} > {log} 2>&1"
+        " --given {input.given} --output {params.folder} --threads {threads}"
+        " --gpus {resources.gpu} > {log} 2>&1"
 
 
 rule summarise:

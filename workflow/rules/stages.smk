@@ -29,14 +29,17 @@ rule train:
     resources:
         # Of the machine, not of the science: for example --set-resources train:options=--recompute, or in a profile.
         options="",
+        # More than one: a process for each.
+        gpu=0,
     params:
         recipe=lambda wildcards: stage_recipe(
             parameters, wildcards.stage, data_digest=""
         ),
         folder=subpath(output.checkpoint, parent=True),
     shell:
-        "spn train {wildcards.stage} --data {input.data} --experiment {input.experiment}"
-        " --output {params.folder} --threads {threads} {resources.options} > {log} 2>&1"
+        # In place of the shell, so that SIGTERM reaches it and Snakemake waits until it has saved.
+        "exec spn train {wildcards.stage} --data {input.data} --experiment {input.experiment}"
+        " --output {params.folder} --threads {threads} --gpus {resources.gpu} {resources.options} > {log} 2>&1"
 
 
 rule evaluate:
@@ -51,9 +54,11 @@ rule evaluate:
     conda:
         "../envs/spn.yaml"
     threads: 1
+    resources:
+        gpu=0,
     params:
         code=code_digest("evaluation/evaluate.py"),
         folder=subpath(output.metrics, parent=True),
     shell:
         "spn evaluate {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
-        " --output {params.folder} --threads {threads} > {log} 2>&1"
+        " --output {params.folder} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"

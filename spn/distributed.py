@@ -1,0 +1,94 @@
+"""One job of several processes: which of them this is, what they agree on, and how they share work.
+
+torchrun starts them, one for each GPU of the job. Where it did not, there is one process, and nothing is communicated.
+What is said here goes over gloo, between CPUs, so that no GPU is waited for; gradients take a group of their own.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, zip_longest
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Item = TypeVar("Item")
+Items = TypeVar("Items", Tensor, tuple[Tensor, ...])
+
+
+def is_one_of_several() -> bool:
+    """Tell whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def local_rank() -> int:
+    """Give the number of this process among those of its machine, from 0: that of its GPU."""
+    return int(os.environ["LOCAL_RANK"]) if is_one_of_several() else 0
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the processes that torchrun started; does nothing where there is one."""
+    if not is_one_of_several():
+        yield
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def num_processes() -> int:
+    """Count the processes of the job."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Give the number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Tell whether this is the process that writes and logs."""
+    return rank() == 0
+
+
+def any_of(*flags: bool) -> tuple[bool, ...]:
+    """Tell of each flag whether it is set in any process; all of them must ask."""
+    if num_processes() == 1:
+        return flags
+    raised = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return tuple(bool(flag) for flag in raised)
+
+
+def mean(values: Tensor) -> Tensor:
+    """Average numbers over the processes; where there is one, they stay as and where they are."""
+    if num_processes() == 1:
+        return values
+    total = values.cpu()
+    dist.all_reduce(total)
+    return total / num_processes()
+
+
+def share(items: Items) -> Items:
+    """Give this process its share: every so manieth."""
+    return items[rank() :: num_processes()]
+
+
+def collect(mine: Sequence[Item]) -> list[Item]:
+    """Put together what all processes made of their shares, in the order of the items; all of them get it."""
+    if num_processes() == 1:
+        return list(mine)
+    shares: list[list[Item]] = [[] for _ in range(num_processes())]
+    dist.all_gather_object(shares, list(mine))
+    absent = object()
+    return [item for item in chain.from_iterable(zip_longest(*shares, fillvalue=absent)) if item is not absent]
+
+
+def gradient_group(device: torch.device) -> dist.ProcessGroup | None:
+    """Make the group that averages gradients on a device; all processes must ask."""
+    return dist.new_group(backend="nccl") if device.type == "cuda" else dist.group.WORLD

@@ -1,0 +1,94 @@
+"""Files of the pipeline: there as a whole or not at all, and never taken for whole where they are damaged."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from spn.config import InputError
+
+SEAL = "sha256"
+"""The key under which a JSON file has the digest of the rest of it."""
+
+
+class WriteError(Exception):
+    """A file could not be written, most often because the disk is full; what was there before is untouched.
+
+    The command line prints it in one line and exits with status 1; with room made, the same command goes on.
+    """
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, which takes its place in the end, or is removed on an error.
+
+    Folders are made. The content is on the disk before it gets its name, so that not even a power failure leaves a file
+    by halves. Processes may write the same file at once: each has a name of its own, and what a dead process of this
+    host left is removed by the next one. Raises WriteError where the file system refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(path)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        # h5py has long texts of its own for the errors of the system.
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise WriteError(f"{path}: could not be written: {reason}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` by renaming."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text by renaming."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object and the digest of it, by renaming."""
+    write_text(path, json.dumps(value | {SEAL: json_digest(value)}, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote; raise InputError naming a file that is missing, damaged or edited."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a JSON file of the pipeline: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    seal = value.pop(SEAL, None)
+    if seal != json_digest(value):
+        raise InputError(
+            f"{path}: expected the content that was written, of {SEAL} {seal}, got another: it was damaged or edited; "
+            "delete it and run the workflow again"
+        )
+    return value
+
+
+def json_digest(value: Any) -> str:
+    """Hash a JSON value; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _remove_left(path: Path) -> None:
+    """Remove the temporary files of `path` whose processes, on this host, are no more."""
+    start = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{start}*"):
+        process = left.name.removeprefix(start)
+        if process.isdecimal() and not Path("/proc", process).exists():
+            left.unlink(missing_ok=True)

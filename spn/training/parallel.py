@@ -1,0 +1,44 @@
+"""A stage's loss in one process or in several: the same batch, the same loss, the same gradient.
+
+Every process takes its share of each batch (`spn.distributed`), and DistributedDataParallel averages the gradients.
+Batches are functions of the step, so nothing else is exchanged. Dropout is drawn by each process for itself.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spn.distributed import gradient_group, num_processes
+from spn.models import Model
+from spn.stages import Stage
+
+Nats: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Gives the nats of each image's slice, from slices, meta-positions and labels."""
+
+
+class _StageNats(nn.Module):
+    """`Stage.nats` as a module, for DistributedDataParallel looks for gradients behind a forward pass."""
+
+    def __init__(self, nats: Callable[..., Tensor], model: Model) -> None:
+        super().__init__()
+        self._nats, self.model = nats, model
+
+    def forward(self, slices: Tensor, position: Tensor, labels: Tensor | None) -> Tensor:
+        return self._nats(self.model, slices, position, labels)
+
+
+def parallel_nats(stage: Stage, model: Model, device: torch.device, compiled: bool) -> Nats:
+    """Give `Stage.nats` of a model, whose gradients are averaged over the processes; see `Trainer` on `compiled`."""
+    nats: Callable[..., Tensor] = stage.nats
+    if compiled:
+        # With torch's own random numbers, so that dropout is the same as without.
+        nats = torch.compile(stage.nats, options={"fallback_random": True})
+    if num_processes() == 1:
+        return partial(nats, model)
+    return DistributedDataParallel(
+        _StageNats(nats, model), process_group=gradient_group(device), gradient_as_bucket_view=True
+    )

@@ -1,0 +1,252 @@
+"""The training loop of a stage: steps, rows of the history, validation, and the state that a kill leaves."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from spn.config import InputError, Params
+from spn.data.hdf5 import SliceFile
+from spn.data.layout import Split
+from spn.data.resident import ResidentSlices, send
+from spn.distributed import any_of, collect, is_first, mean, num_processes, rank, share
+from spn.layers import recompute_layers
+from spn.likelihood import bits_per_dim
+from spn.models import Model, build_model
+from spn.provenance import Recipe
+from spn.stages import Stage
+from spn.training.batches import batch_indices, derive_seed, draw_positions, seeded
+from spn.training.history import Row
+from spn.training.optimiser import Averaged, build_optimiser, learning_rate
+from spn.training.parallel import parallel_nats
+from spn.training.run import Run
+from spn.training.termination import TerminatedError, noting_sigterm
+
+Observe = Callable[[Row], None]
+
+ROWS = 100
+"""Rows of the history between the first step and the last, beside those of validations."""
+
+SAVE_SECONDS = 60
+"""Most seconds of work that a kill can cost."""
+
+
+class Trainer:
+    """The training loop of one stage.
+
+    With `compiled` the network is compiled, which takes a minute or more before the first step; with `recompute` the
+    activations within layers are made again on the way back, for less memory.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        name: str,
+        data: SliceFile,
+        recipe: Recipe,
+        device: torch.device,
+        compiled: bool = False,
+        recompute: bool = False,
+    ) -> None:
+        section = params.stages[name]
+        plan = params.stage_plans[name]
+        if (data.scale_factor, tuple(data.cuts)) != (plan.scale_factor, plan.cuts):
+            raise InputError(
+                f"{data.path}: expected slices under S={plan.scale_factor} with bits cut at {list(plan.cuts)} "
+                f"for stage {name}, got S={data.scale_factor} cut at {list(data.cuts)}"
+            )
+        if plan.num_classes:
+            data.check_labels(plan.num_classes)
+        self.name, self.seed, self.device = name, params.seed, device
+        self.data = ResidentSlices(data, device)
+        self.section = section.training
+        self.stage = Stage(plan, params.data.shape, device)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(params.seed, name, "weights"))
+            model = build_model(section.model, self.stage.signature).to(device)
+        self.model: Model = model
+        self.run = Run(
+            recipe, model, Averaged(model, self.section.ema_decay), build_optimiser(model, self.section.optimiser)
+        )
+        if recompute:
+            recompute_layers(model)
+        self._nats = parallel_nats(self.stage, model, device, compiled)
+        self._since = self._saved = time.monotonic()
+        """When the clock of training was started, and when the state was saved."""
+
+    def advance(self, state: Path, observe: Observe) -> None:
+        """Train up to the last step, saving to `state` on the way; on SIGTERM save and raise TerminatedError."""
+        section, run = self.section, self.run
+        bar = tqdm(
+            initial=run.step,
+            total=section.steps,
+            desc=self.name,
+            unit="step",
+            mininterval=1,
+            dynamic_ncols=True,
+            disable=not is_first(),
+        )
+        with torch.random.fork_rng(), bar, noting_sigterm() as terminated:
+            self._since = time.monotonic()
+            while run.step < section.steps or self._owes_row():
+                if self._owes_row():
+                    row = self._make_row(terminated)
+                    if row is not None:
+                        observe(row)
+                        bar.set_postfix_str(_postfix(row))
+                    saves = self._validates()
+                else:
+                    run.pending.append(self.train_step())
+                    bar.update()
+                    saves = False
+                stops, overdue = any_of(terminated(), is_first() and time.monotonic() - self._saved > SAVE_SECONDS)
+                if saves or stops or overdue:
+                    self._save(state)
+                if stops:
+                    raise TerminatedError(f"stage {self.name}: stopped by SIGTERM and saved after step {run.step}")
+
+    def _validates(self) -> bool:
+        """Tell whether the step just done is one of those that are validated."""
+        return self.run.step == self.section.steps or self.run.step % self.section.validate_every == 0
+
+    def _owes_row(self) -> bool:
+        """Tell whether the history lacks a row of the step just done."""
+        run, every = self.run, max(1, self.section.steps // ROWS)
+        is_due = run.step > 0 and (self._validates() or run.step % every == 0)
+        return is_due and not (run.history and run.history[-1]["step"] == run.step)
+
+    def _make_row(self, terminated: Callable[[], bool]) -> Row | None:
+        """Add a row to the history; None where SIGTERM came while it was validated, and it is owed still."""
+        self._stop_clock()
+        row = self._row()
+        if self._validates():
+            validation = self.validate(terminated)
+            self._since = time.monotonic()
+            if validation is None:
+                return None
+            row["validation_bits_per_dim_estimate"] = validation
+        self.run.history.append(row)
+        self.run.pending.clear()
+        return row
+
+    def _save(self, state: Path) -> None:
+        self._stop_clock()
+        if is_first():
+            self.run.save(state)
+        self._saved = self._since = time.monotonic()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Let the first batch set what the family sets by data; to be called before the first step, and once."""
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(self.seed, self.name, "initialisation"))
+            slices, position, labels = self._batch(step=0, shared=False)
+            context = self.stage.context(slices, position, labels)
+            self.model.initialise(self.stage.target(slices, position), context)
+        self.run.average.model.load_state_dict(self.model.state_dict())
+
+    def _batch(self, step: int, shared: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw the images of a step, a slice of each, and give their classes where the stage is told of them.
+
+        All processes draw the same, and each is given its share of it, or all where it is not `shared`.
+        """
+        size = self.section.batch_size
+        indices = batch_indices(self.seed, step, self.data.num_images("train"), size)
+        positions = draw_positions(self.stage.targets, size, seeded(self.seed, self.name, "slices", step))
+        if shared:
+            indices, positions = share(indices), share(positions)
+        return self.data.slices("train", indices), send(positions, self.device), self._labels("train", indices)
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """Take one step; give its mean nats per drawn slice, of this process' share alone, and the gradient's norm."""
+        run, section, step = self.run, self.section, self.run.step
+        others = [rank()] if rank() else []
+        torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step, *others))
+        slices, position, labels = self._batch(step)
+        for group in run.optimiser.param_groups:
+            group["lr"] = learning_rate(section, step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
+            # Shares may differ by an image; weighted so, their average is the mean over the batch.
+            weight = len(slices) * num_processes() / section.batch_size
+            nats = self._nats(slices, position, labels).mean() * weight
+        run.optimiser.zero_grad(set_to_none=True)
+        (nats / slices[0, 0, 0].numel()).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), section.clip_norm or float("inf"))
+        run.optimiser.step()
+        run.average.update(self.model, step)
+        run.step += 1
+        return nats.detach(), norm.double()
+
+    def _labels(self, split: Split, indices: Tensor) -> Tensor | None:
+        """Give the classes of some images, where the stage is told of them."""
+        return self.data.labels(split, indices) if self.stage.plan.num_classes else None
+
+    def _stop_clock(self) -> None:
+        """Wait for the pending steps, and count the seconds since the clock was started.
+
+        This is the only place where training waits for the device.
+        """
+        self._check_finite()
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        now = time.monotonic()
+        self.run.seconds += now - self._since
+        self._since = now
+
+    def _row(self) -> Row:
+        """Summarise the steps since the last row."""
+        run = self.run
+        norms = torch.stack([norm for _, norm in run.pending]).mean().item()
+        before: Row = run.history[-1] if run.history else {"step": 0, "training_seconds": 0.0}
+        images = (run.step - before["step"]) * self.section.batch_size
+        return {
+            "step": run.step,
+            "train_bits_per_dim_estimate": self._bits_per_dim(self._losses().mean().item()),
+            "learning_rate": learning_rate(self.section, run.step - 1),
+            "gradient_norm": norms,
+            "images_per_second": images / (run.seconds - before["training_seconds"]),
+            "training_seconds": run.seconds,
+        }
+
+    def _losses(self) -> Tensor:
+        """Give the loss of every pending step, over the whole batch."""
+        return mean(torch.stack([loss for loss, _ in self.run.pending]))
+
+    def _check_finite(self) -> None:
+        if not self.run.pending:
+            return
+        losses = self._losses()
+        if bad := (~losses.isfinite()).nonzero().flatten().tolist():
+            step = self.run.step - len(losses) + bad[0] + 1
+            raise FloatingPointError(f"stage {self.name}, step {step}: expected a finite loss, got {losses[bad[0]]}")
+
+    def _bits_per_dim(self, nats_per_slice: float) -> float:
+        return bits_per_dim(nats_per_slice * len(self.stage.targets), self.stage.image_dims)
+
+    @torch.inference_mode()
+    def validate(self, terminated: Callable[[], bool] = lambda: False) -> float | None:
+        """Estimate the averaged weights' bits/dim on the validation split, always with the same slice per image.
+
+        None where a process is `terminated` meanwhile.
+        """
+        num_images, size = self.data.num_images("validation"), 2 * self.section.batch_size
+        images = torch.arange(num_images)
+        positions = draw_positions(self.stage.targets, num_images, seeded(self.seed, self.name, "validation"))
+        batches = list(zip(images.split(size), positions.split(size), strict=True))
+        parts: list[Tensor] = []
+        for first in range(0, len(batches), num_processes()):
+            if any_of(terminated())[0]:
+                return None
+            for indices, position in batches[first + rank() : first + rank() + 1]:
+                slices, labels = self.data.slices("validation", indices), self._labels("validation", indices)
+                parts.append(self.stage.nats(self.run.average.model, slices, send(position, self.device), labels))
+        return self._bits_per_dim(torch.cat(collect(parts)).mean().item())
+
+
+def _postfix(row: Row) -> str:
+    text = f"{row['train_bits_per_dim_estimate']:.3f} bits/dim, {row['images_per_second']:.0f} images/s"
+    validation = row.get("validation_bits_per_dim_estimate")
+    return text if validation is None else f"{text}, validation {validation:.3f}"

@@ -1,0 +1,67 @@
+"""Real trainings in processes of their own, which tests may kill; what takes seconds to import is imported once."""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from experiment import write_params
+
+from spn.cli import main
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([f"spn.{name}" for name in ("tracking", "training", "evaluation.evaluate", "report")])
+
+DATA = {"raster": "S1_5.h5", "high": "S2_2+3.h5", "low": "S2_2+3.h5"}
+
+
+def make_experiment(folder: Path, params: dict[str, Any]) -> Path:
+    """Write params.yaml, the data and the MLflow store of a variant of the tiny experiment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_params(folder, params)
+    with contextlib.chdir(folder):
+        for layout in sorted(set(DATA.values())):
+            assert main(["preprocess", "--layout", Path(layout).stem, "--output", layout]) == 0
+        assert main(["create_experiment", "--output", "experiment.json"]) == 0
+    return folder
+
+
+def train_command(stage: str, place: str = "out") -> list[str]:
+    """Give the command that trains a stage into a folder, with the state of the run in it."""
+    given = ["--data", DATA[stage], "--experiment", "experiment.json"]
+    return ["train", stage, *given, "--output", place, "--runs", f"{place}/runs"]
+
+
+def start(folder: Path, command: list[str], log: str = "log", variables: dict[str, str] | None = None) -> BaseProcess:
+    """Run a verb in a process of its own, in a folder, with what it says appended to a log there."""
+    process = CONTEXT.Process(target=_run, args=(folder, command, log, variables or {}))
+    process.start()
+    return process
+
+
+def start_several(folder: Path, command: list[str], count: int, log: str = "log") -> list[BaseProcess]:
+    """Run a verb in processes that find each other as torchrun's do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    return [
+        start(folder, command, f"{log}{rank}", common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(count)
+    ]
+
+
+def _run(folder: Path, command: list[str], log: str, variables: dict[str, str]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.update(variables)
+    os.chdir(folder)
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    raise SystemExit(main(command))

@@ -1,0 +1,133 @@
+"""Several processes a stage: the same batches, losses, figures and samples as one, and one that writes."""
+
+import os
+import subprocess
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from experiment import tiny_params
+from processes import DATA, make_experiment, start, start_several, train_command
+
+from spn.checkpoint import load_notes, load_tensors
+from spn.cli import main
+from spn.data.hdf5 import read_images
+from spn.files import read_json
+from spn.tracking import load_experiment
+from spn.training.history import Row, read_history
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+
+EXACT = {"step", "learning_rate"}
+TIMES = {"images_per_second", "training_seconds"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny experiment, trained by one process; no dropout, which every process draws for itself."""
+    params = tiny_params()
+    params["data"] |= {"test": 100, "limit": {"train": 100, "validation": 40, "test": 40}}
+    for stage in params["stages"].values():
+        stage["model"]["dropout"] = 0.0
+        stage["training"] |= {"steps": 12, "validate_every": 4}
+    params["stages"]["high"]["training"]["batch_size"] = 9  # an odd number, so that the shares differ
+    params["stages"]["raster"]["training"] |= {"steps": 2000, "validate_every": 1000}
+    folder = make_experiment(tmp_path_factory.mktemp("distributed"), params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in ("high", "low"):
+            assert main(train_command(stage, f"one/{stage}")) == 0
+    return folder
+
+
+def together(folder: Path, command: list[str], log: str) -> str:
+    """Run a verb in two processes; give what they said."""
+    processes = start_several(folder, command, 2, log)
+    for process in processes:
+        process.join(300)
+    said = "\n".join((folder / f"{log}{rank}").read_text() for rank in range(2))
+    assert [process.exitcode for process in processes] == [0, 0], said
+    return said
+
+
+def assert_same_history(one: list[Row], two: list[Row]) -> None:
+    assert [row.keys() for row in one] == [row.keys() for row in two]
+    for left, right in zip(one, two, strict=True):
+        for key in left.keys() - TIMES:
+            assert right[key] == (left[key] if key in EXACT else pytest.approx(left[key], rel=1e-5)), (
+                key,
+                left["step"],
+            )
+
+
+@pytest.mark.parametrize("stage", ["low", "high"])
+def test_two_processes_train_as_one(folder: Path, stage: str) -> None:
+    # By torchrun, as on a cluster, and by processes that find each other as torchrun's do.
+    if stage == "low":
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "spn", *train_command(stage, f"two/{stage}"), "--gpus", "2", "--device", "cpu"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "(process 2 of 2)" in done.stderr
+    else:
+        together(folder, train_command(stage, f"two/{stage}"), f"train_{stage}")
+    one, two = (load_tensors(folder / place / stage / "checkpoint.safetensors") for place in ("one", "two"))
+    assert one[1]["recipe"] == two[1]["recipe"]
+    assert_same_history(one[1]["history"], two[1]["history"])
+    for name, weight in one[0].items():
+        torch.testing.assert_close(two[0][name], weight, rtol=1e-3, atol=1e-4)
+    assert_same_history(two[1]["history"], read_history(folder / "two" / stage / "history.csv"))
+
+
+def test_two_processes_evaluate_and_sample_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for stage in ("high", "low"):
+        given = ["--given", "one/high/sampled/samples.h5"] if stage == "low" else []
+        common = [stage, "--data", DATA[stage], "--checkpoint", f"one/{stage}/checkpoint.safetensors"]
+        for verb, options in (("evaluate", []), ("sample", ["--batch-size", "1", *given])):
+            command = [verb, *(["depth"] if verb == "sample" else []), *common, *options]
+            assert main([*command, "--output", f"one/{stage}/{verb}d"]) == 0
+            together(folder, [*command, "--output", f"two/{stage}/{verb}d"], f"{verb}_{stage}")
+        images = [read_images(Path(place, stage, "sampled/samples.h5"))[0] for place in ("one", "two")]
+        assert torch.equal(*images)
+        nats = [np.load(f"{place}/{stage}/evaluated/nats.npy") for place in ("one", "two")]
+        assert np.array_equal(*nats)
+        metrics = [read_json(Path(place, stage, "evaluated/metrics.json")) for place in ("one", "two")]
+        assert metrics[0] == metrics[1]
+
+
+def stop_when_training(processes: list[BaseProcess], log: Path) -> None:
+    """Send SIGTERM to all processes once the first has told of a step."""
+    while "bits/dim" not in (log.read_text() if log.exists() else ""):
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.05)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [143] * len(processes)
+
+
+def test_sigterm_stops_two_at_the_same_step_and_one_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = train_command("raster")
+    stop_when_training(start_several(folder, command, 2, "stopped"), folder / "stopped0")
+    (state,) = (folder / "out/runs").glob("raster-*.safetensors")
+    first = load_notes(state)["step"]
+    assert first > 0
+    for log in ("stopped0", "stopped1"):
+        assert f"stopped by SIGTERM and saved after step {first};" in (folder / log).read_text()
+    stop_when_training([start(folder, command, "alone")], folder / "alone")
+    second = load_notes(state)["step"]
+    assert f" {first}/2000 " in (folder / "alone").read_text()
+    assert second > first
+    # One of the two has logged, and the one that went on after it: a curve without gaps, and a run that was killed.
+    monkeypatch.chdir(folder)
+    experiment = load_experiment(Path("experiment.json"))
+    (run,) = experiment.client.search_runs([experiment.id], "attributes.run_name = 'raster'")
+    assert run.info.status == "KILLED"
+    curve = experiment.client.get_metric_history(run.info.run_id, "train_bits_per_dim_estimate")
+    assert [point.step for point in curve] == [row["step"] for row in load_notes(state)["history"]]
