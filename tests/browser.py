@@ -1,14 +1,8 @@
-"""A person at MLflow's pages: the real `mlflow ui`, and Debian's Chromium driven by Selenium, on loopback alone."""
+"""A person at MLflow's pages: Debian's Chromium, driven by Selenium, on loopback alone."""
 
-import http.client
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -127,29 +121,6 @@ def chromium(profile: Path, screenshots: Path) -> Iterator[Person]:
         driver.quit()
 
 
-@contextmanager
-def mlflow_ui(folder: Path) -> Iterator[str]:
-    """Run plain `mlflow ui` in a folder, and give its address."""
-    port = _free_port()
-    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = folder.with_name("mlflow-ui.log")  # beside the folder, which stays as it is
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            wait = WebDriverWait(server, 2 * SECONDS, poll_frequency=0.2)
-            wait.until(lambda server: server.poll() is not None or _answers(port), "mlflow ui does not answer")
-            assert server.poll() is None, log.read_text()
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGTERM)
-                server.wait(SECONDS)
-
-
 def _displayed(elements: list[WebElement]) -> WebElement | None:
     return next((element for element in elements if element.is_displayed()), None)
 
@@ -158,18 +129,3 @@ def _click(element: WebElement | None) -> bool:
     if element is not None:
         element.click()
     return element is not None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Person, chromium, mlflow_ui
+from browser import Person, chromium
 from experiment import tiny_params
+from mlflow_server import MlflowServer, listening
 from workspace import finished
 
 from spn.tracking import Experiment, load_experiment
@@ -55,8 +56,9 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finishe
 
 @pytest.fixture(scope="module")
 def address(finished_store: FinishedStore) -> Iterator[str]:
-    with mlflow_ui(finished_store.folder) as address:
-        yield address
+    log = finished_store.folder.with_name("mlflow-ui.log")  # beside the folder, which stays as it is
+    with MlflowServer(finished_store.folder, log, "ui") as server:
+        yield server.address
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,10 @@ def see_runs(person: Person, expected: list[str]) -> None:
 
 def see_metric(person: Person, name: str) -> float:
     return float(person.see(f"//*[@role='row'][.{link(name)}]").text.split()[-1])
+
+
+def test_the_pages_are_served_to_this_machine_alone(address: str) -> None:
+    assert listening(address) == {"127.0.0.1"}
 
 
 def test_the_experiment_and_all_its_runs_are_found(person: Person, finished_store: FinishedStore) -> None:

@@ -1,9 +1,12 @@
 """Runs in a real MLflow store: nothing is lost, nothing is written twice, what is finished stays as it is."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import CONTEXT
 from tracked import expected, logged, open_stage, recipe, rows, runs, train_stage
 
 from spn.config import InputError
@@ -90,10 +93,17 @@ def test_an_exception_is_told_and_the_same_run_continues(
     assert logged(experiment, run.run_id) == expected(5)
 
 
-def test_rows_that_a_killed_process_had_not_written_come_with_the_history(experiment: Experiment, stage: str) -> None:
-    killed = open_stage(experiment, stage)
+def measure_and_die(uri: str, experiment_id: str, stage: str) -> None:
+    killed = open_stage(Experiment(uri, experiment_id), stage)
     killed.measured(rows(1)[0])
-    del killed
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_rows_that_a_killed_process_had_not_written_come_with_the_history(experiment: Experiment, stage: str) -> None:
+    killed = CONTEXT.Process(target=measure_and_die, args=(experiment.uri, experiment.id, stage))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     with open_stage(experiment, stage) as run:
         assert experiment.client.get_run(run.run_id).info.status == "RUNNING"
         for row in rows(4):

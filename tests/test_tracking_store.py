@@ -1,6 +1,6 @@
 """The MLflow store and its experiment are created once, by however many processes, and never by accident."""
 
-import multiprocessing
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,12 +8,17 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from tracked import expected, logged, runs, train_stage
+import torch
+from experiment import tiny_params, write_params
+from processes import CONTEXT
+from tracked import assert_recorded
 
+from spn.cli import main
 from spn.config import InputError
+from spn.files import write_json
 from spn.tracking import Experiment, create_experiment, load_experiment
 
-NUM_PROCESSES = 6
+STAGES = [f"raster_{index}" for index in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -22,29 +27,44 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return create_experiment(f"sqlite:///{folder}/mlflow.db", "digits", folder / "experiment.json")
 
 
-def start_at_once(barrier: Barrier, uri: str, output: Path, stage: str) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The data of six stages, and no store."""
+    params = tiny_params()
+    params["stages"] = {name: params["stages"]["raster"] for name in STAGES}
+    params["chains"] = {name: {"stages": [name]} for name in STAGES}
+    write_params(tmp_path, params)
+    with contextlib.chdir(tmp_path):
+        assert main(["preprocess", "--layout", "S1_5", "--output", "S1_5.h5"]) == 0
+    return tmp_path
+
+
+def start_at_once(barrier: Barrier, folder: Path, stage: str) -> None:
+    torch.set_num_threads(1)
+    os.chdir(folder)
     barrier.wait()
-    train_stage(create_experiment(uri, "digits", output), stage, last=50)
+    assert main(["create_experiment", "--uri", "sqlite:///new/mlflow.db", "--output", "experiment.json"]) == 0
+    given = ["--data", "S1_5.h5", "--experiment", "experiment.json"]
+    assert main(["train", stage, *given, "--output", f"out/{stage}"]) == 0
 
 
-def test_six_processes_starting_at_once_on_a_new_store_lose_nothing(tmp_path: Path) -> None:
-    uri, output = f"sqlite:///{tmp_path}/new/mlflow.db", tmp_path / "experiment.json"
-    context = multiprocessing.get_context("forkserver")  # as spawn, but mlflow's seconds of importing are paid once
-    context.set_forkserver_preload(["spn.tracking"])
-    barrier = context.Barrier(NUM_PROCESSES)
-    names = [f"stage_{index}" for index in range(NUM_PROCESSES)]
-    processes = [context.Process(target=start_at_once, args=(barrier, uri, output, name)) for name in names]
+@pytest.mark.slow
+@pytest.mark.xdist_group("tracking")
+def test_six_trainings_starting_at_once_on_a_new_store_lose_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier = CONTEXT.Barrier(len(STAGES))
+    processes = [CONTEXT.Process(target=start_at_once, args=(barrier, folder, name)) for name in STAGES]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * NUM_PROCESSES
-    experiment = load_experiment(output)
+    assert [process.exitcode for process in processes] == [0] * len(STAGES)
+    monkeypatch.chdir(folder)
+    experiment = load_experiment(Path("experiment.json"))
     assert {each.name for each in experiment.client.search_experiments()} == {"Default", "digits"}
-    for name in names:
-        (run,) = runs(experiment, name)
-        assert run.info.status == "FINISHED"
-        assert logged(experiment, run.info.run_id) == expected(50)
+    for name in STAGES:
+        assert_recorded(experiment, name, folder / "out" / name / "history.csv")
 
 
 def test_an_experiment_is_created_once_and_read_back(experiment: Experiment, tmp_path: Path) -> None:
@@ -74,7 +94,7 @@ def test_a_missing_store_is_refused_and_not_created(tmp_path: Path) -> None:
     handle = tmp_path / "experiment.json"
     with pytest.raises(InputError, match=r"experiment\.json: expected the uri and id"):
         load_experiment(handle)
-    handle.write_text(f'{{"uri": "sqlite:///{tmp_path}/mlflow.db", "id": "1"}}')
+    write_json(handle, {"uri": f"sqlite:///{tmp_path}/mlflow.db", "id": "1"})
     with pytest.raises(InputError, match=r"experiment\.json: expected an active experiment 1 .* found none"):
         load_experiment(handle)
     assert list(tmp_path.iterdir()) == [handle]
@@ -82,7 +102,7 @@ def test_a_missing_store_is_refused_and_not_created(tmp_path: Path) -> None:
 
 def test_an_experiment_missing_from_its_store_is_refused(experiment: Experiment, tmp_path: Path) -> None:
     handle = tmp_path / "experiment.json"
-    handle.write_text(f'{{"uri": "{experiment.uri}", "id": "4711"}}')
+    write_json(handle, {"uri": experiment.uri, "id": "4711"})
     with pytest.raises(InputError, match="expected an active experiment 4711"):
         load_experiment(handle)
 

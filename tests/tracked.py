@@ -1,11 +1,15 @@
-"""Tiny trainings to record, and what the store holds of them."""
+"""Tiny trainings to record, a store that goes away under them, and what the store holds of them."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow.entities import Run
 
 from spn.provenance import Recipe
 from spn.tracking import Experiment, StageRun
+from spn.training.history import HISTORY, read_history
 
 CURVE = "train_bits_per_dim_estimate"
 
@@ -32,6 +36,35 @@ def expected(last: int) -> list[tuple[int, float]]:
 
 def runs(experiment: Experiment, name: str) -> list[Run]:
     return list(experiment.client.search_runs([experiment.id], f"attributes.run_name = '{name}'"))
+
+
+def assert_recorded(experiment: Experiment, stage: str, history: Path) -> None:
+    """The stage has one run, finished, with every value of its history.csv once."""
+    (run,) = runs(experiment, stage)
+    assert run.info.status == "FINISHED"
+    measured = read_history(history)
+    for column in HISTORY[1:]:
+        points = [(int(row["step"]), row[column]) for row in measured if column in row]
+        assert logged(experiment, run.info.run_id, column) == points, column
+
+
+@contextmanager
+def away(experiment: Experiment) -> Iterator[None]:
+    """Take the folder of an SQLite store away, as when a file system is gone: SQLite refuses to write."""
+    folder = Path(experiment.uri.removeprefix("sqlite:///")).parent
+    elsewhere = folder.rename(folder.with_name(f"{folder.name}-away"))
+    try:
+        yield
+    finally:
+        elsewhere.rename(folder)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until something is so, and fail after two minutes."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def train_stage(experiment: Experiment, stage: str, last: int = 3) -> str:

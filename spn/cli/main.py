@@ -53,7 +53,7 @@ def _add_data_verbs(commands: Commands) -> None:
     preprocess.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
 
     create = _verb(commands, "create_experiment", verbs.create_experiment)
-    create.add_argument("--uri", default="sqlite:///mlflow.db", help="MLflow store")
+    create.add_argument("--uri", help="MLflow store; without it MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db")
     create.add_argument("--output", type=Path, required=True, help="JSON file to write: store and experiment")
 
 

@@ -38,11 +38,11 @@ def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
     run(loaded.data, plans[layout].scale_factor, plans[layout].cuts, sources, output)
 
 
-def create_experiment(params: Path, uri: str, output: Path) -> None:
+def create_experiment(params: Path, uri: str | None, output: Path) -> None:
     """Create the MLflow store and the experiment, once, before anything is logged."""
     from spn import tracking
 
-    tracking.create_experiment(uri, load_params(params).data.name, output)
+    tracking.create_experiment(uri or tracking.default_uri(), load_params(params).data.name, output)
 
 
 def train(

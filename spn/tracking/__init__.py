@@ -28,23 +28,33 @@ Tags
 MLflow's own table shows none of these columns at first, so an experiment has two saved views that do, of its chains
 and of its stages; `Experiment.view_url` gives their addresses.
 
-Importing this package takes seconds. It switches MLflow's telemetry off unless the environment already decides:
-MLflow would report its use to a server of its makers, and compute nodes often have no network.
+A store may be away for a while: see `delivery` for how a training goes on meanwhile.
+
+Importing this package takes seconds. It decides what the environment does not: MLflow's telemetry is off, because it
+would report its use to a server of its makers, and compute nodes often have no network; and a request is told to have
+failed after half a minute at most, where MLflow by itself would try for up to twenty.
 """
 
 import os
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, so it comes first
+# Before the imports, because MLflow reads the first in its own. It does not try again by itself: a request to create a
+# run that had arrived after all would make a second run.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from spn.tracking.chain_run import record_chain
-from spn.tracking.experiment import DEFAULT_URI, Experiment, create_experiment, load_experiment
+from spn.tracking.experiment import DEFAULT_URI, Experiment, create_experiment, default_uri, load_experiment
+from spn.tracking.outage import TrackingError
 from spn.tracking.stage_run import StageRun, has_finished_run, record_evaluation
 
 __all__ = [
     "DEFAULT_URI",
     "Experiment",
     "StageRun",
+    "TrackingError",
     "create_experiment",
+    "default_uri",
     "has_finished_run",
     "load_experiment",
     "record_chain",

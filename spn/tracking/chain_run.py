@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import RunTag
+from mlflow.entities import Run, RunTag
 
 from spn.tracking.experiment import Experiment
+from spn.tracking.outage import TrackingError, reaching, reason
 from spn.tracking.runs import log_figures, log_params, numbers, open_run
 from spn.tracking.stage_run import stage_run
 
@@ -22,28 +23,46 @@ def record_chain(
 
     `samples` are pictures to keep as artefacts, by the name they get there. The run is identified by the chain's name
     and the recipes of its stages: recording it again makes no second run, writes figures only where they differ, and
-    replaces the artefacts. Raises InputError where a stage has no run.
+    replaces the artefacts. Raises InputError where a stage has no run, and TrackingError where the store does not
+    answer or takes no artefact.
     """
+    with reaching(experiment.uri):
+        run = _open(experiment, chain, metrics)
+        _keep(experiment, run, samples or {})
+        if run.info.status != "FINISHED":
+            experiment.client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def _open(experiment: Experiment, chain: str, metrics: Mapping[str, Any]) -> Run:
+    """Find or create the run, and give it its figures and links."""
     stages: Mapping[str, Any] = metrics["stages"]
     digests = {name: str(stage["recipe_digest"]) for name, stage in stages.items()}
     stage_runs = {name: str(stage_run(experiment, name, digest).info.run_id) for name, digest in digests.items()}
     identity = {"kind": "chain", "chain_digest": _digest(chain, list(digests.values()))}
     run = open_run(experiment, chain, identity, "spn record")
-    client, run_id = experiment.client, str(run.info.run_id)
-    log_params(client, run, {"stages": ", ".join(stages)})
+    log_params(experiment.client, run, {"stages": ", ".join(stages)})
     figures = {"bits_per_dim": float(metrics["bits_per_dim"])}  # first, because the UI keeps the order
     figures |= {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in stages.items()}
-    log_figures(client, run, figures | numbers(metrics))
+    log_figures(experiment.client, run, figures | numbers(metrics))
     tags = {f"stage_run.{name}": stage_run_id for name, stage_run_id in stage_runs.items()}
     tags |= {key: metrics[key] for key in ("split", "estimate", "conditioning")}
     tags["mlflow.note.content"] = _description(experiment.id, chain, metrics, stage_runs)
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    experiment.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    return run
+
+
+def _keep(experiment: Experiment, run: Run, samples: Mapping[str, Path]) -> None:
+    """Keep pictures as artefacts, which lie where the store says: on a server, or in a folder."""
     with tempfile.TemporaryDirectory() as folder:  # MLflow names an artefact after its file
-        for name, path in (samples or {}).items():
-            client.log_artifact(run_id, shutil.copyfile(path, f"{folder}/{name}"))
-    if run.info.status != "FINISHED":
-        client.set_terminated(run_id)
-    return run_id
+        for name, path in samples.items():
+            copy = shutil.copyfile(path, f"{folder}/{name}")
+            try:
+                experiment.client.log_artifact(run.info.run_id, copy)
+            except OSError as error:  # those of requests are too
+                raise TrackingError(
+                    f"the MLflow store {experiment.uri} took no {name} to {run.info.artifact_uri}: {reason(error)}"
+                ) from error
 
 
 def _digest(chain: str, recipe_digests: Sequence[str]) -> str:

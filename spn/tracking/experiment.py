@@ -1,6 +1,18 @@
-"""The store and the experiment that all runs of a pipeline belong to."""
+"""The store and the experiment that all runs of a pipeline belong to.
 
-import json
+A store is an SQLite database, or a server of MLflow's (`http://host:5000`). Jobs on the nodes of a cluster need no
+setting: they read the store's URI from the handle that `create_experiment` writes.
+
+SQLite needs a file system that all nodes share and that locks files between them: local disks and NFS 4 do, Lustre when
+mounted with `flock`, NFS 3 when its lock daemon runs. Without that, the database can be damaged, and a server is the
+answer. One process writes at a time, and the others wait up to 20 seconds: a training writes for some milliseconds
+every ten seconds, so dozens can share a database; for hundreds, or over slow file systems, run a server. A relative
+path is one in the working directory, so jobs must run where the handle was made, as Snakemake's do.
+
+Names and passwords belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not into the URI, which is
+written to the handle and into messages.
+"""
+
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +26,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.client import MlflowClient
 
 from spn.config import InputError
+from spn.files import read_json, write_json
+from spn.tracking.outage import opening, say
 from spn.tracking.views import view_path, view_tags
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -46,13 +60,21 @@ class Experiment:
         return server.rstrip("/") + view_path(self.id, kind)
 
 
+def default_uri() -> str:
+    """Give the store that the environment names in MLFLOW_TRACKING_URI, else MLflow's own default."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
 def create_experiment(uri: str, name: str, output: Path) -> Experiment:
     """Create the store and the experiment where they do not exist, and write the handle to `output`.
 
     Any number of processes may do so at once: MLflow's schema migration is not made for that, so a file beside an
     SQLite database locks it. Artefacts go to `mlruns/` beside the database, or where a server keeps them.
+
+    Raises TrackingError where the store does not answer, and InputError where `uri` is none that MLflow can use, or the
+    experiment was deleted.
     """
-    with _locked(uri):
+    with opening(uri), _locked(uri):
         client = MlflowClient(tracking_uri=_absolute(uri))
         try:
             experiment_id = client.create_experiment(name, artifact_location=_artefacts(uri, name), tags=view_tags())
@@ -61,25 +83,42 @@ def create_experiment(uri: str, name: str, output: Path) -> Experiment:
                 raise
             experiment_id = _existing(client, uri, name)
     experiment = Experiment(uri, experiment_id)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(experiment), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, output)
+    write_json(output, asdict(experiment))
     return experiment
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Read what `create_experiment` wrote; raise InputError where the file or the experiment is missing."""
+    """Read what `create_experiment` wrote, and look for the experiment in its store.
+
+    The handle decides, whatever the environment says by now; a line tells where they differ. Raises InputError where
+    the file or the experiment is missing, and TrackingError where the store does not answer.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path}: expected the uri and id of an MLflow experiment, from spn create_experiment; no file"
+        )
     try:
-        experiment = Experiment(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        experiment = Experiment(**read_json(path))
+    except TypeError as error:
         raise InputError(f"{path}: expected the uri and id of an MLflow experiment: {error}") from error
-    if not _exists(experiment):
+    _tell_of_another_store(path, experiment.uri)
+    with opening(experiment.uri, f"{path}: "):
+        exists = _exists(experiment)
+    if not exists:
         raise InputError(
             f"{path}: expected an active experiment {experiment.id} in {experiment.uri}, found none; "
             "delete the file to start a new one"
         )
     return experiment
+
+
+def _tell_of_another_store(path: Path, uri: str) -> None:
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named and _absolute(named) != _absolute(uri):
+        say(
+            f"{path}: runs are recorded in {uri}, not in {named} of MLFLOW_TRACKING_URI, which counts when the file is "
+            "made; delete the file to make it anew"
+        )
 
 
 def _exists(experiment: Experiment) -> bool:

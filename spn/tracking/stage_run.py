@@ -1,7 +1,6 @@
 """The run of a trained stage: its recipe, its curves, and its exact figures on the test split."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -10,56 +9,78 @@ from mlflow.entities import Metric, Run, RunTag
 
 from spn.config import InputError
 from spn.provenance import Recipe, git_commit, recipe_digest
+from spn.tracking.delivery import Delivery
 from spn.tracking.experiment import Experiment
+from spn.tracking.outage import TrackingError, reaching, say
 from spn.tracking.runs import find_run, log_figures, log_params, milliseconds, numbers, open_run
 
-_FLUSH_SECONDS = 10.0
-_FLUSH_METRICS = 500
-"""A batch of MLflow holds a thousand, and a row must fit in."""
+PATIENCE = 300.0
+"""Seconds for which a finished training waits for a store that is away."""
+
+_BRIEFLY = 2.0
+"""The same of an interrupted training, which the scheduler may be about to kill."""
 
 
 class StageRun:
     """The MLflow run of one stage, as a context: finished when left, failed or killed when left by an exception.
 
-    Opening continues the run of the same recipe where there is one, and leaves it as it is where it is finished.
+    Opening continues the run of the same recipe where there is one, and leaves it as it is where it is finished. The
+    store must answer then, or TrackingError is raised; later it may be away: training goes on, and what was measured
+    is written when the store is back.
     """
 
     def __init__(
-        self, experiment: Experiment, stage: str, recipe: Recipe, *, num_parameters: int, checkpoint: Path
+        self,
+        experiment: Experiment,
+        stage: str,
+        recipe: Recipe,
+        *,
+        num_parameters: int,
+        checkpoint: Path,
+        patience: float = PATIENCE,
     ) -> None:
-        self._client = experiment.client
-        run = open_run(experiment, stage, _identity(recipe_digest(recipe)), "spn train")
-        self.run_id: str = run.info.run_id
-        self.finished: bool = run.info.status == "FINISHED"
-        self._batch: list[Metric] = []
-        self._flushed_at = time.monotonic()
+        self._client, self._patience = experiment.client, patience
         self._last_steps: dict[str, int] = {}
+        with reaching(experiment.uri):
+            run = open_run(experiment, stage, _identity(recipe_digest(recipe)), "spn train")
+            self.run_id: str = run.info.run_id
+            self.finished: bool = run.info.status == "FINISHED"
+            if not self.finished:
+                self._last_steps = {key: self._last_step(key) for key in run.data.metrics}
+                self._describe(run, recipe, num_parameters, checkpoint)
         if not self.finished:
-            self._last_steps = {key: self._last_step(key) for key in run.data.metrics}
-            self._describe(run, recipe, num_parameters, checkpoint)
+            self._delivery = Delivery(experiment.uri, self._write)
 
     def measured(self, row: Mapping[str, float | int]) -> None:
         """Record a row of the history: `step`, and what was measured at that step.
 
-        Values are written in batches, so that training rarely waits. A step that the run already has is passed over:
-        a resumed training may give its whole history again.
+        Values are written in the background, so that training never waits. A step that the run already has is passed
+        over: a resumed training may give its whole history again. Raises what the store refused, should it refuse.
         """
         if self.finished:
             return
         step, now = int(row["step"]), milliseconds()
-        for key, value in row.items():
-            if key != "step" and step > self._last_steps.get(key, -1):
-                self._batch.append(Metric(key, float(value), now, step))
-                self._last_steps[key] = step
-        if len(self._batch) >= _FLUSH_METRICS or time.monotonic() - self._flushed_at >= _FLUSH_SECONDS:
-            self._flush()
+        new = [key for key in row if key != "step" and step > self._last_steps.get(key, -1)]
+        self._last_steps |= dict.fromkeys(new, step)
+        self._delivery.put([Metric(key, float(row[key]), now, step) for key in new])
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Write what is left and end the run; a run that was finished when opened stays as it is."""
-        if not self.finished:
-            self._flush()
-            self._client.set_terminated(self.run_id, status)
-            self.finished = status == "FINISHED"
+        """Write what is left and end the run; a run that was finished when opened stays as it is.
+
+        Where the store is away, a finished training waits for it, and raises TrackingError in the end: its checkpoint
+        has the history, and the same command records it. An interrupted one says in a line that it gave up: it is
+        recorded when it goes on.
+        """
+        if self.finished:
+            return
+        patience = self._patience if status == "FINISHED" else _BRIEFLY
+        try:
+            self._delivery.finish(lambda: self._client.set_terminated(self.run_id, status), patience)
+        except TrackingError as error:
+            if status == "FINISHED":
+                raise TrackingError(f"{error}; the training is done, and the same command writes them") from error
+            say(f"{error}; the same command goes on with the training, and writes them")
+        self.finished = status == "FINISHED"
 
     def __enter__(self) -> "StageRun":
         return self
@@ -85,28 +106,28 @@ class StageRun:
     def _last_step(self, key: str) -> int:
         return max(metric.step for metric in self._client.get_metric_history(self.run_id, key))
 
-    def _flush(self) -> None:
-        if self._batch:
-            self._client.log_batch(self.run_id, metrics=self._batch)
-        self._batch = []
-        self._flushed_at = time.monotonic()
+    def _write(self, batch: Sequence[Metric]) -> None:
+        self._client.log_batch(self.run_id, metrics=batch)
 
 
 def has_finished_run(experiment: Experiment, digest: str) -> bool:
     """Tell whether the training of the recipe with this digest has a finished run."""
-    run = find_run(experiment, _identity(digest))
+    with reaching(experiment.uri):
+        run = find_run(experiment, _identity(digest))
     return run is not None and run.info.status == "FINISHED"
 
 
 def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
     """Add the figures of a stage's metrics.json to the run of the stage, and give the id of that run.
 
-    Recording the same figures again changes nothing. Raises InputError where the stage has no run.
+    Recording the same figures again changes nothing. Raises InputError where the stage has no run, and TrackingError
+    where the store does not answer.
     """
-    run = stage_run(experiment, metrics["stage"], metrics["recipe_digest"])
-    log_figures(experiment.client, run, numbers(metrics))
     tags = [RunTag(key, metrics[key]) for key in ("split", "estimate", "conditioning")]
-    experiment.client.log_batch(run.info.run_id, tags=tags)
+    with reaching(experiment.uri):
+        run = stage_run(experiment, metrics["stage"], metrics["recipe_digest"])
+        log_figures(experiment.client, run, numbers(metrics))
+        experiment.client.log_batch(run.info.run_id, tags=tags)
     return str(run.info.run_id)
 
 

@@ -1,0 +1,113 @@
+"""Training and recording with a real `mlflow server`, one that is killed and comes back, and one that is not there."""
+
+import time
+from pathlib import Path
+
+import pytest
+from experiment import tiny_params
+from mlflow_server import MlflowServer, listening
+from processes import make_experiment, start, train_command
+from tracked import assert_recorded, logged, runs, wait_for
+
+from spn.checkpoint import load_notes
+from spn.cli import main
+from spn.files import read_json, write_json
+from spn.tracking import Experiment, load_experiment
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking")]
+
+STEPS = 300
+GONE_SECONDS = 60
+START_SECONDS = 6
+"""That a server needs at least to start, of the seconds that it is gone."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> MlflowServer:
+    folder = tmp_path_factory.mktemp("server")
+    with MlflowServer(folder, folder / "log", "server") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def folder(server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny experiment, with a long stage, in the store that the environment named when it was made."""
+    params = tiny_params()
+    params["stages"]["low"]["training"] |= {"steps": STEPS, "validate_every": 100}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", server.address)
+        return make_experiment(tmp_path_factory.mktemp("experiment"), params)
+
+
+@pytest.fixture
+def experiment(folder: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """The experiment, in whose folder the test runs."""
+    monkeypatch.chdir(folder)
+    experiment = load_experiment(Path("experiment.json"))
+    assert experiment.uri == server.address
+    return experiment
+
+
+def test_the_server_listens_to_this_machine_alone(server: MlflowServer) -> None:
+    assert listening(server.address) == {"127.0.0.1"}
+
+
+def test_a_chain_is_trained_and_recorded_with_its_samples(experiment: Experiment, tmp_path: Path) -> None:
+    stage, chain = "results/stages/raster", "results/chains/raster"
+    trained = ["raster", "--data", "S1_5.h5"]
+    made = [*trained, "--checkpoint", f"{stage}/checkpoint.safetensors"]
+    for command in (
+        ["train", *trained, "--experiment", "experiment.json", "--output", stage],
+        ["evaluate", *made, "--output", stage],
+        ["sample", "raster", *made, "--output", f"{chain}/raster"],
+        ["summarise", "raster", "--output", f"{chain}/metrics.json"],
+        ["record", "raster", "--experiment", "experiment.json", "--output", "run.json"],
+    ):
+        assert main(command) == 0
+    run_id = read_json(Path("run.json"))["run_id"]
+    assert experiment.client.get_run(run_id).info.artifact_uri.startswith("mlflow-artifacts:")
+    kept = experiment.client.download_artifacts(run_id, "1_raster.png", str(tmp_path))
+    assert Path(kept).read_bytes() == Path(chain, "raster/samples.png").read_bytes()
+    stage_id = experiment.client.get_run(run_id).data.tags["stage_run.raster"]
+    assert experiment.client.get_run(stage_id).data.metrics["bits_per_dim"] > 0
+    assert len(logged(experiment, stage_id)) == 6
+
+
+def test_a_training_outlives_a_server_that_is_gone_for_a_minute(experiment: Experiment, server: MlflowServer) -> None:
+    training = start(Path(), train_command("low"))
+    wait_for(lambda: runs(experiment, "low") and logged(experiment, runs(experiment, "low")[0].info.run_id))
+    server.kill()
+    gone = time.monotonic()
+    checkpoint = Path("out/checkpoint.safetensors")
+    assert not checkpoint.exists()
+    wait_for(lambda: checkpoint.exists() or not training.is_alive())
+    assert training.exitcode is None
+    assert load_notes(checkpoint)["history"][-1]["step"] == STEPS
+    time.sleep(max(0.0, gone + GONE_SECONDS - START_SECONDS - time.monotonic()))
+    assert training.is_alive()
+    server.start()
+    training.join(120)
+    assert training.exitcode == 0
+    assert_recorded(experiment, "low", Path("out/history.csv"))
+    said = Path("log").read_text()
+    assert [said.count(f"{what} the MLflow store") for what in ("spn: lost", "spn: waiting for")] >= [1, 1]
+    assert said.count(f"spn: the MLflow store {server.address} is back") == 1
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("verb", ["create_experiment", "train", "record"])
+def test_a_server_that_is_not_there_is_told_of_in_one_line(
+    experiment: Experiment, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = "http://127.0.0.1:9"
+    write_json(Path("nobody.json"), {"uri": nobody, "id": experiment.id})
+    commands = {
+        "create_experiment": ["--uri", nobody],
+        "train": ["raster", "--data", "S1_5.h5", "--experiment", "nobody.json"],
+        "record": ["raster", "--experiment", "nobody.json"],
+    }
+    place = "" if verb == "create_experiment" else "nobody.json: "
+    assert main([verb, *commands[verb], "--output", "nothing"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"spn: error: {place}expected the MLflow store {nobody} to answer, got: [Errno 111] ")
+    assert not Path("nothing").exists()
