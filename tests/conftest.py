@@ -1,10 +1,15 @@
 """What all tests share: one thread, so that figures repeat bit by bit, and hypothesis without chance or clock."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
 # Before anything imports it, so that its assertions explain themselves.
 pytest.register_assert_rewrite("contract", "params_file")
+
+# A user's store is none of the tests' business.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")

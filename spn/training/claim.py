@@ -1,16 +1,17 @@
 """One training of a recipe at a time, though a killed Snakemake may leave one running, and the next start another."""
 
+import fcntl
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import IO
 
 from spn.distributed import any_of, is_first
 from spn.provenance import Recipe, recipe_digest
 
-POLL_SECONDS = 10.0
+POLL_SECONDS = 5.0
 """Between two looks whether the other training has ended."""
 
 
@@ -23,27 +24,25 @@ def state_path(runs: Path, recipe: Recipe) -> Path:
 def claimed(runs: Path, recipe: Recipe) -> Iterator[None]:
     """Wait until no other process trains `recipe`, and keep others waiting meanwhile.
 
-    The system gives the lock back when its process dies, however it dies. A file system without locks is told of, once.
+    The system gives the lock back when its process dies, however it dies. A file system without locks is told of.
     """
     state = state_path(runs, recipe)
     state.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(state.with_name(f".{state.stem}.lock"))
-    try:
-        patience = 0.0
-        while any_of(is_first() and not _acquired(lock, patience))[0]:
-            if is_first() and not patience:
+    with state.with_name(f".{state.stem}.lock").open("a") as file:
+        if any_of(is_first() and not _lock(file))[0]:
+            if is_first():
                 print(f"{recipe['stage']}: waiting for another process that trains it now", file=sys.stderr)
-            patience = POLL_SECONDS
+            while any_of(is_first() and not _lock(file))[0]:
+                time.sleep(POLL_SECONDS)
         yield
-    finally:
-        lock.release()
 
 
-def _acquired(lock: FileLock, patience: float) -> bool:
+def _lock(file: IO[str]) -> bool:
+    """Lock an open file until it is closed; give False where another process has it."""
     try:
-        lock.acquire(timeout=patience)
-    except Timeout:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return False
-    except NotImplementedError as error:
-        print(f"{lock.lock_file}: not locked, so do not train this stage twice at once: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{file.name}: not locked, so do not train this stage twice at once: {error}", file=sys.stderr)
     return True
