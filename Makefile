@@ -1,7 +1,7 @@
 # make reproduce: install, run the default experiment, print its table.   make test, make check: what CI runs.
 # make ablations, make compare: the same with the preset of that name, in experiments/.
 .DELETE_ON_ERROR:
-.PHONY: install install-test reproduce ablations compare test check bench bench-gpu browser clean
+.PHONY: install install-test reproduce ablations compare test check bench bench-gpu packages clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -37,9 +37,9 @@ ablations compare: install
 	@echo "Report:          experiments/$@/results/report.html"
 	@echo "MLflow UI:       . $(VENV)/bin/activate && cd experiments/$@ && mlflow ui"
 
-# Two processes; what starts Snakemake or DVC shares a finished experiment, and so a process (its group).
-test: install-test browser
-	pytest -n 2 --dist loadgroup
+# Two processes, and a third that mostly waits for Slurm; tests of a group share what they start, and so a process.
+test: install-test packages
+	pytest -n 3 --dist loadgroup
 
 check: install-test
 	ruff format --check .
@@ -57,11 +57,13 @@ bench: install
 bench-gpu:
 	$(PYTHON) -m benchmarks.gpu
 
-# The browser test drives a real Chromium.
-browser:
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+# What the tests drive and pip does not bring, from Debian: a real Chromium, and a real Slurm with its accounting.
+PROGRAMS := chromium chromedriver munged slurmctld slurmd slurmdbd squeue mariadbd mariadb-install-db
+PACKAGES := chromium chromium-driver munge slurmctld slurmd slurmdbd slurm-client mariadb-server-core mariadb-client-core
+packages:
+	@PATH="$$PATH:/usr/sbin"; (for program in $(PROGRAMS); do command -v $$program >/dev/null || exit 1; done) || { \
 	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
-	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $(PACKAGES); }
 
 clean:
 	rm -rf $(VENV) .snakemake data results runs logs mlflow mlflow.db mlruns experiments test-output

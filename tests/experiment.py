@@ -1,10 +1,13 @@
 """A tiny experiment on real digits, for the tests that train, sample and run the workflow."""
 
 import copy
+import csv
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from spn.training.history import Row
 
 MODEL = {
     "family": "spn",
@@ -61,3 +64,12 @@ def write_params(folder: Path, params: dict[str, Any]) -> Path:
     with path.open("w") as file:
         YAML().dump(params, file)
     return path
+
+
+def read_history(path: Path) -> list[Row]:
+    """Read a history.csv; cells where nothing was measured are absent from their row."""
+    with path.open(newline="") as file:
+        return [
+            {key: int(value) if key == "step" else float(value) for key, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from spn.checkpoint import load_notes, load_tensors, save_tensors
 from spn.config import InputError
@@ -41,3 +43,56 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, length: int) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.safetensors: expected a checkpoint, found no file"):
         load_tensors(tmp_path / "none.safetensors")
+
+
+def flipped(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_weight_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, TENSORS, NOTES)
+    flipped(path, -1)
+    assert load_notes(path) == NOTES
+    with pytest.raises(
+        InputError, match=rf"^{path}: expected the tensors that were written.*; delete it to train again$"
+    ):
+        load_tensors(path)
+
+
+def test_damaged_notes_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, TENSORS, NOTES)
+    flipped(path, path.read_bytes().index(b"low"))
+    for read in (load_notes, load_tensors):
+        with pytest.raises(
+            InputError, match=rf"^{path}: expected the notes that were written.*; delete it to train again$"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    "exchanged", [{"weight": TENSORS["step"], "step": TENSORS["weight"]}, {"weight": TENSORS["weight"]}]
+)
+def test_tensors_belong_to_their_names(tmp_path: Path, exchanged: dict[str, torch.Tensor]) -> None:
+    """The notes of one file before the tensors of another."""
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, TENSORS, NOTES)
+    with safe_open(path, framework="pt") as file:
+        notes = file.metadata()
+    save_file(exchanged, path, metadata=notes)
+    with pytest.raises(InputError, match="expected the tensors that were written"):
+        load_tensors(path)
+
+
+def test_every_type_and_shape_comes_back(tmp_path: Path) -> None:
+    types = (torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)
+    tensors = {str(dtype): torch.ones(2, 3, dtype=dtype) for dtype in types} | {"empty": torch.zeros(0, 4)}
+    save_tensors(tmp_path / "all.safetensors", tensors, NOTES)
+    loaded, _ = load_tensors(tmp_path / "all.safetensors")
+    assert all(
+        torch.equal(loaded[name], tensors[name]) and loaded[name].dtype == tensors[name].dtype for name in tensors
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"all.safetensors"}

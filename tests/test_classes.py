@@ -12,7 +12,7 @@ import torch
 from contract import SMALL, Check, build_problem, chains
 from contract.model_checks import check_context_is_used, check_target_mass
 from contract.sample_checks import check_batches
-from experiment import tiny_params, write_params
+from experiment import read_history, tiny_params, write_params
 from params_file import changed, error_of, load
 from test_families import SECTIONS
 
@@ -30,7 +30,7 @@ from spn.planning.cost import sampling_work, step_cost
 from spn.provenance import stage_recipe
 from spn.report.pictures import class_columns
 from spn.training import train
-from spn.training.history import Row, read_history
+from spn.training.history import Row
 
 CPU = torch.device("cpu")
 FAMILIES: dict[str, FamilySection] = {"spn": SMALL} | {

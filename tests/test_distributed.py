@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from experiment import tiny_params
+from experiment import read_history, tiny_params
 from processes import DATA, make_experiment, start, start_several, train_command
 
 from spn.checkpoint import load_notes, load_tensors
@@ -18,7 +18,7 @@ from spn.cli import main
 from spn.data.hdf5 import read_images
 from spn.files import read_json
 from spn.tracking import load_experiment
-from spn.training.history import Row, read_history
+from spn.training.history import Row
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiment import tiny_params, write_params
+from experiment import read_history, tiny_params, write_params
 
 from spn.config import Params, load_params
 from spn.data.hdf5 import SliceFile
@@ -17,7 +17,7 @@ from spn.evaluation.speed import sampling_speed, training_speed
 from spn.models import build_model
 from spn.stages import Stage
 from spn.training import train, trainer
-from spn.training.history import Row, read_history
+from spn.training.history import Row
 from spn.training.run import Run
 from spn.training.trainer import Trainer
 

@@ -1,5 +1,6 @@
 """The HDF5 files: random access without h5py objects, refusal of other files, samples and their attributes."""
 
+import hashlib
 import pickle
 
 import h5py
@@ -13,6 +14,7 @@ from source_files import data_section
 from spn.config import InputError
 from spn.data.hdf5 import SliceFile, read_images, write_images
 from spn.data.preprocess import preprocess
+from spn.data.seal import Extent, write_seal
 
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 20, "test": 30, "limit": {"train": 100}}
 
@@ -43,7 +45,8 @@ def test_the_layout_is_the_documented_one(path):
             assert file.attrs[f"num_images_{split}"] == count
         assert file["train/bits_0_2"][()].max() == 2
         assert file["train/bits_2_5"][()].max() == 7
-        assert file.attrs["layout_version"] == 1
+        assert file.attrs["layout_version"] == 2
+        assert file.userblock_size == 8192
 
 
 @settings(max_examples=20, deadline=None)
@@ -78,15 +81,64 @@ def test_a_missing_file_is_named(tmp_path):
         SliceFile(tmp_path / "none.h5")
 
 
-@pytest.mark.parametrize("keep", [0, 100, 2000, -1])
+@pytest.mark.parametrize("keep", [0, 100, 10_000, -1])
 def test_a_truncated_file_is_refused_by_name(copy, keep):
     copy.write_bytes(copy.read_bytes()[:keep])
-    with pytest.raises(InputError, match=rf"^{copy}: expected slices [^\n]*$"):
+    with pytest.raises(InputError, match=rf"^{copy}: expected [^\n]* delete it and run the workflow again$"):
         SliceFile(copy)
 
 
+def test_a_file_without_a_seal_is_refused_by_name(copy):
+    copy.write_bytes(copy.read_bytes()[8192:])
+    expected = "expected slices .*, got a file without a seal, of an older version"
+    with pytest.raises(InputError, match=rf"^{copy}: {expected}[^\n]* delete it and run the workflow again$"):
+        SliceFile(copy)
+
+
+def flip(path, position):
+    with path.open("rb+") as file:
+        file.seek(position)
+        (byte,) = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte ^ 1]))
+
+
+def offset_of(path, name):
+    with h5py.File(path) as file:
+        return file[name].id.get_offset()
+
+
+def test_damaged_slices_are_refused_when_their_split_is_first_read(copy):
+    flip(copy, offset_of(copy, "validation/bits_2_5") + 7)
+    file = SliceFile(copy)
+    file.slices("train", np.arange(3))
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"^{copy}: .* in its dataset validation/bits_2_5: damaged; delete it"):
+            file.slices("validation", np.arange(1))
+
+
+def test_damaged_labels_are_refused_at_once(copy):
+    flip(copy, offset_of(copy, "validation/labels") + 8)
+    with pytest.raises(InputError, match=rf"^{copy}: .* in its dataset validation/labels: damaged; delete it"):
+        SliceFile(copy)
+
+
+def seal_again(path):
+    """Seal a file that was changed on purpose, as one of the version that changed it."""
+    extents = {}
+
+    def measure(name, item):
+        if isinstance(item, h5py.Dataset) and (offset := item.id.get_offset()) is not None:
+            content = item[()].tobytes()
+            extents[name] = Extent(offset, len(content), hashlib.sha256(content).hexdigest())
+
+    with h5py.File(path) as file:
+        file.visititems(measure)
+    write_seal(path, extents)
+
+
 def set_version(file):
-    file.attrs["layout_version"] = 2
+    file.attrs["layout_version"] = 3
 
 
 def drop_digest(file):
@@ -142,6 +194,7 @@ def scale_otherwise(file):
 def test_a_file_of_another_layout_is_refused_by_name(copy, spoil):
     with h5py.File(copy, "r+") as file:
         spoil(file)
+    seal_again(copy)
     with pytest.raises(InputError, match=rf"^{copy}: expected slices [^\n]*$"):
         SliceFile(copy)
 

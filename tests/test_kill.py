@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from experiment import tiny_params
+from experiment import read_history, tiny_params
 from processes import make_experiment, start, train_command
 
 from spn.checkpoint import load_notes, load_tensors
 from spn.cli import main
 from spn.tracking import load_experiment
 from spn.training import trainer
-from spn.training.history import Row, read_history
+from spn.training.history import Row
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 

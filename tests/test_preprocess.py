@@ -154,7 +154,8 @@ def test_skipped_pictures_are_counted(pictures, capsys):
     preprocess(section, 2, (0, 8), pictures, pictures / "a.h5", progress=False)
     assert SliceFile(pictures / "a.h5").skipped == 1
     assert capsys.readouterr().out.endswith(
-        "a.h5: 6 train, 2 validation, 2 test images; 0 of test also in train or validation; 1 skipped\n"
+        "a.h5: 6 train, 2 validation, 2 test images; 0 of test also in train or validation; 1 skipped; "
+        f"source_digest {open_source(section, pictures).digest}\n"
     )
     assert_holds(pictures / "a.h5", section, pictures)
 

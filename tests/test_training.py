@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiment import tiny_params, write_params
+from experiment import read_history, tiny_params, write_params
 
 from spn.checkpoint import load_notes, load_tensors
 from spn.config import InputError, Params, load_params
@@ -20,7 +20,7 @@ from spn.provenance import stage_recipe
 from spn.stages import Stage
 from spn.training import train
 from spn.training.batches import batch_indices, draw_positions, seeded
-from spn.training.history import Row, read_history
+from spn.training.history import Row
 from spn.training.optimiser import learning_rate
 from spn.training.train import trained_history
 from spn.training.trainer import Trainer

@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from experiment import tiny_params
+from experiment import read_history, tiny_params
 from workspace import AFTER_LOW, CHAIN, EVERYTHING, STAGES, Workspace, finished, with_steps
 
 from spn.cli import main
 from spn.tracking import create_experiment, load_experiment
-from spn.training.train import read_history
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 

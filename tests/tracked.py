@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiment import read_history
 from mlflow.entities import Run
 
 from spn.provenance import Recipe
 from spn.tracking import Experiment, StageRun
-from spn.training.history import HISTORY, read_history
+from spn.training.history import HISTORY
 
 CURVE = "train_bits_per_dim_estimate"
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,12 @@ class Workspace:
     """A folder in which the tools run with the code that lies there."""
 
     folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+    """More variables for the tools."""
 
     def copy(self, folder: Path) -> "Workspace":
         """Copy everything, file times included, as Snakemake goes by them."""
-        return Workspace(Path(shutil.copytree(self.folder, folder, symlinks=True)))
+        return replace(self, folder=Path(shutil.copytree(self.folder, folder, symlinks=True)))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -92,6 +94,7 @@ class Workspace:
             "GIT_AUTHOR_EMAIL": "test@localhost",
             "GIT_COMMITTER_NAME": "test",
             "GIT_COMMITTER_EMAIL": "test@localhost",
+            **self.variables,
         }
 
     def run(self, *command: str, fails: bool = False) -> Done:
@@ -154,21 +157,27 @@ class Workspace:
         return states
 
 
-@cache
-def finished(session: Path) -> tuple[Workspace, Done]:
-    """Make a repository below `session`, the folder of all tests, in which `dvc repro` has run.
-
-    It is made once: a test that changes it makes a copy.
-    """
-    workspace = Workspace(session / "finished" / "project")
+def fresh(folder: Path) -> Workspace:
+    """Copy the project to a new folder, with the tiny experiment, in which nothing has run."""
+    workspace = Workspace(folder)
     for name in PROJECT:
-        source, target = ROOT / name, workspace.folder / name
+        source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source, target)
     workspace.write_params(tiny_params())
+    return workspace
+
+
+@cache
+def finished(session: Path) -> tuple[Workspace, Done]:
+    """Make a repository below `session`, the folder of all tests, in which `dvc repro` has run.
+
+    It is made once: a test that changes it makes a copy.
+    """
+    workspace = fresh(session / "finished" / "project")
     workspace.run("git", "init", "--quiet")
     workspace.commit()
     done = workspace.run("dvc", "repro")

@@ -129,7 +129,7 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
         nats = stage_nats(trained, model, slices, "test", place)
         if not is_first():
             return
-    save_nats(output / "nats.npy", nats)
+    nats_sha256 = save_nats(output / "nats.npy", nats)
     metrics = {
         "stage": stage,
         "recipe_digest": recipe_digest(stage_recipe(loaded, stage, slices.digest)),
@@ -138,6 +138,7 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
         "conditioning": conditioning([loaded.stages[stage].class_conditional]),
         **summarise(nats, trained.image_dims),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "nats_sha256": nats_sha256,
     }
     write_json(output / "metrics.json", metrics)
 
@@ -203,14 +204,16 @@ def sample(
 
 def summarise(params: Path, chain: str, stages: Path, output: Path) -> None:
     """Add the nats and the training times of a chain's stages."""
+    from spn.checkpoint import load_notes
     from spn.evaluation.evaluate import chain_metrics, load_nats
     from spn.evaluation.speed import training_speed
-    from spn.training.history import read_history
 
-    loaded = load_params(params)
-    names = stages_of(loaded, chain)
-    parts = {name: (read_json(stages / name / "metrics.json"), load_nats(stages / name / "nats.npy")) for name in names}
-    trained = [(read_history(stages / name / "history.csv"), loaded.stages[name].training.batch_size) for name in names]
+    loaded, parts, trained = load_params(params), {}, []
+    for name in stages_of(loaded, chain):
+        metrics = read_json(stages / name / "metrics.json")
+        parts[name] = metrics, load_nats(stages / name / "nats.npy", metrics.get("nats_sha256"))
+        history = load_notes(stages / name / "checkpoint.safetensors")["history"]
+        trained.append((history, loaded.stages[name].training.batch_size))
     write_json(output, chain_metrics(chain, parts) | training_speed(trained))
 
 
@@ -247,15 +250,16 @@ def report(params: Path, data: Path, results: Path) -> None:
     """Write the tables and figures of the whole experiment."""
     import torch
 
+    from spn.checkpoint import load_notes
     from spn.data.hdf5 import SliceFile
     from spn.image import join_slices
     from spn.report import report as run
-    from spn.training.history import read_history
 
     loaded, slices = load_params(params), SliceFile(data)
     count = min(loaded.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
-    histories = {name: read_history(results / "stages" / name / "history.csv") for name in loaded.stage_plans}
+    checkpoints = {name: results / "stages" / name / "checkpoint.safetensors" for name in loaded.stage_plans}
+    histories = {name: load_notes(path)["history"] for name, path in checkpoints.items()}
     run(loaded, metrics_of_chains(loaded, results), histories, real, results)
 
 

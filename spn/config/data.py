@@ -39,6 +39,8 @@ class SourceSection(Section):
     bits: Annotated[int, Field(ge=1, le=8)]
     split_seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     limit: Limit = Limit()
+    source_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """The SHA-256 of the source that `preprocess` prints; where it is stated, a source of other bytes is refused."""
 
     @property
     def places(self) -> tuple[str, ...]:

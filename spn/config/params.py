@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from spn.config.data import DataSection
 from spn.config.errors import InputError
@@ -16,6 +17,9 @@ from spn.config.model import ModelSection
 from spn.config.section import Count, Name, Section
 from spn.config.tiling import Slices, StagePlan, tile
 from spn.config.training import TrainingSection
+
+MAX_VALUES = 100_000
+"""Values of a file whose aliases are written out; a few lines of nested aliases can stand for any number."""
 
 SHOWN = 4
 """Mistakes named at once; an alias repeats one mistake in every stage."""
@@ -93,7 +97,9 @@ class Params(Section):
 def load_params(path: Path) -> Params:
     """Read and validate a params.yaml; raise InputError with one line that names the dotted key."""
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _check_aliases(text)
+        raw = YAML(typ="safe", pure=True).load(text)
     except OSError as error:
         raise InputError(f"{path}: expected a readable params file: {error.strerror}") from error
     except (YAMLError, ValueError, LookupError, RecursionError) as error:
@@ -116,6 +122,25 @@ def load_params(path: Path) -> Params:
 def params_schema() -> dict[str, Any]:
     """Give the JSON schema of params.yaml, for editors."""
     return Params.model_json_schema()
+
+
+def _check_aliases(text: str) -> None:
+    """Raise ValueError for aliases that stand for too many values; merging them takes memory and time for each."""
+    sizes: dict[str, int] = {}
+    collections: list[tuple[str | None, int]] = [(None, 0)]
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, CollectionStartEvent):
+            collections.append((event.anchor, 1))
+            continue
+        if isinstance(event, CollectionEndEvent):
+            anchor, size = collections.pop()
+            sizes |= {anchor: size} if anchor else {}
+        else:
+            size = sizes.get(event.anchor, 1) if isinstance(event, AliasEvent) else 1
+        outer, total = collections.pop()
+        if total + size > MAX_VALUES:
+            raise ValueError(f"expected at most {MAX_VALUES} values, got more by aliases of aliases")
+        collections.append((outer, total + size))
 
 
 def _one_line(error: ValidationError, raw: Any) -> str:

@@ -4,9 +4,6 @@ Slices are contiguous and uncompressed, so that a reader maps them into memory a
 batches come an order of magnitude faster than through h5py. Files hold no times: written again, they are bit-identical.
 """
 
-import hashlib
-import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -20,32 +17,29 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from spn.config import InputError
-from spn.data.digest import listing_sha256
 from spn.data.layout import LAYOUT_VERSION, SPLITS, Layout, Origin, Split
+from spn.data.seal import SealedWriter, create_sealed, open_sealed
 from spn.image import join_bits, split_bits, split_slices
 
 IMAGES = "images"
 LABELS = "labels"
 
 Attribute = str | int | float
-NOT_OURS = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError)
-"""What h5py and numpy raise for files that are damaged or of another kind."""
 
 
 class SliceWriter:
     """Appends images, split by split, to datasets of their final size."""
 
-    def __init__(self, file: h5py.File, layout: Layout, counts: Mapping[Split, int], labelled: set[Split]) -> None:
+    def __init__(self, file: SealedWriter, layout: Layout, counts: Mapping[Split, int], labelled: set[Split]) -> None:
         self._file = file
         self._layout = layout
         self._counts = dict(counts)
         self._written = dict.fromkeys(SPLITS, 0)
-        self._digests: dict[str, Any] = {}
         for split in SPLITS:
             for name in layout.range_names:
-                self._create(f"{split}/{name}", (counts[split], *layout.slices_shape), "u1")
+                file.create(f"{split}/{name}", (counts[split], *layout.slices_shape), "u1")
             if split in labelled:
-                self._create(f"{split}/{LABELS}", (counts[split],), "<i8")
+                file.create(f"{split}/{LABELS}", (counts[split],), "<i8")
 
     def append(
         self, split: Split, images: UInt8[np.ndarray, "image height width channel"], labels: Sequence[int] | None
@@ -54,30 +48,21 @@ class SliceWriter:
         assert images.max() < 1 << self._layout.bits
         slices = split_slices(images, self._layout.scale_factor)
         for name, levels in zip(self._layout.range_names, split_bits(slices, self._layout.cuts), strict=True):
-            self._write(f"{split}/{name}", self._written[split], levels)
+            self._file.append(f"{split}/{name}", levels)
         if labels is not None:
-            self._write(f"{split}/{LABELS}", self._written[split], np.array(labels, dtype="<i8"))
+            self._file.append(f"{split}/{LABELS}", np.array(labels, dtype="<i8"))
         self._written[split] += len(images)
 
     def finish(self, origin: Origin) -> None:
         """Describe what was written; every split must be complete."""
         assert self._written == self._counts, f"expected {self._counts} images, got {self._written}"
         height, width, channels = self._layout.shape
-        content = listing_sha256((name, digest.hexdigest()) for name, digest in sorted(self._digests.items()))
-        self._file.attrs.update(asdict(origin))
-        self._file.attrs.update({f"num_images_{split}": count for split, count in self._counts.items()})
-        self._file.attrs.update({"height": height, "width": width, "channels": channels})
-        self._file.attrs.update({"scale_factor": self._layout.scale_factor, "cuts": self._layout.cuts})
-        self._file.attrs.update({"bits": self._layout.bits, "digest": content, "layout_version": LAYOUT_VERSION})
-
-    def _create(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        self._file.create_dataset(name, shape, dtype, track_times=False)
-        self._digests[name] = hashlib.sha256()
-
-    def _write(self, name: str, start: int, values: np.ndarray) -> None:
-        values = np.ascontiguousarray(values)
-        self._file[name][start : start + len(values)] = values
-        self._digests[name].update(values)
+        attributes = self._file.attributes
+        attributes.update(asdict(origin))
+        attributes.update({f"num_images_{split}": count for split, count in self._counts.items()})
+        attributes.update({"height": height, "width": width, "channels": channels})
+        attributes.update({"scale_factor": self._layout.scale_factor, "cuts": self._layout.cuts})
+        attributes.update({"bits": self._layout.bits, "digest": self._file.digest(), "layout_version": LAYOUT_VERSION})
 
 
 @contextmanager
@@ -85,20 +70,21 @@ def create_slices(
     path: Path, layout: Layout, counts: Mapping[Split, int], labelled: set[Split]
 ) -> Iterator[SliceWriter]:
     """Write a file of slices; nothing appears at `path` before all is written."""
-    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with create_sealed(path) as file:
         yield SliceWriter(file, layout, counts, labelled)
 
 
 class SliceFile:
     """Reads a file of slices; may be pickled and forked, as it holds no h5py object.
 
-    Raises InputError where the file is missing, truncated or not one of slices. `digest` is the SHA-256 over the
-    content of all datasets.
+    `digest` is the SHA-256 over the content of all datasets. Raises InputError where the file is missing, damaged or
+    not one of slices. The slices of a split are compared with their digest when they are first read, which reads all of
+    them; so it takes no time to open a file for its `digest`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _opened(path, "slices written by preprocess") as file:
+        with open_sealed(path, "slices written by preprocess") as (file, self._seal):
             version = file.attrs.get("layout_version")
             if version != LAYOUT_VERSION:
                 raise ValueError(f"layout version {version}, not {LAYOUT_VERSION}")
@@ -109,6 +95,8 @@ class SliceFile:
             self._counts: dict[Split, int] = {split: attributes[f"num_images_{split}"] for split in SPLITS}
             self._ranges = {split: self._map_ranges(file, split, layout) for split in SPLITS}
             self._labels = {split: self._map_labels(file, split) for split in SPLITS}
+            self._seal.check(f"{split}/{LABELS}" for split, labels in self._labels.items() if labels is not None)
+        self._unread = {split: [f"{split}/{name}" for name in layout.range_names] for split in SPLITS}
         self.scale_factor, self.cuts, self.bits, self.shape = (
             layout.scale_factor,
             layout.cuts,
@@ -134,6 +122,8 @@ class SliceFile:
         self, split: Split, indices: Int64[Tensor, " batch"] | Int64[np.ndarray, " batch"]
     ) -> UInt8[Tensor, "batch S S height width channel"]:
         """Read the slices of some images, all bit ranges joined to levels."""
+        self._seal.check(self._unread[split])
+        self._unread[split] = []
         chosen = torch.as_tensor(indices)
         parts = [levels.index_select(0, chosen) for levels in self._ranges[split]]
         # A single range is the levels: shifting it by nothing takes longer than reading it.
@@ -178,16 +168,18 @@ def write_images(
     labels: Int64[Tensor, " image"] | None = None,
 ) -> None:
     """Write images, their labels if any, and what is to be said of them; nothing appears at `path` before all is."""
-    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset(IMAGES, data=images.numpy(), track_times=False)
+    with create_sealed(path) as file:
+        file.create(IMAGES, tuple(images.shape), "u1")
+        file.append(IMAGES, images.numpy())
         if labels is not None:
-            file.create_dataset(LABELS, data=labels.numpy(), dtype="<i8", track_times=False)
-        file.attrs.update(attributes)
+            file.create(LABELS, tuple(labels.shape), "<i8")
+            file.append(LABELS, labels.numpy())
+        file.attributes.update(attributes)
 
 
 def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"], dict[str, Attribute]]:
-    """Read what `write_images` wrote; raise InputError where the file is missing or another."""
-    with _opened(path, "images") as file:
+    """Read what `write_images` wrote; raise InputError where the file is missing, damaged or another."""
+    with _open_images(path) as file:
         images = file[IMAGES][()]
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C]")
@@ -196,7 +188,7 @@ def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"]
 
 def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
     """Read the labels that `write_images` wrote beside its images; None where there are none."""
-    with _opened(path, "images") as file:
+    with _open_images(path) as file:
         if LABELS not in file:
             return None
         labels = file[LABELS][()]
@@ -206,27 +198,11 @@ def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name in the folder of `path`, which takes its place in the end, or is removed on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _opened(path: Path, expected: str) -> Iterator[h5py.File]:
-    """Open for reading, without a lock: finished files never change, and some file systems of clusters know none."""
-    if not path.is_file():
-        raise InputError(f"{path}: expected {expected}, got no such file")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except NOT_OURS as error:
-        raise InputError(f"{path}: expected {expected}, got: {' '.join(str(error).split())}") from error
+def _open_images(path: Path) -> Iterator[h5py.File]:
+    """Open a file of images; they are few, so that all bytes are checked."""
+    with open_sealed(path, "images") as (file, seal):
+        seal.check(seal.extents)
+        yield file
 
 
 def _plain(attributes: h5py.AttributeManager) -> dict[str, Any]:

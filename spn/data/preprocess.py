@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from spn.config import DataSection
+from spn.config import DataSection, InputError
 from spn.data.hdf5 import SliceWriter, create_slices
 from spn.data.layout import SPLITS, Layout, Origin, Split
 from spn.data.sources import Item, Source, open_source
@@ -43,11 +43,13 @@ def preprocess(
 ) -> None:
     """Write the images of a `data` section to `output`, in slices and bit ranges; print one line that counts them.
 
-    The source's files lie below `root`. Raises InputError, and writes nothing, where one is missing or damaged.
+    The source's files lie below `root`. Raises InputError, and writes nothing, where one is missing or damaged, or the
+    source is not of the digest stated. The line has the digest, so that it can be stated.
     """
     layout = Layout(scale_factor, cuts, section.shape)
     assert layout.bits == section.bits
     source = open_source(section, root, progress)
+    _check_digest(section, source, root)
     counts = {split: source.count(split) for split in SPLITS}
     labelled = {split for split in SPLITS if source.labelled(split)}
     with create_slices(output, layout, counts, labelled) as writer:
@@ -64,7 +66,21 @@ def preprocess(
             )
         )
     images = ", ".join(f"{count} {split}" for split, count in counts.items())
-    print(f"{output}: {images} images; {duplicates} of test also in train or validation; {len(source.skipped)} skipped")
+    print(
+        f"{output}: {images} images; {duplicates} of test also in train or validation; {len(source.skipped)} skipped; "
+        f"source_digest {source.digest}"
+    )
+
+
+def _check_digest(section: DataSection, source: Source, root: Path) -> None:
+    """Raise InputError unless the source is the one whose digest is stated, if any is."""
+    if section.source_digest in (None, source.digest):
+        return
+    places = [str(root / place) for place in section.places if (root / place).exists()]
+    raise InputError(
+        f"{', '.join(places) or section.source}: expected a source of SHA-256 {section.source_digest}, as "
+        f"data.source_digest says, got {source.digest}: damaged, or of another release"
+    )
 
 
 def _write(source: Source, writer: SliceWriter, name: str, progress: bool) -> int:

@@ -113,16 +113,23 @@ def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float6
     }
 
 
-def save_nats(path: Path, nats: NDArray[np.float64]) -> None:
-    """Write nats per image as .npy, by renaming."""
+def save_nats(path: Path, nats: NDArray[np.float64]) -> str:
+    """Write nats per image as .npy, by renaming; give the SHA-256 of the file."""
     buffer = io.BytesIO()
     np.save(buffer, nats, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def load_nats(path: Path) -> NDArray[np.float64]:
-    """Read what `save_nats` wrote; raise InputError naming a damaged file."""
+def load_nats(path: Path, sha256: str | None) -> NDArray[np.float64]:
+    """Read what `save_nats` wrote with this SHA-256; raise InputError naming a file that is missing or damaged."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise InputError(f"{path}: expected the nats of each image: {error}") from error
+    if (actual := hashlib.sha256(content).hexdigest()) != sha256:
+        raise InputError(
+            f"{path}: expected a file of SHA-256 {sha256}, as metrics.json says, got {actual}: damaged; "
+            "delete it and run the workflow again"
+        )
+    return np.load(io.BytesIO(content), allow_pickle=False)

@@ -32,12 +32,3 @@ def write_history(path: Path, rows: list[Row]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
-
-
-def read_history(path: Path) -> list[Row]:
-    """Read a history.csv; cells where nothing was measured are absent from their row."""
-    with path.open(newline="") as file:
-        return [
-            {key: int(value) if key == "step" else float(value) for key, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]

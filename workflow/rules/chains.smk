@@ -44,7 +44,7 @@ rule summarise:
         lambda wildcards: expand(
             "results/stages/{stage}/{file}",
             stage=stages_of(wildcards),
-            file=["metrics.json", "nats.npy", "history.csv"],
+            file=["metrics.json", "nats.npy", "checkpoint.safetensors"],
         ),
     output:
         "results/chains/{chain}/metrics.json",

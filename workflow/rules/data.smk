@@ -11,7 +11,8 @@ rule preprocess:
     conda:
         "../envs/spn.yaml"
     params:
-        data=parameters.data.model_dump(mode="json"),
+        # Without the digest of the source, which decides whether the file is made, not what is in it.
+        data=parameters.data.model_dump(mode="json", exclude={"source_digest"}),
         code=code_digest("data/preprocess.py"),
     shell:
         "spn preprocess --layout {wildcards.layout} --output {output} > {log} 2>&1"

@@ -13,13 +13,16 @@ rule ablations:
     conda:
         "../envs/spn.yaml"
     threads: lambda wildcards: workflow.cores
+    resources:
+        # Where the jobs of the Snakemake inside run; a cluster's profile says otherwise.
+        options=lambda wildcards, threads: f"--cores {threads}",
     params:
         workspace="experiments/ablations",
     shell:
         "mkdir -p {params.workspace} && ln -sfn ../../sources {params.workspace}/sources"
         " && (cmp -s {input} {params.workspace}/params.yaml || cp {input} {params.workspace}/params.yaml)"
-        " && snakemake --snakefile Snakefile --directory {params.workspace} --cores {threads} --rerun-incomplete"
-        " reproduce 2>&1 | tee {log}"
+        " && snakemake --snakefile Snakefile --directory {params.workspace} --rerun-incomplete"
+        " {resources.options} reproduce 2>&1 | tee {log}"
 
 
 use rule ablations as compare with:

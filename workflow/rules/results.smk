@@ -6,8 +6,9 @@ rule report:
         data=LAYOUTS[0],
         metrics=expand("results/chains/{chain}/metrics.json", chain=parameters.chains),
         timings=sampled("timing.json"),
-        histories=expand(
-            "results/stages/{stage}/history.csv", stage=parameters.stage_plans
+        checkpoints=expand(
+            "results/stages/{stage}/checkpoint.safetensors",
+            stage=parameters.stage_plans,
         ),
     output:
         metrics="results/metrics.json",

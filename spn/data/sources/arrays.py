@@ -3,9 +3,11 @@
 Rows are read from the files one after the other: neither a compressed `.npz` nor a large `.npy` is ever in memory.
 """
 
+import io
 import re
+import tokenize
+import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +21,18 @@ from numpy.lib import format as npy_format
 from spn.config import ArraysData, InputError
 from spn.data.digest import files_sha256
 from spn.data.layout import Split
-from spn.data.sources.files import missing_file, read_exactly
+from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP, DEFLATE_RATIO, missing_file, read_exactly
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 
 PREFIXES: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
 IMAGES, LABELS = "data", "labels"
 """Keys of an `.npz`."""
 
-DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile)
+DAMAGED = (*DAMAGED_ZIP, TypeError, SyntaxError, MemoryError, OverflowError, tokenize.TokenError)
 """What zipfile and numpy raise for files that are not theirs."""
+
+MAX_HEADER_BYTES = 1 << 14
+"""More than numpy accepts; a header may state any length of itself."""
 
 
 @dataclass(frozen=True)
@@ -167,19 +172,26 @@ def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
             yield file, path.stat().st_size
     else:
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as member:
-            yield member, archive.getinfo(f"{key}.npy").file_size
+            info = archive.getinfo(f"{key}.npy")
+            if info.compress_type not in BOUNDED_METHODS:
+                raise ValueError(f"compression by method {info.compress_type}, not by deflate")
+            if info.file_size > DEFLATE_RATIO * path.stat().st_size:
+                raise ValueError(f"{info.file_size} bytes, more than a file of its size can hold")
+            yield member, info.file_size
 
 
 def _read_header(path: Path, key: str) -> Header:
     """Read an array's header, in which nothing is pickled; raise InputError where the array is not wholly there."""
     readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     try:
-        with _open_array(path, key) as (file, size):
-            shape, is_fortran, dtype = readers[npy_format.read_magic(file)](file)
-            start = file.tell()
+        with _open_array(path, key) as (file, size), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, of headers that Python 2 wrote
+            head = io.BytesIO(file.read(MAX_HEADER_BYTES))
+            shape, is_fortran, dtype = readers[npy_format.read_magic(head)](head)
+            start = head.tell()
     except DAMAGED as error:
         raise InputError(f"{path}: expected a numpy array {key}, got: {' '.join(str(error).split())}") from error
     num_bytes = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if is_fortran or dtype.hasobject or not shape or size < num_bytes:
+    if is_fortran or dtype.hasobject or not shape or min(shape) < 0 or size < num_bytes:
         raise InputError(f"{path}: expected an array {key} of {num_bytes} bytes in C order, got {size} bytes")
     return Header(shape, dtype, start)

@@ -3,12 +3,14 @@
 Every batch file is parsed once, and its images wait in a temporary file, from which they are mapped into memory.
 """
 
+import gzip
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -27,6 +29,15 @@ TEST = ("test_batch",)
 
 MAX_BATCH_BYTES = 1 << 26
 """Twice the size of an official batch file."""
+MAX_ARCHIVE_BYTES = 1 << 28
+"""More than the official archive unpacked."""
+MAX_HEADER_BYTES = 1 << 16
+"""More than the headers that tar puts before members."""
+MAX_MEMBERS = 100
+"""More than the official archive has."""
+
+DAMAGED = (tarfile.TarError, EOFError, zlib.error, OSError, LookupError, ValueError, RecursionError)
+"""What gzip and tarfile raise for archives that are not whole, or of another kind."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +120,48 @@ def _archive_files(archive: Path) -> Iterator[tuple[str, bytes]]:
     """Read the batch files of an archive in passing, picked by name; nothing is ever extracted."""
     names = {f"{FOLDER}/{name}": name for name in TRAIN + TEST}
     try:
-        with tarfile.open(archive, "r|gz") as tar:
-            for member in tar:
-                file = tar.extractfile(member) if member.name in names and member.isreg() else None
-                if file is not None:
+        with gzip.open(archive) as content:
+            for member in _members(content, archive):
+                if member.name in names and member.isreg():
                     _check_size(member.size, f"{archive}/{member.name}")
-                    yield names[member.name], file.read()
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+                    content.seek(member.offset_data)
+                    yield names[member.name], content.read(member.size)
+    except InputError:
+        raise
+    except DAMAGED as error:
         raise InputError(f"{archive}: expected an intact tar.gz archive, got: {error}") from error
 
 
-def _check_size(size: int, where: str) -> None:
-    if size > MAX_BATCH_BYTES:
-        raise InputError(f"{where}: expected at most {MAX_BATCH_BYTES} bytes, got {size}")
+def _members(content: gzip.GzipFile, archive: Path) -> Iterator[tarfile.TarInfo]:
+    with tarfile.open(fileobj=cast("IO[bytes]", Headers(content, archive)), mode="r:") as tar:
+        for place, member in enumerate(tar):
+            if place == MAX_MEMBERS:
+                raise InputError(f"{archive}: expected at most {MAX_MEMBERS} files, got more")
+            yield member
+
+
+class Headers:
+    """What tarfile reads of an archive: headers, which state lengths of themselves and of members.
+
+    Neither is believed beyond reason.
+    """
+
+    def __init__(self, content: gzip.GzipFile, archive: Path) -> None:
+        self.content = content
+        self.archive = archive
+        self.tell = content.tell
+
+    def read(self, size: int) -> bytes:
+        """Read a header, or a part of one."""
+        _check_size(size, f"{self.archive}: a header", MAX_HEADER_BYTES)
+        return self.content.read(size)
+
+    def seek(self, position: int) -> int:
+        """Go to the next header."""
+        _check_size(position, str(self.archive), MAX_ARCHIVE_BYTES)
+        return self.content.seek(position)
+
+
+def _check_size(size: int, where: str, limit: int = MAX_BATCH_BYTES) -> None:
+    if size > limit:
+        raise InputError(f"{where}: expected at most {limit} bytes, got {size}")

@@ -1,11 +1,21 @@
 """Files of a source: their digest, reading from them, and the line that tells a user how to get one."""
 
+import struct
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from spn.config import InputError
+
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, LookupError, struct.error)
+"""What zipfile raises for archives that are not whole, encrypted, or of another kind."""
+
+BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How members of a zip may be compressed: zipfile undoes other methods in one go, whatever comes of it."""
+
+DEFLATE_RATIO = 1032
+"""Most bytes that deflate makes of one."""
 
 
 @runtime_checkable
@@ -35,6 +45,16 @@ def read_exactly(file: Readable, size: int, path: Path, position: int | None = N
     if len(content) < size:
         raise InputError(f"{path}: expected {size} more bytes, got {len(content)}: the file is truncated")
     return content
+
+
+def check_end(file: Readable, path: Path) -> None:
+    """Raise InputError where there are more bytes; at the end, a gzip file compares its checksum."""
+    try:
+        more = file.read(1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: expected an intact file, got: {error}") from error
+    if more:
+        raise InputError(f"{path}: expected no bytes beyond those that its header states, got some")
 
 
 def missing_file(path: Path, expected: str, url: str) -> InputError:

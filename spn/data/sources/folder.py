@@ -2,7 +2,6 @@
 
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from spn.config import FolderData, InputError
 from spn.data.digest import listing_sha256
-from spn.data.sources.files import missing_file
+from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP, missing_file
 from spn.data.sources.picture import SUFFIXES, PictureError, decode_picture
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 from spn.data.sources.subfolders import by_split, class_labels
@@ -35,7 +34,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Which pictures can be used, why the others cannot, and the digest of the former."""
+    """Which pictures can be used, why the others cannot, and the digest of the former.
+
+    Where folders are classes, the names of the others are in the digest too: their folders are counted.
+    """
 
     good: tuple[str, ...]
     bad: dict[str, str]
@@ -122,15 +124,25 @@ def _open_zip(path: Path) -> Pictures:
     """Open an archive; members are read into memory, each up to the size it states, and never extracted."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path}: expected a zip archive, got: {error}") from error
+    except DAMAGED_ZIP as error:
+        raise InputError(f"{path}: expected a zip archive, got: {' '.join(str(error).split())}") from error
+    for name in map(PurePosixPath, archive.namelist()):
+        if name.is_absolute() or ".." in name.parts:
+            raise InputError(f"{path}: expected names inside the archive, got {name}")
+    if sum(member.compress_size for member in archive.infolist()) > path.stat().st_size:
+        raise InputError(f"{path}: expected members that lie side by side, got some that overlap")
 
     def read(name: str) -> bytes:
-        if archive.getinfo(name).file_size > MAX_FILE_BYTES:
+        member = archive.getinfo(name)
+        if member.file_size > MAX_FILE_BYTES:
             raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
+        if member.compress_type not in BOUNDED_METHODS:
+            raise PictureError(f"compressed by method {member.compress_type}, not by deflate")
         try:
-            return archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+            with archive.open(member) as file:
+                # By `read` without a size, a member that states less than it holds would take any memory.
+                return file.read(member.file_size)
+        except DAMAGED_ZIP as error:
             raise PictureError(" ".join(str(error).split())[:60]) from error
 
     return Pictures(path, _picture_names(archive.namelist()), read)
@@ -147,7 +159,7 @@ def _is_picture(path: PurePosixPath) -> bool:
 
 
 def _inspect(pictures: Pictures, section: FolderData, progress: bool) -> Inspection:
-    digests: list[tuple[str, str]] = []
+    digests: dict[str, str] = {}
     bad: dict[str, str] = {}
     for name in tqdm(pictures.names, desc=f"check {pictures.path.name}", unit="image", disable=not progress):
         try:
@@ -156,8 +168,9 @@ def _inspect(pictures: Pictures, section: FolderData, progress: bool) -> Inspect
         except PictureError as error:
             bad[name] = str(error)
         else:
-            digests.append((name, hashlib.sha256(content).hexdigest()))
-    return Inspection(tuple(name for name, _ in digests), bad, listing_sha256(digests))
+            digests[name] = hashlib.sha256(content).hexdigest()
+    named = dict.fromkeys(bad, "") if section.num_classes else {}
+    return Inspection(tuple(digests), bad, listing_sha256(sorted((digests | named).items())))
 
 
 def _complaint(pictures: Pictures, section: FolderData, bad: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 
 from spn.config import InputError, MnistData
 from spn.data.digest import files_sha256
-from spn.data.sources.files import missing_file, read_exactly
+from spn.data.sources.files import check_end, missing_file, read_exactly
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
@@ -54,6 +54,8 @@ class IdxPool(Pool):
                 block = np.frombuffer(content, dtype=np.uint8).reshape(count, SIDE, SIDE, 1)
                 for index in indices[(indices >= first) & (indices < first + count)].tolist():
                     yield block[index - first], int(self.labels[index])
+            if first + count == len(self):
+                check_end(file, self.images)
 
 
 def open_mnist(section: MnistData, root: Path) -> Source:
@@ -87,6 +89,7 @@ def _read_labels(path: Path) -> Int64[np.ndarray, " image"]:
     with gzip.open(path) as file:
         (count,) = _read_header(file, path, LABELS_MAGIC, 1)
         labels = np.frombuffer(read_exactly(file, count, path), dtype=np.uint8)
+        check_end(file, path)
     if labels.max(initial=0) > 9:
         raise InputError(f"{path}: expected labels from 0 to 9, got {labels.max()}")
     return labels.astype(np.int64)

@@ -1,0 +1,193 @@
+"""A full disk: one line that names the file, nothing that was there is lost, and with room the command goes on."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from damages import Experiment
+from experiment import tiny_params, write_params
+
+from spn.checkpoint import load_notes, load_tensors
+from spn.cli import main
+from spn.config import load_params
+from spn.data.hdf5 import SliceFile, read_images
+from spn.files import WriteError
+from spn.training import train
+from spn.training.run import Row
+
+MEGABYTES = 4
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A small file system of its own."""
+
+    place: Path
+
+    def fill(self, leaving: int = 0) -> None:
+        """Take all room but `leaving` bytes."""
+        state = os.statvfs(self.place)
+        (self.place / "ballast").write_bytes(bytes(state.f_bavail * state.f_frsize - leaving))
+
+    def empty(self) -> None:
+        """Give the room back."""
+        (self.place / "ballast").unlink()
+
+    def content(self) -> dict[str, bytes]:
+        """Read every file but the ballast."""
+        files = [path for path in self.place.rglob("*") if path.is_file() and path.name != "ballast"]
+        return {str(path.relative_to(self.place)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "none", str(place)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small file system may be mounted here: {done.stderr.strip()}")
+    yield Disk(place)
+    # Lazily, for HDF5 keeps a file open that it could not close.
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole experiment, with samples of all its stages."""
+    experiment = Experiment(tmp_path_factory.mktemp("made"))
+    experiment.make()
+    experiment.sample("low", "--given", experiment.samples("high") / "samples.h5")
+    experiment.summarise()
+    return experiment.folder
+
+
+@pytest.fixture
+def experiment(made: Path, disk: Disk) -> Experiment:
+    """A copy of it on the small disk."""
+    return Experiment(Path(shutil.copytree(made, disk.place / "results")))
+
+
+def fails(command: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must end with status 1; give its one line."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in command]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith("spn: error: ")]
+    assert said == lines[-1:]
+    return said[0]
+
+
+def assert_goes_on(command: list[object], disk: Disk, before: dict[str, bytes]) -> None:
+    """Check that a failure has left everything as it was, and that the command completes with room."""
+    assert disk.content() == before
+    disk.empty()
+    assert main([str(argument) for argument in command]) == 0
+
+
+@pytest.mark.parametrize("leaving", [0, 1 << 13, 1 << 14])
+def test_preprocess(
+    experiment: Experiment, disk: Disk, leaving: int, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (experiment.data).write_bytes(b"of another time")
+    disk.fill(leaving)
+    before = disk.content()
+    command = ["preprocess", "--params", experiment.params, "--layout", "S2_2+3", "--output", experiment.data]
+    expected = f"spn: error: {experiment.data}: could not be written: No space left on device"
+    assert fails(command, capsys) == expected
+    assert_goes_on(command, disk, before)
+    assert experiment.data.read_bytes() == (made / "S2_2+3.h5").read_bytes()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(folder / "checkpoint.safetensors")[0]
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    first, second = weights(folder), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_checkpoint(made: Path, disk: Disk) -> None:
+    params, data = load_params(made / "params.yaml"), SliceFile(made / "S2_2+3.h5")
+    output, runs, device = disk.place / "low", disk.place.parent / "runs", torch.device("cpu")
+    disk.fill()
+    with pytest.raises(WriteError, match=rf"^{output}/checkpoint\.safetensors: could not be written: No space left"):
+        train(params, "low", data, output, runs, device)
+    assert disk.content() == {}
+    disk.empty()
+    train(params, "low", data, output, runs, device)
+    assert_same_weights(output, made / "stages" / "low")
+
+
+def test_the_state_of_a_training(made: Path, disk: Disk, tmp_path: Path) -> None:
+    section = tiny_params() | {"data": load_params(made / "params.yaml").data.model_dump(mode="json")}
+    section["stages"]["low"]["training"] |= {"steps": 4, "validate_every": 2}
+    params, data = load_params(write_params(tmp_path, section)), SliceFile(made / "S2_2+3.h5")
+    runs, device = disk.place / "runs", torch.device("cpu")
+
+    def fill_at_the_end(row: Row) -> None:
+        if row["step"] == 4:
+            disk.fill()
+
+    with pytest.raises(WriteError, match=rf"^{runs}/low-\w+\.safetensors: could not be written: No space left"):
+        train(params, "low", data, tmp_path / "low", runs, device, fill_at_the_end)
+    (state,) = runs.iterdir()
+    assert load_notes(state)["step"] == 2
+    disk.empty()
+    train(params, "low", data, tmp_path / "low", runs, device)
+    train(params, "low", data, tmp_path / "whole", tmp_path / "runs", device)
+    assert_same_weights(tmp_path / "low", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("leaving", [0, 1 << 13])
+def test_sample(experiment: Experiment, disk: Disk, leaving: int, capsys: pytest.CaptureFixture[str]) -> None:
+    disk.fill(leaving)
+    before = disk.content()
+    command = ["sample", "depth", "high", "--params", experiment.params, "--data", experiment.data]
+    command += ["--checkpoint", experiment.checkpoint("high"), "--output", experiment.samples("high")]
+    expected = f"spn: error: {experiment.samples('high')}/samples.h5: could not be written: No space left on device"
+    assert fails(command, capsys) == expected
+    assert_goes_on(command, disk, before)
+    assert len(read_images(experiment.samples("high") / "samples.h5")[0]) == 4
+
+
+def test_evaluate(experiment: Experiment, disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    disk.fill()
+    before = disk.content()
+    folder = experiment.stage("low")
+    command = ["evaluate", "low", "--params", experiment.params, "--data", experiment.data]
+    command += ["--checkpoint", experiment.checkpoint("low"), "--output", folder]
+    expected = f"spn: error: {folder / 'nats.npy'}: could not be written: No space left on device"
+    assert fails(command, capsys) == expected
+    assert_goes_on(command, disk, before)
+
+
+def test_report(experiment: Experiment, disk: Disk, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["report", "--params", experiment.params, "--data", experiment.data, "--results", experiment.folder]
+    disk.fill()
+    before = disk.content()
+    message = fails(command, capsys)
+    assert message.startswith(f"spn: error: {experiment.folder}/")
+    assert message.endswith(": could not be written: No space left on device")
+    assert_goes_on(command, disk, before)
+    assert (experiment.folder / "table.html").exists()
+
+
+def test_all_of_this_as_a_user_who_may_not_mount() -> None:
+    """In a namespace, where any user may."""
+    if os.geteuid() == 0:
+        pytest.skip("root may mount")
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("users have no namespaces here")
+    tests = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run([*namespace, *tests], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout

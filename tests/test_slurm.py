@@ -1,0 +1,318 @@
+"""The tiny experiment on a real Slurm, in one run that meets the faults of clusters; the results are those of none.
+
+What happened is read from Slurm's records, Snakemake's words and the logs. Trainings are stopped (SIGSTOP) before
+anything is done to them, so that nothing depends on who is faster.
+"""
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from experiment import tiny_params
+from ruamel.yaml import YAML
+from slurm import Cluster, Job, wait_for
+from workspace import EVERYTHING, Workspace, fresh
+
+from spn.checkpoint import load_notes, load_tensors
+from spn.cli import main
+from spn.tracking import load_experiment
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+
+PROFILE = "workflow/profiles/slurm"
+# A toy's jobs take seconds.
+SOONER = ("--slurm-init-seconds-before-status-checks", "6", "--max-status-checks-per-second", "10")
+SNAKEMAKE = ("snakemake", "--profile", PROFILE, *SOONER)
+STEPS = {"high": 80, "low": 120}
+WAITING = "waiting for another process that trains it now"
+AWAY = "Falling back to 'sacct'"
+"""What Snakemake says where the scheduler does not answer."""
+OUTPUT = "snakemake.txt"
+SECONDS = 180
+"""Longest wait for a step of the story; most take ten."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the faults and the run that met them left."""
+
+    workspace: Workspace
+    output: str
+    """What the last Snakemake said."""
+    jobs: list[Job]
+    stopped: dict[str, list[int]]
+    """The steps at which the trainings of a stage were stopped, to meet a fault."""
+
+    def of(self, name: str) -> list[Job]:
+        """Give the records of a job, the oldest first."""
+        return [job for job in self.jobs if job.name == name]
+
+    def slurm_log(self, job: Job) -> str:
+        """Read what Slurm has of a job's words."""
+        (path,) = (self.workspace.folder / "logs/slurm").rglob(f"{job.id}.log")
+        return path.read_text()
+
+    def log(self, job: str) -> str:
+        """Read the log of a rule."""
+        return (self.workspace.folder / f"logs/{job}.log").read_text()
+
+
+class Author:
+    """Does to the trainings of a workspace what a cluster would."""
+
+    def __init__(self, cluster: Cluster, workspace: Workspace) -> None:
+        """Take a cluster and a workspace whose commands lead to it."""
+        self.cluster, self.workspace = cluster, workspace
+        self.stopped: dict[str, list[int]] = {stage: [] for stage in STEPS}
+
+    def disturb_low(self, orphan: Job) -> None:
+        """Cancel what a killed Snakemake left, then the training that waited for it; kill the node of the next."""
+        self.cancel(orphan)
+        self.cancel(self.stop("low"))
+        lost = self.stop("low")
+        self.cluster.kill_node(lost.node)
+        self.start_again(lost)
+
+    def disturb_high(self, late: Job) -> None:
+        """Leave a training to its time limit, and let a more important job have the node of the next."""
+        self.wait_for_state(late, "TIMEOUT")
+        preempted = self.stop("high")
+        self.cluster.take(preempted.node)
+        self.start_again(preempted)
+
+    def stop(self, stage: str) -> Job:
+        """Wait until a training has saved more than it has by now; stop it, and give its job."""
+        before = self.step(stage)
+        wait_for(lambda: self.step(stage) > before, SECONDS)
+        trainings = [process for process in psutil.process_iter() if self.trains(process, stage)]
+        for process in trainings:
+            process.suspend()
+        self.stopped[stage].append(self.step(stage))
+        assert self.stopped[stage][-1] < STEPS[stage]
+        return self.cluster.job_of(trainings[0])
+
+    def step(self, stage: str) -> int:
+        """Give the step of the saved state of a training; 0 where there is none."""
+        states = list((self.workspace.folder / "runs").glob(f"{stage}-*.safetensors"))
+        return load_notes(states[0])["step"] if states else 0
+
+    def trains(self, process: psutil.Process, stage: str) -> bool:
+        """Tell whether a process is `spn train` of a stage here, or torchrun that started it."""
+        with contextlib.suppress(psutil.Error):
+            return process.cwd() == str(self.workspace.folder) and ("train", stage) in pairwise(process.cmdline())
+        return False
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a job and wait until it has ended."""
+        self.cluster.run("scancel", job.id)
+        self.wait_for_state(job, "CANCELLED")
+
+    def start_again(self, job: Job) -> None:
+        """Let a job that Slurm has queued again start now, and not after some minutes."""
+        self.wait_for_state(job, "PENDING")
+        self.cluster.run("scontrol", "update", f"JobId={job.id}", "StartTime=now")
+        self.wait_for_state(job, "RUNNING")
+
+    def wait_for_state(self, job: Job, state: str) -> None:
+        """Wait until Slurm has it that a job is in a state."""
+        wait_for(lambda: self.cluster.run("squeue", "-ht", "all", "-j", job.id, "-o", "%T").strip() == state, SECONDS)
+
+
+def edit(workspace: Workspace, rule: str, **resources: str) -> None:
+    """Change what a rule asks for in the profile, as a user would."""
+    path, yaml = workspace.folder / PROFILE / "config.yaml", YAML()
+    profile = yaml.load(path)
+    profile["set-resources"][rule].update(resources)
+    with path.open("w") as file:
+        yaml.dump(profile, file)
+
+
+def tell(cluster: Cluster, workspace: Workspace) -> Story:
+    """Run the experiment and let the faults happen."""
+    author = Author(cluster, workspace)
+    with started(workspace, "--", "results/stages/low/checkpoint.safetensors") as snakemake:
+        orphan = author.stop("low")
+        snakemake.kill()
+    workspace.run(*SNAKEMAKE, "--unlock")
+    with started(workspace) as snakemake:
+        late = author.stop("high")
+        log = workspace.folder / "logs/train/low.log"
+        wait_for(lambda: WAITING in log.read_text(errors="replace"), SECONDS)
+        cluster.kill_controller()
+        wait_for(lambda: AWAY in said(workspace), SECONDS)
+        cluster.start_controller()
+        with ThreadPoolExecutor() as pool:
+            for disturbing in (pool.submit(author.disturb_low, orphan), pool.submit(author.disturb_high, late)):
+                disturbing.result()
+        assert snakemake.wait(2 * SECONDS) == 0, said(workspace)
+    return Story(workspace, said(workspace), cluster.jobs(), author.stopped)
+
+
+@contextlib.contextmanager
+def started(workspace: Workspace, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start Snakemake with the profile; it does not outlive the context."""
+    with (
+        (workspace.folder / OUTPUT).open("wb") as output,
+        subprocess.Popen(
+            [*SNAKEMAKE, *arguments],
+            cwd=workspace.folder,
+            env=workspace.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(workspace: Workspace) -> str:
+    """Read what Snakemake has said by now."""
+    return (workspace.folder / OUTPUT).read_text()
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """The experiment, finished in spite of everything."""
+    folder = tmp_path_factory.mktemp("cluster")
+    workspace = fresh(folder / "project")
+    params = tiny_params()
+    del params["stages"]["raster"], params["chains"]["raster"]
+    for stage, steps in STEPS.items():
+        params["stages"][stage]["training"] |= {"steps": steps, "validate_every": 5}
+    workspace.write_params(params)
+    edit(workspace, "train", gpu="dict(high=2).get(wildcards.stage, 1)")
+    edit(workspace, "train", runtime="dict(high=1).get(wildcards.stage, 720) * attempt")
+    edit(workspace, "evaluate", mem_mb="dict(high=200).get(wildcards.stage, 16000) * attempt ** 4")
+    with Cluster(folder / "slurm", num_nodes=3) as cluster:
+        return tell(cluster, replace(workspace, variables=cluster.variables))
+
+
+@pytest.fixture(scope="module")
+def whole(story: Story) -> Path:
+    """The stage `low`, trained and evaluated here, undisturbed."""
+    folder = story.workspace.folder / "whole"
+    folder.mkdir()
+    given = ["low", "--data", "data/digits/S2_2+3.h5", "--output", "whole"]
+    with contextlib.chdir(story.workspace.folder):
+        assert main(["create_experiment", "--uri", "sqlite:///whole/mlflow.db", "--output", "whole/mlflow.json"]) == 0
+        assert main(["train", *given, "--experiment", "whole/mlflow.json", "--runs", "whole/runs"]) == 0
+        assert main(["evaluate", *given, "--checkpoint", "whole/checkpoint.safetensors"]) == 0
+    return folder
+
+
+def test_every_rule_writes_its_log_and_slurms_are_kept(story: Story) -> None:
+    logs = story.workspace.folder / "logs"
+    written = {str(path.relative_to(logs).with_suffix("")) for path in logs.rglob("*.log")}
+    assert {name for name in written if not name.startswith("slurm/")} == {
+        job for job in EVERYTHING if not re.search("raster|S1", job)
+    }
+    assert {path.stem for path in (logs / "slurm").rglob("*.log")} == {
+        job.id for job in story.jobs if job.name != "urgent"
+    }
+
+
+def test_stages_train_at_the_same_time_on_different_nodes(story: Story) -> None:
+    assert any(
+        high.start < low.end and low.start < high.end and high.node != low.node
+        for high in story.of("train/high")
+        for low in story.of("train/low")
+    )
+
+
+def test_a_stage_given_two_gpus_trains_in_two_processes_on_one_node(story: Story) -> None:
+    for stage, gpus in (("high", 2), ("low", 1)):
+        assert {job.gpus for job in story.of(f"train/{stage}")} == {gpus}
+        assert ("process 2 of 2" in story.log(f"train/{stage}")) == (gpus == 2)
+    assert all(re.fullmatch(r"node\d", job.node) for job in story.of("train/high"))
+    assert {job.gpus for job in story.of("report")} == {0}
+
+
+def test_every_run_is_in_mlflow_and_finished(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(story.workspace.folder)
+    experiment = load_experiment(Path("mlflow/experiment.json"))
+    runs = experiment.client.search_runs([experiment.id])
+    assert sorted(run.info.run_name for run in runs) == ["depth", "high", "low"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_the_results_are_those_of_an_undisturbed_run(story: Story, whole: Path) -> None:
+    here = story.workspace.folder / "results/stages/low"
+    weights, expected = (load_tensors(folder / "checkpoint.safetensors")[0] for folder in (here, whole))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert np.array_equal(np.load(here / "nats.npy"), np.load(whole / "nats.npy"))
+
+
+def test_nothing_is_left_to_do_for_a_run_without_the_cluster(story: Story) -> None:
+    local = replace(story.workspace, variables={})
+    assert local.snakemake().ran == {"reproduce"}
+
+
+def test_what_a_killed_snakemake_left_running_is_waited_for(story: Story) -> None:
+    orphan, heir, *_ = story.of("train/low")
+    assert orphan.start < heir.start < orphan.end < heir.end
+    assert orphan.id != heir.id
+
+
+def test_a_cancelled_job_is_tried_again(story: Story) -> None:
+    _, first, second, _ = story.of("train/low")
+    assert first.state.startswith("CANCELLED")
+    assert first.id != second.id
+    assert f"SLURM-job '{first.id}' failed, SLURM status is: 'CANCELLED'" in story.output
+    assert re.search(r"JOB \d+ ON node\d CANCELLED AT", story.slurm_log(first))
+
+
+def test_a_job_whose_node_is_lost_is_queued_again_by_slurm(story: Story) -> None:
+    *_, lost, last = story.of("train/low")
+    assert (lost.state, last.state) == ("NODE_FAIL", "COMPLETED")
+    assert lost.id == last.id
+    assert lost.node != last.node
+    assert f"SLURM-job '{last.id}' failed" not in story.output
+
+
+def test_a_preempted_job_is_queued_again_by_slurm(story: Story) -> None:
+    *_, preempted, last = story.of("train/high")
+    assert (preempted.state, last.state) == ("PREEMPTED", "COMPLETED")
+    assert preempted.id == last.id
+    assert f"SLURM-job '{last.id}' failed" not in story.output
+
+
+def test_a_training_goes_on_where_it_was_stopped(story: Story) -> None:
+    for stage, steps in STEPS.items():
+        assert all(0 < before < after for before, after in pairwise(story.stopped[stage]))
+        begun = re.search(rf" (\d+)/{steps} ", story.log(f"train/{stage}"))
+        assert begun is not None
+        assert int(begun[1]) >= story.stopped[stage][-1]
+
+
+def test_a_job_out_of_time_is_tried_again_with_more(story: Story) -> None:
+    first, second, _ = story.of("train/high")
+    assert first.state == "TIMEOUT"
+    assert (first.minutes, second.minutes) == (1, 2)
+    assert f"SLURM-job '{first.id}' failed, SLURM status is: 'TIMEOUT'" in story.output
+    assert "DUE TO TIME LIMIT" in story.slurm_log(first)
+
+
+def test_a_job_out_of_memory_is_tried_again_with_more(story: Story) -> None:
+    first, second = story.of("evaluate/high")
+    assert (first.state, second.state) == ("FAILED", "COMPLETED")
+    assert (first.megabytes, second.megabytes) == (200, 3200)
+    assert f"SLURM-job '{first.id}' failed" in story.output
+    assert "exceeded memory limit" in story.slurm_log(first)
+
+
+def test_snakemake_outlives_the_scheduler(story: Story) -> None:
+    assert AWAY in story.output
+    # What ran then was not taken for lost, and submitted again.
+    assert [len({job.id for job in story.of(f"train/{stage}")}) for stage in STEPS] == [2, 3]
