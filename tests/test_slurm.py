@@ -270,6 +270,8 @@ def test_a_cancelled_job_is_tried_again(story: Story) -> None:
     assert first.state.startswith("CANCELLED")
     assert first.id != second.id
     assert f"SLURM-job '{first.id}' failed, SLURM status is: 'CANCELLED'" in story.output
+    # Snakemake shows the log of what failed.
+    assert re.search(r"stage low: stopped by SIGTERM and saved after step \d+", story.output)
     assert re.search(r"JOB \d+ ON node\d CANCELLED AT", story.slurm_log(first))
 
 

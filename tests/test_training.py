@@ -2,8 +2,6 @@
 
 import copy
 import math
-import multiprocessing
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 from experiment import read_history, tiny_params, write_params
 
-from spn.checkpoint import load_notes, load_tensors
+from spn.checkpoint import load_tensors
 from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import preprocess
@@ -124,28 +122,6 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data, tmp_pa
     histories = [read_history(tmp_path / name / "out" / "history.csv") for name in ("whole", "killed")]
     for before, after in zip(*histories, strict=True):
         assert [before.get(key) for key in kept] == [after.get(key) for key in kept]
-
-
-def _train_for_ever(params: Params, data: Path, place: Path) -> None:
-    torch.set_num_threads(1)
-    run(params, data, place)
-
-
-def test_sigkill_loses_nothing(data, tmp_path):
-    params = changed(tmp_path, steps=60, validate_every=2)
-    whole = run(params, data, tmp_path / "whole")
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_train_for_ever, args=(params, data, tmp_path / "killed"))
-    process.start()
-    runs = tmp_path / "killed" / "runs"
-    while not list(runs.glob("low-*.safetensors")):
-        assert process.is_alive()
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    (state,) = runs.glob("low-*.safetensors")
-    assert 0 < load_notes(state)["step"] < 60
-    assert_same(whole, run(params, data, tmp_path / "killed"))
 
 
 def test_what_is_trained_is_not_trained_again(data, tmp_path, monkeypatch):
