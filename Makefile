@@ -24,30 +24,6 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)
 	$(PIP_INSTALL) -e '.[pipeline,test]'
 	touch $(VENV)/.installed $@
 
-reproduce: install, run the default experiment, print its table.   make test, make check: what CI runs.
-# make ablations, make compare: the same with the preset of that name, in experiments/.
-.DELETE_ON_ERROR:
-.PHONY: install install-test reproduce ablations compare test check bench bench-gpu packages clean
-
-PYTHON ?= python3
-VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
-PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
-# What the workflow's rules call is found here, whether or not the environment is activated.
-export PATH := $(BIN):$(PATH)
-
-install: $(VENV)/.installed
-install-test: $(VENV)/.installed-test
-
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) -e '.[pipeline]'
-	touch $@
-
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP_INSTALL) -e '.[pipeline,test]'
-	touch $@
-
 reproduce: install
 	snakemake --cores all reproduce
 	snakemake --report results/report.html

@@ -7,10 +7,9 @@ It travels inside the checkpoint; every consumer compares it with the one asked 
 import ast
 import hashlib
 import subprocess
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from spn.config import Params
 from spn.files import json_digest
@@ -84,7 +83,7 @@ def code_digest(*roots: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(_closure([ROOT / root for root in roots])):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
-        digest.update(repr(_canonical(ast.parse(path.read_bytes()))).encode())
+        digest.update(_parse(path).canonical)
     return digest.hexdigest()
 
 
@@ -96,21 +95,30 @@ def _closure(roots: list[Path]) -> set[Path]:
         if path in found or path.relative_to(ROOT).parts[0] in NOT_SCIENCE:
             continue
         found.add(path)
-        waiting += [file for name in _imported_names(path) for file in _with_packages(_locate(name))]
+        waiting += [file for name in _parse(path).imported for file in _with_packages(_locate(name))]
     return found
 
 
-def _imported_names(path: Path) -> Iterator[str]:
-    """List the dotted names inside this package that a module imports; a name may be a module or something in one."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+class _Module(NamedTuple):
+    """The dotted names inside this package that a module imports, of modules or things in them, and its syntax tree."""
+
+    imported: tuple[str, ...]
+    canonical: bytes
+
+
+@cache
+def _parse(path: Path) -> _Module:
+    """Parse a module once: digests of several roots share most of them."""
+    tree = ast.parse(path.read_bytes())
+    names: list[str] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports are not followed"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        yield from (name for name in names if name.split(".")[0] == ROOT.name)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    inside = (name for name in names if name.split(".")[0] == ROOT.name)
+    return _Module(tuple(inside), repr(_canonical(tree)).encode())
 
 
 def _locate(name: str) -> Path:
