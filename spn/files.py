@@ -90,5 +90,15 @@ def _remove_left(path: Path) -> None:
     start = f".{path.name}.{platform.node()}."
     for left in path.parent.glob(f"{start}*"):
         process = left.name.removeprefix(start)
-        if process.isdecimal() and not Path("/proc", process).exists():
+        if process.isdecimal() and not _is_alive(int(process)):
             left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True

@@ -4,16 +4,18 @@ import contextlib
 import multiprocessing
 import os
 import socket
+import sys
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from experiment import write_params
 
 from spn.cli import main
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([f"spn.{name}" for name in ("tracking", "training", "evaluation.evaluate", "report")])
 
 DATA = {"raster": "S1_5.h5", "high": "S2_2+3.h5", "low": "S2_2+3.h5"}
 
@@ -35,9 +37,21 @@ def train_command(stage: str, place: str = "out") -> list[str]:
     return ["train", stage, *given, "--output", place, "--runs", f"{place}/runs"]
 
 
+@cache
+def context() -> ForkServerContext:
+    """Start the server that processes are forked from, with what takes seconds to import imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["preloaded"])
+    with pytest.MonkeyPatch.context() as patch:
+        # Python 3.11 does not hand its path on to the server, which then passes over what it does not find.
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+    return context
+
+
 def start(folder: Path, command: list[str], log: str = "log", variables: dict[str, str] | None = None) -> BaseProcess:
     """Run a verb in a process of its own, in a folder, with what it says appended to a log there."""
-    process = CONTEXT.Process(target=_run, args=(folder, command, log, variables or {}))
+    process = context().Process(target=_run, args=(folder, command, log, variables or {}))
     process.start()
     return process
 

@@ -192,7 +192,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         params["stages"][stage]["training"] |= {"steps": steps, "validate_every": 5}
     workspace.write_params(params)
     edit(workspace, "train", gpu="dict(high=2).get(wildcards.stage, 1)")
-    edit(workspace, "train", runtime="dict(high=1).get(wildcards.stage, 720) * attempt")
+    edit(workspace, "train", runtime="dict(high=2).get(wildcards.stage, 720) * attempt")
     edit(workspace, "evaluate", mem_mb="dict(high=200).get(wildcards.stage, 16000) * attempt ** 4")
     with Cluster(folder / "slurm", num_nodes=3) as cluster:
         return tell(cluster, replace(workspace, variables=cluster.variables))
@@ -301,7 +301,7 @@ def test_a_training_goes_on_where_it_was_stopped(story: Story) -> None:
 def test_a_job_out_of_time_is_tried_again_with_more(story: Story) -> None:
     first, second, _ = story.of("train/high")
     assert first.state == "TIMEOUT"
-    assert (first.minutes, second.minutes) == (1, 2)
+    assert (first.minutes, second.minutes) == (2, 4)
     assert f"SLURM-job '{first.id}' failed, SLURM status is: 'TIMEOUT'" in story.output
     assert "DUE TO TIME LIMIT" in story.slurm_log(first)
 

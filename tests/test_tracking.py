@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import CONTEXT
+from processes import context
 from tracked import expected, logged, open_stage, recipe, rows, runs, train_stage
 
 from spn.config import InputError
@@ -100,7 +100,7 @@ def measure_and_die(uri: str, experiment_id: str, stage: str) -> None:
 
 
 def test_rows_that_a_killed_process_had_not_written_come_with_the_history(experiment: Experiment, stage: str) -> None:
-    killed = CONTEXT.Process(target=measure_and_die, args=(experiment.uri, experiment.id, stage))
+    killed = context().Process(target=measure_and_die, args=(experiment.uri, experiment.id, stage))
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL

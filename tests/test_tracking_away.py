@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
-from processes import CONTEXT
+from processes import context
 from requests.exceptions import ConnectionError as NoAnswerError
 from tracked import away, expected, logged, open_stage, recipe, rows, train_stage, wait_for
 
@@ -140,7 +140,7 @@ def leave(uri: str, experiment_id: str, stage: str) -> None:
 
 
 def test_a_store_that_is_away_keeps_no_process_alive(experiment: Experiment, stage: str) -> None:
-    process = CONTEXT.Process(target=leave, args=(experiment.uri, experiment.id, stage), daemon=True)
+    process = context().Process(target=leave, args=(experiment.uri, experiment.id, stage), daemon=True)
     process.start()
     process.join(60)
     assert process.exitcode == 0

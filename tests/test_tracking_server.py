@@ -14,7 +14,7 @@ from spn.cli import main
 from spn.files import read_json, write_json
 from spn.tracking import Experiment, load_experiment
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tracking")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 STEPS = 300
 GONE_SECONDS = 60

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from experiment import tiny_params, write_params
-from processes import CONTEXT
+from processes import context
 from tracked import assert_recorded
 
 from spn.cli import main
@@ -49,12 +49,12 @@ def start_at_once(barrier: Barrier, folder: Path, stage: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("tracking")
+@pytest.mark.xdist_group("processes")
 def test_six_trainings_starting_at_once_on_a_new_store_lose_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    barrier = CONTEXT.Barrier(len(STAGES))
-    processes = [CONTEXT.Process(target=start_at_once, args=(barrier, folder, name)) for name in STAGES]
+    barrier = context().Barrier(len(STAGES))
+    processes = [context().Process(target=start_at_once, args=(barrier, folder, name)) for name in STAGES]
     for process in processes:
         process.start()
     for process in processes:

@@ -117,9 +117,8 @@ def test_what_a_line_of_code_makes_run(workspace: Workspace, module: str, kept: 
 
 def test_a_line_of_a_model_trains_all_stages_of_its_family(workspace: Workspace) -> None:
     workspace.append("spn/models/spn.py", "\nCHANGED = True\n")
-    again = workspace.snakemake(*TRAININGS)
-    assert again.ran == {f"train/{stage}" for stage in STAGES}
-    assert again.trained == set(STAGES)
+    planned = {job for job in workspace.plan() if job.startswith(("preprocess", "train"))}
+    assert planned == {f"train/{stage}" for stage in STAGES}
 
 
 def test_one_stages_parameter_trains_that_stage_and_reverting_it_trains_nothing(workspace: Workspace) -> None:
