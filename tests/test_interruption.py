@@ -59,7 +59,7 @@ def test_an_interrupted_training_goes_on_where_it_was_killed(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = set((workspace.folder / "runs").iterdir())
-    steps = 600
+    steps = 400
     workspace.write_params(with_steps("low", steps, validate_every=10))
     snakemake = start(workspace)
     wait_for(lambda: step_of(workspace, before) > 0, snakemake)

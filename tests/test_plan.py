@@ -25,8 +25,8 @@ from spn.planning.work import Tally, Work, imagined
 from spn.stages import Stage
 
 ROOT = Path(__file__).parents[1]
-PRESETS = [ROOT / "presets" / f"{name}.yaml" for name in ("mnist", "photos")]
-"""Grey and RGB: those left out differ in numbers; the largest is planned by the command itself."""
+PRESETS = [ROOT / "presets" / f"{name}.yaml" for name in ("photos",)]
+"""Those left out differ in numbers; the largest is planned by the command itself."""
 PHOTOS = ROOT / "presets" / "photos.yaml"
 CPU = torch.device("cpu")
 EVEN = Speed(per_flop=1e-10, per_call=1e-5, per_byte=1e-10)

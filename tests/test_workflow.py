@@ -121,22 +121,6 @@ def test_a_line_of_a_model_trains_all_stages_of_its_family(workspace: Workspace)
     assert planned == {f"train/{stage}" for stage in STAGES}
 
 
-def test_one_stages_parameter_trains_that_stage_and_reverting_it_trains_nothing(workspace: Workspace) -> None:
-    before = workspace.read("results/stages/*/checkpoint.safetensors")
-    workspace.write_params(with_steps("low", 7))
-    assert workspace.plan() == AFTER_LOW
-    changed = workspace.snakemake(*TRAININGS)
-    assert changed.ran == {"train/low"}
-    assert changed.trained == {"low"}
-    between = workspace.read("results/stages/*/checkpoint.safetensors")
-    assert {name for name in before if before[name] != between[name]} == {LOW}
-    workspace.write_params(tiny_params())
-    reverted = workspace.snakemake(*TRAININGS)
-    assert reverted.ran == {"train/low"}
-    assert reverted.trained == set()
-    assert workspace.read("results/stages/*/checkpoint.safetensors") == before
-
-
 def test_a_typo_stops_everything_before_it_begins(workspace: Workspace) -> None:
     params = tiny_params()
     params["stages"]["low"]["training"]["lerning_rate"] = 0.1
