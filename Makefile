@@ -6,10 +6,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-# What is never imported need not be compiled.
-PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # What the workflow's rules call is found here, whether or not the environment is activated.
 export PATH := $(BIN):$(PATH)
+# Every job starts a Python; without bytecode kept, each compiles all over again.
+unexport PYTHONDONTWRITEBYTECODE
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -66,12 +66,12 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
 
 
 def mean(values: Tensor) -> Tensor:
-    """Average numbers over the processes; where there is one, they stay as and where they are."""
+    """Average numbers over the processes; where there is one, they stay as they are."""
     if num_processes() == 1:
         return values
     total = values.cpu()
     dist.all_reduce(total)
-    return total / num_processes()
+    return (total / num_processes()).to(values.device)
 
 
 def share(items: Items) -> Items:

@@ -134,6 +134,10 @@ class Trainer:
 
     def _save(self, state: Path) -> None:
         self._stop_clock()
+        if self.run.pending:
+            # Of whole batches, because another number of processes may go on.
+            norms = [norm for _, norm in self.run.pending]
+            self.run.pending = list(zip(self._losses(), norms, strict=True))
         if is_first():
             self.run.save(state)
         self._saved = self._since = time.monotonic()
