@@ -7,24 +7,18 @@ import json
 import signal
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spn.cli.classes import check_sampled_labels, choose_labels
+from spn.cli.observing import observing, tell
 from spn.cli.options import check_stage_name, choose_device, load_for_stage, stages_of
 from spn.cli.results import metrics_of_chain, metrics_of_chains
-from spn.config import InputError, Params, layout_name, load_params, params_schema
+from spn.config import InputError, layout_name, load_params, params_schema
 from spn.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import torch
-
-    from spn.provenance import Recipe
     from spn.tracking import Experiment
-    from spn.training.history import Row
 
 
 def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
@@ -73,43 +67,13 @@ def train(
             joined(),
             claimed(runs, recipe),
             fast_products(place) as products,
-            _observing(loaded, recipe, experiment, output / "checkpoint.safetensors") as observe,
+            observing(loaded, recipe, experiment, output / "checkpoint.safetensors") as observe,
         ):
-            _tell(stage, place, products)
+            tell(stage, place, products)
             run(loaded, stage, slices, output, runs, place, observe, compiled, recompute)
     except TerminatedError as stopped:
         print(f"spn: {stopped}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from None
-
-
-@contextmanager
-def _observing(
-    params: Params, recipe: "Recipe", experiment: Path, checkpoint: Path
-) -> "Iterator[Callable[[Row], None]]":
-    """Record a training in MLflow, in the first of its processes."""
-    from spn.distributed import is_first
-
-    if not is_first():
-        yield lambda row: None
-        return
-    from spn import tracking
-    from spn.models import num_parameters
-    from spn.stages import Stage
-
-    stage = recipe["stage"]
-    signature = Stage(params.stage_plans[stage], params.data.shape).signature
-    count = num_parameters(params.stages[stage].model, signature)
-    store = tracking.load_experiment(experiment)
-    with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
-        yield run.measured
-
-
-def _tell(stage: str, place: "torch.device", products: str) -> None:
-    """Say in the log where the work is done."""
-    from spn.distributed import num_processes, rank
-
-    which = f" (process {rank() + 1} of {num_processes()})" if num_processes() > 1 else ""
-    print(f"{stage} on {place}{which}: {products}", file=sys.stderr)
 
 
 def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Path, device: str, threads: int) -> None:
@@ -125,7 +89,7 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     slices = SliceFile(data)
     trained, model = load_trained(loaded, stage, slices.digest, checkpoint, place)
     with joined(), fast_products(place) as products:
-        _tell(stage, place, products)
+        tell(stage, place, products)
         nats = stage_nats(trained, model, slices, "test", place)
         if not is_first():
             return
