@@ -17,6 +17,10 @@ from torch import Tensor
 Item = TypeVar("Item")
 Items = TypeVar("Items", Tensor, tuple[Tensor, ...])
 
+_groups: list[dist.ProcessGroup | None] = []
+"""Every group that was made, so that none is freed before the process ends. DistributedDataParallel would free the last
+reference to one with Python's lock held, wait for the group's threads, and one of these may wait for the lock."""
+
 
 def is_one_of_several() -> bool:
     """Tell whether torchrun started this process."""
@@ -35,6 +39,7 @@ def joined() -> Iterator[None]:
         yield
         return
     dist.init_process_group("gloo")
+    _groups.append(dist.group.WORLD)
     try:
         yield
     finally:
@@ -91,4 +96,7 @@ def collect(mine: Sequence[Item]) -> list[Item]:
 
 def gradient_group(device: torch.device) -> dist.ProcessGroup | None:
     """Make the group that averages gradients on a device; all processes must ask."""
-    return dist.new_group(backend="nccl") if device.type == "cuda" else dist.group.WORLD
+    if device.type != "cuda":
+        return dist.group.WORLD
+    _groups.append(dist.new_group(backend="nccl"))
+    return _groups[-1]

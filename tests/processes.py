@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import socket
 import sys
 from functools import cache
 from multiprocessing import forkserver
@@ -14,10 +13,13 @@ from typing import Any
 
 import pytest
 from experiment import write_params
+from torch.distributed import TCPStore
 
 from spn.cli import main
 
 DATA = {"raster": "S1_5.h5", "high": "S2_2+3.h5", "low": "S2_2+3.h5"}
+
+_stores: list[TCPStore] = []
 
 
 def make_experiment(folder: Path, params: dict[str, Any]) -> Path:
@@ -56,17 +58,23 @@ def start(folder: Path, command: list[str], log: str = "log", variables: dict[st
     return process
 
 
+def host_store() -> int:
+    """Host what processes find each other by, as torchrun does, for as long as the tests run; give its port."""
+    _stores.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+    return _stores[-1].port
+
+
+def torchrun_variables(rank: int, count: int) -> dict[str, str]:
+    """Give what torchrun tells a process, without the port."""
+    common = {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1"}
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    return common | {name: str(number) for name, number in numbers.items()}
+
+
 def start_several(folder: Path, command: list[str], count: int, log: str = "log") -> list[BaseProcess]:
     """Run a verb in processes that find each other as torchrun's do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    return [
-        start(folder, command, f"{log}{rank}", common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(count)
-    ]
+    port = {"MASTER_PORT": str(host_store())}
+    return [start(folder, command, f"{log}{rank}", torchrun_variables(rank, count) | port) for rank in range(count)]
 
 
 def _run(folder: Path, command: list[str], log: str, variables: dict[str, str]) -> None:

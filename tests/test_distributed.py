@@ -11,11 +11,22 @@ import numpy as np
 import pytest
 import torch
 from experiment import read_history, tiny_params
-from processes import DATA, make_experiment, start, start_several, train_command
+from processes import (
+    DATA,
+    context,
+    host_store,
+    make_experiment,
+    start,
+    start_several,
+    torchrun_variables,
+    train_command,
+)
+from torch.nn.parallel import DistributedDataParallel
 
 from spn.checkpoint import load_notes, load_tensors
 from spn.cli import main
 from spn.data.hdf5 import read_images
+from spn.distributed import any_of, gradient_group, joined
 from spn.files import read_json
 from spn.tracking import load_experiment
 from spn.training.history import Row
@@ -131,3 +142,27 @@ def test_sigterm_stops_two_at_the_same_step_and_one_goes_on(folder: Path, monkey
     assert run.info.status == "KILLED"
     curve = experiment.client.get_metric_history(run.info.run_id, "train_bits_per_dim_estimate")
     assert [point.step for point in curve] == [row["step"] for row in load_notes(state)["history"]]
+
+
+def end_together(rank: int, ports: list[int]) -> None:
+    """Leave groups one after the other, at once after something was agreed on, while DistributedDataParallel lives."""
+    torch.set_num_threads(1)
+    os.environ |= torchrun_variables(rank, 2)
+    for port in ports:
+        os.environ["MASTER_PORT"] = str(port)
+        with joined():
+            model = DistributedDataParallel(torch.nn.Linear(8, 8), process_group=gradient_group(torch.device("cpu")))
+            model(torch.ones(1, 8)).sum().backward()
+            any_of(False)
+        del model
+
+
+def test_processes_end() -> None:
+    # A process that hangs does so in the first ten rounds or so.
+    ports = [host_store() for _ in range(20)]
+    processes = [context().Process(target=end_together, args=(rank, ports), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
