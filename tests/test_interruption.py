@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -32,13 +31,13 @@ def start(workspace: Workspace) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, cwd=workspace.folder, env=workspace.environment, stdout=quiet, stderr=quiet)
 
 
-def training_of(snakemake: "subprocess.Popen[bytes]", stage: str) -> psutil.Process | None:
+def training_of(snakemake: "subprocess.Popen[bytes]", stage: str) -> psutil.Process:
     """Find the training process of a stage among the descendants of Snakemake."""
     for process in psutil.Process(snakemake.pid).children(recursive=True):
         command = process.cmdline()
         if "python" in Path(command[0] if command else "").name and {"train", stage} <= set(command):
             return process
-    return None
+    raise AssertionError(f"nothing trains {stage}")
 
 
 def step_of(workspace: Workspace, before: set[Path]) -> int:
@@ -47,43 +46,44 @@ def step_of(workspace: Workspace, before: set[Path]) -> int:
     return load_notes(new.pop())["step"] if new else 0
 
 
-def wait_for(condition: Callable[[], bool], snakemake: "subprocess.Popen[bytes]") -> None:
+def stop_training(
+    workspace: Workspace, snakemake: "subprocess.Popen[bytes]", before: set[Path], saved: int = 0
+) -> int:
+    """Wait until the training has saved more steps than it had; stop it (SIGSTOP), and give the step of its state."""
     deadline = time.monotonic() + 120
-    while not condition():
+    while step_of(workspace, before) <= saved:
         assert snakemake.poll() is None, "ended before it was interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    training_of(snakemake, "low").suspend()
+    return step_of(workspace, before)
 
 
 def test_an_interrupted_training_goes_on_where_it_was_killed(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = set((workspace.folder / "runs").iterdir())
-    steps = 400
-    workspace.write_params(with_steps("low", steps, validate_every=10))
+    steps = 100
+    workspace.write_params(with_steps("low", steps, validate_every=5))
     snakemake = start(workspace)
-    wait_for(lambda: step_of(workspace, before) > 0, snakemake)
+    first = stop_training(workspace, snakemake, before)
 
     # A second Snakemake on the same checkout leaves at once, and disturbs nothing.
     refused = workspace.snakemake("--rerun-incomplete", fails=True)
     assert "Directory cannot be locked" in refused.output
     assert snakemake.poll() is None
-    training = training_of(snakemake, "low")
-    assert training is not None
-    training.kill()
+    training_of(snakemake, "low").kill()
     assert snakemake.wait(60) != 0
-    first = step_of(workspace, before)
     assert 0 < first < steps
 
     # What failed is seen to be missing, though Snakemake has kept the checkpoint of the recipe before.
     assert workspace.plan() == AFTER_LOW
     snakemake = start(workspace)
-    wait_for(lambda: step_of(workspace, before) > first, snakemake)
+    second = stop_training(workspace, snakemake, before, first)
     killed = [psutil.Process(snakemake.pid), *psutil.Process(snakemake.pid).children(recursive=True)]
     for process in killed:
         process.kill()
     assert snakemake.wait(60) == -signal.SIGKILL
-    second = step_of(workspace, before)
     assert first < second < steps
 
     workspace.snakemake("--unlock")
