@@ -46,9 +46,7 @@ def step_of(workspace: Workspace, before: set[Path]) -> int:
     return load_notes(new.pop())["step"] if new else 0
 
 
-def stop_training(
-    workspace: Workspace, snakemake: "subprocess.Popen[bytes]", before: set[Path], saved: int = 0
-) -> int:
+def stop_training(workspace: Workspace, snakemake: "subprocess.Popen[bytes]", before: set[Path], saved: int = 0) -> int:
     """Wait until the training has saved more steps than it had; stop it (SIGSTOP), and give the step of its state."""
     deadline = time.monotonic() + 120
     while step_of(workspace, before) <= saved:
