@@ -31,10 +31,6 @@ def workspace(done: Workspace, tmp_path: Path) -> Workspace:
     return done.copy(tmp_path / "project")
 
 
-def test_the_linter_finds_nothing(done: Workspace) -> None:
-    assert "Congratulations" in done.snakemake("--lint").output
-
-
 def test_every_output_is_made(done: Workspace) -> None:
     files = {str(path.relative_to(done.folder)) for path in (done.folder / "results").rglob("*") if path.is_file()}
     expected = {"metrics.json", "table.html", "report.html"}
