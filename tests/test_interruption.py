@@ -69,6 +69,7 @@ def test_an_interrupted_training_goes_on_where_it_was_killed(
     # A second Snakemake on the same checkout leaves at once, and disturbs nothing.
     refused = workspace.snakemake("--rerun-incomplete", fails=True)
     assert "Directory cannot be locked" in refused.output
+    assert not refused.trained
     assert snakemake.poll() is None
     training_of(snakemake, "low").kill()
     assert snakemake.wait(60) != 0

@@ -282,6 +282,7 @@ def test_the_largest_stage_of_the_presets_is_planned_in_little_memory(tmp_path: 
         check=True,
         cwd=ROOT,
     )
+    assert "chain stage" in run.stdout
     assert "estimates for this machine" in run.stdout
     (held,) = (int(line.split()[1]) for line in run.stdout.splitlines() if line.startswith("VmHWM"))
     # In kB; 160 million parameters alone are 0.6 GB.
