@@ -1,21 +1,32 @@
 """Trains, samples and evaluates every chain of params.yaml: `snakemake --cores all reproduce`."""
 
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from spn.config import InputError, layout_name, load_params
-from spn.provenance import code_digest, stage_recipe
+from spn.config import InputError, load_params
+from spn.files import WriteError
+from spn.provenance import Audit, ask, asked_results, audit, layout_of, request_path
 
 min_version("9.20")
 
 
 # `params` is a directive of Snakemake; a mistake in params.yaml stops everything here, before any job starts.
+# What is made again is decided by what results say of themselves, whatever Snakemake remembers of them. The jobs, which
+# read the Snakefile again on a cluster, need not know.
+found = Audit()
 try:
     parameters = load_params(Path("params.yaml"))
-except InputError as error:
+    if workflow.is_main_process:
+        found = audit(parameters)
+        ask(parameters, found)
+except (InputError, WriteError) as error:
     raise WorkflowError(str(error)) from None
+for problem in found.problems:
+    if not problem.is_missing:
+        print(f"to be made again: {problem.reason}", file=sys.stderr)
 
 
 report: "workflow/captions/workflow.rst"
@@ -45,24 +56,15 @@ include: "workflow/rules/results.smk"
 include: "workflow/rules/experiments.smk"
 
 
-# Without outputs, so it runs whenever it is asked for: Snakemake's records and DVC's can both be made to look away.
-# Every file is asked for, so that one which is deleted, by a user or after a failure, is made again.
+# Without outputs, so it runs whenever it is asked for, and asks for every file, so that one which is deleted, by a user
+# or after a failure, is made again.
 rule reproduce:
     default_target: True
     input:
-        rules.report.output,
-        data=LAYOUTS,
-        stages=expand(
-            "results/stages/{stage}/{file}",
-            stage=parameters.stage_plans,
-            file=["checkpoint.safetensors", "history.csv", "metrics.json", "nats.npy"],
-        ),
-        chains=expand("results/chains/{chain}/metrics.json", chain=parameters.chains),
-        samples=sampled("samples.h5", "samples.png", "timing.json"),
-        runs=expand("mlflow/chains/{chain}.json", chain=parameters.chains),
+        [str(file) for result in asked_results(parameters, found) for file in result.files],
     log:
         "logs/reproduce.log",
     conda:
         "workflow/envs/spn.yaml"
     shell:
-        "spn verify --data {input.data} | tee {log}"
+        "spn verify | tee {log}"

@@ -6,7 +6,6 @@ The notes hold a digest of themselves and one of the tensors, so that a damaged 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,16 +14,8 @@ from torch import Tensor
 
 from spn.config import InputError
 from spn.files import SEAL, json_digest, write_bytes
-from spn.provenance import Recipe, differing_keys
-
-Notes = dict[str, Any]
-
-NOTES = "notes"
-"""The entry of the file's metadata."""
-TENSORS_SEAL = "tensors_sha256"
-"""The key of the notes under which the digest of the tensors lies."""
-
-REMEDY = "delete it to train again"
+from spn.notes import NOTES, RECIPE, TENSORS_SEAL, Notes, check_tensors, read_tensor_notes, tensor_line
+from spn.provenance import Recipe, check_recipe
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
@@ -42,60 +33,32 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Notes]:
     """Read what `save_tensors` wrote; raise InputError naming a file that is missing or damaged."""
-    notes, expected = _read_notes(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    if _tensors_digest(tensors) != expected:
-        raise _damaged(path, "tensors")
-    return tensors, notes
+    check_tensors(path, read_tensor_notes(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, load_notes(path)  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {error}") from error
 
 
 def load_notes(path: Path) -> Notes:
     """Read the notes alone; raise InputError naming a file that is missing, or whose notes are damaged."""
-    return _read_notes(path)[0]
+    notes = read_tensor_notes(path)
+    notes.pop(TENSORS_SEAL, None)
+    return notes
 
 
 def load_weights(path: Path, recipe: Recipe) -> dict[str, Tensor]:
     """Read the weights of a checkpoint that was trained with exactly `recipe`; raise InputError otherwise."""
-    check_recipe(path, recipe, load_notes(path).get("recipe"))
+    check_recipe(path, recipe, load_notes(path).get(RECIPE))
     return load_tensors(path)[0]
-
-
-def check_recipe(path: Path, expected: Recipe, actual: Recipe | None) -> None:
-    """Raise InputError, naming the first key that differs, unless the recipes are the same."""
-    if actual is None:
-        raise InputError(f"{path}: expected a recipe inside, found none")
-    if different := differing_keys(expected, actual):
-        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
-        raise InputError(f"{path}: made from another recipe than params.yaml asks for: {different[0]}{more}")
-
-
-def _read_notes(path: Path) -> tuple[Notes, str]:
-    """Read the notes, which must be as they were written, and the digest of the tensors."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes = json.loads((file.metadata() or {}).get(NOTES, "{}"))
-        if notes.pop(SEAL, None) == json_digest(notes):
-            return notes, notes.pop(TENSORS_SEAL)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: expected a checkpoint, found no file") from error
-    except (SafetensorError, OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {reason}; {REMEDY}") from error
-    raise _damaged(path, "notes")
 
 
 def _tensors_digest(tensors: dict[str, Tensor]) -> str:
     """Hash names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{json.dumps(name)} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor_line(name, str(tensor.dtype).removeprefix("torch."), tensor.shape))
         # As bytes, for numpy has no bfloat16.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _damaged(path: Path, what: str) -> InputError:
-    return InputError(
-        f"{path}: expected the {what} that were written, got others: damaged, or of an older version; {REMEDY}"
-    )

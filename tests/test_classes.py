@@ -17,6 +17,7 @@ from params_file import changed, error_of, load
 from test_families import SECTIONS
 
 from spn.cli import main
+from spn.cli.results import metrics_of_chains
 from spn.config import FamilySection, InputError, Params, load_params
 from spn.data.hdf5 import SliceFile, create_slices, read_image_labels, read_images
 from spn.data.layout import SPLITS, Layout, Origin, Split
@@ -27,8 +28,9 @@ from spn.evaluation.evaluate import stage_nats
 from spn.generation import load_trained, sample_chain_stage
 from spn.generation.sample import sample_labels
 from spn.planning.cost import sampling_work, step_cost
-from spn.provenance import stage_recipe
+from spn.provenance import SamplingOptions, differing_keys, sampling_recipe, stage_recipe
 from spn.report.pictures import class_columns
+from spn.report.tables import text_table
 from spn.training import train
 from spn.training.history import Row
 
@@ -277,6 +279,7 @@ class Workplace:
         params, file = load_params(self.path), SliceFile(digits)
         for stage in ("high", "low"):
             train(params, stage, file, folder / "stages" / stage, folder / "runs", CPU)
+        self.params, self.digest = params, file.digest
 
     def spn(self, *arguments: str | Path) -> int:
         return main([*map(str, arguments), "--params", str(self.path)])
@@ -287,7 +290,7 @@ class Workplace:
             files = ["--data", self.digits, "--checkpoint", place / "checkpoint.safetensors", "--output", place]
             assert self.spn("evaluate", stage, *files, "--device", "cpu") == 0
         output = self.folder / "chains" / "depth" / "metrics.json"
-        assert self.spn("summarise", "depth", "--stages", self.folder / "stages", "--output", output) == 0
+        assert self.spn("summarise", "depth", "--results", self.folder, "--output", output) == 0
 
     def place(self, stage: str) -> Path:
         return self.folder / "chains" / "depth" / stage
@@ -297,6 +300,12 @@ class Workplace:
         given = ["--given", self.place("high") / "samples.h5"] if stage == "low" else []
         files = ["--data", self.digits, "--checkpoint", checkpoint, "--output", self.place(stage)]
         return self.spn("sample", "depth", stage, *files, *given, "--device", "cpu", *options)
+
+    def differences(self) -> list[str]:
+        """List where the recipe of the last samples differs from that of exact ones under params.yaml."""
+        digests, options = dict.fromkeys(("high", "low"), self.digest), SamplingOptions(exact=True)
+        expected = sampling_recipe(self.params, "depth", "low", digests, options)
+        return differing_keys(expected, read_images(self.place("low") / "samples.h5")[1]["recipe"])
 
     def labels(self, stage: str) -> list[int] | None:
         labels = read_image_labels(self.place(stage) / "samples.h5")
@@ -315,8 +324,8 @@ def test_a_chain_gives_its_images_one_class_in_all_its_stages(
     for options in ([], ["--class", "6"]):
         assert work.sample("low", *options) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "high/samples.h5: expected samples of 4 images of class " in line
-        assert "got 4 images of class 7; " in line
+        assert "high/samples.h5: made from another recipe than params.yaml asks for: label: expected " in line
+        assert line.endswith(", got 7")
 
 
 def test_results_say_that_they_are_given_the_class(
@@ -334,19 +343,17 @@ def test_results_say_that_they_are_given_the_class(
         assert work.sample(stage, "--batch-size", "3", "--exact") == 0
         assert work.labels(stage) == [3] * 4
     images, _ = read_images(work.place("low") / "samples.h5")
-    capsys.readouterr()
-    verify = ["verify", "--data", digits, "--results", tmp_path]
-    assert work.spn(*verify) == 0
-    assert "depth (class-conditional)" in capsys.readouterr().out
+    assert "depth (class-conditional)" in text_table(work.params, metrics_of_chains(work.params, tmp_path))
+    assert work.differences() == []
 
     for stage in ("high", "low"):
         assert work.sample(stage, "--class", "4", "--exact") == 0
     assert not torch.equal(read_images(work.place("low") / "samples.h5")[0], images)
-    assert work.spn(*verify) == 2
-    assert "low/samples.h5: expected samples of 4 images of class 3, got" in capsys.readouterr().err
+    assert "label: expected 3, got 4" in work.differences()
     for stage in ("high", "low"):
         assert work.sample(stage, "--class", "3", "--exact") == 0
     assert torch.equal(read_images(work.place("low") / "samples.h5")[0], images)
+    assert work.differences() == []
 
 
 @pytest.mark.parametrize(

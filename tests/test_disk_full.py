@@ -178,7 +178,7 @@ def test_report(experiment: Experiment, disk: Disk, capsys: pytest.CaptureFixtur
     assert message.startswith(f"spn: error: {experiment.folder}/")
     assert message.endswith(": could not be written: No space left on device")
     assert_goes_on(command, disk, before)
-    assert (experiment.folder / "table.html").exists()
+    assert (experiment.folder / "plots/table.html").exists()
 
 
 def test_all_of_this_as_a_user_who_may_not_mount() -> None:

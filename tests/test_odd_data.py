@@ -4,7 +4,6 @@ A loss that is not finite is in test_training, splits without folder or count in
 test_sources_arrays, a scale factor that does not divide the size, for all stages of a file, in test_params.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def test_black_images_are_learned(tmp_path: Path) -> None:
         given = ["--given", str(tmp_path / name / "samples.h5")]
     images, notes = read_images(tmp_path / "low" / "samples.h5")
     assert images.shape == (4, 8, 8, 1)
-    assert json.loads(str(notes["recipes"])).keys() == {"high", "low"}
+    assert notes["recipe"]["data_digests"].keys() == {"high", "low"}
 
 
 def learn(root: Path, name: str) -> None:

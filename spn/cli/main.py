@@ -96,9 +96,7 @@ def _add_chain_verbs(commands: Commands) -> None:
     sample.add_argument("stage")
     sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
     sample.add_argument("--checkpoint", type=Path, required=True)
-    sample.add_argument(
-        "--given", type=Path, nargs="*", default=[], help="samples of the stage before; none for the first stage"
-    )
+    sample.add_argument("--given", type=Path, help="samples of the stage before; none for the first stage")
     sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5, samples.png and timing.json")
     sample.add_argument(
         "--class",
@@ -121,7 +119,7 @@ def _add_chain_verbs(commands: Commands) -> None:
 
     summarise = _verb(commands, "summarise", verbs.summarise)
     summarise.add_argument("chain")
-    summarise.add_argument("--stages", type=Path, default=Path("results/stages"))
+    summarise.add_argument("--results", type=Path, default=Path("results"))
     summarise.add_argument("--output", type=Path, required=True, help="metrics.json to write")
 
     record = _verb(commands, "record", verbs.record)
@@ -137,8 +135,7 @@ def _add_result_verbs(commands: Commands) -> None:
     report.add_argument("--results", type=Path, default=Path("results"))
 
     verify = _verb(commands, "verify", verbs.verify)
-    verify.add_argument("--data", type=Path, nargs="+", required=True, help="every HDF5 layout in use")
-    verify.add_argument("--results", type=Path, default=Path("results"))
+    verify.add_argument("--sources", type=Path, default=Path("sources"), help="where the source files lie")
 
 
 def _verb(

@@ -1,7 +1,7 @@
 """What is known of chains, read back from results/.
 
-How fast a chain was sampled is in files of its own, because the metrics.json are versioned: made again from the same
-weights, they are the same.
+How fast a chain was trained and sampled is not in the metrics.json, because these are versioned: made again from the
+same weights, they are the same. It is told by the history in the checkpoints, and by a timing.json beside the samples.
 """
 
 from pathlib import Path
@@ -10,17 +10,42 @@ from typing import Any
 from spn.cli.options import stages_of
 from spn.config import Params
 from spn.files import read_json
+from spn.notes import RECIPE, read_notes
+from spn.provenance import check_recipe, evaluation_recipe
 
 
 def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any]:
-    """Read a chain's metrics.json, and its throughput of sampling from the timing.json of its stages."""
-    from spn.evaluation.speed import sampling_speed
+    """Read a chain's metrics.json, and add how fast it was trained and, where that is known, sampled."""
+    from spn.evaluation.speed import sampling_speed, training_speed
 
-    folder = results / "chains" / chain
-    timings = [read_json(folder / stage / "timing.json") for stage in stages_of(params, chain)]
-    return read_json(folder / "metrics.json") | sampling_speed(timings)
+    folder, stages = results / "chains" / chain, stages_of(params, chain)
+    histories = [history_of(results, stage) for stage in stages]
+    sizes = [params.stages[stage].training.batch_size for stage in stages]
+    places = [folder / stage / "timing.json" for stage in stages]
+    timings = [read_json(place) if place.exists() else {} for place in places]
+    speeds = training_speed(zip(histories, sizes, strict=True)) | sampling_speed(timings)
+    return read_json(folder / "metrics.json") | speeds
 
 
 def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
     """Read the same of every chain, by its name."""
     return {chain: metrics_of_chain(params, chain, results) for chain in params.chains}
+
+
+def history_of(results: Path, stage: str) -> list[dict[str, int | float]]:
+    """Read the history of a stage's training, which is in its checkpoint."""
+    return read_notes(results / "stages" / stage / "checkpoint.safetensors")["history"]
+
+
+def metrics_of_stage(params: Params, stage: str, results: Path) -> dict[str, Any]:
+    """Read a stage's metrics.json; raise InputError unless it is of the parameters and the code asked for."""
+    path = results / "stages" / stage / "metrics.json"
+    metrics = read_json(path)
+    digest = metrics.get(RECIPE, {}).get("data_digest", "")
+    check_recipe(path, evaluation_recipe(params, stage, digest), metrics.get(RECIPE))
+    return metrics
+
+
+def data_digests(params: Params, stages: tuple[str, ...], results: Path) -> dict[str, str]:
+    """Read of each stage the digest of the data that it was evaluated on."""
+    return {stage: metrics_of_stage(params, stage, results)[RECIPE]["data_digest"] for stage in stages}

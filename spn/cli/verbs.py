@@ -10,12 +10,28 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spn.cli.classes import check_sampled_labels, choose_labels
 from spn.cli.observing import observing, tell
 from spn.cli.options import check_stage_name, choose_device, load_for_stage, stages_of
-from spn.cli.results import metrics_of_chain, metrics_of_chains
-from spn.config import InputError, layout_name, load_params, params_schema
-from spn.files import read_json, write_json
+from spn.cli.results import data_digests, history_of, metrics_of_chain, metrics_of_chains, metrics_of_stage
+from spn.cli.verification import given_digests
+from spn.config import InputError, load_params, params_schema
+from spn.files import write_json
+from spn.notes import FILES, RECIPE, check_files, file_digests, read_notes
+from spn.provenance import (
+    SamplingOptions,
+    check_recipe,
+    evaluation_recipe,
+    layout_of,
+    load_verb,
+    record_recipe,
+    report_recipe,
+    sampled_class,
+    sampling_recipe,
+    slices_recipe,
+    stage_recipe,
+    summary_recipe,
+)
+from spn.provenance.results import report_files
 
 if TYPE_CHECKING:
     from spn.tracking import Experiment
@@ -25,11 +41,13 @@ def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
     """Turn a data source into bit-depth-split HDF5 slice tensors."""
     from spn.data.preprocess import preprocess as run
 
+    load_verb("preprocess")
     loaded = load_params(params)
-    plans = {layout_name(plan.scale_factor, plan.cuts): plan for plan in loaded.stage_plans.values()}
+    plans = {layout_of(loaded, stage): plan for stage, plan in loaded.stage_plans.items()}
     if layout not in plans:
         raise InputError(f"--layout: expected a layout that a stage uses ({', '.join(plans)}), got {layout}")
-    run(loaded.data, plans[layout].scale_factor, plans[layout].cuts, sources, output)
+    plan, recipe = plans[layout], slices_recipe(loaded, layout)
+    run(loaded.data, plan.scale_factor, plan.cuts, sources, output, recipe=recipe)
 
 
 def create_experiment(params: Path, uri: str | None, output: Path) -> None:
@@ -55,11 +73,12 @@ def train(
     from spn.data.hdf5 import SliceFile
     from spn.distributed import joined
     from spn.machine import fast_products
-    from spn.provenance import stage_recipe
     from spn.training import TerminatedError, claimed
     from spn.training import train as run
 
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
+    # All of it, and before the lock is waited for: what the recipe has the digest of is what will run.
+    load_verb("train", loaded.stages[stage].model.family)
     slices = SliceFile(data)
     recipe = stage_recipe(loaded, stage, slices.digest)
     try:
@@ -77,16 +96,17 @@ def train(
 
 
 def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Path, device: str, threads: int) -> None:
-    """Give a stage's nats over the whole test split: exact, or the bound that its law gives."""
+    """Compute a stage's nats over the whole test split: exact, or the bound that its law gives."""
     from spn.data.hdf5 import SliceFile
     from spn.distributed import is_first, joined
     from spn.evaluation.evaluate import conditioning, estimate, save_nats, stage_nats, summarise
     from spn.generation import load_trained
     from spn.machine import fast_products
-    from spn.provenance import recipe_digest, stage_recipe
 
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
+    load_verb("evaluate", loaded.stages[stage].model.family)
     slices = SliceFile(data)
+    recipe = evaluation_recipe(loaded, stage, slices.digest)
     trained, model = load_trained(loaded, stage, slices.digest, checkpoint, place)
     with joined(), fast_products(place) as products:
         tell(stage, place, products)
@@ -96,13 +116,14 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     nats_sha256 = save_nats(output / "nats.npy", nats)
     metrics = {
         "stage": stage,
-        "recipe_digest": recipe_digest(stage_recipe(loaded, stage, slices.digest)),
-        "split": "test",
+        "recipe_digest": recipe["training"],
+        "split": recipe["split"],
         "estimate": estimate([loaded.stages[stage].model.is_bound]),
         "conditioning": conditioning([loaded.stages[stage].class_conditional]),
         **summarise(nats, trained.image_dims),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "nats_sha256": nats_sha256,
+        RECIPE: recipe,
+        FILES: {"nats.npy": nats_sha256},
     }
     write_json(output / "metrics.json", metrics)
 
@@ -113,7 +134,7 @@ def sample(
     stage: str,
     data: Path,
     checkpoint: Path,
-    given: list[Path],
+    given: Path | None,
     output: Path,
     only: int | None,
     exact: bool,
@@ -126,28 +147,29 @@ def sample(
     from spn.data.hdf5 import SliceFile, read_images, write_images
     from spn.distributed import is_first, joined
     from spn.generation import SAMPLERS, load_trained, sample_chain_stage
-    from spn.generation.sample import BATCH_SIZE
-    from spn.provenance import recipe_digest, stage_recipe
+    from spn.generation.sample import BATCH_SIZE, sample_labels
     from spn.report.pictures import class_columns, save_grid
 
     loaded, place = load_for_stage(params, stage, chain), choose_device(device, threads)
+    load_verb("sample", loaded.stages[stage].model.family)
     if sampler not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
-    labels = choose_labels(loaded, chain, only)
-    for path in given:
-        check_sampled_labels(path, labels)
+    options = SamplingOptions(sampled_class(loaded, chain, only), exact)
     digest = SliceFile(data).digest
+    digests = given_digests(loaded, chain, stage, given, options) | {stage: digest}
+    recipe = sampling_recipe(loaded, chain, stage, digests, options)
     trained, model = load_trained(loaded, stage, digest, checkpoint, place)
-    before, notes = read_images(given[0]) if given else (None, {"recipes": "{}"})
+    num_images, num_classes = loaded.sampling.num_images, loaded.num_classes(chain)
+    labels = sample_labels(num_images, num_classes, options.label) if num_classes else None
     with joined():
         started = time.monotonic()
         images = sample_chain_stage(
             trained,
             model.double() if exact else model,
-            before,
-            num_images=loaded.sampling.num_images,
+            read_images(given)[0] if given else None,
+            num_images=num_images,
             seed=loaded.sampling.seed,
-            temperature=loaded.chains[chain].temperature.get(stage, 1.0),
+            temperature=loaded.chains[chain].temperature_of(stage),
             batch_size=BATCH_SIZE if batch_size is None else batch_size,
             sampler=sampler,
             labels=labels,
@@ -155,54 +177,53 @@ def sample(
         seconds = time.monotonic() - started
         if not is_first():
             return
-    recipes = json.loads(str(notes["recipes"])) | {stage: recipe_digest(stage_recipe(loaded, stage, digest))}
-    write_images(
-        output / "samples.h5",
-        images,
-        {"chain": chain, "seed": loaded.sampling.seed, "exact": int(exact), "recipes": json.dumps(recipes)},
-        labels,
-    )
     save_grid(images, loaded.data.white_level, output / "samples.png", class_columns(labels))
     write_json(output / "timing.json", {"images": len(images), "seconds": seconds, "device": str(place)})
+    notes = {RECIPE: recipe, FILES: file_digests(output, ["samples.png"])}
+    write_images(output / "samples.h5", images, notes, labels)
 
 
-def summarise(params: Path, chain: str, stages: Path, output: Path) -> None:
-    """Add the nats and the training times of a chain's stages."""
-    from spn.checkpoint import load_notes
+def summarise(params: Path, chain: str, results: Path, output: Path) -> None:
+    """Add the nats of a chain's stages."""
     from spn.evaluation.evaluate import chain_metrics, load_nats
-    from spn.evaluation.speed import training_speed
 
-    loaded, parts, trained = load_params(params), {}, []
+    load_verb("summarise")
+    loaded, parts = load_params(params), {}
     for name in stages_of(loaded, chain):
-        metrics = read_json(stages / name / "metrics.json")
-        parts[name] = metrics, load_nats(stages / name / "nats.npy", metrics.get("nats_sha256"))
-        history = load_notes(stages / name / "checkpoint.safetensors")["history"]
-        trained.append((history, loaded.stages[name].training.batch_size))
-    write_json(output, chain_metrics(chain, parts) | training_speed(trained))
+        metrics = metrics_of_stage(loaded, name, results)
+        parts[name] = metrics, load_nats(results / "stages" / name / "nats.npy", metrics[FILES]["nats.npy"])
+    digests = {name: metrics[RECIPE]["data_digest"] for name, (metrics, _) in parts.items()}
+    write_json(output, chain_metrics(chain, parts) | {RECIPE: summary_recipe(loaded, chain, digests)})
 
 
 def record(params: Path, chain: str, experiment: Path, results: Path, output: Path) -> None:
     """Record a chain as an MLflow run, linked to the runs of its stages."""
     from spn import tracking
 
+    load_verb("record")
     loaded, store = load_params(params), tracking.load_experiment(experiment)
     names, folder = stages_of(loaded, chain), results / "chains" / chain
     for name in names:
-        metrics = read_json(results / "stages" / name / "metrics.json")
+        metrics = metrics_of_stage(loaded, name, results)
         if not tracking.has_finished_run(store, metrics["recipe_digest"]):
             _record_training(store, results / "stages" / name / "checkpoint.safetensors", metrics)
         tracking.record_evaluation(store, metrics)
+    digests = data_digests(loaded, names, results)
+    for name in names:
+        path = folder / name / "samples.h5"
+        notes = read_notes(path)
+        check_recipe(path, sampling_recipe(loaded, chain, name, digests), notes.get(RECIPE))
+        check_files(path, notes)
     samples = {f"{place}_{name}.png": folder / name / "samples.png" for place, name in enumerate(names, start=1)}
     run_id = tracking.record_chain(store, chain, metrics_of_chain(loaded, chain, results), samples)
-    write_json(output, {"chain": chain, "run_id": run_id})
+    write_json(output, {"chain": chain, "run_id": run_id, RECIPE: record_recipe(loaded, chain, digests)})
 
 
 def _record_training(store: "Experiment", checkpoint: Path, metrics: dict[str, Any]) -> None:
     """Record a training of which this store knows nothing: its results came by `dvc pull`."""
     from spn import tracking
-    from spn.checkpoint import load_notes
 
-    notes = load_notes(checkpoint)
+    notes = read_notes(checkpoint)
     with tracking.StageRun(
         store, metrics["stage"], notes["recipe"], num_parameters=metrics["num_parameters"], checkpoint=checkpoint
     ) as run:
@@ -214,27 +235,32 @@ def report(params: Path, data: Path, results: Path) -> None:
     """Write the tables and figures of the whole experiment."""
     import torch
 
-    from spn.checkpoint import load_notes
     from spn.data.hdf5 import SliceFile
     from spn.image import join_slices
-    from spn.report import report as run
+    from spn.report.summary import report as run
 
+    load_verb("report")
     loaded, slices = load_params(params), SliceFile(data)
+    digests = data_digests(loaded, tuple(loaded.stage_plans), results)
+    if slices.digest not in digests.values():
+        raise InputError(f"{data}: expected slices that a stage was evaluated on, got others")
     count = min(loaded.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
-    checkpoints = {name: results / "stages" / name / "checkpoint.safetensors" for name in loaded.stage_plans}
-    histories = {name: load_notes(path)["history"] for name, path in checkpoints.items()}
-    run(loaded, metrics_of_chains(loaded, results), histories, real, results)
+    histories = {name: history_of(results, name) for name in loaded.stage_plans}
+    plots = run(loaded, metrics_of_chains(loaded, results), histories, real, results)
+    names = report_files(loaded)
+    write_json(plots / "report.json", {RECIPE: report_recipe(loaded, digests), FILES: file_digests(plots, names)})
 
 
-def verify(params: Path, data: list[Path], results: Path) -> None:
-    """Compare every result's recipe with params.yaml, and print the table that compares the chains."""
+def verify(params: Path, sources: Path) -> None:
+    """Compare every result with params.yaml, the code and the sources, and print the table that compares the chains."""
     from spn.cli.verification import verify_results
-    from spn.report import text_table
+    from spn.report.tables import text_table
 
     loaded = load_params(params)
-    verify_results(loaded, data, results)
-    print(text_table(loaded, metrics_of_chains(loaded, results)))
+    for line in verify_results(loaded, sources):
+        print(line)
+    print(text_table(loaded, metrics_of_chains(loaded, Path("results"))))
 
 
 def check(params: Path, stage: list[str]) -> None:

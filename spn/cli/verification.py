@@ -1,60 +1,70 @@
-"""What `verify` compares: every result under results/ with what params.yaml and the data ask for.
+"""What `verify` believes, and what `sample` takes from the stages before.
 
 Snakemake and DVC decide by their own records what to run again, and both can be told to look away (`--touch`,
-`dvc checkout`, `dvc commit`). A recipe inside a file cannot: this runs last, always, and before dvc.lock is written.
+`dvc checkout`, `dvc commit`). What a result says of itself cannot: it is compared last, always, and before dvc.lock is
+written.
 """
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from spn.checkpoint import check_recipe, load_tensors
-from spn.cli.classes import check_sampled_labels, choose_labels
-from spn.config import InputError, Params, layout_name
-from spn.data.hdf5 import SliceFile, read_images
-from spn.files import read_json
-from spn.provenance import recipe_digest, stage_recipe
+from spn.config import InputError, Params
+from spn.notes import REMEDY, Notes, check_tensors, read_notes
+from spn.provenance import SamplingOptions, audit, check_recipe, is_clone, sampling_recipe
+from spn.provenance.results import SOURCES
+
+AGAIN = "run the workflow again"
 
 
-def verify_results(params: Params, data: list[Path], results: Path) -> None:
-    """Raise InputError naming the first checkpoint, metrics file or sample that is not of its recipe."""
-    layouts = {path.stem: _checked_digest(params, path) for path in data}
-    digests = {}
-    for name, plan in params.stage_plans.items():
-        recipe = stage_recipe(params, name, layouts[layout_name(plan.scale_factor, plan.cuts)])
-        digests[name] = recipe_digest(recipe)
-        folder = results / "stages" / name
-        path = folder / "checkpoint.safetensors"
-        check_recipe(path, recipe, load_tensors(path)[1].get("recipe"))
-        _same(folder / "metrics.json", digests[name], read_json(folder / "metrics.json").get("recipe_digest"))
-    for chain, section in params.chains.items():
-        _verify_chain(results / "chains" / chain, section.stages, digests)
-        check_sampled_labels(
-            results / "chains" / chain / section.stages[-1] / "samples.h5", choose_labels(params, chain)
-        )
+def verify_results(params: Params, sources: Path = SOURCES) -> Iterator[str]:
+    """Compare every result with what it must be made from, and its bytes with their digests; note what could not be.
+
+    Raises InputError naming the first result that is missing, damaged or of another recipe.
+    """
+    found = audit(params, sources)
+    for problem in found.problems:
+        if is_clone(found):
+            break
+        raise InputError(problem.reason if problem.reason.endswith(REMEDY) else f"{problem.reason}; {AGAIN}")
+    for path, notes in found.sound.items():
+        _check_bytes(path, notes)
+    if found.unread:
+        yield f"not compared with {sources}, where the source is no more: {', '.join(map(str, found.unread))}"
+    if is_clone(found):
+        yield "not recorded in MLflow here, where nothing was made: spn record CHAIN does it"
 
 
-def _checked_digest(params: Params, path: Path) -> str:
-    """Give the digest of a file of slices, which must be made from the source whose digest is stated, if any is."""
-    slices = SliceFile(path)
-    if params.data.source_digest not in (None, slices.source_digest):
-        raise InputError(
-            f"{path}: expected slices of a source of SHA-256 {params.data.source_digest}, as data.source_digest says, "
-            f"got {slices.source_digest}; delete it and run the workflow again"
-        )
-    return slices.digest
+def _check_bytes(path: Path, notes: Notes) -> None:
+    """Raise InputError unless the bytes of a result are those that it has the digests of."""
+    if path.suffix == ".safetensors":
+        check_tensors(path, notes)
+    elif path.suffix == ".h5":
+        from spn.data.seal import open_sealed
+
+        with open_sealed(path, "HDF5 file of the pipeline") as (_, seal):
+            seal.check(seal.extents)
 
 
-def _verify_chain(folder: Path, stages: tuple[str, ...], digests: dict[str, str]) -> None:
-    expected = {name: digests[name] for name in stages}
-    metrics = read_json(folder / "metrics.json")
-    _same(folder / "metrics.json", expected, {name: part["recipe_digest"] for name, part in metrics["stages"].items()})
-    samples = folder / stages[-1] / "samples.h5"
-    _same(samples, expected, json.loads(str(read_images(samples)[1]["recipes"])))
+def given_digests(
+    params: Params, chain: str, stage: str, given: Path | None, options: SamplingOptions
+) -> dict[str, str]:
+    """Return the data digests of the stages before `stage`, as told by their samples.
 
-
-def _same(path: Path, expected: object, actual: object) -> None:
-    if expected != actual:
-        raise InputError(
-            f"{path}: made from another recipe than params.yaml asks for: expected {expected}, got {actual}; "
-            "delete it and run the workflow again"
-        )
+    Raises InputError unless `given` has just the samples that the stage before made for this chain, under these
+    parameters and options.
+    """
+    stages = params.chains[chain].stages
+    before = stages[: stages.index(stage)][-1:]
+    if not before:
+        if given is not None:
+            raise InputError(f"--given: expected nothing for {stage}, the first stage of chain {chain}, got {given}")
+        return {}
+    if given is None:
+        raise InputError(f"--given: expected the samples of {before[0]}, after which {stage} comes in chain {chain}")
+    recipe = read_notes(given).get("recipe", {})
+    for key, expected in (("chain", chain), ("stage", before[0])):
+        if recipe.get(key) != expected:
+            raise InputError(f"{given}: expected samples of {key} {expected}, got {recipe.get(key)}")
+    digests: dict[str, str] = recipe["data_digests"]
+    check_recipe(given, sampling_recipe(params, chain, before[0], digests, options), recipe)
+    return digests

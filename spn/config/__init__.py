@@ -1,6 +1,7 @@
 """params.yaml as frozen, validated objects; no torch, so that the Snakefile can import it in a moment."""
 
 from spn.config.data import (
+    PICTURE_FORMATS,
     ArraysData,
     Cifar10Data,
     DataSection,
@@ -25,6 +26,7 @@ from spn.config.tiling import StagePlan, tile
 from spn.config.training import AdamW, RMSProp, TrainingSection
 
 __all__ = [
+    "PICTURE_FORMATS",
     "AdamW",
     "ArraysData",
     "ChainSection",

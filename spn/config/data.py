@@ -13,6 +13,20 @@ from spn.config.section import Count, Name, Section
 Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 """Pillow's resampling filters."""
 
+PICTURE_FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Which files count as pictures, and the only decoders of Pillow that are let at them."""
+
 
 class Limit(Section):
     """Use only so many images of a split, drawn with `split_seed`; absent: all of them.
@@ -45,6 +59,11 @@ class SourceSection(Section):
     @property
     def places(self) -> tuple[str, ...]:
         """Where the source's files may lie, below `sources/`; none for what is bundled."""
+        return ()
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The only files that are read in the folders of `places`, by their suffix in lower case; none: all are."""
         return ()
 
     @property
@@ -161,6 +180,11 @@ class FolderData(SourceSection):
         return self.name, f"{self.name}.zip"
 
     @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Those of pictures."""
+        return tuple(PICTURE_FORMATS)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return self.size, self.size, self.channels
@@ -187,6 +211,11 @@ class ArraysData(SourceSection):
     def places(self) -> tuple[str, ...]:
         """A folder."""
         return (self.name,)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Those of numpy's arrays."""
+        return ".npy", ".npz"
 
     @property
     def shape(self) -> tuple[int, int, int]:

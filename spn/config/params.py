@@ -57,6 +57,10 @@ class ChainSection(Section):
     stages: Annotated[tuple[Name, ...], Field(min_length=1)]
     temperature: dict[Name, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
+    def temperature_of(self, stage: str) -> float:
+        """Return what the logits of a stage are divided by when it is sampled."""
+        return self.temperature.get(stage, 1.0)
+
 
 class SamplingSection(Section):
     """How many images every chain samples, and from which seed."""
@@ -92,6 +96,10 @@ class Params(Section):
     def stage_plans(self) -> dict[str, StagePlan]:
         """Every stage that a chain uses, resolved; a stage used by two chains is one and the same."""
         return {plan.name: plan for plans in self.plans.values() for plan in plans}
+
+    def num_classes(self, chain: str) -> int:
+        """Count the classes that the images of a chain have: those of its stages that are told any; 0 if none is."""
+        return max(plan.num_classes for plan in self.plans[chain])
 
 
 def load_params(path: Path) -> Params:

@@ -20,11 +20,10 @@ from spn.config import InputError
 from spn.data.layout import LAYOUT_VERSION, SPLITS, Layout, Origin, Split
 from spn.data.seal import SealedWriter, create_sealed, open_sealed
 from spn.image import join_bits, split_bits, split_slices
+from spn.notes import Notes
 
 IMAGES = "images"
 LABELS = "labels"
-
-Attribute = str | int | float
 
 
 class SliceWriter:
@@ -53,8 +52,8 @@ class SliceWriter:
             self._file.append(f"{split}/{LABELS}", np.array(labels, dtype="<i8"))
         self._written[split] += len(images)
 
-    def finish(self, origin: Origin) -> None:
-        """Describe what was written; every split must be complete."""
+    def finish(self, origin: Origin, notes: Notes | None = None) -> None:
+        """Describe what was written, and what it was made from; every split must be complete."""
         assert self._written == self._counts, f"expected {self._counts} images, got {self._written}"
         height, width, channels = self._layout.shape
         attributes = self._file.attributes
@@ -63,6 +62,7 @@ class SliceWriter:
         attributes.update({"height": height, "width": width, "channels": channels})
         attributes.update({"scale_factor": self._layout.scale_factor, "cuts": self._layout.cuts})
         attributes.update({"bits": self._layout.bits, "digest": self._file.digest(), "layout_version": LAYOUT_VERSION})
+        self._file.notes |= (notes or {}) | {"digest": attributes["digest"], "source_digest": origin.source_digest}
 
 
 @contextmanager
@@ -164,31 +164,31 @@ class SliceFile:
 def write_images(
     path: Path,
     images: UInt8[Tensor, "image height width channel"],
-    attributes: Mapping[str, Attribute],
+    notes: Notes,
     labels: Int64[Tensor, " image"] | None = None,
 ) -> None:
-    """Write images, their labels if any, and what is to be said of them; nothing appears at `path` before all is."""
+    """Write images, their labels if any, and the notes on them; nothing appears at `path` before all is written."""
     with create_sealed(path) as file:
         file.create(IMAGES, tuple(images.shape), "u1")
         file.append(IMAGES, images.numpy())
         if labels is not None:
             file.create(LABELS, tuple(labels.shape), "<i8")
             file.append(LABELS, labels.numpy())
-        file.attributes.update(attributes)
+        file.notes |= notes
 
 
-def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"], dict[str, Attribute]]:
+def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"], Notes]:
     """Read what `write_images` wrote; raise InputError where the file is missing, damaged or another."""
-    with _open_images(path) as file:
+    with _open_images(path) as (file, notes):
         images = file[IMAGES][()]
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C]")
-        return torch.from_numpy(images), _plain(file.attrs)
+        return torch.from_numpy(images), notes
 
 
 def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
     """Read the labels that `write_images` wrote beside its images; None where there are none."""
-    with _open_images(path) as file:
+    with _open_images(path) as (file, _):
         if LABELS not in file:
             return None
         labels = file[LABELS][()]
@@ -198,11 +198,11 @@ def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
 
 
 @contextmanager
-def _open_images(path: Path) -> Iterator[h5py.File]:
-    """Open a file of images; they are few, so that all bytes are checked."""
+def _open_images(path: Path) -> Iterator[tuple[h5py.File, Notes]]:
+    """Open a file of images, with its notes; they are few, so that all bytes are checked."""
     with open_sealed(path, "images") as (file, seal):
         seal.check(seal.extents)
-        yield file
+        yield file, seal.notes
 
 
 def _plain(attributes: h5py.AttributeManager) -> dict[str, Any]:

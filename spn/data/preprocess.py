@@ -14,6 +14,8 @@ from spn.config import DataSection, InputError
 from spn.data.hdf5 import SliceWriter, create_slices
 from spn.data.layout import SPLITS, Layout, Origin, Split
 from spn.data.sources import Item, Source, open_source
+from spn.notes import RECIPE
+from spn.provenance import Recipe, source_state
 
 BATCH_SIZE = 256
 ORDER: tuple[Split, ...] = ("test", "train", "validation")
@@ -39,21 +41,31 @@ class DuplicateCount:
 
 
 def preprocess(
-    section: DataSection, scale_factor: int, cuts: tuple[int, ...], root: Path, output: Path, progress: bool = True
+    section: DataSection,
+    scale_factor: int,
+    cuts: tuple[int, ...],
+    root: Path,
+    output: Path,
+    progress: bool = True,
+    recipe: Recipe | None = None,
 ) -> None:
     """Write the images of a `data` section to `output`, in slices and bit ranges; print one line that counts them.
 
-    The source's files lie below `root`. Raises InputError, and writes nothing, where one is missing or damaged, or the
-    source is not of the digest stated. The line has the digest, so that it can be stated.
+    The source's files lie below `root`. Raises InputError, and writes nothing, where one is missing or damaged, or
+    changes meanwhile, or the source is not of the digest stated. The line has the digest, so that it can be stated.
+    `recipe` is noted in the file; the workflow makes a file without one again.
     """
     layout = Layout(scale_factor, cuts, section.shape)
     assert layout.bits == section.bits
+    state = source_state(section, root)
     source = open_source(section, root, progress)
     _check_digest(section, source, root)
     counts = {split: source.count(split) for split in SPLITS}
     labelled = {split for split in SPLITS if source.labelled(split)}
     with create_slices(output, layout, counts, labelled) as writer:
         duplicates = _write(source, writer, section.name, progress)
+        if source_state(section, root) != state:
+            raise InputError(f"{root / section.name}: the source changed while it was read; run the same command again")
         writer.finish(
             Origin(
                 dataset=section.name,
@@ -63,7 +75,8 @@ def preprocess(
                 limit=section.limit.model_dump_json(),
                 skipped=len(source.skipped),
                 duplicates=duplicates,
-            )
+            ),
+            {RECIPE: recipe, "source_state": state},
         )
     images = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(

@@ -7,7 +7,6 @@ HDF5's metadata, which are all the bytes of no dataset. These are few, and are c
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,12 +20,7 @@ import numpy as np
 from spn.config import InputError
 from spn.data.digest import listing_sha256
 from spn.files import replacing
-
-SEAL_BYTES = 8192
-"""Enough for three splits of eight bit ranges; HDF5 takes powers of two."""
-
-MARK = b"spn seal, sha256 "
-REMEDY = "delete it and run the workflow again"
+from spn.notes import SEAL_BYTES, Notes, damaged, read_seal, seal_block
 
 CHUNK = 1 << 20
 """Bytes read at once to be digested."""
@@ -70,6 +64,8 @@ class SealedWriter:
 
     def __init__(self, file: h5py.File, content: PatientFile) -> None:
         self.attributes = file.attrs
+        self.notes: Notes = {}
+        """To be filled before the file is closed; see `spn.notes`."""
         self._file = file
         self._content = content
         self._digests: dict[str, Any] = {}
@@ -112,13 +108,14 @@ class Seal:
     size: int
     metadata: str
     extents: dict[str, Extent]
+    notes: Notes
 
     def check(self, names: Iterable[str]) -> None:
         """Raise InputError unless the bytes of some datasets are those that were written."""
         for name in names:
             extent = self.extents[name]
             if _sha256(self.path, [(extent.offset, extent.offset + extent.size)]) != extent.sha256:
-                raise _damaged(self.path, f"its dataset {name}")
+                raise damaged(self.path, f"its dataset {name}")
 
 
 @contextmanager
@@ -131,7 +128,7 @@ def create_sealed(path: Path) -> Iterator[SealedWriter]:
                 yield writer
                 extents = writer.extents()
             content.check()
-        write_seal(temporary, extents)
+        write_seal(temporary, extents, writer.notes)
 
 
 @contextmanager
@@ -153,38 +150,25 @@ def open_sealed(path: Path, expected: str) -> Iterator[tuple[h5py.File, Seal]]:
         raise InputError(f"{path}: expected {expected}, got: {' '.join(str(error).split())}") from error
 
 
-def write_seal(path: Path, extents: dict[str, Extent]) -> None:
+def write_seal(path: Path, extents: dict[str, Extent], notes: Notes) -> None:
     """Fill the first block of a closed file."""
     size = path.stat().st_size
     metadata = _sha256(path, _outside(extents, size))
-    content = {"size": size, "metadata": metadata, "datasets": {name: asdict(extents[name]) for name in extents}}
-    # Text from end to end, so that `head` shows it.
-    text = f"\n{json.dumps(content, sort_keys=True)}\n".encode().ljust(SEAL_BYTES - len(MARK) - 64, b"\n")
-    block = MARK + hashlib.sha256(text).hexdigest().encode() + text
-    assert len(block) == SEAL_BYTES, f"a seal of {len(block)} bytes"
+    datasets = {name: asdict(extents[name]) for name in extents}
+    block = seal_block({"size": size, "metadata": metadata, "datasets": datasets, "notes": notes})
     with path.open("rb+") as file:
         file.write(block)
 
 
 def _read_seal(path: Path, expected: str) -> Seal:
     """Read the first block; raise InputError unless it, the size of the file and the metadata are as written."""
-    with path.open("rb") as file:
-        block = file.read(SEAL_BYTES)
-    digest, text = block[len(MARK) :][:64], block[len(MARK) + 64 :]
-    if not block.startswith(MARK):
-        raise InputError(
-            f"{path}: expected {expected}, got a file without a seal, of an older version or of another kind; "
-            f"if the workflow wrote it, {REMEDY}"
-        )
-    if hashlib.sha256(text).hexdigest().encode() != digest:
-        raise _damaged(path, "its seal")
-    content = json.loads(text)
+    content = read_seal(path, expected)
     extents = {name: Extent(**extent) for name, extent in content["datasets"].items()}
     if content["size"] != path.stat().st_size:
-        raise _damaged(path, f"its size of {path.stat().st_size} bytes, not {content['size']}")
+        raise damaged(path, f"its size of {path.stat().st_size} bytes, not {content['size']}")
     if content["metadata"] != _sha256(path, _outside(extents, content["size"])):
-        raise _damaged(path, "its metadata")
-    return Seal(path, content["size"], content["metadata"], extents)
+        raise damaged(path, "its metadata")
+    return Seal(path, content["size"], content["metadata"], extents, content["notes"])
 
 
 def _outside(extents: dict[str, Extent], size: int) -> Iterator[tuple[int, int]]:
@@ -206,7 +190,3 @@ def _sha256(path: Path, ranges: Iterable[tuple[int, int]]) -> str:
                 digest.update(chunk)
                 start += len(chunk)
     return digest.hexdigest()
-
-
-def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: expected the bytes that were written, got others in {what}: damaged; {REMEDY}")

@@ -7,8 +7,7 @@ are measured where the work was done, and are no function of a recipe.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from spn.evaluation.evaluate import Metrics
-
+Metrics = dict[str, Any]
 History = Sequence[Mapping[str, int | float]]
 
 
@@ -27,9 +26,15 @@ def training_speed(stages: Iterable[tuple[History, int]]) -> Metrics:
     }
 
 
-def sampling_speed(timings: Iterable[Mapping[str, Any]]) -> Metrics:
-    """Give how many images a second a chain samples, from the timing.json of each of its stages."""
-    return {"sampling_images_per_second": _images_per_second((each["seconds"], each["images"]) for each in timings)}
+def sampling_speed(timings: Sequence[Mapping[str, Any]]) -> Metrics:
+    """Tell how many images a second a chain samples, from the timing.json of each of its stages.
+
+    Tells nothing where one is missing: the samples were drawn on another machine, and came by `dvc pull`.
+    """
+    known = [(each["seconds"], each["images"]) for each in timings if each]
+    if len(known) < len(timings):
+        return {}
+    return {"sampling_images_per_second": _images_per_second(known)}
 
 
 def _images_per_second(work: Iterable[tuple[float, int]]) -> float:

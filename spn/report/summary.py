@@ -22,10 +22,10 @@ def report(
     histories: Mapping[str, History],
     real_images: UInt8[np.ndarray | Tensor, "image height width channel"],
     output: Path,
-) -> None:
-    """Write metrics.json and table.html to `output`, and figures and plain data of plots to `output`/plots.
+) -> Path:
+    """Write metrics.json to `output`, and figures, the table and plain data of plots to `output`/plots; return that.
 
-    The table is not among the plots, which are versioned: it tells how long everything took.
+    All of it is versioned, so none of it tells how fast samples were drawn, which is never the same again.
 
     `chain_metrics` and `histories` hold every chain and every stage of `params`; `real_images` are levels.
     Raises InputError when the chains were not all evaluated on the same images.
@@ -33,7 +33,7 @@ def report(
     assert chain_metrics.keys() == params.plans.keys()
     assert histories.keys() == params.stage_plans.keys()
     plots = output / "plots"
-    write_text(output / "table.html", html_table(params, chain_metrics))
+    write_text(plots / "table.html", html_table(params, chain_metrics))
     plot_curves(params, histories, plots / "curves.png")
     plot_bits_per_dim(params, chain_metrics, plots / "bits_per_dim.png")
     save_grid(real_images, params.data.white_level, plots / "real.png")
@@ -44,3 +44,4 @@ def report(
         if path.stem not in histories:
             path.unlink()  # of a stage that params.yaml had once
     write_text(output / "metrics.json", json.dumps(metrics_tree(chain_metrics), indent=2, allow_nan=False) + "\n")
+    return plots

@@ -29,14 +29,11 @@ TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_esti
 
 
 def metrics_tree(chain_metrics: ChainMetrics) -> dict[str, Any]:
-    """Keep of every chain what is compared between experiments, in full precision.
-
-    The throughput of sampling is left out: it changes whenever the same samples are made again.
-    """
+    """Keep of every chain what is compared between experiments, in full precision; no times, which never repeat."""
     totals = ("estimate", "conditioning", "bits_per_dim", "standard_error", "num_parameters")
     return {
         chain: {
-            **{key: metrics[key] for key in (*totals, "training_seconds", "training_images_per_second")},
+            **{key: metrics[key] for key in totals},
             "stages": {name: stage["bits_per_dim"] for name, stage in metrics["stages"].items()},
         }
         for chain, metrics in chain_metrics.items()
@@ -101,15 +98,17 @@ def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, ...]]:
             chain_text(chain, metrics),
             total_text(metrics),
             f"{metrics['num_parameters']:,}",
-            *(_three_digits(metrics[key]) for key in _SPEEDS),
+            *(_three_digits(metrics.get(key)) for key in _SPEEDS),
             " + ".join(f"{bits_text(stage)} {name}" for name, stage in metrics["stages"].items()),
         )
         for chain, metrics in chain_metrics.items()
     ]
 
 
-def _three_digits(value: float) -> str:
-    """Round what was timed, which is good to no more than three digits."""
+def _three_digits(value: float | None) -> str:
+    """Round what was timed, which is good to no more than three digits; a dash where it was not timed here."""
+    if value is None:
+        return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spn.checkpoint import check_recipe, load_tensors, save_tensors
+from spn.checkpoint import load_tensors, save_tensors
 from spn.models import Model
-from spn.provenance import Recipe
+from spn.provenance import Recipe, check_recipe
 from spn.training.history import Row
 from spn.training.optimiser import Averaged
 

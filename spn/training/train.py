@@ -13,6 +13,7 @@ from spn.checkpoint import load_tensors, save_tensors
 from spn.config import Params
 from spn.data.hdf5 import SliceFile
 from spn.distributed import is_first
+from spn.notes import FILES, RECIPE, file_digests
 from spn.provenance import Recipe, stage_recipe
 from spn.training.claim import state_path
 from spn.training.history import Row, write_history
@@ -42,6 +43,7 @@ def train(
     recipe = stage_recipe(params, name, data.digest)
     checkpoint = output / "checkpoint.safetensors"
     history = trained_history(checkpoint, recipe)
+    trainer = None
     if history is not None:
         for row in history:
             observe(row)
@@ -56,11 +58,12 @@ def train(
         for row in history:
             observe(row)
         trainer.advance(state, observe)
-        if is_first():
-            weights = trainer.run.average.model.state_dict()
-            save_tensors(checkpoint, weights, {"recipe": recipe, "history": history})
     if is_first():
         write_history(output / "history.csv", history)
+        if trainer is not None:
+            weights = trainer.run.average.model.state_dict()
+            files = file_digests(output, ["history.csv"])
+            save_tensors(checkpoint, weights, {RECIPE: recipe, FILES: files, "history": history})
 
 
 def trained_history(checkpoint: Path, recipe: Recipe) -> list[Row] | None:

@@ -1,20 +1,21 @@
-"""What params.yaml says of files: which layout a stage reads, which stages a chain has."""
+"""What params.yaml says of files: which results there are, which layout a stage reads, which stages a chain has."""
 
 
 def layout(stage: str) -> str:
     """Name the HDF5 file that a stage reads."""
-    plan = parameters.stage_plans[stage]
-    return f"data/{parameters.data.name}/{layout_name(plan.scale_factor, plan.cuts)}.h5"
+    return f"data/{parameters.data.name}/{layout_of(parameters, stage)}.h5"
 
 
 LAYOUTS = sorted({layout(stage) for stage in parameters.stage_plans})
 
 
-def source_files(wildcards) -> list[str]:
-    """List the source's files that are there; `spn preprocess` says what is missing, and how to get it.
+def request(path: str) -> str:
+    """Name the request of the job that makes `path`: newer than what is to be made again; see spn/provenance."""
+    return str(request_path(Path(path)))
 
-    A folder counts as changed when entries are added to it or removed.
-    """
+
+def source_files(wildcards) -> list[str]:
+    """List the source's files that are there; `spn preprocess` says what is missing, and how to get it."""
     places = [Path("sources", place) for place in parameters.data.places]
     return [str(place) for place in places if place.exists()]
 
@@ -29,13 +30,3 @@ def given_samples(wildcards) -> list[str]:
     stages = stages_of(wildcards)
     before = stages[: stages.index(wildcards.stage)][-1:]
     return [f"results/chains/{wildcards.chain}/{stage}/samples.h5" for stage in before]
-
-
-def sampled(*files: str) -> list[str]:
-    """List files of every chain's samples, after each of its stages."""
-    return [
-        f"results/chains/{name}/{stage}/{file}"
-        for name, chain in parameters.chains.items()
-        for stage in chain.stages
-        for file in files
-    ]

@@ -3,16 +3,14 @@
 
 rule preprocess:
     input:
-        source_files,
+        # Whether they changed is told by their content, in the request, and not by their times.
+        sources=ancient(source_files),
+        request=request("data/{dataset}/{layout}.h5"),
     output:
         "data/{dataset}/{layout}.h5",
     log:
         "logs/preprocess/{dataset}/{layout}.log",
     conda:
         "../envs/spn.yaml"
-    params:
-        # Without the digest of the source, which decides whether the file is made, not what is in it.
-        data=parameters.data.model_dump(mode="json", exclude={"source_digest"}),
-        code=code_digest("data/preprocess.py"),
     shell:
         "spn preprocess --layout {wildcards.layout} --output {output} > {log} 2>&1"

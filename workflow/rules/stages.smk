@@ -16,6 +16,7 @@ rule train:
     input:
         data=lambda wildcards: layout(wildcards.stage),
         experiment=ancient("mlflow/experiment.json"),
+        request=request("results/stages/{stage}/checkpoint.safetensors"),
     output:
         # Kept while the rule runs, because training returns at once where the checkpoint has the recipe asked for.
         checkpoint=update("results/stages/{stage}/checkpoint.safetensors"),
@@ -32,9 +33,6 @@ rule train:
         # More than one: a process for each.
         gpu=0,
     params:
-        recipe=lambda wildcards: stage_recipe(
-            parameters, wildcards.stage, data_digest=""
-        ),
         folder=subpath(output.checkpoint, parent=True),
     shell:
         # In place of the shell, so that SIGTERM reaches it and Snakemake waits until it has saved.
@@ -46,6 +44,7 @@ rule evaluate:
     input:
         data=lambda wildcards: layout(wildcards.stage),
         checkpoint="results/stages/{stage}/checkpoint.safetensors",
+        request=request("results/stages/{stage}/metrics.json"),
     output:
         metrics="results/stages/{stage}/metrics.json",
         nats="results/stages/{stage}/nats.npy",
@@ -57,7 +56,6 @@ rule evaluate:
     resources:
         gpu=0,
     params:
-        code=code_digest("evaluation/evaluate.py"),
         folder=subpath(output.metrics, parent=True),
     shell:
         "spn evaluate {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"

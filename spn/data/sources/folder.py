@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
-from spn.config import FolderData, InputError
+from spn.config import PICTURE_FORMATS, FolderData, InputError
 from spn.data.digest import listing_sha256
 from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP, missing_file
-from spn.data.sources.picture import SUFFIXES, PictureError, decode_picture
+from spn.data.sources.picture import PictureError, decode_picture
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
 from spn.data.sources.subfolders import by_split, class_labels
 
@@ -104,7 +104,7 @@ def _find(section: FolderData, root: Path) -> Pictures:
         raise missing_file(archive, f"a zip of images, or the folder {folder}/", "URL")
     pictures = _open_directory(folder) if folder.is_dir() else _open_zip(archive)
     if not pictures.names:
-        raise InputError(f"{pictures.path}: expected images ({', '.join(SUFFIXES)}), got none")
+        raise InputError(f"{pictures.path}: expected images ({', '.join(PICTURE_FORMATS)}), got none")
     return pictures
 
 
@@ -155,7 +155,7 @@ def _picture_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def _is_picture(path: PurePosixPath) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in PICTURE_FORMATS and not hidden
 
 
 def _inspect(pictures: Pictures, section: FolderData, progress: bool) -> Inspection:

@@ -14,21 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from spn.config import FolderData
-
-SUFFIXES = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".ppm": "PPM",
-    ".pgm": "PPM",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-"""Which files count as images, and the only decoders that are let at them."""
+from spn.config import PICTURE_FORMATS, FolderData
 
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 """Pillow's modes of at most 8 bits a channel."""
@@ -59,7 +45,7 @@ def decode_picture(content: bytes, section: FolderData) -> UInt8[np.ndarray, "si
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=sorted(set(SUFFIXES.values()))) as opened:
+            with Image.open(io.BytesIO(content), formats=sorted(set(PICTURE_FORMATS.values()))) as opened:
                 picture = ImageOps.exif_transpose(opened)
     except DAMAGED as error:
         raise PictureError(_reason(error)) from error

@@ -1,0 +1,171 @@
+"""What a result says of itself: its *notes*, read without the libraries that read the rest of the file.
+
+Every result has notes in it, whole or refused: an HDF5 file in the block before HDF5's own, a checkpoint in the
+metadata of safetensors, a JSON file as a whole. Under `recipe` they say what the result was made from. Under `files`
+they have the digests of the files that were written beside it, so that these cannot be of another run.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spn.config import InputError
+from spn.files import SEAL, json_digest, read_json
+
+Notes = dict[str, Any]
+
+RECIPE, FILES = "recipe", "files"
+
+MARK = b"spn seal, sha256 "
+SEAL_BYTES = 16384
+"""The first block of an HDF5 file: enough for three splits of eight bit ranges, and a recipe. A power of two."""
+
+NOTES = "notes"
+"""The entry of a safetensors file's metadata."""
+MAX_HEADER_BYTES = 100_000_000
+"""The largest header that safetensors itself accepts."""
+
+REMEDY = "delete it and run the workflow again"
+TRAIN_REMEDY = "delete it to train again"
+
+TENSORS_SEAL = "tensors_sha256"
+"""The key of a checkpoint's notes under which the digest of its tensors lies."""
+DTYPES = {
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+}
+"""What safetensors and torch call the same type."""
+
+
+def read_notes(path: Path) -> Notes:
+    """Read the notes of a result; raise InputError naming a file that is missing, damaged or of another kind."""
+    match path.suffix:
+        case ".h5":
+            return read_seal(path, "HDF5 file of the pipeline")["notes"]
+        case ".safetensors":
+            return read_tensor_notes(path)
+        case _:
+            return read_json(path)
+
+
+def seal_block(content: Notes) -> bytes:
+    """Lay out the first block of an HDF5 file: a digest and the JSON that it is of. Text, so that `head` shows it."""
+    text = f"\n{json.dumps(content, sort_keys=True)}\n".encode().ljust(SEAL_BYTES - len(MARK) - 64, b"\n")
+    block = MARK + hashlib.sha256(text).hexdigest().encode() + text
+    assert len(block) == SEAL_BYTES, f"a seal of {len(block)} bytes"
+    return block
+
+
+def read_seal(path: Path, expected: str) -> Notes:
+    """Read the first block of an HDF5 file; raise InputError unless it is as `seal_block` made it.
+
+    `expected` says in a few words which file is meant to be there.
+    """
+    try:
+        with path.open("rb") as file:
+            block = file.read(SEAL_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: expected {expected}, got: {error.strerror}") from error
+    digest, text = block[len(MARK) :][:64], block[len(MARK) + 64 :]
+    if not block.startswith(MARK):
+        raise InputError(
+            f"{path}: expected {expected}, got a file without a seal, of an older version or of another kind; "
+            f"if the workflow wrote it, {REMEDY}"
+        )
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        raise damaged(path, "its seal")
+    return json.loads(text)
+
+
+def read_tensor_notes(path: Path) -> Notes:
+    """Read the notes of a safetensors file; raise InputError unless they are as they were written."""
+    try:
+        notes = json.loads(_tensor_header(path)["__metadata__"][NOTES])
+        if notes.pop(SEAL, None) == json_digest(notes):
+            return notes
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: expected a checkpoint, found no file") from error
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {reason}{_remedy(path)}") from error
+    raise _damaged_checkpoint(path, "notes")
+
+
+def check_tensors(path: Path, notes: Notes) -> None:
+    """Raise InputError unless the bytes of a safetensors file are those that its notes have the digest of."""
+    header = _tensor_header(path)
+    header.pop("__metadata__", None)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            for name, tensor in sorted(header.items()):
+                digest.update(tensor_line(name, DTYPES[tensor["dtype"]], tensor["shape"]))
+                first, end = tensor["data_offsets"]
+                file.seek(start + first)
+                digest.update(file.read(end - first))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {error}{_remedy(path)}") from error
+    if digest.hexdigest() != notes.get(TENSORS_SEAL):
+        raise _damaged_checkpoint(path, "tensors")
+
+
+def tensor_line(name: str, dtype: str, shape: Sequence[int]) -> bytes:
+    """Write out what the digest of tensors covers of one of them beside its bytes."""
+    return f"{json.dumps(name)} torch.{dtype} {list(shape)}\n".encode()
+
+
+def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Compute the SHA-256 of files, by their names in `folder`; raise InputError naming one that is missing."""
+    try:
+        return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    except OSError as error:
+        raise InputError(f"{error.filename}: expected a file of the pipeline: {error.strerror}") from error
+
+
+def check_files(path: Path, notes: Notes) -> None:
+    """Raise InputError unless the files beside the result at `path` are those that its notes name."""
+    names: dict[str, str] = notes.get(FILES, {})
+    for name, actual in file_digests(path.parent, names).items():
+        if actual != names[name]:
+            raise InputError(
+                f"{path.parent / name}: expected a file of SHA-256 {names[name]}, as {path.name} says, got {actual}: "
+                f"damaged, or made at another time; {REMEDY}"
+            )
+
+
+def damaged(path: Path, what: str) -> InputError:
+    """Say that an HDF5 file is not as it was written."""
+    return InputError(f"{path}: expected the bytes that were written, got others in {what}: damaged; {REMEDY}")
+
+
+def _tensor_header(path: Path) -> dict[str, Any]:
+    """Read the JSON with which a safetensors file begins, after eight bytes that tell its length."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 0 < size <= MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {size} bytes")
+        header = json.loads(file.read(size))
+    tensors = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    if (expected := 8 + size + max(tensors, default=0)) != (actual := path.stat().st_size):
+        raise ValueError(f"{actual} bytes, not the {expected} that its header tells of")
+    return header
+
+
+def _damaged_checkpoint(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path}: expected the {what} that were written, got others: damaged, or of an older version{_remedy(path)}"
+    )
+
+
+def _remedy(path: Path) -> str:
+    """Advise to delete what the pipeline wrote, and nothing else that a path was mistyped for."""
+    return f"; {TRAIN_REMEDY}" if path.suffix == ".safetensors" else ""

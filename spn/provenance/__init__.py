@@ -1,0 +1,62 @@
+"""What each result is made from: digests of code and sources, recipes, and whether the results on the disk have them.
+
+No torch and no numpy: the Snakefile imports it.
+"""
+
+from spn.provenance.code import git_commit
+from spn.provenance.recipes import (
+    AS_CONFIGURED,
+    Recipe,
+    SamplingOptions,
+    differing_keys,
+    evaluation_recipe,
+    layout_of,
+    load_verb,
+    recipe_digest,
+    record_recipe,
+    report_recipe,
+    sampled_class,
+    sampling_recipe,
+    slices_recipe,
+    stage_recipe,
+    summary_recipe,
+)
+from spn.provenance.results import (
+    Audit,
+    ask,
+    asked_results,
+    audit,
+    check_recipe,
+    is_clone,
+    request_path,
+    results_of,
+)
+from spn.provenance.sources import source_state
+
+__all__ = [
+    "AS_CONFIGURED",
+    "Audit",
+    "Recipe",
+    "SamplingOptions",
+    "ask",
+    "asked_results",
+    "audit",
+    "check_recipe",
+    "differing_keys",
+    "evaluation_recipe",
+    "git_commit",
+    "is_clone",
+    "layout_of",
+    "load_verb",
+    "recipe_digest",
+    "record_recipe",
+    "report_recipe",
+    "request_path",
+    "results_of",
+    "sampled_class",
+    "sampling_recipe",
+    "slices_recipe",
+    "source_state",
+    "stage_recipe",
+    "summary_recipe",
+]

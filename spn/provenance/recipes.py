@@ -1,0 +1,200 @@
+"""Recipes: what each result is made from, so that nothing is made twice and nothing stale is used.
+
+A recipe is a nested dictionary of JSON values. It is stated once, here, for each verb; the verb writes it into the
+result, whoever uses the result compares it with the one asked for, and the workflow makes again what differs
+(`spn.provenance.results`). What is in no recipe decides no result. A recipe names what it is given by the digest of
+that one's recipe, so that a change anywhere before reaches everything after.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from spn.config import InputError, Params, layout_name
+from spn.files import json_digest
+from spn.provenance.code import code_digest, load_code
+
+Recipe = dict[str, Any]
+
+CODE = {
+    "preprocess": ("data/preprocess.py",),
+    "train": ("training",),
+    "evaluate": ("evaluation/evaluate.py",),
+    "sample": ("generation/sample.py", "report/pictures.py"),
+    "summarise": ("evaluation/evaluate.py",),
+    "record": ("tracking",),
+    "report": ("report/summary.py", "evaluation/speed.py"),
+}
+"""The modules that each verb runs, beside those that they import and the family of its stage."""
+
+
+def verb_digest(verb: str, family: str | None = None) -> str:
+    """Hash the code that a verb runs, for a stage of `family` if it has one."""
+    return code_digest(*_roots(verb, family))
+
+
+def load_verb(verb: str, family: str | None = None) -> None:
+    """Import all the code that a verb runs, so that from now on its digest is of this code, whatever is edited."""
+    load_code(*_roots(verb, family))
+
+
+def _roots(verb: str, family: str | None) -> tuple[str, ...]:
+    return (*CODE[verb], f"models/{family}.py") if family else CODE[verb]
+
+
+def slices_recipe(params: Params, layout: str) -> Recipe:
+    """Resolve everything that decides the slices in an HDF5 file, beside the content of the source."""
+    return {
+        "layout": layout,
+        # The digest of the source says what is refused, not what is written.
+        "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
+        "code_digest": verb_digest("preprocess"),
+    }
+
+
+def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
+    """Resolve everything that decides the weights of `stage`."""
+    section = params.stages[stage]
+    plan = params.stage_plans[stage]
+    return {
+        "stage": stage,
+        "seed": params.seed,
+        "plan": {
+            "scale_factor": plan.scale_factor,
+            "slices": section.slices,
+            "bits": list(plan.bits),
+            "num_levels": plan.num_levels,
+            "own_mask": plan.own_mask,
+            "targets": [list(target) for target in plan.targets],
+            "known": [list(row) for row in plan.known],
+            "num_classes": plan.num_classes,
+        },
+        "model": section.model.model_dump(mode="json"),
+        "training": section.training.model_dump(mode="json"),
+        # The number of classes changes nothing but the stages that are told of them, whose plans have it; the digest of
+        # the source says what is refused, not what is learned.
+        "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
+        "data_digest": data_digest,
+        "code_digest": verb_digest("train", section.model.family),
+    }
+
+
+def evaluation_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
+    """Resolve everything that decides the figures of a stage."""
+    return {
+        "stage": stage,
+        "data_digest": data_digest,
+        "training": recipe_digest(stage_recipe(params, stage, data_digest)),
+        "split": "test",
+        "code_digest": verb_digest("evaluate", params.stages[stage].model.family),
+    }
+
+
+class SamplingOptions(NamedTuple):
+    """What a person may ask for beside params.yaml: images of one class, and arithmetic in float64."""
+
+    label: int | None = None
+    """The class of all images, in the place of sampling.class."""
+    exact: bool = False
+
+
+AS_CONFIGURED = SamplingOptions()
+
+
+def sampling_recipe(
+    params: Params, chain: str, stage: str, data_digests: Mapping[str, str], options: SamplingOptions = AS_CONFIGURED
+) -> Recipe:
+    """Resolve everything that decides the images of a chain after `stage`; `data_digests` are those of each stage."""
+    section = params.chains[chain]
+    before = section.stages[: section.stages.index(stage)]
+    digests = {name: data_digests[name] for name in (*before, stage)}
+    given = sampling_recipe(params, chain, before[-1], data_digests, options) if before else None
+    return {
+        "chain": chain,
+        "stage": stage,
+        "data_digests": digests,
+        "training": recipe_digest(stage_recipe(params, stage, digests[stage])),
+        "num_images": params.sampling.num_images,
+        "seed": params.sampling.seed,
+        "temperature": section.temperature_of(stage),
+        "num_classes": params.num_classes(chain),
+        "label": sampled_class(params, chain, options.label),
+        "exact": options.exact,
+        "given": None if given is None else recipe_digest(given),
+        "code_digest": verb_digest("sample", params.stages[stage].model.family),
+    }
+
+
+def sampled_class(params: Params, chain: str, label: int | None = None) -> int | None:
+    """Return the class that all images of a chain are to have; None if it is told of none, or of all in turn.
+
+    `label` takes the place of sampling.class. Raises InputError if it is no class of the chain's.
+    """
+    num_classes = params.num_classes(chain)
+    if label is None:
+        return params.sampling.class_ if num_classes else None
+    if not num_classes:
+        raise InputError(f"--class: expected a chain with a stage that is class_conditional, got {chain}")
+    if label not in range(num_classes):
+        raise InputError(f"--class: expected one of the classes 0 to {num_classes - 1}, got {label}")
+    return label
+
+
+def summary_recipe(params: Params, chain: str, data_digests: Mapping[str, str]) -> Recipe:
+    """Resolve everything that decides the figures of a chain."""
+    return {
+        "chain": chain,
+        "stages": {
+            stage: recipe_digest(evaluation_recipe(params, stage, data_digests[stage]))
+            for stage in params.chains[chain].stages
+        },
+        "code_digest": verb_digest("summarise"),
+    }
+
+
+def record_recipe(params: Params, chain: str, data_digests: Mapping[str, str]) -> Recipe:
+    """Resolve everything that decides what MLflow is told of a chain, but for seconds."""
+    return {
+        "chain": chain,
+        "summary": recipe_digest(summary_recipe(params, chain, data_digests)),
+        "samples": {
+            stage: recipe_digest(sampling_recipe(params, chain, stage, data_digests))
+            for stage in params.chains[chain].stages
+        },
+        "code_digest": verb_digest("record"),
+    }
+
+
+def report_recipe(params: Params, data_digests: Mapping[str, str]) -> Recipe:
+    """Resolve everything that decides the tables and figures of the whole experiment, but for seconds."""
+    return {
+        "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
+        "num_real_images": params.sampling.num_images,
+        "real_images": data_digests[next(iter(params.stage_plans))],
+        "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digests)) for chain in params.chains},
+        "stages": {
+            stage: recipe_digest(stage_recipe(params, stage, data_digests[stage])) for stage in params.stage_plans
+        },
+        "code_digest": verb_digest("report"),
+    }
+
+
+def layout_of(params: Params, stage: str) -> str:
+    """Name the layout of the HDF5 file that a stage reads."""
+    plan = params.stage_plans[stage]
+    return layout_name(plan.scale_factor, plan.cuts)
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Hash a recipe; equal recipes have equal digests."""
+    return json_digest(recipe)
+
+
+def differing_keys(expected: Any, actual: Any, key: str = "") -> list[str]:
+    """List where two recipes differ, as `dotted.key: expected X, got Y`."""
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return [
+            line
+            for name in sorted(expected.keys() | actual.keys())
+            for line in differing_keys(expected.get(name), actual.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if expected == actual else [f"{key}: expected {expected}, got {actual}"]

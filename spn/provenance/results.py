@@ -1,0 +1,278 @@
+"""Every result of an experiment: where it lies, what it must be made from, and whether it is.
+
+The workflow asks `audit` what is outdated, and `ask` has it made again; `spn verify` asks `audit` before anything is
+believed. A result is sound if what it says of itself agrees with params.yaml, with the code on the disk, with the
+sources, and with the results that it is made from. No time of a file counts, and no record of Snakemake's or DVC's.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spn.config import InputError, Params
+from spn.files import write_text
+from spn.notes import FILES, RECIPE, REMEDY, Notes, check_files, read_notes
+from spn.provenance.recipes import (
+    Recipe,
+    differing_keys,
+    evaluation_recipe,
+    layout_of,
+    record_recipe,
+    report_recipe,
+    sampling_recipe,
+    slices_recipe,
+    stage_recipe,
+    summary_recipe,
+)
+from spn.provenance.sources import source_state
+
+SOURCES = Path("sources")
+STAGES, CHAINS, PLOTS = Path("results/stages"), Path("results/chains"), Path("results/plots")
+RECORDS = Path("mlflow/chains")
+REQUESTS = Path(".cache/requests")
+
+Digests = Mapping[str, str]
+"""Of each stage: the digest of the data that it reads."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One job's outputs: the file at `path`, whose notes vouch for the others, which lie relative to its folder."""
+
+    path: Path
+    recipe: Callable[[Digests], Recipe]
+    needs: tuple[Path, ...] = ()
+    """The results that it is made from, by their paths."""
+    others: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of its files."""
+        return self.path, *(Path(os.path.normpath(self.path.parent / name)) for name in self.others)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A result that is not there, or is not the one asked for, and why."""
+
+    result: Result
+    reason: str
+    is_missing: bool = False
+
+
+@dataclass
+class Audit:
+    """What was found: problems, in the order in which results are made, and the notes of sound results.
+
+    What is made from a missing or outdated result is in neither: nobody can know yet what it should be made from.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    sound: dict[Path, Notes] = field(default_factory=dict)
+    unread: list[Path] = field(default_factory=list)
+    """Files of slices whose source is not there any more, and so is not compared."""
+
+
+def slices_path(params: Params, layout: str) -> Path:
+    """Name the HDF5 file of a layout."""
+    return Path("data", params.data.name, f"{layout}.h5")
+
+
+def checkpoint_path(stage: str) -> Path:
+    """Name the file of a stage's weights."""
+    return STAGES / stage / "checkpoint.safetensors"
+
+
+def metrics_path(stage: str) -> Path:
+    """Name the file of a stage's figures."""
+    return STAGES / stage / "metrics.json"
+
+
+def samples_path(chain: str, stage: str) -> Path:
+    """Name the file of a chain's images after a stage."""
+    return CHAINS / chain / stage / "samples.h5"
+
+
+def summary_path(chain: str) -> Path:
+    """Name the file of a chain's figures."""
+    return CHAINS / chain / "metrics.json"
+
+
+def record_path(chain: str) -> Path:
+    """Name the file that says in which run of MLflow a chain is recorded."""
+    return RECORDS / f"{chain}.json"
+
+
+def report_files(params: Params) -> tuple[str, ...]:
+    """Name the files of the report, relative to its plots."""
+    curves = tuple(f"curves/{stage}.csv" for stage in params.stage_plans)
+    return ("../metrics.json", "bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png", "table.html", *curves)
+
+
+def results_of(params: Params) -> list[Result]:
+    """List every result of an experiment, each after those that it is made from."""
+    layouts = dict.fromkeys(layout_of(params, stage) for stage in params.stage_plans)
+    results = [Result(slices_path(params, each), lambda _, name=each: slices_recipe(params, name)) for each in layouts]
+    for stage in params.stage_plans:
+        results += _of_stage(params, stage)
+    for chain in params.chains:
+        results += _of_chain(params, chain)
+    needs = (*map(summary_path, params.chains), *map(checkpoint_path, params.stage_plans))
+    report = Result(PLOTS / "report.json", lambda digests: report_recipe(params, digests), needs, report_files(params))
+    return [*results, report]
+
+
+def _of_stage(params: Params, stage: str) -> list[Result]:
+    slices, checkpoint = slices_path(params, layout_of(params, stage)), checkpoint_path(stage)
+    return [
+        Result(checkpoint, lambda digests: stage_recipe(params, stage, digests[stage]), (slices,), ("history.csv",)),
+        Result(
+            metrics_path(stage),
+            lambda digests: evaluation_recipe(params, stage, digests[stage]),
+            (slices, checkpoint),
+            ("nats.npy",),
+        ),
+    ]
+
+
+def _of_chain(params: Params, chain: str) -> list[Result]:
+    stages = params.chains[chain].stages
+    results: list[Result] = []
+    for stage in stages:
+        before = [result.path for result in results[-1:]]
+        results.append(
+            Result(
+                samples_path(chain, stage),
+                lambda digests, stage=stage: sampling_recipe(params, chain, stage, digests),
+                (checkpoint_path(stage), *before),
+                ("samples.png",),
+            )
+        )
+    samples = tuple(result.path for result in results)
+    figures = tuple(map(metrics_path, stages))
+    return [
+        *results,
+        Result(summary_path(chain), lambda digests: summary_recipe(params, chain, digests), figures),
+        Result(
+            record_path(chain), lambda digests: record_recipe(params, chain, digests), (summary_path(chain), *samples)
+        ),
+    ]
+
+
+def audit(params: Params, sources: Path = SOURCES) -> Audit:
+    """Compare every result with what it must be made from; relative to the folder in which the experiment runs."""
+    found = Audit()
+    stages_of_slices: dict[Path, list[str]] = {}
+    for stage in params.stage_plans:
+        stages_of_slices.setdefault(slices_path(params, layout_of(params, stage)), []).append(stage)
+    state = source_state(params.data, sources)
+    digests: dict[str, str] = {}
+    for result in results_of(params):
+        if any(need not in found.sound for need in result.needs):
+            continue
+        if not result.path.exists():
+            found.problems.append(Problem(result, f"{result.path}: expected a result, found no file", is_missing=True))
+            continue
+        try:
+            notes = _sound_notes(result, digests)
+            if result.path in stages_of_slices:
+                _check_source(params, result.path, notes, state)
+                digests |= {stage: notes["digest"] for stage in stages_of_slices[result.path]}
+                found.unread += [result.path] * (state is None and notes["source_state"] is not None)
+        except InputError as error:
+            found.problems.append(Problem(result, str(error)))
+        else:
+            found.sound[result.path] = notes
+    return found
+
+
+def _sound_notes(result: Result, digests: Digests) -> Notes:
+    """Read the notes of a result that is made from what it must be; raise InputError otherwise."""
+    notes = read_notes(result.path)
+    check_recipe(result.path, result.recipe(digests), notes.get(RECIPE))
+    if sorted(notes.get(FILES, {})) != sorted(result.others):
+        raise InputError(
+            f"{result.path}: expected the digests of {', '.join(result.others)}, got those of "
+            f"{', '.join(notes.get(FILES, {})) or 'no file'}; {REMEDY}"
+        )
+    check_files(result.path, notes)
+    return notes
+
+
+def check_recipe(path: Path, expected: Recipe, actual: Recipe | None) -> None:
+    """Raise InputError, naming the first key that differs, unless the recipes are the same."""
+    if actual is None:
+        raise InputError(f"{path}: expected a recipe inside, found none; {REMEDY}")
+    if different := differing_keys(expected, actual):
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        raise InputError(f"{path}: made from another recipe than params.yaml asks for: {different[0]}{more}")
+
+
+def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -> None:
+    """Raise InputError unless a file of slices is made of the source as it is, and as params.yaml says it is."""
+    if state is not None and notes["source_state"] != state:
+        raise InputError(f"{path}: made from other files than those now in the source {params.data.name}")
+    if params.data.source_digest not in (None, notes["source_digest"]):
+        raise InputError(
+            f"{path}: expected slices of a source of SHA-256 {params.data.source_digest}, as data.source_digest says, "
+            f"got {notes['source_digest']}"
+        )
+
+
+def is_clone(found: Audit) -> bool:
+    """Tell whether everything is there and sound but MLflow's records, of which there are none: `dvc pull` brought it.
+
+    MLflow tells of what ran, and here nothing did. Whatever trains makes the folder of the records.
+    """
+    return not RECORDS.parent.exists() and all(problem.result.path.parent == RECORDS for problem in found.problems)
+
+
+def asked_results(params: Params, found: Audit) -> list[Result]:
+    """List the results that an experiment asks for: all of them, but in a clone none of MLflow's records."""
+    return [result for result in results_of(params) if not (is_clone(found) and result.path.parent == RECORDS)]
+
+
+def ask(params: Params, found: Audit) -> None:
+    """Have Snakemake make outdated results again, and leave sound ones as they are, by the times of files alone.
+
+    Every job has an input of its own, its *request*. It is older than the job's outputs if these are sound; if they are
+    outdated it is newer, and says why, in other bytes than ever before: Snakemake passes over a newer file that has the
+    content it had. What Snakemake remembers, or forgot, does not count, nor does `snakemake --touch`.
+    """
+    outdated = {problem.result.path: problem.reason for problem in found.problems if not problem.is_missing}
+    for result in results_of(params):
+        request = request_path(result.path)
+        if result.path in outdated:
+            write_text(request, f"{outdated[result.path]}\n{time.time_ns()}\n")
+            newest = max(map(_time, filter(Path.exists, result.files)))
+            os.utime(request, ns=(newest + 1, max(newest + 1, time.time_ns())))
+        elif result.path in found.sound or not request.exists():
+            if not request.exists():
+                write_text(request, "nothing was outdated yet\n")
+            os.utime(request, ns=(0, 0))
+    _put_in_order(params, found.sound)
+
+
+def request_path(path: Path) -> Path:
+    """Name the request of the job that makes `path`."""
+    return REQUESTS / f"{path}.txt"
+
+
+def _put_in_order(params: Params, sound: Iterable[Path]) -> None:
+    """Make sound results newer than those that they are made from, which `dvc pull` and `git clone` do not.
+
+    Snakemake goes by these times where it remembers nothing, as in a fresh clone.
+    """
+    results = {result.path: result for result in results_of(params)}
+    for path in sound:
+        newest = max((_time(file) for need in results[path].needs for file in results[need].files), default=0)
+        files = results[path].files
+        if min(map(_time, files)) < newest:
+            for file in files:
+                os.utime(file)
+
+
+def _time(file: Path) -> int:
+    return file.stat().st_mtime_ns
