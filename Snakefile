@@ -32,7 +32,6 @@ localrules:
     reproduce,
     ablations,
     compare,
-    create_experiment,
     summarise,
     record,
 

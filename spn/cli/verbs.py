@@ -32,13 +32,6 @@ def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
     run(loaded.data, plans[layout].scale_factor, plans[layout].cuts, sources, output)
 
 
-def create_experiment(params: Path, uri: str | None, output: Path) -> None:
-    """Create the MLflow store and the experiment, once, before anything is logged."""
-    from spn import tracking
-
-    tracking.create_experiment(uri or tracking.default_uri(), load_params(params).data.name, output)
-
-
 def train(
     params: Path,
     stage: str,
@@ -185,8 +178,9 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
     """Record a chain as an MLflow run, linked to the runs of its stages."""
     from spn import tracking
 
-    loaded, store = load_params(params), tracking.load_experiment(experiment)
+    loaded = load_params(params)
     names, folder = stages_of(loaded, chain), results / "chains" / chain
+    store = tracking.open_experiment(experiment, loaded.data.name)
     for name in names:
         metrics = read_json(results / "stages" / name / "metrics.json")
         if not tracking.has_finished_run(store, metrics["recipe_digest"]):
