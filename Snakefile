@@ -43,7 +43,6 @@ localrules:
     reproduce,
     ablations,
     compare,
-    create_experiment,
     summarise,
     record,
 

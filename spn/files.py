@@ -89,7 +89,7 @@ def _remove_left(path: Path) -> None:
     """Remove the temporary files of `path` whose processes, on this host, are no more."""
     start = f".{path.name}.{platform.node()}."
     for left in path.parent.glob(f"{start}*"):
-        process = left.name.removeprefix(start)
+        process = left.name.removeprefix(start).partition("-")[0]  # SQLite's journal has a name with -journal
         if process.isdecimal() and not _is_alive(int(process)):
             left.unlink(missing_ok=True)
 

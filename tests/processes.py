@@ -16,6 +16,7 @@ from experiment import write_params
 from torch.distributed import TCPStore
 
 from spn.cli import main
+from spn.tracking import open_experiment
 
 DATA = {"raster": "S1_5.h5", "high": "S2_2+3.h5", "low": "S2_2+3.h5"}
 
@@ -23,13 +24,13 @@ _stores: list[TCPStore] = []
 
 
 def make_experiment(folder: Path, params: dict[str, Any]) -> Path:
-    """Write params.yaml, the data and the MLflow store of a variant of the tiny experiment."""
+    """Write params.yaml and the data of a variant of the tiny experiment, and make its MLflow store."""
     folder.mkdir(parents=True, exist_ok=True)
     write_params(folder, params)
     with contextlib.chdir(folder):
         for layout in sorted(set(DATA.values())):
             assert main(["preprocess", "--layout", Path(layout).stem, "--output", layout]) == 0
-        assert main(["create_experiment", "--output", "experiment.json"]) == 0
+        open_experiment(Path("experiment.json"), params["data"]["name"])
     return folder
 
 

@@ -20,6 +20,7 @@ import torch
 from experiment import tiny_params
 from ruamel.yaml import YAML
 from slurm import Cluster, Job, wait_for
+from tracked import open_at
 from workspace import EVERYTHING, Workspace, fresh
 
 from spn.checkpoint import load_notes, load_tensors
@@ -207,7 +208,7 @@ def whole(story: Story) -> Path:
     folder.mkdir()
     given = ["low", "--data", "data/digits/S2_2+3.h5", "--output", "whole"]
     with contextlib.chdir(story.workspace.folder):
-        assert main(["create_experiment", "--uri", "sqlite:///whole/mlflow.db", "--output", "whole/mlflow.json"]) == 0
+        open_at("sqlite:///whole/mlflow.db", Path("whole/mlflow.json"))
         assert main(["train", *given, "--experiment", "whole/mlflow.json", "--runs", "whole/runs"]) == 0
         assert main(["evaluate", *given, "--checkpoint", "whole/checkpoint.safetensors"]) == 0
     return folder

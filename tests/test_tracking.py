@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 from processes import context
-from tracked import expected, logged, open_stage, recipe, rows, runs, train_stage
+from tracked import expected, logged, open_at, open_stage, recipe, rows, runs, train_stage
 
 from spn.config import InputError
 from spn.provenance import recipe_digest
-from spn.tracking import Experiment, StageRun, create_experiment, record_chain, record_evaluation
+from spn.tracking import Experiment, StageRun, record_chain, record_evaluation
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder = tmp_path_factory.mktemp("store")
-    return create_experiment(f"sqlite:///{folder}/mlflow.db", "digits", folder / "experiment.json")
+    return open_at(f"sqlite:///{folder}/mlflow.db", folder / "experiment.json")
 
 
 @pytest.fixture

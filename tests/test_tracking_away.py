@@ -9,7 +9,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from processes import context
 from requests.exceptions import ConnectionError as NoAnswerError
-from tracked import away, expected, logged, open_stage, recipe, rows, train_stage, wait_for
+from tracked import away, expected, logged, open_at, open_stage, recipe, rows, train_stage, wait_for
 
 from spn.config import InputError
 from spn.files import write_json
@@ -18,7 +18,6 @@ from spn.tracking import (
     Experiment,
     StageRun,
     TrackingError,
-    create_experiment,
     default_uri,
     load_experiment,
 )
@@ -27,7 +26,7 @@ from spn.tracking import (
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder = tmp_path_factory.mktemp("base") / "store"
-    return create_experiment(f"sqlite:///{folder}/mlflow.db", "digits", folder.with_name("experiment.json"))
+    return open_at(f"sqlite:///{folder}/mlflow.db", folder.with_name("experiment.json"))
 
 
 @pytest.fixture
@@ -166,7 +165,7 @@ def test_a_server_that_does_not_answer_is_told_of_in_one_line(unreachable: tuple
     uri, why = unreachable
     handle = tmp_path / "experiment.json"
     with pytest.raises(TrackingError, match=f"expected the MLflow store {uri} to answer, got: .*{why}") as creating:
-        create_experiment(uri, "digits", handle)
+        open_at(uri, handle)
     assert not handle.exists()
     write_json(handle, {"uri": uri, "id": "1"})
     with pytest.raises(
@@ -179,7 +178,7 @@ def test_a_server_that_does_not_answer_is_told_of_in_one_line(unreachable: tuple
 @pytest.mark.parametrize("uri", ["nonsense://host", "./mlruns", "http://127.0.0.1:99999999", "sqlite:////proc/x/m.db"])
 def test_what_is_no_store_is_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"^expected an MLflow store at {uri}, got: .*") as caught:
-        create_experiment(uri, "digits", tmp_path / "experiment.json")
+        open_at(uri, tmp_path / "experiment.json")
     assert len(str(caught.value).splitlines()) == 1
 
 

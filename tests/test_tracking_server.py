@@ -95,19 +95,22 @@ def test_a_training_outlives_a_server_that_is_gone_for_a_minute(experiment: Expe
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("verb", ["create_experiment", "train", "record"])
+@pytest.mark.parametrize("handle", ["nobody.json", "none.json"])
+@pytest.mark.parametrize("verb", ["train", "record"])
 def test_a_server_that_is_not_there_is_told_of_in_one_line(
-    experiment: Experiment, verb: str, capsys: pytest.CaptureFixture[str]
+    experiment: Experiment,
+    verb: str,
+    handle: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nobody = "http://127.0.0.1:9"
     write_json(Path("nobody.json"), {"uri": nobody, "id": experiment.id})
-    commands = {
-        "create_experiment": ["--uri", nobody],
-        "train": ["raster", "--data", "S1_5.h5", "--experiment", "nobody.json"],
-        "record": ["raster", "--experiment", "nobody.json"],
-    }
-    place = "" if verb == "create_experiment" else "nobody.json: "
-    assert main([verb, *commands[verb], "--output", "nothing"]) == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)  # which counts where there is no handle
+    data = ["--data", "S1_5.h5"] if verb == "train" else []
+    place = "nobody.json: " if handle == "nobody.json" else ""
+    assert main([verb, "raster", *data, "--experiment", handle, "--output", "nothing"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"spn: error: {place}expected the MLflow store {nobody} to answer, got: [Errno 111] ")
     assert not Path("nothing").exists()
+    assert not Path("none.json").exists()

@@ -11,12 +11,12 @@ import pytest
 import torch
 from experiment import tiny_params, write_params
 from processes import context
-from tracked import assert_recorded
+from tracked import assert_recorded, open_at
 
 from spn.cli import main
 from spn.config import InputError
 from spn.files import write_json
-from spn.tracking import Experiment, create_experiment, load_experiment
+from spn.tracking import Experiment, load_experiment, open_experiment
 
 STAGES = [f"raster_{index}" for index in range(6)]
 
@@ -24,7 +24,7 @@ STAGES = [f"raster_{index}" for index in range(6)]
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     folder = tmp_path_factory.mktemp("store")
-    return create_experiment(f"sqlite:///{folder}/mlflow.db", "digits", folder / "experiment.json")
+    return open_at(f"sqlite:///{folder}/mlflow.db", folder / "experiment.json")
 
 
 @pytest.fixture
@@ -43,9 +43,8 @@ def start_at_once(barrier: Barrier, folder: Path, stage: str) -> None:
     torch.set_num_threads(1)
     os.chdir(folder)
     barrier.wait()
-    assert main(["create_experiment", "--uri", "sqlite:///new/mlflow.db", "--output", "experiment.json"]) == 0
-    given = ["--data", "S1_5.h5", "--experiment", "experiment.json"]
-    assert main(["train", stage, *given, "--output", f"out/{stage}"]) == 0
+    os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///new/mlflow.db"
+    assert main(["train", stage, "--data", "S1_5.h5", "--output", f"out/{stage}"]) == 0
 
 
 @pytest.mark.slow
@@ -61,42 +60,46 @@ def test_six_trainings_starting_at_once_on_a_new_store_lose_nothing(
         process.join()
     assert [process.exitcode for process in processes] == [0] * len(STAGES)
     monkeypatch.chdir(folder)
-    experiment = load_experiment(Path("experiment.json"))
+    experiment = load_experiment(Path("mlflow/experiment.json"))
     assert {each.name for each in experiment.client.search_experiments()} == {"Default", "digits"}
     for name in STAGES:
         assert_recorded(experiment, name, folder / "out" / name / "history.csv")
 
 
 def test_an_experiment_is_created_once_and_read_back(experiment: Experiment, tmp_path: Path) -> None:
-    again = create_experiment(experiment.uri, "digits", tmp_path / "again.json")
+    again = open_at(experiment.uri, tmp_path / "again.json")
     assert again == experiment == load_experiment(tmp_path / "again.json")
-    assert create_experiment(experiment.uri, "photos", tmp_path / "photos.json") != experiment
+    assert open_at("sqlite:///elsewhere.db", tmp_path / "again.json", "photos") == experiment  # the handle decides
+    assert open_at(experiment.uri, tmp_path / "photos.json", "photos") != experiment
     assert {path.name for path in tmp_path.iterdir()} == {"again.json", "photos.json"}
 
 
 def test_a_relative_store_lies_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    create_experiment("sqlite:///mlflow.db", "digits", Path("experiment.json"))
+    open_at("sqlite:///mlflow.db", Path("experiment.json"))
     assert (tmp_path / "mlflow.db").exists()
     assert load_experiment(Path("experiment.json")).uri == "sqlite:///mlflow.db"
 
 
 def test_a_deleted_experiment_is_refused_with_its_remedy(experiment: Experiment, tmp_path: Path) -> None:
-    deleted = create_experiment(experiment.uri, "deleted", tmp_path / "deleted.json")
+    deleted = open_at(experiment.uri, tmp_path / "deleted.json", "deleted")
     deleted.client.delete_experiment(deleted.id)
     with pytest.raises(InputError, match=f"experiments restore --experiment-id {deleted.id}$"):
-        create_experiment(experiment.uri, "deleted", tmp_path / "deleted.json")
+        open_at(experiment.uri, tmp_path / "again.json", "deleted")
     with pytest.raises(InputError, match=f"expected an active experiment {deleted.id} .* found none"):
-        load_experiment(tmp_path / "deleted.json")
+        open_experiment(tmp_path / "deleted.json", "deleted")
+    assert not (tmp_path / "again.json").exists()
 
 
 def test_a_missing_store_is_refused_and_not_created(tmp_path: Path) -> None:
     handle = tmp_path / "experiment.json"
-    with pytest.raises(InputError, match=r"experiment\.json: expected the uri and id"):
+    with pytest.raises(InputError, match=r"experiment\.json: expected a JSON file"):
         load_experiment(handle)
     write_json(handle, {"uri": f"sqlite:///{tmp_path}/mlflow.db", "id": "1"})
-    with pytest.raises(InputError, match=r"experiment\.json: expected an active experiment 1 .* found none"):
-        load_experiment(handle)
+    with pytest.raises(
+        InputError, match=r"experiment\.json: expected an active experiment 1 .* found none; delete the"
+    ):
+        open_experiment(handle, "digits")
     assert list(tmp_path.iterdir()) == [handle]
 
 

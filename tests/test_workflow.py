@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from experiment import read_history, tiny_params
+from tracked import open_at
 from workspace import AFTER_LOW, CHAIN, EVERYTHING, STAGES, Workspace, finished, with_steps
 
 from spn.cli import main
-from spn.tracking import create_experiment, load_experiment
+from spn.tracking import load_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 
@@ -170,7 +171,7 @@ def test_a_preset_runs_in_a_workspace_of_its_own(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["train", "nope", "--experiment", "mlflow/experiment.json", "--output", "out"], "got nope"),
+        (["train", "nope", "--output", "out"], "got nope"),
         (["evaluate", "nope", "--checkpoint", LOW, "--output", "out"], "got nope"),
         (["sample", "nope", "low", "--checkpoint", LOW, "--output", "out"], "got nope"),
         (["sample", "raster", "low", "--checkpoint", LOW, "--output", "out"], "got low"),
@@ -181,7 +182,7 @@ def test_a_preset_runs_in_a_workspace_of_its_own(workspace: Workspace) -> None:
             "high/checkpoint.safetensors: made from another recipe",
         ),
         (["summarise", "nope", "--output", "out/metrics.json"], "got nope"),
-        (["record", "nope", "--experiment", "mlflow/experiment.json", "--output", "out/run.json"], "got nope"),
+        (["record", "nope", "--output", "out/run.json"], "got nope"),
         (["preprocess", "--layout", "S9_5", "--output", "out/S9_5.h5"], "got S9_5"),
         (["check", "nope"], "got nope"),
         (["check", "--params", "none.yaml"], "none.yaml: expected"),
@@ -209,7 +210,7 @@ def test_a_stage_trained_elsewhere_is_recorded_from_its_checkpoint(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workspace.folder)
-    experiment = create_experiment("sqlite:///elsewhere.db", "digits", Path("elsewhere.json"))
+    experiment = open_at("sqlite:///elsewhere.db", Path("elsewhere.json"))
     assert main(["record", "depth", "--experiment", "elsewhere.json", "--output", "depth.json"]) == 0
     runs = {run.info.run_name: run for run in experiment.client.search_runs([experiment.id])}
     assert runs.keys() == {"depth", *CHAIN}

@@ -5,14 +5,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from experiment import read_history
 from mlflow.entities import Run
 
 from spn.provenance import Recipe
-from spn.tracking import Experiment, StageRun
+from spn.tracking import Experiment, StageRun, open_experiment
 from spn.training.history import HISTORY
 
 CURVE = "train_bits_per_dim_estimate"
+
+
+def open_at(uri: str, handle: Path, name: str = "digits") -> Experiment:
+    """Open an experiment as where the environment names a store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        return open_experiment(handle, name)
 
 
 def recipe(stage: str, steps: int = 100) -> Recipe:

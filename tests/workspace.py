@@ -29,7 +29,6 @@ SECONDS = 600
 STAGES = ("raster", "high", "low")
 CHAIN = ("high", "low")
 EVERYTHING = {
-    "create_experiment",
     "preprocess/digits/S1_5",
     "preprocess/digits/S2_2+3",
     *(f"{rule}/{stage}" for rule in ("train", "evaluate") for stage in STAGES),

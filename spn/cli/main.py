@@ -52,16 +52,12 @@ def _add_data_verbs(commands: Commands) -> None:
     preprocess.add_argument("--sources", type=Path, default=Path("sources"), help="where the source files lie")
     preprocess.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
 
-    create = _verb(commands, "create_experiment", verbs.create_experiment)
-    create.add_argument("--uri", help="MLflow store; without it MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db")
-    create.add_argument("--output", type=Path, required=True, help="JSON file to write: store and experiment")
-
 
 def _add_stage_verbs(commands: Commands) -> None:
     train = _verb(commands, "train", verbs.train)
     train.add_argument("stage")
     train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
-    train.add_argument("--experiment", type=Path, required=True, help="what create_experiment wrote")
+    _experiment(train)
     train.add_argument("--runs", type=Path, default=Path("runs"), help="where unfinished and finished runs are kept")
     train.add_argument("--output", type=Path, required=True, help="folder for checkpoint and history")
     train.add_argument(
@@ -124,7 +120,7 @@ def _add_chain_verbs(commands: Commands) -> None:
 
     record = _verb(commands, "record", verbs.record)
     record.add_argument("chain")
-    record.add_argument("--experiment", type=Path, required=True, help="what create_experiment wrote")
+    _experiment(record)
     record.add_argument("--results", type=Path, default=Path("results"))
     record.add_argument("--output", type=Path, required=True, help="JSON file to write: the run")
 
@@ -151,6 +147,16 @@ def _verb(
     if needs_params:
         parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser
+
+
+def _experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--experiment",
+        type=Path,
+        default=Path("mlflow/experiment.json"),
+        help="JSON file that names the MLflow store and the experiment; the first to come writes it, for the store of "
+        "MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db",
+    )
 
 
 def _count(text: str) -> int:

@@ -32,7 +32,7 @@ def observing(
     stage = recipe["stage"]
     signature = Stage(params.stage_plans[stage], params.data.shape).signature
     count = num_parameters(params.stages[stage].model, signature)
-    store = tracking.load_experiment(experiment)
+    store = tracking.open_experiment(experiment, params.data.name)
     with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
         yield run.measured
 

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +49,6 @@ def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
         raise InputError(f"--layout: expected a layout that a stage uses ({', '.join(plans)}), got {layout}")
     plan, recipe = plans[layout], slices_recipe(loaded, layout)
     run(loaded.data, plan.scale_factor, plan.cuts, sources, output, recipe=recipe)
-
-
-def create_experiment(params: Path, uri: str | None, output: Path) -> None:
-    """Create the MLflow store and the experiment, once, before anything is logged."""
-    from spn import tracking
-
-    tracking.create_experiment(uri or tracking.default_uri(), load_params(params).data.name, output)
 
 
 def train(
@@ -201,8 +195,9 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
     from spn import tracking
 
     load_verb("record")
-    loaded, store = load_params(params), tracking.load_experiment(experiment)
+    loaded = load_params(params)
     names, folder = stages_of(loaded, chain), results / "chains" / chain
+    store = tracking.open_experiment(experiment, loaded.data.name)
     for name in names:
         metrics = metrics_of_stage(loaded, name, results)
         if not tracking.has_finished_run(store, metrics["recipe_digest"]):
@@ -216,7 +211,8 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
         check_files(path, notes)
     samples = {f"{place}_{name}.png": folder / name / "samples.png" for place, name in enumerate(names, start=1)}
     run_id = tracking.record_chain(store, chain, metrics_of_chain(loaded, chain, results), samples)
-    write_json(output, {"chain": chain, "run_id": run_id, RECIPE: record_recipe(loaded, chain, digests)})
+    recipe = record_recipe(loaded, chain, digests, asdict(store))
+    write_json(output, {"chain": chain, "run_id": run_id, RECIPE: recipe})
 
 
 def _record_training(store: "Experiment", checkpoint: Path, metrics: dict[str, Any]) -> None:

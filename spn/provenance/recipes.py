@@ -151,10 +151,16 @@ def summary_recipe(params: Params, chain: str, data_digests: Mapping[str, str]) 
     }
 
 
-def record_recipe(params: Params, chain: str, data_digests: Mapping[str, str]) -> Recipe:
-    """Resolve everything that decides what MLflow is told of a chain, but for seconds."""
+def record_recipe(
+    params: Params, chain: str, data_digests: Mapping[str, str], experiment: Mapping[str, str] | None
+) -> Recipe:
+    """Resolve everything that decides what MLflow is told of a chain, but for seconds.
+
+    `experiment` says where: the URI of a store, and an id in it; None if there is no such store any more.
+    """
     return {
         "chain": chain,
+        "experiment": experiment and dict(experiment),
         "summary": recipe_digest(summary_recipe(params, chain, data_digests)),
         "samples": {
             stage: recipe_digest(sampling_recipe(params, chain, stage, data_digests))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spn.config import InputError, Params
-from spn.files import write_text
+from spn.files import read_json, write_text
 from spn.notes import FILES, RECIPE, REMEDY, Notes, check_files, read_notes
 from spn.provenance.recipes import (
     Recipe,
@@ -30,7 +30,8 @@ from spn.provenance.sources import source_state
 
 SOURCES = Path("sources")
 STAGES, CHAINS, PLOTS = Path("results/stages"), Path("results/chains"), Path("results/plots")
-RECORDS = Path("mlflow/chains")
+HANDLE, RECORDS = Path("mlflow/experiment.json"), Path("mlflow/chains")
+SQLITE = "sqlite:///"
 REQUESTS = Path(".cache/requests")
 
 Digests = Mapping[str, str]
@@ -156,7 +157,9 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
         *results,
         Result(summary_path(chain), lambda digests: summary_recipe(params, chain, digests), figures),
         Result(
-            record_path(chain), lambda digests: record_recipe(params, chain, digests), (summary_path(chain), *samples)
+            record_path(chain),
+            lambda digests: record_recipe(params, chain, digests, recorded_in()),
+            (summary_path(chain), *samples),
         ),
     ]
 
@@ -219,6 +222,16 @@ def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -
             f"{path}: expected slices of a source of SHA-256 {params.data.source_digest}, as data.source_digest says, "
             f"got {notes['source_digest']}"
         )
+
+
+def recorded_in() -> dict[str, str] | None:
+    """Read in which experiment of which MLflow store runs are recorded; None if there is none, or its file is gone."""
+    try:
+        experiment: dict[str, str] = read_json(HANDLE)
+    except InputError:
+        return None
+    database = experiment["uri"].removeprefix(SQLITE)
+    return None if database != experiment["uri"] and not Path(database).exists() else experiment
 
 
 def is_clone(found: Audit) -> bool:

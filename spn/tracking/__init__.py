@@ -1,6 +1,6 @@
 """MLflow's record of an experiment: one run for every trained stage, one for every chain.
 
-An experiment of MLflow is created once, by a rule of its own, and then used by its id; nothing here touches MLflow's
+The first process that records anything creates the experiment, and all use it by its id; nothing here touches MLflow's
 global state. What a person finds in the UI:
 
 Metrics, the same names for both kinds of run, so that they share columns
@@ -44,7 +44,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from spn.tracking.chain_run import record_chain
-from spn.tracking.experiment import DEFAULT_URI, Experiment, create_experiment, default_uri, load_experiment
+from spn.tracking.experiment import DEFAULT_URI, Experiment, default_uri, load_experiment, open_experiment
 from spn.tracking.outage import TrackingError
 from spn.tracking.stage_run import StageRun, has_finished_run, record_evaluation
 
@@ -53,10 +53,10 @@ __all__ = [
     "Experiment",
     "StageRun",
     "TrackingError",
-    "create_experiment",
     "default_uri",
     "has_finished_run",
     "load_experiment",
+    "open_experiment",
     "record_chain",
     "record_evaluation",
 ]

@@ -1,7 +1,7 @@
 """The store and the experiment that all runs of a pipeline belong to.
 
 A store is an SQLite database, or a server of MLflow's (`http://host:5000`). Jobs on the nodes of a cluster need no
-setting: they read the store's URI from the handle that `create_experiment` writes.
+setting: they read the store's URI from the handle, a JSON file that the first of them writes.
 
 SQLite needs a file system that all nodes share and that locks files between them: local disks and NFS 4 do, Lustre when
 mounted with `flock`, NFS 3 when its lock daemon runs. Without that, the database can be damaged, and a server is the
@@ -28,6 +28,7 @@ from mlflow.tracking.client import MlflowClient
 from spn.config import InputError
 from spn.files import read_json, write_json
 from spn.tracking.outage import opening, say
+from spn.tracking.schema import prepare
 from spn.tracking.views import view_path, view_tags
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -56,25 +57,57 @@ class Experiment:
         return _locked(self.uri)
 
     def view_url(self, kind: Literal["chain", "stage"], server: str = "http://127.0.0.1:5000") -> str:
-        """Give the address at which `mlflow ui` shows the runs of a kind, the lowest bits/dim first."""
+        """Return the address at which `mlflow ui` shows the runs of a kind, the lowest bits/dim first."""
         return server.rstrip("/") + view_path(self.id, kind)
 
 
 def default_uri() -> str:
-    """Give the store that the environment names in MLFLOW_TRACKING_URI, else MLflow's own default."""
+    """Return the store that the environment names in MLFLOW_TRACKING_URI, else MLflow's own default."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def create_experiment(uri: str, name: str, output: Path) -> Experiment:
-    """Create the store and the experiment where they do not exist, and write the handle to `output`.
+def open_experiment(handle: Path, name: str) -> Experiment:
+    """Return the experiment of a handle; where there is no handle, make the store, the experiment and the handle.
 
-    Any number of processes may do so at once: MLflow's schema migration is not made for that, so a file beside an
-    SQLite database locks it. Artefacts go to `mlruns/` beside the database, or where a server keeps them.
+    Any number of processes may come first at once, and each may be killed: an SQLite store is there as a whole or not
+    at all. A store or an experiment that exists is used. Artefacts go to `mlruns/` beside the database, or where a
+    server keeps them.
 
-    Raises TrackingError where the store does not answer, and InputError where `uri` is none that MLflow can use, or the
-    experiment was deleted.
+    Raises what `load_experiment` raises, and InputError where MLFLOW_TRACKING_URI is no store that MLflow can use, or
+    the experiment was deleted.
     """
+    if not handle.exists():
+        _make(handle, default_uri(), name)
+    return load_experiment(handle)
+
+
+def load_experiment(handle: Path) -> Experiment:
+    """Read a handle, and look for its experiment in its store.
+
+    The handle decides, whatever the environment says by now; a line tells where they differ. Raises InputError where
+    the file or the experiment is missing, and TrackingError where the store does not answer.
+    """
+    try:
+        experiment = Experiment(**read_json(handle))
+    except TypeError as error:
+        raise InputError(f"{handle}: expected the uri and id of an MLflow experiment: {error}") from error
+    _tell_of_another_store(handle, experiment.uri)
+    with opening(experiment.uri, f"{handle}: "):
+        exists = _exists(experiment)
+    if not exists:
+        raise InputError(
+            f"{handle}: expected an active experiment {experiment.id} in {experiment.uri}, found none; "
+            "delete the file to start a new one"
+        )
+    return experiment
+
+
+def _make(handle: Path, uri: str, name: str) -> None:
     with opening(uri), _locked(uri):
+        if handle.exists():
+            return  # by a process that had the lock before
+        if (database := _database(uri)) is not None:
+            prepare(database)
         client = MlflowClient(tracking_uri=_absolute(uri))
         try:
             experiment_id = client.create_experiment(name, artifact_location=_artefacts(uri, name), tags=view_tags())
@@ -82,34 +115,7 @@ def create_experiment(uri: str, name: str, output: Path) -> Experiment:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             experiment_id = _existing(client, uri, name)
-    experiment = Experiment(uri, experiment_id)
-    write_json(output, asdict(experiment))
-    return experiment
-
-
-def load_experiment(path: Path) -> Experiment:
-    """Read what `create_experiment` wrote, and look for the experiment in its store.
-
-    The handle decides, whatever the environment says by now; a line tells where they differ. Raises InputError where
-    the file or the experiment is missing, and TrackingError where the store does not answer.
-    """
-    if not path.exists():
-        raise InputError(
-            f"{path}: expected the uri and id of an MLflow experiment, from spn create_experiment; no file"
-        )
-    try:
-        experiment = Experiment(**read_json(path))
-    except TypeError as error:
-        raise InputError(f"{path}: expected the uri and id of an MLflow experiment: {error}") from error
-    _tell_of_another_store(path, experiment.uri)
-    with opening(experiment.uri, f"{path}: "):
-        exists = _exists(experiment)
-    if not exists:
-        raise InputError(
-            f"{path}: expected an active experiment {experiment.id} in {experiment.uri}, found none; "
-            "delete the file to start a new one"
-        )
-    return experiment
+        write_json(handle, asdict(Experiment(uri, experiment_id)))
 
 
 def _tell_of_another_store(path: Path, uri: str) -> None:
@@ -126,7 +132,8 @@ def _exists(experiment: Experiment) -> bool:
     if database is not None and not database.exists():
         return False  # and do not ask MLflow, which would create it
     try:
-        return bool(experiment.client.get_experiment(experiment.id).lifecycle_stage == "active")
+        with experiment.locked():  # MLflow may add what its newer versions have to the schema
+            return bool(experiment.client.get_experiment(experiment.id).lifecycle_stage == "active")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

@@ -16,6 +16,11 @@ from spn.files import WriteError
 # MLflow logs the traceback of a database's error that it also raises: what is raised is told in one line.
 logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.exc_info is None)
 
+_REMEDY = (
+    "; MLflow was interrupted while it changed the schema of this database: put back a copy from before, or move the "
+    "database and mlflow/experiment.json away to start a new one, without its runs"
+)
+
 
 class TrackingError(WriteError):
     """The MLflow store does not answer, or takes nothing; what it had taken before is untouched.
@@ -49,7 +54,8 @@ def opening(uri: str, place: str = "") -> Iterator[None]:
         with reaching(uri, place):
             yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # ImportError: of a database's driver
-        raise InputError(f"{place}expected an MLflow store at {uri}, got: {_first_line(error)}") from error
+        remedy = _REMEDY if _is_of_schema(error) else ""
+        raise InputError(f"{place}expected an MLflow store at {uri}, got: {_first_line(error)}{remedy}") from error
 
 
 def reason(error: BaseException) -> str:
@@ -72,5 +78,16 @@ def _is_away(error: MlflowException | SQLAlchemyError) -> bool:
     """Tell whether the same request may succeed later: no connection, an answer of 5xx, a locked or full database."""
     if isinstance(error, InvalidUrlException):
         return False
+    if _is_of_schema(error):
+        return False
     cause = error.__cause__ or error.__context__
     return any(isinstance(each, RequestException | OperationalError) for each in (error, cause))
+
+
+def _is_of_schema(error: BaseException) -> bool:
+    """Tell whether a database has another schema than its version says: waiting does not help."""
+    cause = error.__cause__ or error.__context__
+    text = next((str(each) for each in (error, cause) if isinstance(each, OperationalError)), "")
+    return any(
+        words in text for words in ("duplicate column name", "already exists", "no such table", "no such column")
+    )

@@ -51,7 +51,6 @@ rule summarise:
 
 rule record:
     input:
-        experiment=ancient("mlflow/experiment.json"),
         metrics="results/chains/{chain}/metrics.json",
         samples=lambda wildcards: expand(
             "results/chains/{{chain}}/{stage}/{file}",
@@ -66,4 +65,4 @@ rule record:
     conda:
         "../envs/spn.yaml"
     shell:
-        "spn record {wildcards.chain} --experiment {input.experiment} --output {output} > {log} 2>&1"
+        "spn record {wildcards.chain} --output {output} > {log} 2>&1"

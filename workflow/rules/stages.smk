@@ -1,21 +1,9 @@
 """One rule per stage: training and evaluation. Stages train on true contexts, so they run in parallel."""
 
 
-rule create_experiment:
-    output:
-        "mlflow/experiment.json",
-    log:
-        "logs/create_experiment.log",
-    conda:
-        "../envs/spn.yaml"
-    shell:
-        "spn create_experiment --output {output} > {log} 2>&1"
-
-
 rule train:
     input:
         data=lambda wildcards: layout(wildcards.stage),
-        experiment=ancient("mlflow/experiment.json"),
         request=request("results/stages/{stage}/checkpoint.safetensors"),
     output:
         # Kept while the rule runs, because training returns at once where the checkpoint has the recipe asked for.
@@ -36,8 +24,8 @@ rule train:
         folder=subpath(output.checkpoint, parent=True),
     shell:
         # In place of the shell, so that SIGTERM reaches it and Snakemake waits until it has saved.
-        "exec spn train {wildcards.stage} --data {input.data} --experiment {input.experiment}"
-        " --output {params.folder} --threads {threads} --gpus {resources.gpu} {resources.options} > {log} 2>&1"
+        "exec spn train {wildcards.stage} --data {input.data} --output {params.folder}"
+        " --threads {threads} --gpus {resources.gpu} {resources.options} > {log} 2>&1"
 
 
 rule evaluate:

@@ -1,0 +1,146 @@
+"""A store whose making is broken off: the next process has a whole one, and an upgrade broken off is told of."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking.client import MlflowClient
+from processes import context
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from tracked import open_at
+
+from spn.config import InputError
+from spn.files import write_json
+from spn.tracking import load_experiment
+from spn.tracking.schema import prepare
+
+KILLS = 30
+HANDLE = Path("mlflow/experiment.json")
+
+
+def open_in(folder: Path) -> None:
+    os.chdir(folder)
+    said = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    open_at("sqlite:///mlflow.db", HANDLE)
+
+
+def come_first(folder: Path, kill_after: float | None = None) -> tuple[int | None, float]:
+    """Open the experiment of a folder in a process, which may be killed; give its exit code and its seconds."""
+    folder.mkdir(exist_ok=True)
+    process = context().Process(target=open_in, args=(folder,))
+    process.start()
+    started = time.monotonic()
+    if kill_after is not None:
+        time.sleep(kill_after)
+        process.kill()
+    process.join()
+    return process.exitcode, time.monotonic() - started
+
+
+def names_in(database: Path) -> set[str]:
+    return {each.name for each in MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments()}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+def test_a_kill_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path: Path) -> None:
+    come_first(tmp_path / "warm")
+    status, seconds = come_first(tmp_path / "undisturbed")
+    assert status == 0
+
+    def kill_and_go_on(kill: int) -> tuple[int | None, int | None]:
+        folder = tmp_path / str(kill)
+        killed, _ = come_first(folder, seconds * kill / KILLS)
+        if (folder / "mlflow.db").exists():
+            assert "Default" in names_in(folder / "mlflow.db")
+        return killed, come_first(folder)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        statuses = list(pool.map(kill_and_go_on, range(KILLS)))
+    assert [after for _, after in statuses] == [0] * KILLS
+    assert [killed for killed, _ in statuses].count(-signal.SIGKILL) > KILLS * 2 / 3, "most came too late"
+    for kill in range(KILLS):
+        folder = tmp_path / str(kill)
+        assert names_in(folder / "mlflow.db") == {"Default", "digits"}
+        # What a dead process left half-made is cleared away.
+        assert {path.name for path in folder.iterdir()} == {"log", "mlflow", "mlflow.db", "mlflow.db.lock"}
+
+
+class BrokenOffError(Exception):
+    """In place of a kill."""
+
+
+@contextmanager
+def broken_off(after: int) -> Iterator[None]:
+    """Break off what any database does before its statement number `after`."""
+    count = 0
+
+    def stop(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count >= after:
+            raise BrokenOffError
+
+    event.listen(Engine, "before_cursor_execute", stop)
+    try:
+        with pytest.raises(BrokenOffError):
+            yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", stop)
+
+
+def half_make(database: Path, statements: int) -> None:
+    """Leave what MLflow by itself leaves when it is killed: a database with some of its migrations."""
+    uri = f"sqlite:///{database}"
+    with broken_off(statements):
+        SqlAlchemyStore(uri, "./mlruns")
+    SqlAlchemyStore._engine_map.pop(uri).dispose()
+
+
+@pytest.mark.parametrize("statements", [1, 20, 100, 400, 800, 1200, 1600])
+def test_a_half_made_database_is_made_whole(statements: int, tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    half_make(database, statements)
+    open_at(f"sqlite:///{database}", tmp_path / "experiment.json")
+    assert names_in(database) == {"Default", "digits"}
+
+
+def test_a_half_migrated_database_with_runs_is_told_of_and_left_alone(tmp_path: Path) -> None:
+    experiment = open_at(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "experiment.json")
+    experiment.client.create_run(experiment.id, run_name="kept")
+    half = Path(shutil.copyfile(tmp_path / "mlflow.db", tmp_path / "half.db"))  # of which MLflow remembers nothing
+    with closing(sqlite3.connect(half)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'bf29a5ff90ea'")  # after which come secrets
+        connection.execute("DROP TABLE webhooks")  # or MLflow would not migrate by itself
+    uri, handle = f"sqlite:///{half}", tmp_path / "half.json"
+    with pytest.raises(
+        InputError, match=r"table secrets already exists; MLflow was interrupted .* put back a copy"
+    ) as made:
+        open_at(uri, handle)
+    write_json(handle, {"uri": uri, "id": experiment.id})
+    with pytest.raises(InputError, match=rf"^{handle}: .*; MLflow was interrupted .* put back a copy") as loaded:
+        load_experiment(handle)
+    assert [len(str(each.value).splitlines()) for each in (made, loaded)] == [1, 1]
+    with closing(sqlite3.connect(half)) as connection:
+        assert connection.execute("SELECT name FROM runs").fetchall() == [("kept",)]
+
+
+def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("CREATE TABLE plans (name TEXT)")
+    prepare(database)
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("plans",)]
