@@ -23,6 +23,9 @@ HEADER = (
     "sampling (images/s)",
     "bits/dim of its stages",
 )
+SAMPLING = HEADER.index("sampling (images/s)")
+"""The column of the only figure that is measured anew whenever the same samples are drawn again."""
+
 _SPEEDS = ("training_seconds", "training_images_per_second", "sampling_images_per_second")
 
 TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_estimate"
