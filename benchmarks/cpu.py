@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, families, fixed_point, growth, machine, memory, results, sampling, training
+from benchmarks import data, families, fixed_point, growth, machine, memory, results, sampling, sources, training
 from benchmarks.reference import CPU, Scale
 from benchmarks.table import Row
 
-PARTS = ("sampling", "families", "fixed_point", "training", "memory", "data", "growth")
+PARTS = ("sampling", "families", "fixed_point", "training", "memory", "data", "sources", "growth")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +48,8 @@ def measure(part: str, scale: Scale, folder: Path, peaks: machine.Peaks) -> list
             return memory.rows(scale)
         case "data":
             return data.rows(scale, folder)
+        case "sources":
+            return sources.rows(scale, folder)
         case _:
             return growth.rows(scale, folder)
 

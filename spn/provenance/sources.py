@@ -10,7 +10,8 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from spn.config import DataSection, InputError
@@ -21,8 +22,11 @@ CACHE = Path(".cache/sources")
 UNSETTLED_SECONDS = 2.0
 """A file that changed so short a time ago may change again within the resolution of its times; it is read once more."""
 
-Index = dict[str, list[int | str]]
-"""Of each file: its fingerprint, which is size, modification, change and inode, and then the SHA-256 of its content."""
+File = tuple[str, list[int], str]
+"""Name, fingerprint and path."""
+
+Entries = dict[str, list[int | str]]
+"""Of each file, by its name: its fingerprint (size, modification, change, inode), then the SHA-256 of its content."""
 
 
 def source_state(section: DataSection, root: Path, cache: Path = CACHE) -> str | None:
@@ -35,18 +39,27 @@ def source_state(section: DataSection, root: Path, cache: Path = CACHE) -> str |
     if not places:
         return None
     path = cache / f"{section.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]}.json"
-    known = _read_index(path)
-    index = {
-        name: _entry(known.get(name), fingerprint, file)
-        for place in places
-        for name, fingerprint, file in _list_files(place, section.suffixes)
-    }
-    _keep(path, index, known)
-    return json_digest(sorted((name, entry[-1]) for name, entry in index.items()))
+    return files_state((file for place in places for file in list_files(place, section.suffixes)), path)
 
 
-def _list_files(place: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, list[int], str]]:
-    """List the regular files of a place: name, fingerprint and path. Special files are never opened."""
+def files_state(files: Iterable[File], cache: Path) -> str:
+    """Compute the digest of names and contents, reading the files that the index at `cache` does not know."""
+    files = sorted(files)
+    listing = hashlib.sha256()
+    for name, fingerprint, _ in files:
+        listing.update(f"{name}\0{fingerprint}\n".encode())
+    index = _Index(cache)
+    if index.head == (head := listing.hexdigest()):
+        return index.state
+    known = index.files()
+    entries = {name: _entry(known.get(name), fingerprint, file) for name, fingerprint, file in files}
+    state = json_digest([(name, entry[-1]) for name, entry in entries.items()])
+    index.keep(head, state, entries)
+    return state
+
+
+def list_files(place: Path, suffixes: tuple[str, ...]) -> Iterator[File]:
+    """List the regular files of a place. Special files are never opened."""
     if not place.is_dir():
         yield place.name, _fingerprint(place.stat()), str(place)
         return
@@ -88,23 +101,35 @@ def _entry(known: list[int | str] | None, fingerprint: list[int], file: str) -> 
         raise InputError(f"{file}: expected a readable file of the source: {error.strerror}") from error
 
 
-def _read_index(path: Path) -> Index:
-    """Read the index of the last time; an empty one if there is none, or it is damaged: everything is read then."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+class _Index:
+    """What is known of a source's files, in two lines: the digest of their listing with their state; then all entries.
+
+    Where the listing is as it was, which is most of the time, the second line is not read. An index that is missing,
+    damaged, or cannot be written costs no more than reading all files again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.head, self.state, self._sha256 = "", "", ""
+        with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
+            head, state, sha256, check = json.loads(file.readline())
+            if check == json_digest([head, state, sha256]):
+                self.head, self.state, self._sha256 = head, state, sha256
+
+    def files(self) -> Entries:
+        """Read the entries."""
+        with suppress(OSError, ValueError), self._path.open("rb") as file:
+            file.readline()
+            content = file.read()
+            if hashlib.sha256(content).hexdigest() == self._sha256:
+                return json.loads(content)
         return {}
-    index, sha256 = content.get("files"), content.get("sha256")
-    return index if sha256 == json_digest(index) else {}
 
-
-def _keep(path: Path, index: Index, known: Index) -> None:
-    """Write the index of files that have settled; where it cannot be written, they are read again next time."""
-    latest = (time.time() - UNSETTLED_SECONDS) * 1e9
-    settled = {name: entry for name, entry in index.items() if int(entry[2]) < latest}
-    if settled == known:
-        return
-    try:
-        write_text(path, json.dumps({"files": settled, "sha256": json_digest(settled)}))
-    except WriteError:
-        return
+    def keep(self, head: str, state: str, entries: Entries) -> None:
+        """Write the entries of files that have settled."""
+        latest = (time.time() - UNSETTLED_SECONDS) * 1e9
+        settled = {name: entry for name, entry in entries.items() if int(entry[2]) < latest}
+        content = json.dumps(settled)
+        first = [head if len(settled) == len(entries) else "", state, hashlib.sha256(content.encode()).hexdigest()]
+        with suppress(WriteError):
+            write_text(self._path, f"{json.dumps([*first, json_digest(first)])}\n{content}")
