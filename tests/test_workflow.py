@@ -36,7 +36,7 @@ def test_every_output_is_made(done: Workspace) -> None:
     files = {str(path.relative_to(done.folder)) for path in (done.folder / "results").rglob("*") if path.is_file()}
     expected = {"metrics.json", "report.html"}
     expected |= {f"plots/{name}" for name in ("bits_per_dim.csv", "bits_per_dim.png", "real.png")}
-    expected |= {"plots/report.json", "plots/table.html"}
+    expected |= {"plots/report.json", "plots/table.html", "plots/samples.html"}
     expected |= {"plots/curves.png"} | {f"plots/curves/{stage}.csv" for stage in STAGES}
     made = ("checkpoint.safetensors", "history.csv", "metrics.json", "nats.npy")
     expected |= {f"stages/{stage}/{name}" for stage in STAGES for name in made}
@@ -77,10 +77,25 @@ def test_the_report_is_one_file_with_table_curves_and_samples(done: Workspace) -
     page = (done.folder / "results/report.html").read_text()
     pictures = ["plots/bits_per_dim.png", "plots/curves.png", "plots/real.png"]
     pictures += [f"chains/{place}/samples.png" for place in ("raster/raster", "depth/high", "depth/low")]
-    for name in [*pictures, "plots/table.html"]:
+    for name in [*pictures, "plots/table.html", "plots/samples.html"]:
         embedded = base64.b64encode((done.folder / "results" / name).read_bytes()).decode()
         assert f"results/{name}" in page
         assert embedded in page, name
+
+
+def test_every_picture_of_the_report_has_its_labels_in_the_order_of_its_chain(done: Workspace) -> None:
+    page = (done.folder / "results/report.html").read_text()
+    labels = [json.loads(found) for found in re.findall(r'"labels": (\{.*?\}|null)', page)]
+    samples = [tuple(each.values()) for each in labels if each and "chain" in each]
+    assert sorted(samples) == [
+        ("(all)", "(beside real images)"),
+        ("(real images)", ""),
+        ("depth", "01. high"),
+        ("depth", "02. low"),
+        ("raster", "01. raster"),
+    ]
+    assert len(labels) == len(samples) + 3  # of all chains
+    assert None not in labels
 
 
 def test_nothing_changed_and_nothing_runs_but_the_comparison(workspace: Workspace) -> None:
@@ -124,6 +139,8 @@ def test_a_typo_stops_everything_before_it_begins(workspace: Workspace) -> None:
     before = contents(workspace)
     failed = workspace.snakemake(fails=True)
     (line,) = [line for line in failed.output.splitlines() if "params.yaml" in line]
+    assert line == failed.output.splitlines()[-1]
+    assert line.startswith("spn: error: ")
     assert "stages.low.training.lerning_rate" in line
     assert "Traceback" not in failed.output
     assert failed.ran == set()
@@ -135,6 +152,18 @@ def contents(workspace: Workspace) -> dict[str, int]:
     own = {".snakemake", "__pycache__"}
     files = [path for path in workspace.folder.rglob("*") if path.is_file() and not own & set(path.parts)]
     return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+def test_the_reason_of_a_failed_job_is_the_last_line(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.folder / "results/stages/low")
+    shutil.rmtree(workspace.folder / "runs")
+    (workspace.folder / "runs").write_text("in the way")
+    failed = workspace.snakemake("--retries", "1", fails=True)
+    lines = failed.output.splitlines()
+    assert lines[-1].startswith("spn: error: train low: ")
+    assert lines[-1].endswith(" (logs/train/low.log)")
+    assert "runs" in lines[-1]
+    assert sum(line.startswith("spn: error: ") for line in lines) == 1
 
 
 def test_a_stale_result_is_refused_and_made_again_whatever_its_times_say(workspace: Workspace) -> None:
