@@ -32,8 +32,8 @@ SNAKEMAKE := snakemake --cores all --quiet rules progress host --
 
 # The report of a workspace, which takes a Snakemake of its own, where something is newer than it.
 define REPORT
-	@test -e $(1)/results/report.html -a \
-	  -z "$$(find $(1)/results workflow/captions -type f -newer $(1)/results/report.html -print -quit)" || \
+	@test -e $(1)/results/report.html && \
+	  test -z "$$(find $(1)/results workflow/captions -type f -newer $(1)/results/report.html -print -quit)" || \
 	  snakemake --directory $(1) --quiet all --report results/report.html
 endef
 

@@ -15,7 +15,7 @@ from spn.cli.observing import observing, tell
 from spn.cli.options import check_stage_name, choose_device, load_for_stage, stages_of
 from spn.cli.results import data_digests, history_of, metrics_of_chain, metrics_of_chains, metrics_of_stage
 from spn.cli.verification import given_digests
-from spn.config import InputError, load_params, params_schema
+from spn.config import InputError, Params, load_params, params_schema
 from spn.files import write_json
 from spn.notes import FILES, RECIPE, check_files, file_digests, read_notes
 from spn.provenance import (

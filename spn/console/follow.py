@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +10,14 @@ from typing import Any
 
 from spn.console.estimate import Planned
 from spn.console.logs import ERROR, error_in, last_word
-from spn.console.progress import Progress, Run
+from spn.console.progress import Progress, Run, tell
 from spn.console.running import Job, start_job
+
+ALWAYS = frozenset({"reproduce"})
+"""Rules that make nothing, and run whenever they are asked for."""
+
+NESTED = frozenset({"ablations", "compare"})
+"""Rules that run another Snakemake, which tells of its progress itself."""
 
 
 def follow(workflow: Any) -> None:
@@ -55,6 +60,8 @@ class Failure:
     def reason(self, root: Path) -> str:
         """Say why in one line: by the job's log, or by the cluster, or by how the log ends."""
         lines = self.job.lines(root)
+        if error_in(lines) == "KeyboardInterrupt":
+            return "interrupted; the same command goes on"
         return error_in(lines) or self.message or last_word(lines)
 
 
@@ -66,7 +73,7 @@ class Follower(logging.Handler):
 
     def __init__(self, root: Path, run_of: Callable[[], Run | None], is_quiet: bool = False) -> None:
         super().__init__()
-        self._root, self._run_of, self._is_quiet, self._process = root, run_of, is_quiet, os.getpid()
+        self._root, self._run_of, self._is_quiet = root, run_of, is_quiet
         self._jobs: dict[int, Job] = {}
         self._failures: dict[int, Failure] = {}
         self._progress: Progress | None = None
@@ -94,8 +101,7 @@ class Follower(logging.Handler):
             progress.look()
         if event == "job_started" and not self._is_begun:
             self._is_begun = True
-            if (run := self._run_of()) is not None and len(run.jobs) > 1:
-                self._progress = Progress(run, self._root, self._is_quiet)
+            self._begin()
         elif event == "job_info":
             name = " ".join([record.rule_name, *map(str, record.wildcards.values())])
             job = self._jobs[record.jobid] = start_job(name, record.log[0] if record.log else "", self._root)
@@ -110,6 +116,15 @@ class Follower(logging.Handler):
             if progress is not None:
                 progress.fail(record.jobid)
                 progress.say(f"{job.name} failed: {failure.reason(self._root)}")
+
+    def _begin(self) -> None:
+        if (run := self._run_of()) is None:
+            return
+        rules = {job.rule for job in run.jobs.values()}
+        if not rules <= ALWAYS | NESTED:
+            self._progress = Progress(run, self._root, self._is_quiet)
+        elif rules <= ALWAYS and not self._is_quiet:
+            tell("nothing to do: every result is there, and is looked at once more")
 
     def _end_progress(self) -> None:
         progress, self._progress = self._progress, None

@@ -80,9 +80,9 @@ class Progress:
             remove_running(self._root)
 
     def say(self, text: str) -> None:
-        """Print a line with the time of day."""
+        """Print a line with the time of day, unless this is to be quiet."""
         if not self._is_quiet:
-            print(f"[{time.strftime('%H:%M')}] {text}", file=sys.stderr, flush=True)
+            tell(text)
 
     def _look_on(self) -> None:
         """Look after the running jobs from time to time; an error in here ends the looking, and is told."""
@@ -153,6 +153,11 @@ class Progress:
         now = time.monotonic()
         running = {number: Running(now - self._running[number][1], bar) for number, bar in bars.items()}
         return self._estimate.left(running)
+
+
+def tell(text: str) -> None:
+    """Print a line with the time of day."""
+    print(f"[{time.strftime('%H:%M')}] {text}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
