@@ -337,4 +337,4 @@ def test_the_reason_of_a_failed_job_is_the_last_line(tmp_path: Path) -> None:
     assert last.startswith("spn: error: train low: ")
     assert "runs" in last
     assert last.endswith(" (logs/train/low.log)")
-    assert re.search(r"^\[..:..\] 2 of 3 jobs done", failed.output, re.MULTILINE)
+    assert re.search(r"^\[..:..\] 1 of 2 jobs done", failed.output, re.MULTILINE)

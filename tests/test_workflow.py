@@ -57,6 +57,13 @@ def test_a_chain_is_the_sum_of_its_stages(done: Workspace) -> None:
     assert {stage["num_images"] for stage in stages} == {10}
 
 
+def test_an_evaluation_ends_with_its_figure(done: Workspace) -> None:
+    metrics = json.loads((done.folder / "results/stages/low/metrics.json").read_text())
+    figure = f"{metrics['bits_per_dim']:.4f} ± {metrics['standard_error']:.4f} bits/dim"
+    *_, last = (done.folder / "logs/evaluate/low.log").read_text().splitlines()
+    assert last == f"low: {figure}, exact, over 10 test images"
+
+
 def test_a_chain_takes_the_time_of_its_stages(done: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done.folder)
     folder = Path("results/stages")
@@ -101,6 +108,7 @@ def test_every_picture_of_the_report_has_its_labels_in_the_order_of_its_chain(do
 def test_nothing_changed_and_nothing_runs_but_the_comparison(workspace: Workspace) -> None:
     again = workspace.snakemake()
     assert again.ran == {"reproduce"}
+    assert "] nothing to do: " in again.output
     metrics = json.loads((workspace.folder / "results/metrics.json").read_text())
     for chain in ("raster", "depth"):
         assert re.search(rf"^{chain} +{metrics[chain]['bits_per_dim']:.4f} ", again.output, re.MULTILINE)

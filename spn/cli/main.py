@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from spn import __version__
 from spn.cli import verbs
+from spn.cli.examples import EXAMPLES
 from spn.cli.launch import share_among_gpus
 from spn.config import InputError
 from spn.console import watch
@@ -144,9 +145,15 @@ def _verb(
     run: Callable[..., None],
     needs_params: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a verb; its help is the docstring of the function it runs."""
+    """Add a verb; its help is the docstring of the function it runs, and an example."""
     text = str(run.__doc__).splitlines()[0]
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  {EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(run=run)
     if needs_params:
         parser.add_argument("--params", type=Path, default=Path("params.yaml"))

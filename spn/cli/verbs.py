@@ -96,6 +96,7 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     from spn.evaluation.evaluate import conditioning, estimate, save_nats, stage_nats, summarise
     from spn.generation import load_trained
     from spn.machine import fast_products
+    from spn.report.tables import is_bound, total_text
 
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
     load_verb("evaluate", loaded.stages[stage].model.family)
@@ -120,6 +121,8 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
         FILES: {"nats.npy": nats_sha256},
     }
     write_json(output / "metrics.json", metrics)
+    what = "an upper bound" if is_bound(metrics) else "exact"
+    print(f"{stage}: {total_text(metrics)} bits/dim, {what}, over {metrics['num_images']:,} test images")
 
 
 def sample(
