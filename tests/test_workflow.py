@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from experiment import read_history, tiny_params
 from tracked import open_at
-from workspace import AFTER_LOW, CHAIN, EVERYTHING, STAGES, Workspace, finished, with_steps
+from workspace import AFTER_LOW, CHAIN, EVERYTHING, ROOT, STAGES, Workspace, finished, with_steps
 
 from spn.cli import main
 from spn.tracking import load_experiment
@@ -112,6 +112,23 @@ def test_nothing_changed_and_nothing_runs_but_the_comparison(workspace: Workspac
     metrics = json.loads((workspace.folder / "results/metrics.json").read_text())
     for chain in ("raster", "depth"):
         assert re.search(rf"^{chain} +{metrics[chain]['bits_per_dim']:.4f} ", again.output, re.MULTILINE)
+
+
+def test_make_with_nothing_to_do_says_so_and_the_table(workspace: Workspace) -> None:
+    shutil.copy(ROOT / "Makefile", workspace.folder)
+    make = ("make", "--old-file", "install", "reproduce")
+    report = workspace.folder / "results/report.html"
+    report.touch()
+    made = report.stat().st_mtime_ns
+    again = workspace.run(*make)
+    assert again.ran == {"reproduce"}
+    assert "] nothing to do: " in again.output
+    assert re.search(r"^depth +\d", again.output, re.MULTILINE)
+    assert "samples.h5" not in again.output
+    assert report.stat().st_mtime_ns == made
+    (workspace.folder / "results/plots/table.html").touch()
+    workspace.run(*make)
+    assert report.stat().st_mtime_ns > made
 
 
 def test_comments_and_docstrings_change_nothing(workspace: Workspace) -> None:
