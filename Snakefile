@@ -65,7 +65,11 @@ include: "workflow/rules/experiments.smk"
 rule reproduce:
     default_target: True
     input:
-        [str(file) for result in asked_results(parameters, found) for file in result.files],
+        [
+            str(file)
+            for result in asked_results(parameters, found)
+            for file in result.files
+        ],
     log:
         "logs/reproduce.log",
     conda:
