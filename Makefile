@@ -27,17 +27,28 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)
 	$(PIP_INSTALL) --no-compile -e '.[pipeline,test]'
 	touch $(VENV)/.installed $@
 
+# Snakemake is told to be quiet of what the workflow's own lines say: jobs done, running and failed, and the time left.
+SNAKEMAKE := snakemake --cores all --quiet rules progress host --
+
+# The report of a workspace, which takes a Snakemake of its own, where something is newer than it.
+define REPORT
+	@test -e $(1)/results/report.html && \
+	  test -z "$$(find $(1)/results workflow/captions -type f -newer $(1)/results/report.html -print -quit)" || \
+	  snakemake --directory $(1) --quiet all --report results/report.html
+endef
+
 reproduce: install
-	snakemake --cores all reproduce
-	snakemake --report results/report.html
+	$(SNAKEMAKE) reproduce
+	$(call REPORT,.)
+	@spn verify > /dev/null  # whatever Snakemake planned; the table is printed above
 	@echo
 	@echo "Sample pictures: results/chains/*/*/samples.png"
 	@echo "Report:          results/report.html"
 	@echo "MLflow UI:       . $(VENV)/bin/activate && mlflow ui     (then open http://127.0.0.1:5000)"
 
 ablations compare: install
-	snakemake --cores all $@
-	snakemake --directory experiments/$@ --report results/report.html
+	$(SNAKEMAKE) $@
+	$(call REPORT,experiments/$@)
 	@echo
 	@echo "Report:          experiments/$@/results/report.html"
 	@echo "MLflow UI:       . $(VENV)/bin/activate && cd experiments/$@ && mlflow ui"

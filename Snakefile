@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from spn.config import InputError, load_params
+from spn.console import follow
 from spn.files import WriteError
 from spn.provenance import Audit, ask, asked_results, audit, layout_of, request_path
 
@@ -23,10 +23,15 @@ try:
         found = audit(parameters)
         ask(parameters, found)
 except (InputError, WriteError) as error:
-    raise WorkflowError(str(error)) from None
+    # Snakemake would put lines of its own after the reason.
+    raise SystemExit(f"spn: error: {error}") from None
 for problem in found.problems:
     if not problem.is_missing:
         print(f"to be made again: {problem.reason}", file=sys.stderr)
+
+
+# Progress on the terminal, and the reasons of failures last.
+follow(workflow)
 
 
 report: "workflow/captions/workflow.rst"
@@ -60,10 +65,14 @@ include: "workflow/rules/experiments.smk"
 rule reproduce:
     default_target: True
     input:
-        [str(file) for result in asked_results(parameters, found) for file in result.files],
+        [
+            str(file)
+            for result in asked_results(parameters, found)
+            for file in result.files
+        ],
     log:
         "logs/reproduce.log",
     conda:
         "workflow/envs/spn.yaml"
     shell:
-        "spn verify | tee {log}"
+        "spn verify 2>&1 | tee {log}"

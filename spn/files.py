@@ -90,11 +90,12 @@ def _remove_left(path: Path) -> None:
     start = f".{path.name}.{platform.node()}."
     for left in path.parent.glob(f"{start}*"):
         process = left.name.removeprefix(start).partition("-")[0]  # SQLite's journal has a name with -journal
-        if process.isdecimal() and not _is_alive(int(process)):
+        if process.isdecimal() and not is_alive(int(process)):
             left.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Tell whether a process of this host is there."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

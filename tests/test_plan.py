@@ -16,7 +16,7 @@ from torch import Tensor
 from spn.cli import main
 from spn.config import Params, PixelCnnPpSection, load_params
 from spn.models import num_parameters
-from spn.planning import Speeds, forecast, plan_table, warnings
+from spn.planning import Speeds, forecast, plan_json, plan_table, warnings
 from spn.planning.cost import forward_flops, sampling_work, step_cost
 from spn.planning.images import count_images
 from spn.planning.speed import Speed, fit_speed
@@ -67,6 +67,14 @@ def test_flops_are_those_of_a_hand_count() -> None:
     pairs = pixels * (pixels + 1) // 2
     by_hand = 2 * taps * pixels + 2 * 2 * width * pairs
     assert forward_flops(stage, section, step_cost(stage, section, 8), 8) == by_hand
+
+
+def test_the_plan_as_json_has_every_figure_as_it_is() -> None:
+    *_, low = stages = forecast(tiny(), SPEEDS, {"validation": 12}, PLENTY)
+    read = json.loads(plan_json(stages))["stages"]
+    assert list(read) == ["raster", "high", "low"]
+    assert read["low"]["seconds"] == {"train": low.seconds.train, "evaluate": None, "sample": low.seconds.sample}
+    assert (read["low"]["step"]["peak"], read["low"]["num_parameters"]) == (low.step.peak, low.num_parameters)
 
 
 def test_flops_of_lower_resolutions_are_counted_at_their_size() -> None:

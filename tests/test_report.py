@@ -1,5 +1,7 @@
+import base64
 import csv
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,10 +104,19 @@ def section(**changes: Any) -> Any:
     return TypeAdapter(DataSection).validate_python(changes)
 
 
+def draw_samples(params: Params, results: Path) -> None:
+    """Leave pictures of another grey each where sampling leaves its own."""
+    places = [f"{name}/{stage}" for name, chain in params.chains.items() for stage in chain.stages]
+    for grey, place in enumerate(places):
+        picture = torch.full((4, 8, 8, 1), grey, dtype=torch.uint8)
+        save_grid(picture, 255, results / "chains" / place / "samples.png")
+
+
 def write_report(folder: Path, data: Mapping[str, Any], metrics: dict[str, dict[str, Any]]) -> Path:
     params = make_params(folder, data)
     histories = {name: make_history() for name in params.stage_plans}
     real = torch.zeros(4, *params.data.shape, dtype=torch.uint8)
+    draw_samples(params, folder / "results")
     report(params, metrics, histories, real, folder / "results")
     return folder / "results"
 
@@ -167,7 +178,18 @@ def test_report_writes_every_file_and_leaves_none_of_a_stage_that_is_gone(result
     files = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
     plots = {"bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png"}
     curves = {f"curves/{stage}.csv" for stage in ("whole", "high", "low")}
-    assert files == {"metrics.json"} | {f"plots/{name}" for name in {"table.html"} | plots | curves}
+    given = {f"chains/{place}/samples.png" for place in ("subscale/whole", "depth/high", "depth/low")}
+    pages = {"table.html", "samples.html"}
+    assert files - given == {"metrics.json"} | {f"plots/{name}" for name in pages | plots | curves}
+
+
+def test_samples_stand_beside_real_images_in_the_order_of_their_chain(results: Path) -> None:
+    page = (results / "plots/samples.html").read_text()
+    pictures = ["plots/real.png", "chains/subscale/whole/samples.png"]
+    pictures += ["plots/real.png", "chains/depth/high/samples.png", "chains/depth/low/samples.png"]
+    shown = [base64.b64decode(each) for each in re.findall(r"base64,([^\"]+)", page)]
+    assert shown == [(results / name).read_bytes() for name in pictures]
+    assert re.findall("<figcaption>(.*?)</figcaption>", page)[2:] == ["real images", "1. high", "2. low"]
 
 
 def test_metrics_json_holds_full_precision(results: Path) -> None:
@@ -214,6 +236,7 @@ def test_report_of_a_single_image_and_a_history_of_one_row_needs_no_standard_err
     for each in metrics.values():
         each["standard_error"] = None
     histories = {name: make_history()[-1:] for name in params.stage_plans}
+    draw_samples(params, tmp_path)
     report(params, metrics, histories, np.zeros((1, 8, 8, 1), dtype=np.uint8), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text())["depth"]["standard_error"] is None
     assert "±" not in text_table(params, metrics).splitlines()[1]
@@ -368,7 +391,7 @@ def test_text_of_the_user_is_escaped_and_no_formula(tmp_path: Path) -> None:
 def test_captions_render_as_snakemake_does_it(path: Path) -> None:
     wildcards = SimpleNamespace(chain="some_chain", stage="some_stage")
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(path.read_text())
-    params = SimpleNamespace(num_classes=10, sampling={"class_": 3})
+    params = SimpleNamespace(num_classes=10, only=3)
     text = template.render(snakemake=SimpleNamespace(wildcards=wildcards, params=params))
     strict = {"halt_level": 2, "report_level": 2}
     body = docutils.core.publish_parts(text, writer="html", settings_overrides=strict)["html_body"]

@@ -319,3 +319,22 @@ def test_snakemake_outlives_the_scheduler(story: Story) -> None:
     assert AWAY in story.output
     # What ran then was not taken for lost, and submitted again.
     assert [len({job.id for job in story.of(f"train/{stage}")}) for stage in STEPS] == [2, 3]
+
+
+def test_a_retried_job_is_told_as_no_failure(story: Story) -> None:
+    *_, last = story.output.splitlines()
+    assert "spn: error: " not in story.output.split("Complete log(s)")[-1], last
+
+
+def test_the_reason_of_a_failed_job_is_the_last_line(tmp_path: Path) -> None:
+    workspace = fresh(tmp_path / "project")
+    (workspace.folder / "runs").write_text("in the way")
+    with Cluster(tmp_path / "slurm", num_nodes=1) as cluster:
+        failed = replace(workspace, variables=cluster.variables).run(
+            *SNAKEMAKE, "--retries", "0", "--", "results/stages/low/checkpoint.safetensors", fails=True
+        )
+    *_, last = failed.output.splitlines()
+    assert last.startswith("spn: error: train low: ")
+    assert "runs" in last
+    assert last.endswith(" (logs/train/low.log)")
+    assert re.search(r"^\[..:..\] 1 of 2 jobs done", failed.output, re.MULTILINE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from experiment import read_history, tiny_params
 from tracked import open_at
-from workspace import AFTER_LOW, CHAIN, EVERYTHING, STAGES, Workspace, finished, with_steps
+from workspace import AFTER_LOW, CHAIN, EVERYTHING, ROOT, STAGES, Workspace, finished, with_steps
 
 from spn.cli import main
 from spn.tracking import load_experiment
@@ -36,7 +36,7 @@ def test_every_output_is_made(done: Workspace) -> None:
     files = {str(path.relative_to(done.folder)) for path in (done.folder / "results").rglob("*") if path.is_file()}
     expected = {"metrics.json", "report.html"}
     expected |= {f"plots/{name}" for name in ("bits_per_dim.csv", "bits_per_dim.png", "real.png")}
-    expected |= {"plots/report.json", "plots/table.html"}
+    expected |= {"plots/report.json", "plots/table.html", "plots/samples.html"}
     expected |= {"plots/curves.png"} | {f"plots/curves/{stage}.csv" for stage in STAGES}
     made = ("checkpoint.safetensors", "history.csv", "metrics.json", "nats.npy")
     expected |= {f"stages/{stage}/{name}" for stage in STAGES for name in made}
@@ -55,6 +55,13 @@ def test_a_chain_is_the_sum_of_its_stages(done: Workspace) -> None:
     assert metrics["depth"]["bits_per_dim"] == pytest.approx(sum(stage["bits_per_dim"] for stage in stages), abs=1e-12)
     assert metrics["depth"]["stages"] == {stage["stage"]: stage["bits_per_dim"] for stage in stages}
     assert {stage["num_images"] for stage in stages} == {10}
+
+
+def test_an_evaluation_ends_with_its_figure(done: Workspace) -> None:
+    metrics = json.loads((done.folder / "results/stages/low/metrics.json").read_text())
+    figure = f"{metrics['bits_per_dim']:.4f} ± {metrics['standard_error']:.4f} bits/dim"
+    *_, last = (done.folder / "logs/evaluate/low.log").read_text().splitlines()
+    assert last == f"low: {figure}, exact, over 10 test images"
 
 
 def test_a_chain_takes_the_time_of_its_stages(done: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,18 +84,51 @@ def test_the_report_is_one_file_with_table_curves_and_samples(done: Workspace) -
     page = (done.folder / "results/report.html").read_text()
     pictures = ["plots/bits_per_dim.png", "plots/curves.png", "plots/real.png"]
     pictures += [f"chains/{place}/samples.png" for place in ("raster/raster", "depth/high", "depth/low")]
-    for name in [*pictures, "plots/table.html"]:
+    for name in [*pictures, "plots/table.html", "plots/samples.html"]:
         embedded = base64.b64encode((done.folder / "results" / name).read_bytes()).decode()
         assert f"results/{name}" in page
         assert embedded in page, name
 
 
+def test_every_picture_of_the_report_has_its_labels_in_the_order_of_its_chain(done: Workspace) -> None:
+    page = (done.folder / "results/report.html").read_text()
+    labels = [json.loads(found) for found in re.findall(r'"labels": (\{.*?\}|null)', page)]
+    samples = [tuple(each.values()) for each in labels if each and "chain" in each]
+    assert sorted(samples) == [
+        ("(all)", "(beside real images)"),
+        ("(real images)", ""),
+        ("depth", "01. high"),
+        ("depth", "02. low"),
+        ("raster", "01. raster"),
+    ]
+    assert len(labels) == len(samples) + 3  # of all chains
+    assert None not in labels
+
+
 def test_nothing_changed_and_nothing_runs_but_the_comparison(workspace: Workspace) -> None:
     again = workspace.snakemake()
     assert again.ran == {"reproduce"}
+    assert "] nothing to do: " in again.output
     metrics = json.loads((workspace.folder / "results/metrics.json").read_text())
     for chain in ("raster", "depth"):
         assert re.search(rf"^{chain} +{metrics[chain]['bits_per_dim']:.4f} ", again.output, re.MULTILINE)
+
+
+def test_make_with_nothing_to_do_says_so_and_the_table(workspace: Workspace) -> None:
+    shutil.copy(ROOT / "Makefile", workspace.folder)
+    make = ("make", "--old-file", "install", "reproduce")
+    report = workspace.folder / "results/report.html"
+    report.touch()
+    made = report.stat().st_mtime_ns
+    again = workspace.run(*make)
+    assert again.ran == {"reproduce"}
+    assert "] nothing to do: " in again.output
+    assert re.search(r"^depth +\d", again.output, re.MULTILINE)
+    assert "samples.h5" not in again.output
+    assert report.stat().st_mtime_ns == made
+    (workspace.folder / "results/plots/table.html").touch()
+    workspace.run(*make)
+    assert report.stat().st_mtime_ns > made
 
 
 def test_comments_and_docstrings_change_nothing(workspace: Workspace) -> None:
@@ -103,7 +143,10 @@ def test_comments_and_docstrings_change_nothing(workspace: Workspace) -> None:
     [
         ("report/tables.py", EVERYTHING - {"report", "reproduce"}),
         ("evaluation/evaluate.py", {job for job in EVERYTHING if job.startswith(("pre", "train", "sample"))}),
-        ("generation/sample.py", {job for job in EVERYTHING if not job.startswith(("sample", "record", "reproduce"))}),
+        (
+            "generation/sample.py",
+            {job for job in EVERYTHING if not job.startswith(("sample", "record", "report", "reproduce"))},
+        ),
     ],
 )
 def test_what_a_line_of_code_makes_run(workspace: Workspace, module: str, kept: set[str]) -> None:
@@ -124,6 +167,8 @@ def test_a_typo_stops_everything_before_it_begins(workspace: Workspace) -> None:
     before = contents(workspace)
     failed = workspace.snakemake(fails=True)
     (line,) = [line for line in failed.output.splitlines() if "params.yaml" in line]
+    assert line == failed.output.splitlines()[-1]
+    assert line.startswith("spn: error: ")
     assert "stages.low.training.lerning_rate" in line
     assert "Traceback" not in failed.output
     assert failed.ran == set()
@@ -135,6 +180,18 @@ def contents(workspace: Workspace) -> dict[str, int]:
     own = {".snakemake", "__pycache__"}
     files = [path for path in workspace.folder.rglob("*") if path.is_file() and not own & set(path.parts)]
     return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+def test_the_reason_of_a_failed_job_is_the_last_line(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.folder / "results/stages/low")
+    shutil.rmtree(workspace.folder / "runs")
+    (workspace.folder / "runs").write_text("in the way")
+    failed = workspace.snakemake("--retries", "1", fails=True)
+    lines = failed.output.splitlines()
+    assert lines[-1].startswith("spn: error: train low: ")
+    assert lines[-1].endswith(" (logs/train/low.log)")
+    assert "runs" in lines[-1]
+    assert sum(line.startswith("spn: error: ") for line in lines) == 1
 
 
 def test_a_stale_result_is_refused_and_made_again_whatever_its_times_say(workspace: Workspace) -> None:

@@ -8,8 +8,10 @@ from typing import TypeAlias
 
 from spn import __version__
 from spn.cli import verbs
+from spn.cli.examples import EXAMPLES
 from spn.cli.launch import share_among_gpus
 from spn.config import InputError
+from spn.console import watch
 from spn.files import WriteError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -42,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_stage_verbs(commands)
     _add_chain_verbs(commands)
     _add_result_verbs(commands)
+    watching = _verb(commands, "watch", watch, needs_params=False)
+    watching.add_argument("--once", action="store_true", help="show it once")
     _verb(commands, "schema", verbs.schema, needs_params=False)
     return parser
 
@@ -83,6 +87,7 @@ def _add_stage_verbs(commands: Commands) -> None:
     plan = _verb(commands, "plan", verbs.plan)
     plan.add_argument("--data", type=Path, default=Path("data"), help="where the preprocessed files lie, if they do")
     plan.add_argument("--recompute", action="store_true", help="for training with --recompute")
+    plan.add_argument("--json", dest="as_json", action="store_true", help="print every figure as JSON, no tables")
     _machine(plan)
 
 
@@ -140,9 +145,15 @@ def _verb(
     run: Callable[..., None],
     needs_params: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a verb; its help is the docstring of the function it runs."""
+    """Add a verb; its help is the docstring of the function it runs, and an example."""
     text = str(run.__doc__).splitlines()[0]
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  {EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(run=run)
     if needs_params:
         parser.add_argument("--params", type=Path, default=Path("params.yaml"))

@@ -15,7 +15,7 @@ from spn.cli.observing import observing, tell
 from spn.cli.options import check_stage_name, choose_device, load_for_stage, stages_of
 from spn.cli.results import data_digests, history_of, metrics_of_chain, metrics_of_chains, metrics_of_stage
 from spn.cli.verification import given_digests
-from spn.config import InputError, load_params, params_schema
+from spn.config import InputError, Params, load_params, params_schema
 from spn.files import write_json
 from spn.notes import FILES, RECIPE, check_files, file_digests, read_notes
 from spn.provenance import (
@@ -96,6 +96,7 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     from spn.evaluation.evaluate import conditioning, estimate, save_nats, stage_nats, summarise
     from spn.generation import load_trained
     from spn.machine import fast_products
+    from spn.report.tables import is_bound, total_text
 
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
     load_verb("evaluate", loaded.stages[stage].model.family)
@@ -120,6 +121,8 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
         FILES: {"nats.npy": nats_sha256},
     }
     write_json(output / "metrics.json", metrics)
+    what = "an upper bound" if is_bound(metrics) else "exact"
+    print(f"{stage}: {total_text(metrics)} bits/dim, {what}, over {metrics['num_images']:,} test images")
 
 
 def sample(
@@ -204,15 +207,20 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
             _record_training(store, results / "stages" / name / "checkpoint.safetensors", metrics)
         tracking.record_evaluation(store, metrics)
     digests = data_digests(loaded, names, results)
-    for name in names:
-        path = folder / name / "samples.h5"
-        notes = read_notes(path)
-        check_recipe(path, sampling_recipe(loaded, chain, name, digests), notes.get(RECIPE))
-        check_files(path, notes)
+    _check_samples(loaded, chain, digests, results)
     samples = {f"{place}_{name}.png": folder / name / "samples.png" for place, name in enumerate(names, start=1)}
     run_id = tracking.record_chain(store, chain, metrics_of_chain(loaded, chain, results), samples)
     recipe = record_recipe(loaded, chain, digests, asdict(store))
     write_json(output, {"chain": chain, "run_id": run_id, RECIPE: recipe})
+
+
+def _check_samples(params: Params, chain: str, digests: dict[str, str], results: Path) -> None:
+    """Raise InputError unless the samples of a chain, and their pictures, are those that params.yaml asks for."""
+    for name in params.chains[chain].stages:
+        path = results / "chains" / chain / name / "samples.h5"
+        notes = read_notes(path)
+        check_recipe(path, sampling_recipe(params, chain, name, digests), notes.get(RECIPE))
+        check_files(path, notes)
 
 
 def _record_training(store: "Experiment", checkpoint: Path, metrics: dict[str, Any]) -> None:
@@ -240,6 +248,8 @@ def report(params: Path, data: Path, results: Path) -> None:
     digests = data_digests(loaded, tuple(loaded.stage_plans), results)
     if slices.digest not in digests.values():
         raise InputError(f"{data}: expected slices that a stage was evaluated on, got others")
+    for chain in loaded.chains:
+        _check_samples(loaded, chain, digests, results)
     count = min(loaded.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
     histories = {name: history_of(results, name) for name in loaded.stage_plans}
@@ -269,7 +279,7 @@ def check(params: Path, stage: list[str]) -> None:
         print(check_stage(loaded.stage_plans[name], loaded.data.shape, loaded.stages[name].model, loaded.seed))
 
 
-def plan(params: Path, data: Path, recompute: bool, device: str, threads: int) -> None:
+def plan(params: Path, data: Path, recompute: bool, as_json: bool, device: str, threads: int) -> None:
     """Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs."""
     from spn import planning
     from spn.planning.images import count_images
@@ -278,6 +288,9 @@ def plan(params: Path, data: Path, recompute: bool, device: str, threads: int) -
     images, memory = count_images(loaded, data), planning.memory_of(place)
     speeds = planning.measure_speeds(place, {loaded.stages[name].training.precision for name in loaded.stage_plans})
     stages = planning.forecast(loaded, speeds, images, memory, recompute)
+    if as_json:
+        print(planning.plan_json(stages))
+        return
     print(planning.plan_table(loaded, stages, images, place))
     for line in planning.warnings(loaded, stages, memory):
         print(line)

@@ -3,6 +3,6 @@
 from spn.planning.forecast import StageForecast, forecast
 from spn.planning.memory import memory_of
 from spn.planning.probe import Speeds, measure_speeds
-from spn.planning.table import plan_table, warnings
+from spn.planning.table import plan_json, plan_table, warnings
 
-__all__ = ["Speeds", "StageForecast", "forecast", "measure_speeds", "memory_of", "plan_table", "warnings"]
+__all__ = ["Speeds", "StageForecast", "forecast", "measure_speeds", "memory_of", "plan_json", "plan_table", "warnings"]

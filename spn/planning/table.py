@@ -1,6 +1,8 @@
 """The plan for a terminal: three tables, what their figures are, and a warning for each stage that will not fit."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import torch
 
@@ -25,6 +27,11 @@ def plan_table(
         [TIMES, *(_times(name, parts) for name, parts in rows.items())],
     )
     return "\n\n".join([*map(_aligned, tables), _statement(params, num_images, device)])
+
+
+def plan_json(stages: Sequence[StageForecast]) -> str:
+    """Write all figures of every stage as JSON, unrounded: seconds, bytes, FLOPs; null for what is not known."""
+    return json.dumps({"stages": {stage.name: asdict(stage) for stage in stages}}, indent=2)
 
 
 def warnings(params: Params, stages: Sequence[StageForecast], memory: int) -> list[str]:

@@ -180,6 +180,11 @@ def report_recipe(params: Params, data_digests: Mapping[str, str]) -> Recipe:
         "stages": {
             stage: recipe_digest(stage_recipe(params, stage, data_digests[stage])) for stage in params.stage_plans
         },
+        # Those of a chain's last stage name those of the stages before.
+        "samples": {
+            name: recipe_digest(sampling_recipe(params, name, chain.stages[-1], data_digests))
+            for name, chain in params.chains.items()
+        },
         "code_digest": verb_digest("report"),
     }
 

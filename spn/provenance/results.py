@@ -108,8 +108,8 @@ def record_path(chain: str) -> Path:
 
 def report_files(params: Params) -> tuple[str, ...]:
     """Name the files of the report, relative to its plots."""
-    curves = tuple(f"curves/{stage}.csv" for stage in params.stage_plans)
-    return ("../metrics.json", "bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png", "table.html", *curves)
+    curves, pages = tuple(f"curves/{stage}.csv" for stage in params.stage_plans), ("table.html", "samples.html")
+    return ("../metrics.json", "bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png", *pages, *curves)
 
 
 def results_of(params: Params) -> list[Result]:
@@ -120,7 +120,8 @@ def results_of(params: Params) -> list[Result]:
         results += _of_stage(params, stage)
     for chain in params.chains:
         results += _of_chain(params, chain)
-    needs = (*map(summary_path, params.chains), *map(checkpoint_path, params.stage_plans))
+    samples = (samples_path(name, stage) for name, chain in params.chains.items() for stage in chain.stages)
+    needs = (*map(summary_path, params.chains), *map(checkpoint_path, params.stage_plans), *samples)
     report = Result(PLOTS / "report.json", lambda digests: report_recipe(params, digests), needs, report_files(params))
     return [*results, report]
 

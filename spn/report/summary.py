@@ -11,6 +11,7 @@ from torch import Tensor
 from spn.config import Params
 from spn.files import write_text
 from spn.report.curves import plot_bits_per_dim, plot_curves
+from spn.report.gallery import html_gallery
 from spn.report.page import html_table
 from spn.report.pictures import save_grid
 from spn.report.tables import ChainMetrics, History, curve_csv, metrics_tree, shares_csv
@@ -23,9 +24,10 @@ def report(
     real_images: UInt8[np.ndarray | Tensor, "image height width channel"],
     output: Path,
 ) -> Path:
-    """Write metrics.json to `output`, and figures, the table and plain data of plots to `output`/plots; return that.
+    """Write metrics.json to `output`, and figures, pages and plain data of plots to `output`/plots; return that.
 
-    All of it is versioned, so none of it tells how fast samples were drawn, which is never the same again.
+    All of it is versioned, so none of it tells how fast samples were drawn, which is never the same again. The samples
+    lie in `output`/chains.
 
     `chain_metrics` and `histories` hold every chain and every stage of `params`; `real_images` are levels.
     Raises InputError when the chains were not all evaluated on the same images.
@@ -37,6 +39,7 @@ def report(
     plot_curves(params, histories, plots / "curves.png")
     plot_bits_per_dim(params, chain_metrics, plots / "bits_per_dim.png")
     save_grid(real_images, params.data.white_level, plots / "real.png")
+    write_text(plots / "samples.html", html_gallery(params, output / "chains", plots / "real.png"))
     write_text(plots / "bits_per_dim.csv", shares_csv(chain_metrics))
     for stage, history in histories.items():
         write_text(plots / "curves" / f"{stage}.csv", curve_csv(history))

@@ -13,7 +13,11 @@ rule sample:
             "results/chains/{chain}/{stage}/samples.png",
             caption="../captions/samples.rst",
             category="Samples",
-            labels={"chain": "{chain}", "after stage": "{stage}"},
+            # Their table is sorted by labels.
+            labels=lambda wildcards: {
+                "chain": wildcards.chain,
+                "after stage": f"{stages_of(wildcards).index(wildcards.stage) + 1:02}. {wildcards.stage}",
+            },
         ),
     log:
         "logs/sample/{chain}/{stage}.log",
@@ -25,6 +29,9 @@ rule sample:
     params:
         given=lambda wildcards, input: f"--given {input.given}" if input.given else "",
         folder=subpath(output.samples, parent=True),
+        # What the report's caption says of classes.
+        num_classes=lambda wildcards: parameters.num_classes(wildcards.chain),
+        only=lambda wildcards: parameters.sampling.class_,
     shell:
         "spn sample {wildcards.chain} {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
         " {params.given} --output {params.folder} --threads {threads}"

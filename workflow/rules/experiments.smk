@@ -22,7 +22,7 @@ rule ablations:
         "mkdir -p {params.workspace} && ln -sfn ../../sources {params.workspace}/sources"
         " && (cmp -s {input} {params.workspace}/params.yaml || cp {input} {params.workspace}/params.yaml)"
         " && snakemake --snakefile Snakefile --directory {params.workspace} --rerun-incomplete"
-        " {resources.options} reproduce 2>&1 | tee {log}"
+        " {resources.options} --quiet rules progress host -- reproduce 2>&1 | tee {log}"
 
 
 use rule ablations as compare with:

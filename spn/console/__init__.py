@@ -1,0 +1,9 @@
+"""What a person sees of the workflow while it runs: progress, the time left, and why a job failed.
+
+Snakemake tells its logger of every job; `follow` listens there. Nothing here imports Snakemake or torch.
+"""
+
+from spn.console.follow import follow
+from spn.console.watch import watch
+
+__all__ = ["follow", "watch"]

@@ -1,0 +1,42 @@
+"""`spn watch`: the last state of the bar of every job that runs, a line each."""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from spn.console.running import Job, read_running
+
+EVERY = 1.0
+"""Seconds between two looks."""
+
+NOTHING = "nothing runs here; snakemake --cores all reproduce starts what is missing"
+
+
+def watch(once: bool = False) -> None:
+    """Show the progress of every job that runs in this folder, until nothing runs."""
+    root, shown = Path.cwd(), ""
+    while (running := read_running(root)) is not None:
+        text = _block(*running, root)
+        if text != shown:
+            print(_over(shown) + text, flush=True)
+            shown = text
+        if once:
+            return
+        time.sleep(EVERY)
+    print(NOTHING if not shown else "nothing runs any more")
+
+
+def _block(line: str, jobs: list[Job], root: Path) -> str:
+    """Lay out one line on the whole and one of each job, cut to the width of the terminal."""
+    width = max((len(job.name) for job in jobs), default=0)
+    lines = [f"{job.name:<{width}}  {(job.lines(root) or ['waiting'])[-1]}" for job in jobs]
+    columns = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
+    return "\n".join(each[:columns] for each in [line, *lines])
+
+
+def _over(shown: str) -> str:
+    """Go back over what is shown on a terminal; elsewhere blocks follow each other, a blank line between them."""
+    if not shown:
+        return ""
+    return f"\033[{shown.count(chr(10)) + 1}A\033[J" if sys.stdout.isatty() else "\n"
