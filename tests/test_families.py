@@ -10,7 +10,7 @@ import torch
 from contract import MASS_CHECKS, MODEL_CHECKS, SAMPLE_CHECKS, SMALL, Check, Problem, build_problem, chains
 
 from spn.config import FamilySection, GatedPixelCnnSection, PixelCnnPpSection, PixelSnailSection
-from spn.evaluation.check import random_context
+from spn.evaluation.random_problem import random_context
 from spn.layers import recompute_layers
 from spn.models import Signature, build_model
 

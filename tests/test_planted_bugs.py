@@ -23,13 +23,15 @@ from contract import (
 from planted import Plant
 
 from spn.config import InputError
+from spn.evaluation.chain_check import check_chain
 from spn.evaluation.check import check_stage
 
 CHAINS = chains(1, 2)
+MIXTURE = SMALL.model_copy(update={"law": "mixture", "mixtures": 2})
 
 
 def stages() -> list[Problem]:
-    return [resolve(CHAINS["multidimensional"], (4, 4, 3), 2)]
+    return [resolve(CHAINS["multidimensional"], (4, 4, 3), 2), resolve(CHAINS["low_before_rest"], (4, 4, 1), 2)]
 
 
 def models() -> list[Problem]:
@@ -45,6 +47,7 @@ def tiny() -> list[Problem]:
         build_problem(CHAINS["multidimensional"], (2, 2, 1), 2),
         build_problem(CHAINS["depth"], (1, 3, 1), 2),
         build_problem(CHAINS["raster"], (1, 1, 3), 2),
+        build_problem(CHAINS["low_before_rest"], (2, 2, 1), 2, MIXTURE),
     ]
 
 
@@ -112,6 +115,7 @@ CAUGHT_BY: dict[Plant, set[str]] = {
     planted.plan_knows_what_comes_later: SHOWS_TOO_MUCH - {"hidden_bits_leak"},
     planted.later_slices_in_the_causal_window: SHOWS_TOO_MUCH,
     planted.low_bits_shown_to_the_high_bit_stage: SHOWS_TOO_MUCH,
+    planted.high_bits_shown_that_come_later: SHOWS_TOO_MUCH - {"samples_replay"},
     planted.window_shifted_onto_the_target: SHOWS_TOO_MUCH,
     planted.window_of_the_transposed_position: SHOWS_TOO_MUCH,
     # Causal and normalised: only the formula of the window knows better.
@@ -138,16 +142,25 @@ def test_a_planted_bug_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) 
 
 
 def checked() -> list[str]:
-    """Run `spn check` on every stage of a small chain."""
-    (problem,) = stages()
-    return [check_stage(plan, problem.shape, SMALL, seed=1) for plan in problem.plans]
+    """Run `spn check` on every stage of small chains, with mixtures in the second, and on these chains."""
+    lines = []
+    for (name, section), problem in zip(
+        (("multidimensional", SMALL), ("low_before_rest", MIXTURE)), stages(), strict=True
+    ):
+        lines += [check_stage(plan, problem.shape, section, seed=1) for plan in problem.plans]
+        sections = dict.fromkeys(CHAINS[name], section)
+        lines.append(check_chain(name, problem.plans, problem.shape[2], sections, seed=1))
+    return lines
 
 
-def test_spn_check_says_in_one_line_that_a_stage_is_sound() -> None:
-    for line, name in zip(checked(), CHAINS["multidimensional"], strict=True):
-        assert line.startswith(f"{name}: causal")
-        assert "0 blind spots" in line
-        assert line.splitlines() == [line]
+def test_spn_check_says_in_one_line_that_a_stage_or_a_chain_is_sound() -> None:
+    first_high, rest_high, _, chain, *_ = lines = checked()
+    assert first_high.startswith("first_high: causal")
+    assert "0 blind spots" in first_high
+    assert "; without context; " in first_high
+    assert "; context reaches 1 of 1 pixels, no blind spot; " in rest_high
+    assert chain.startswith("chain multidimensional: normalised (all 256 images of 2x2x1 with 2 bits sum to 1 ")
+    assert all(line.splitlines() == [line] for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +171,7 @@ def test_spn_check_says_in_one_line_that_a_stage_is_sound() -> None:
         (planted.channels_in_another_order, "stages.first_high: a law depends on what comes after it"),
         (planted.later_slices_in_the_causal_window, "stages.rest_high: the context of slices"),
         (planted.low_bits_shown_to_the_high_bit_stage, "stages.rest_high: the context of slices"),
+        (planted.high_bits_shown_that_come_later, "stages.low: the context of slices"),
         (planted.softmax_forgotten, "stages.first_high: expected probabilities that sum to 1, got"),
     ],
 )
@@ -167,3 +181,10 @@ def test_spn_check_names_the_stage_that_is_not(plant: Plant, message: str, monke
         checked()
     assert str(caught.value).startswith(message)
     assert str(caught.value).splitlines() == [str(caught.value)]
+
+
+def test_the_mass_of_a_chain_shows_what_no_stage_shows_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted.high_bits_shown_that_come_later(monkeypatch)
+    problem = stages()[1]
+    with pytest.raises(InputError, match=r"chains.c: expected the probabilities of all images to sum to 1, got"):
+        check_chain("c", problem.plans, 1, dict.fromkeys(CHAINS["low_before_rest"], MIXTURE), seed=1)

@@ -7,6 +7,9 @@ from pydantic import Field
 
 from spn.config.section import Count, Section
 
+DILATIONS = 7
+"""Dilations of the slice embedder before they begin again at 1: together they reach 127 pixels."""
+
 
 class FamilySection(Section):
     """What every family has: the slice embedder, through which context enters, and dropout.
@@ -17,6 +20,9 @@ class FamilySection(Section):
 
     embedder_layers: Annotated[int, Field(ge=0)] = 2
     """Residual blocks of the slice embedder; used only where a stage has context."""
+    embedder_dilation: Literal[1, 2] = 1
+    """2 doubles the dilation of the embedder's convolutions from one to the next (1, 2, 4, ... 64, 1, ...), so that
+    few of them reach over a whole slice, with no more weights; 1 leaves all of them undilated."""
     meta_position_units: Count = 8
     """Width of the learned embedding of the meta-position."""
     intensity: Literal["scaled", "embedded"] = "scaled"
@@ -28,6 +34,16 @@ class FamilySection(Section):
     mixtures: Count = 10
     """Logistics in a mixture; used only where that is the law."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def embedder_dilations(self) -> tuple[int, ...]:
+        """Dilations of the embedder's 3x3 convolutions: one, and two in each residual block."""
+        return tuple(self.embedder_dilation ** (place % DILATIONS) for place in range(1 + 2 * self.embedder_layers))
+
+    @property
+    def context_reach(self) -> int:
+        """How many pixels away, in rows and in columns, context enters the features of a pixel."""
+        return sum(self.embedder_dilations)
 
     @abstractmethod
     def problem(self, height: int, width: int, channels: int) -> str | None:

@@ -166,7 +166,7 @@ class Trainer:
         return self.data.slices("train", indices), send(positions, self.device), self._labels("train", indices)
 
     def train_step(self) -> Pending:
-        """Take one step; return its mean nats per drawn slice, of this process' share alone, and what `Pending` says."""
+        """Take one step; return what is pending of it: its loss is the mean of this process' share alone."""
         run, section, step = self.run, self.section, self.run.step
         others = [rank()] if rank() else []
         torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step, *others))
