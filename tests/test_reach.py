@@ -73,9 +73,7 @@ def test_blind_spots_are_those_that_the_parts_of_the_network_leave() -> None:
 
 def test_a_context_that_reaches_over_the_slice_leaves_no_blind_spot() -> None:
     # The network of the default experiment's depth_low: an independent count found 2 * 664 of its high bits unseen.
-    short, far = (
-        SMALL.model_copy(update={"embedder_dilation": dilation, "pixelcnn_layers": 3}) for dilation in (1, 2)
-    )
+    short, far = (SMALL.model_copy(update={"embedder_dilation": dilation, "pixelcnn_layers": 3}) for dilation in (1, 2))
     assert len(measured(short, 8, 8)) == 664
     assert measured(far, 8, 8) == []
 
