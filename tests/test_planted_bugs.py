@@ -14,6 +14,7 @@ from contract import (
     SMALL,
     STAGE_CHECKS,
     Check,
+    Part,
     Problem,
     build_problem,
     chains,
@@ -21,6 +22,7 @@ from contract import (
     resolve,
 )
 from planted import Plant
+from test_families import PLUS_PLUS
 
 from spn.config import InputError
 from spn.evaluation.chain_check import check_chain
@@ -188,3 +190,28 @@ def test_the_mass_of_a_chain_shows_what_no_stage_shows_by_itself(monkeypatch: py
     problem = stages()[1]
     with pytest.raises(InputError, match=r"chains.c: expected the probabilities of all images to sum to 1, got"):
         check_chain("c", problem.plans, 1, dict.fromkeys(CHAINS["low_before_rest"], MIXTURE), seed=1)
+
+
+def test_spn_check_sums_the_law_that_a_bound_is_for() -> None:
+    section = PLUS_PLUS.model_copy(update={"law": "dequantised", "downsampling": False})
+    problem = resolve(CHAINS["depth"], (4, 4, 1), 2)
+    assert "sum to 1" in check_stage(problem.plans[1], problem.shape, section, seed=1)
+    assert "sum to 1" in check_chain("depth", problem.plans, 1, dict.fromkeys(CHAINS["depth"], section), seed=1)
+
+
+def test_spn_check_says_what_of_a_chain_it_shrank_or_could_not_enumerate() -> None:
+    problem = resolve(CHAINS["raster"], (8, 8, 3), 2)
+    line = check_chain("c", problem.plans, 3, {"raster": PLUS_PLUS}, seed=1)
+    assert line.startswith("chain c: normalised (all 4,096 images of 2x2x3 with 1 bit, without down-sampling, sum to 1")
+    parts = {f"b{bit}": Part(2, "all", (bit, bit + 1)) for bit in range(8)}
+    problem = resolve(parts, (8, 8, 1), 8)
+    line = check_chain("c", problem.plans, 1, dict.fromkeys(parts, SMALL), seed=1)
+    assert line == "chain c: not enumerated, for it can make no fewer than 2^32 images; its stages are checked"
+
+
+@pytest.mark.parametrize(("factors", "shape"), [((8, 8), "2x2x1"), ((4, 1), "2x2x1"), ((1, 6), "2x2x1")])
+def test_large_scale_factors_are_shrunk_to_two(factors: tuple[int, int], shape: str) -> None:
+    parts = {"high": Part(factors[0], "all", (0, 3)), "low": Part(factors[1], "all", (3, 8))}
+    problem = resolve(parts, (24, 24, 1), 8)
+    line = check_chain("c", problem.plans, 1, dict.fromkeys(parts, SMALL), seed=1)
+    assert line.startswith(f"chain c: normalised (all 256 images of {shape} with 2 bits sum to 1")
