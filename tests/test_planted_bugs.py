@@ -4,6 +4,7 @@ No check catches all of them, and some bugs are caught by one check alone: that 
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import planted
 import pytest
@@ -21,9 +22,11 @@ from contract import (
     check_frequencies,
     resolve,
 )
+from experiment import tiny_params, write_params
 from planted import Plant
 from test_families import PLUS_PLUS
 
+from spn.cli import main
 from spn.config import InputError
 from spn.evaluation.chain_check import check_chain
 from spn.evaluation.check import check_stage
@@ -215,3 +218,15 @@ def test_large_scale_factors_are_shrunk_to_two(factors: tuple[int, int], shape: 
     problem = resolve(parts, (24, 24, 1), 8)
     line = check_chain("c", problem.plans, 1, dict.fromkeys(parts, SMALL), seed=1)
     assert line.startswith(f"chain c: normalised (all 256 images of {shape} with 2 bits sum to 1")
+
+
+def test_the_command_checks_stages_and_chains_or_the_stages_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(write_params(tmp_path, tiny_params()))
+    assert main(["check", "--params", path]) == 0
+    starts = ["raster: causal", "high: causal", "low: causal", "chain raster: norm", "chain depth: norm"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 5
+    assert main(["check", "--params", path, "low"]) == 0
+    assert [line.startswith("low: causal") for line in capsys.readouterr().out.splitlines()] == [True]
