@@ -78,6 +78,15 @@ def test_a_context_that_reaches_over_the_slice_leaves_no_blind_spot() -> None:
     assert measured(far, 8, 8) == []
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_narrow_network_sees_what_a_wide_one_does(family: str) -> None:
+    section = FAMILIES[family]
+    narrow = section.narrowed(channels=1)
+    assert narrow != section
+    assert narrow.problem(4, 8, 1) is None
+    assert measured(narrow, 4, 8) == measured(section, 4, 8)
+
+
 def test_a_stage_without_context_has_no_reach() -> None:
     problem = random_problem(SMALL, beside(3, 3, num_cells=0), 2, torch.Generator().manual_seed(1))
     assert sight(*problem) is None

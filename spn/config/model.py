@@ -1,14 +1,19 @@
 """The `model` section of a stage: a union on `family`, one class per model family."""
 
 from abc import abstractmethod
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field
 
 from spn.config.section import Count, Section
 
+Family = TypeVar("Family", bound="FamilySection")
+
 DILATIONS = 7
 """Dilations of the slice embedder before they begin again at 1: together they reach 127 pixels."""
+
+FEW = 16
+"""Features of a network that is there for what it depends on: so many that rectifiers are not all off."""
 
 
 class FamilySection(Section):
@@ -49,6 +54,10 @@ class FamilySection(Section):
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
 
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self
+
     @property
     def is_bound(self) -> bool:
         """Whether what is evaluated is an upper bound on bits/dim and not the figure itself."""
@@ -81,6 +90,10 @@ class SpnSection(FamilySection):
             return f"width: expected a multiple of the {self.heads} heads, got {self.width}"
         return None
 
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"width": FEW, "heads": 1, "pixelcnn_width": FEW * channels})
+
 
 class GatedPixelCnnSection(FamilySection):
     """The Gated PixelCNN: a vertical and a horizontal stack, with context as a bias of every gate.
@@ -99,6 +112,10 @@ class GatedPixelCnnSection(FamilySection):
         if self.width % channels:
             return f"width: expected a multiple of the {channels} channels, got {self.width}"
         return None
+
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"width": FEW * channels})
 
 
 class PixelCnnPpSection(FamilySection):
@@ -127,6 +144,10 @@ class PixelCnnPpSection(FamilySection):
             return f"downsampling: expected slices whose sides are multiples of 4, got {height}x{width}"
         return None
 
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"filters": FEW})
+
     @property
     def is_bound(self) -> bool:
         """Whether what is evaluated is an upper bound on bits/dim and not the figure itself."""
@@ -151,6 +172,10 @@ class PixelSnailSection(FamilySection):
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
         return None
+
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"width": FEW, "key_width": FEW, "value_width": FEW})
 
 
 ModelSection: TypeAlias = Annotated[

@@ -71,7 +71,8 @@ def check_stage(plan: StagePlan, shape: tuple[int, int, int], section: ModelSect
     mass, what = _mass(section, stage.signature, small, generator)
     if not abs(mass - 1) <= TOLERANCE:
         raise InputError(f"stages.{plan.name}: expected probabilities that sum to 1, got {mass!r}")
-    seen = sight(*random_problem(section, stage.signature, 2, generator))
+    # A narrow network sees what a wide one does, and soon enough beside slices of full size.
+    seen = sight(*random_problem(section.narrowed(shape[2]), stage.signature, 2, generator))
     return (
         f"{plan.name}: causal (largest forbidden derivative {found.leak:g} on {small.height}x{small.width}, "
         f"{found.blind} blind spots; contexts of {len(stage.targets)} slices see no later bit); "
