@@ -198,6 +198,14 @@ def low_bits_shown_to_the_high_bit_stage(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("spn.stages.gather_window", unmasked)
 
 
+def high_bits_shown_that_come_later(patch: pytest.MonkeyPatch) -> None:
+    def levels(plan: StagePlan) -> int:
+        above = (1 << plan.image_bits) - (1 << (plan.image_bits - plan.bits[0]))
+        return 1 << plan.bits[0] if any(plan.known[m][n] & above == above for m, n in plan.targets) else 1
+
+    patch.setattr(StagePlan, "high_levels", property(levels))
+
+
 def shift_window(patch: pytest.MonkeyPatch, down: int, right: int) -> None:
     def shifted(slices: Tensor, visible: Tensor, position: Tensor, offsets: Tensor) -> Any:
         return gather_window(slices, visible, position, offsets + torch.tensor([down, right]))

@@ -42,6 +42,7 @@ WIDE = (
     ("size", 1, "embedded", "pixelcnn"),
     ("rest_before_first", 1, "scaled", "both"),
     ("low_before_high", 1, "embedded", "both"),
+    ("low_before_rest", 1, "scaled", "pixelcnn"),
     ("raster_then_subscale", 1, "scaled", "transformer"),
     ("size_then_raster", 1, "embedded", "both"),
     ("uneven", 1, "scaled", "both"),

@@ -1,5 +1,6 @@
 """What evaluation says of a figure beside its value: exact or a bound, repeated, and at what speed it was made."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 from experiment import read_history, tiny_params, write_params
 
-from spn.config import Params, load_params
+from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import preprocess
 from spn.evaluation.evaluate import chain_metrics, stage_nats, summarise
@@ -66,6 +67,43 @@ def test_a_chain_is_a_bound_where_a_stage_is(stages: tuple[str, ...], total: str
     )
     assert metrics["estimate"] == total
     assert tuple(stage["estimate"] for stage in metrics["stages"].values()) == stages
+
+
+def figures(nats: list[float], num_dims: int = 4, **changes: object) -> tuple[dict[str, Any], np.ndarray]:
+    """Give what the evaluation of a stage wrote, of these nats per image."""
+    told = {"split": "test", "estimate": "exact", "conditioning": "none", "num_parameters": 1, "recipe_digest": ""}
+    return told | summarise(np.array(nats), num_dims) | changes, np.array(nats)
+
+
+def test_a_mean_and_its_standard_error_are_those_by_hand() -> None:
+    # Of 1, 2 and 6: mean 3; squares of what differs 4 + 1 + 9 = 14, over 2 is the variance; 7, over 3 images.
+    found = summarise(np.array([1.0, 2.0, 6.0]), num_dims=5)
+    assert found == {
+        "nats": pytest.approx(3, rel=1e-14),
+        "num_images": 3,
+        "num_dims": 5,
+        "bits_per_dim": pytest.approx(3 / 5 / math.log(2), rel=1e-14),
+        "standard_error": pytest.approx(math.sqrt(7 / 3) / 5 / math.log(2), rel=1e-14),
+    }
+    assert summarise(np.array([2.0]), num_dims=5)["standard_error"] is None
+
+
+def test_a_chain_adds_its_stages_image_by_image() -> None:
+    total = chain_metrics("c", {"high": figures([1.0, 3.0]), "low": figures([4.0, 2.0])})
+    # 5 and 5: the stages' errors are not the chain's.
+    assert (total["nats"], total["standard_error"]) == (5, 0)
+    assert total["bits_per_dim"] == pytest.approx(5 / 4 / math.log(2), rel=1e-14)
+    assert (total["num_images"], total["num_dims"], total["split"], total["num_parameters"]) == (2, 4, "test", 2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [figures([1.0, 2.0, 3.0]), figures([1.0, 3.0], split="validation"), figures([1.0, 3.0], num_dims=8)],
+    ids=["images", "split", "dims"],
+)
+def test_stages_of_other_images_are_not_added(other: tuple[dict[str, Any], np.ndarray]) -> None:
+    with pytest.raises(InputError, match=r"^chains.c: expected stages evaluated on the same images, got .*'test'"):
+        chain_metrics("c", {"high": figures([1.0, 3.0]), "low": other})
 
 
 def test_stages_follow_one_another() -> None:

@@ -205,9 +205,29 @@ def test_slices_that_fit_are_read_once(experiment, monkeypatch):
     assert reads == [100]
 
 
-def test_free_memory_is_some_and_no_more_than_the_machine_has():
-    total = resident.os.sysconf("SC_PHYS_PAGES") * resident.os.sysconf("SC_PAGE_SIZE")
-    assert 0 < resident.free_bytes(CPU) < total
+def test_free_memory_is_what_the_machine_has_free_and_the_job_may_still_use(monkeypatch):
+    sizes = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(resident.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(resident, "_left_in_groups", lambda groups, root: [])
+    assert resident.free_bytes(CPU) == 4_096_000
+    monkeypatch.setattr(resident, "_left_in_groups", lambda groups, root: [5_000_000, 3_000])
+    assert resident.free_bytes(CPU) == 3_000
+    monkeypatch.undo()
+    # By the kernel's own words, in kB; what other processes do meanwhile may take some of it or give some back.
+    (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemFree:"))
+    assert resident.free_bytes(CPU) <= 1.5 * 1024 * int(line.split()[1])
+
+
+def test_a_job_may_use_what_the_tightest_of_its_groups_leaves(tmp_path):
+    (tmp_path / "groups").write_text("0::/job/step\n")
+    for folder, limit, used in (("job", "5000", 2000), ("job/step", "max", 500), ("", "9000", 2500)):
+        (tmp_path / "root" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / folder / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "root" / folder / "memory.current").write_text(f"{used}\n")
+    assert resident._left_in_groups(tmp_path / "groups", tmp_path / "root") == [3000, 6500]
+    (tmp_path / "root" / "job" / "memory.current").write_text("6000\n")
+    assert resident._left_in_groups(tmp_path / "groups", tmp_path / "root") == [0, 6500]
+    assert resident._left_in_groups(tmp_path / "nowhere", tmp_path / "root") == []
 
 
 # Evaluation.

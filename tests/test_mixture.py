@@ -102,20 +102,31 @@ def test_red_shifts_green_and_both_shift_blue() -> None:
     torch.testing.assert_close(law.means[..., 0], torch.stack(expected, dim=-1))
 
 
+def mass_of_three(level: int, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Return a logistic's mass in the bin of one of three levels, whose edges are at -1/2 and 1/2."""
+    below = torch.sigmoid((level - 1 - 0.5 - mean) / log_scale.exp()) if level > 0 else torch.zeros_like(mean)
+    above = torch.sigmoid((level - 1 + 0.5 - mean) / log_scale.exp()) if level < 2 else torch.ones_like(mean)
+    return above - below
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_the_channels_share_one_indicator(channels: int) -> None:
     num_outputs = 2 * (1 + 2 * channels + channels * (channels - 1) // 2)
     parameters = random_parameters(channels, num_outputs)
+    weights, *others = parameters.unflatten(-1, (-1, 2)).unbind(-2)
+    means, log_scales, shifts = others[:channels], others[channels : 2 * channels], others[2 * channels :]
     total = torch.zeros(5, dtype=torch.float64)
     for levels in itertools.product(range(3), repeat=channels):
         values = torch.tensor(levels, dtype=torch.float64).expand(5, -1) - 1
         law = joint_mixture(parameters, values, num_levels=3)
         scored = law.log_prob(torch.tensor(levels).expand(5, -1)).sum(-1)
-        # Component by component, all channels under the same indicator.
-        first = parameters[:, :2].log_softmax(-1)
-        components = DiscretisedMixture(law.log_weights, law.means, law.log_scales, 3)
-        masses = components.component_log_mass(values).sum(-2)
-        torch.testing.assert_close(scored, torch.logsumexp(first + masses, -1), atol=1e-12, rtol=0)
+        # Component by component, all channels under the same indicator: green's mean is shifted by red, blue's by both.
+        of_both = weights.softmax(-1)
+        coefficients = iter(shifts)
+        for channel, level in enumerate(levels):
+            mean = means[channel] + sum(torch.tanh(next(coefficients)) * (before - 1) for before in levels[:channel])
+            of_both = of_both * mass_of_three(level, mean, log_scales[channel])
+        torch.testing.assert_close(scored.exp(), of_both.sum(-1), atol=1e-12, rtol=0)
         total += scored.exp()
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-12, rtol=0)
 

@@ -4,6 +4,7 @@ No check catches all of them, and some bugs are caught by one check alone: that 
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import planted
 import pytest
@@ -14,22 +15,28 @@ from contract import (
     SMALL,
     STAGE_CHECKS,
     Check,
+    Part,
     Problem,
     build_problem,
     chains,
     check_frequencies,
     resolve,
 )
+from experiment import tiny_params, write_params
 from planted import Plant
+from test_families import PLUS_PLUS
 
+from spn.cli import main
 from spn.config import InputError
+from spn.evaluation.chain_check import check_chain
 from spn.evaluation.check import check_stage
 
 CHAINS = chains(1, 2)
+MIXTURE = SMALL.model_copy(update={"law": "mixture", "mixtures": 2})
 
 
 def stages() -> list[Problem]:
-    return [resolve(CHAINS["multidimensional"], (4, 4, 3), 2)]
+    return [resolve(CHAINS["multidimensional"], (4, 4, 3), 2), resolve(CHAINS["low_before_rest"], (4, 4, 1), 2)]
 
 
 def models() -> list[Problem]:
@@ -45,6 +52,7 @@ def tiny() -> list[Problem]:
         build_problem(CHAINS["multidimensional"], (2, 2, 1), 2),
         build_problem(CHAINS["depth"], (1, 3, 1), 2),
         build_problem(CHAINS["raster"], (1, 1, 3), 2),
+        build_problem(CHAINS["low_before_rest"], (2, 2, 1), 2, MIXTURE),
     ]
 
 
@@ -112,6 +120,7 @@ CAUGHT_BY: dict[Plant, set[str]] = {
     planted.plan_knows_what_comes_later: SHOWS_TOO_MUCH - {"hidden_bits_leak"},
     planted.later_slices_in_the_causal_window: SHOWS_TOO_MUCH,
     planted.low_bits_shown_to_the_high_bit_stage: SHOWS_TOO_MUCH,
+    planted.high_bits_shown_that_come_later: SHOWS_TOO_MUCH - {"samples_replay"},
     planted.window_shifted_onto_the_target: SHOWS_TOO_MUCH,
     planted.window_of_the_transposed_position: SHOWS_TOO_MUCH,
     # Causal and normalised: only the formula of the window knows better.
@@ -138,16 +147,25 @@ def test_a_planted_bug_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) 
 
 
 def checked() -> list[str]:
-    """Run `spn check` on every stage of a small chain."""
-    (problem,) = stages()
-    return [check_stage(plan, problem.shape, SMALL, seed=1) for plan in problem.plans]
+    """Run `spn check` on every stage of small chains, with mixtures in the second, and on these chains."""
+    lines = []
+    for (name, section), problem in zip(
+        (("multidimensional", SMALL), ("low_before_rest", MIXTURE)), stages(), strict=True
+    ):
+        lines += [check_stage(plan, problem.shape, section, seed=1) for plan in problem.plans]
+        sections = dict.fromkeys(CHAINS[name], section)
+        lines.append(check_chain(name, problem.plans, problem.shape[2], sections, seed=1))
+    return lines
 
 
-def test_spn_check_says_in_one_line_that_a_stage_is_sound() -> None:
-    for line, name in zip(checked(), CHAINS["multidimensional"], strict=True):
-        assert line.startswith(f"{name}: causal")
-        assert "0 blind spots" in line
-        assert line.splitlines() == [line]
+def test_spn_check_says_in_one_line_that_a_stage_or_a_chain_is_sound() -> None:
+    first_high, rest_high, _, chain, *_ = lines = checked()
+    assert first_high.startswith("first_high: causal")
+    assert "0 blind spots" in first_high
+    assert "; without context; " in first_high
+    assert "; context reaches 1 of 1 pixels, no blind spot; " in rest_high
+    assert chain.startswith("chain multidimensional: normalised (all 256 images of 2x2x1 with 2 bits sum to 1 ")
+    assert all(line.splitlines() == [line] for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +176,7 @@ def test_spn_check_says_in_one_line_that_a_stage_is_sound() -> None:
         (planted.channels_in_another_order, "stages.first_high: a law depends on what comes after it"),
         (planted.later_slices_in_the_causal_window, "stages.rest_high: the context of slices"),
         (planted.low_bits_shown_to_the_high_bit_stage, "stages.rest_high: the context of slices"),
+        (planted.high_bits_shown_that_come_later, "stages.low: the context of slices"),
         (planted.softmax_forgotten, "stages.first_high: expected probabilities that sum to 1, got"),
     ],
 )
@@ -167,3 +186,47 @@ def test_spn_check_names_the_stage_that_is_not(plant: Plant, message: str, monke
         checked()
     assert str(caught.value).startswith(message)
     assert str(caught.value).splitlines() == [str(caught.value)]
+
+
+def test_the_mass_of_a_chain_shows_what_no_stage_shows_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted.high_bits_shown_that_come_later(monkeypatch)
+    problem = stages()[1]
+    with pytest.raises(InputError, match=r"chains.c: expected the probabilities of all images to sum to 1, got"):
+        check_chain("c", problem.plans, 1, dict.fromkeys(CHAINS["low_before_rest"], MIXTURE), seed=1)
+
+
+def test_spn_check_sums_the_law_that_a_bound_is_for() -> None:
+    section = PLUS_PLUS.model_copy(update={"law": "dequantised", "downsampling": False})
+    problem = resolve(CHAINS["depth"], (4, 4, 1), 2)
+    assert "sum to 1" in check_stage(problem.plans[1], problem.shape, section, seed=1)
+    assert "sum to 1" in check_chain("depth", problem.plans, 1, dict.fromkeys(CHAINS["depth"], section), seed=1)
+
+
+def test_spn_check_says_what_of_a_chain_it_shrank_or_could_not_enumerate() -> None:
+    problem = resolve(CHAINS["raster"], (8, 8, 3), 2)
+    line = check_chain("c", problem.plans, 3, {"raster": PLUS_PLUS}, seed=1)
+    assert line.startswith("chain c: normalised (all 4,096 images of 2x2x3 with 1 bit, without down-sampling, sum to 1")
+    parts = {f"b{bit}": Part(2, "all", (bit, bit + 1)) for bit in range(8)}
+    problem = resolve(parts, (8, 8, 1), 8)
+    line = check_chain("c", problem.plans, 1, dict.fromkeys(parts, SMALL), seed=1)
+    assert line == "chain c: not enumerated, for it can make no fewer than 2^32 images; its stages are checked"
+
+
+@pytest.mark.parametrize(("factors", "shape"), [((8, 8), "2x2x1"), ((4, 1), "2x2x1"), ((1, 6), "2x2x1")])
+def test_large_scale_factors_are_shrunk_to_two(factors: tuple[int, int], shape: str) -> None:
+    parts = {"high": Part(factors[0], "all", (0, 3)), "low": Part(factors[1], "all", (3, 8))}
+    problem = resolve(parts, (24, 24, 1), 8)
+    line = check_chain("c", problem.plans, 1, dict.fromkeys(parts, SMALL), seed=1)
+    assert line.startswith(f"chain c: normalised (all 256 images of {shape} with 2 bits sum to 1")
+
+
+def test_the_command_checks_stages_and_chains_or_the_stages_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(write_params(tmp_path, tiny_params()))
+    assert main(["check", "--params", path]) == 0
+    starts = ["raster: causal", "high: causal", "low: causal", "chain raster: norm", "chain depth: norm"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 5
+    assert main(["check", "--params", path, "low"]) == 0
+    assert [line.startswith("low: causal") for line in capsys.readouterr().out.splitlines()] == [True]

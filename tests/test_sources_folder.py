@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import struct
 import zipfile
 import zlib
@@ -54,6 +55,17 @@ def sole_image(root, content, suffix="png", **keys):
     write_folder(root, {f"{split}/a.{suffix}": content for split in SPLITS})
     source = open_source(folder_section(**{"validation": None, "test": None} | keys), root)
     return images_of(source, "test")[0]
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+@pytest.mark.parametrize(("height", "width"), [(11, 13), (8, 9), (9, 8), (15, 10)])
+def test_of_an_odd_margin_the_smaller_half_is_above_and_to_the_left(tmp_path, height, width, fit):
+    picture = random_images(1, height, width, 3)[0]
+    side = 8 if fit == "crop" else min(height, width)
+    top, left = math.floor((height - side) / 2), math.floor((width - side) / 2)
+    square = picture[top : top + side, left : left + side]
+    expected = square if side == 8 else np.asarray(Image.fromarray(square).resize((8, 8), Image.Resampling.BOX))
+    assert np.array_equal(sole_image(tmp_path, encoded(picture), fit=fit), expected)
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])

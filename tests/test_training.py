@@ -212,8 +212,9 @@ def test_slices_are_drawn_uniformly():
 def test_the_learning_rate_warms_up_and_decays(tmp_path):
     section = changed(tmp_path, steps=100, warmup_steps=10).stages["low"].training
     rates = [learning_rate(section, step) for step in range(100)]
-    assert rates.index(max(rates)) == 10
-    assert max(rates) == section.optimiser.learning_rate
-    assert all(early < late for early, late in pairwise(rates[:11]))
+    # Eleven equal steps up to the peak of 0.01; then half a turn in ninety, of which 45 are a quarter.
+    assert rates[:11] == pytest.approx([0.01 * share / 11 for share in range(1, 12)])
+    assert rates[10::15] == pytest.approx([0.005 * (1 + math.cos(math.pi * share / 6)) for share in range(6)])
+    assert rates[55] == pytest.approx(0.005)
+    assert rates[-1] == pytest.approx(0.005 * (1 - math.cos(math.pi / 90)))
     assert all(early > late for early, late in pairwise(rates[10:]))
-    assert rates[-1] < 0.01 * max(rates)

@@ -270,13 +270,17 @@ def verify(params: Path, sources: Path) -> None:
 
 
 def check(params: Path, stage: list[str]) -> None:
-    """Check stages for leaks (autograd) and for probabilities that sum to one (tiny grids)."""
+    """Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids)."""
+    from spn.evaluation.chain_check import check_chain
     from spn.evaluation.check import check_stage
 
     loaded = load_params(params)
     for name in stage or loaded.stage_plans:
         check_stage_name(loaded, name)
         print(check_stage(loaded.stage_plans[name], loaded.data.shape, loaded.stages[name].model, loaded.seed))
+    models = {name: section.model for name, section in loaded.stages.items()}
+    for chain, plans in {} if stage else loaded.plans.items():
+        print(check_chain(chain, plans, loaded.data.shape[-1], models, loaded.seed))
 
 
 def plan(params: Path, data: Path, recompute: bool, as_json: bool, device: str, threads: int) -> None:

@@ -1,11 +1,19 @@
 """The `model` section of a stage: a union on `family`, one class per model family."""
 
 from abc import abstractmethod
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field
 
 from spn.config.section import Count, Section
+
+Family = TypeVar("Family", bound="FamilySection")
+
+DILATIONS = 7
+"""Dilations of the slice embedder before they begin again at 1: together they reach 127 pixels."""
+
+FEW = 16
+"""Features of a network that is there for what it depends on: so many that rectifiers are not all off."""
 
 
 class FamilySection(Section):
@@ -17,6 +25,9 @@ class FamilySection(Section):
 
     embedder_layers: Annotated[int, Field(ge=0)] = 2
     """Residual blocks of the slice embedder; used only where a stage has context."""
+    embedder_dilation: Literal[1, 2] = 1
+    """2 doubles the dilation of the embedder's convolutions from one to the next (1, 2, 4, ... 64, 1, ...), so that
+    few of them reach over a whole slice, with no more weights; 1 leaves all of them undilated."""
     meta_position_units: Count = 8
     """Width of the learned embedding of the meta-position."""
     intensity: Literal["scaled", "embedded"] = "scaled"
@@ -29,9 +40,23 @@ class FamilySection(Section):
     """Logistics in a mixture; used only where that is the law."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @property
+    def embedder_dilations(self) -> tuple[int, ...]:
+        """Dilations of the embedder's 3x3 convolutions: one, and two in each residual block."""
+        return tuple(self.embedder_dilation ** (place % DILATIONS) for place in range(1 + 2 * self.embedder_layers))
+
+    @property
+    def context_reach(self) -> int:
+        """How many pixels away, in rows and in columns, context enters the features of a pixel."""
+        return sum(self.embedder_dilations)
+
     @abstractmethod
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
+
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self
 
     @property
     def is_bound(self) -> bool:
@@ -65,6 +90,10 @@ class SpnSection(FamilySection):
             return f"width: expected a multiple of the {self.heads} heads, got {self.width}"
         return None
 
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"width": FEW, "heads": 1, "pixelcnn_width": FEW * channels})
+
 
 class GatedPixelCnnSection(FamilySection):
     """The Gated PixelCNN: a vertical and a horizontal stack, with context as a bias of every gate.
@@ -83,6 +112,10 @@ class GatedPixelCnnSection(FamilySection):
         if self.width % channels:
             return f"width: expected a multiple of the {channels} channels, got {self.width}"
         return None
+
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"width": FEW * channels})
 
 
 class PixelCnnPpSection(FamilySection):
@@ -111,6 +144,10 @@ class PixelCnnPpSection(FamilySection):
             return f"downsampling: expected slices whose sides are multiples of 4, got {height}x{width}"
         return None
 
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"filters": FEW})
+
     @property
     def is_bound(self) -> bool:
         """Whether what is evaluated is an upper bound on bits/dim and not the figure itself."""
@@ -135,6 +172,10 @@ class PixelSnailSection(FamilySection):
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
         return None
+
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"width": FEW, "key_width": FEW, "value_width": FEW})
 
 
 ModelSection: TypeAlias = Annotated[

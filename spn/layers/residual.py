@@ -9,16 +9,19 @@ from spn.layers.recompute import Recomputing
 Features = Float[Tensor, "batch height width _"]
 
 
+def _conv(num_in: int, num_out: int, dilation: int) -> nn.Conv2d:
+    return nn.Conv2d(num_in, num_out, 3, padding=dilation, dilation=dilation)
+
+
 def _convolve(conv: nn.Conv2d, features: Features) -> Features:
     return conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dilations: tuple[int, int]) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.first, self.second = (_conv(width, width, dilation) for dilation in dilations)
         nn.init.zeros_(self.second.weight)  # so that a deep stack begins as the identity
 
     def forward(self, features: Features) -> Features:
@@ -29,13 +32,15 @@ class _ResidualBlock(nn.Module):
 class ConvStack(Recomputing):
     """A 3x3 convolution, residual blocks of two more each (pre-norm), and a last norm.
 
+    `dilations` has one for each convolution.
     The norms are not idle: without the last one the output grows until the gates it enters are saturated for good.
     """
 
-    def __init__(self, num_in: int, width: int, num_blocks: int) -> None:
+    def __init__(self, num_in: int, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        self.entry = nn.Conv2d(num_in, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(_ResidualBlock(width) for _ in range(num_blocks)))
+        self.entry = _conv(num_in, width, dilations[0])
+        pairs = zip(dilations[1::2], dilations[2::2], strict=True)
+        self.blocks = nn.Sequential(*(_ResidualBlock(width, pair) for pair in pairs))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Features) -> Features:

@@ -14,7 +14,8 @@ class SliceEmbedder(nn.Module):
     """The cells of context concatenated along depth, through convolutions at constant size.
 
     NOTE: an empty cell is told from intensity 0 by `Intensity`, and learned embeddings of the meta-position and, with
-    `num_classes`, of the image's class are added as planes; all three are ours.
+    `num_classes`, of the image's class are added as planes; all three are ours. So is `embedder_dilation`: how far the
+    convolutions reach (`FamilySection.context_reach`) is not in the paper.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class SliceEmbedder(nn.Module):
         num_planes = num_cells * channels * self.intensity.units + section.meta_position_units
         if num_classes:
             num_planes += section.class_units
-        self.convs = ConvStack(num_planes, width, section.embedder_layers)
+        self.convs = ConvStack(num_planes, width, section.embedder_dilations)
         self.label = nn.Embedding(num_classes, section.class_units) if num_classes else None
 
     def forward(

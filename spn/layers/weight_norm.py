@@ -13,6 +13,14 @@ Map = TypeVar("Map", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 SPREAD = 0.05
 """Standard deviation of the directions of fresh weights."""
 
+LEAST_SPREAD = 1e-4
+"""Least standard deviation that counts as variance, as a share of the root mean square of all the layer's outputs.
+
+Rounding in float32 makes about 1e-6 of it. Below, an output is the same for every image and place, such as that of a
+resolution whose one pixel sees nothing; dividing by its variance would multiply its gain by up to 1e5, and training
+would overflow.
+"""
+
 
 def normalised(layer: Map, scale: float = 1.0) -> Map:
     """Give a layer a gain for each of its outputs, beside the direction of their weights; a gain of 1, no bias.
@@ -57,7 +65,8 @@ def initialised_by_data(model: nn.Module) -> Iterator[None]:
     """Let a pass inside initialise every normalised layer that it goes through, one after the other.
 
     Each layer's gains and biases are set so that over this batch each of its outputs has mean 0 and the layer's scale
-    as its standard deviation; and it gives the new outputs, which the next layer is then initialised with.
+    as its standard deviation; and it gives the new outputs, which the next layer is then initialised with. An output
+    without variance (`LEAST_SPREAD`) keeps its gain and bias.
     """
     with ExitStack() as hooks, torch.no_grad():
         for module in model.modules():
@@ -70,8 +79,9 @@ def _initialise(layer: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> T
     is_linear = isinstance(layer, nn.Linear)
     others = [dim for dim in range(outputs.ndim) if dim != (outputs.ndim - 1 if is_linear else 1)]
     variance, mean = torch.var_mean(outputs, dim=others, correction=0)
-    factor = cast(Tensor, layer.initial_scale) / torch.sqrt(variance + 1e-10)
+    varies = variance > LEAST_SPREAD**2 * outputs.square().mean()
+    factor = torch.where(varies, cast(Tensor, layer.initial_scale) / torch.sqrt(variance + 1e-10), 1)
     bias, gains = layer.get_parameter("bias"), gain(layer)
     gains.mul_(factor.view_as(gains))
-    bias.sub_(mean).mul_(factor)
+    bias.sub_(torch.where(varies, mean, 0)).mul_(factor)
     return layer.forward(*inputs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from spn.config import Params, StageSection
 from spn.data.layout import Split
 from spn.generation.sample import BATCH_SIZE
-from spn.models import num_parameters
+from spn.models import Signature, num_parameters
 from spn.planning.cost import StepCost, forward_flops, sampling_work, step_cost
 from spn.planning.probe import Speeds
 from spn.stages import Stage
@@ -32,6 +32,8 @@ class StageForecast:
     num_pixels: int
     """Pixels walked when an image is sampled."""
     num_sub_pixels: int
+    reach: tuple[int, int] | None
+    """How many pixels away context enters the features of a pixel, and how many it can lie away; None without any."""
     forward_flops: int
     training_flops: int
     batch_size: int
@@ -68,6 +70,7 @@ def _forecast_stage(
         num_slices=num_slices,
         num_pixels=num_pixels,
         num_sub_pixels=num_pixels * shape.channels,
+        reach=_reach(section, shape),
         forward_flops=num_slices * flops,
         training_flops=3 * flops,
         batch_size=batch_size,
@@ -80,6 +83,11 @@ def _forecast_stage(
             sample=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images),
         ),
     )
+
+
+def _reach(section: StageSection, shape: Signature) -> tuple[int, int] | None:
+    farthest = max(shape.height, shape.width) - 1
+    return (min(section.model.context_reach, farthest), farthest) if shape.num_cells else None
 
 
 def _fitting_batch_size(batch_size: int, held: StepCost, memory: int) -> int:

@@ -11,7 +11,7 @@ from spn.data.layout import Split
 from spn.planning.forecast import StageForecast
 
 UNKNOWN = "-"
-"""Stands for what depends on a number of images that is not known yet."""
+"""Stands for what there is not, or what depends on a number of images that is not known yet."""
 
 
 def plan_table(
@@ -39,7 +39,7 @@ def warnings(params: Params, stages: Sequence[StageForecast], memory: int) -> li
     return [_warning(params, stage, memory) for stage in stages if stage.step.peak > memory]
 
 
-SIZES = ("stage", "parameters", "slices", "pixels", "sub-pixels", "forward GFLOP", "training GFLOP")
+SIZES = ("stage", "parameters", "slices", "pixels", "sub-pixels", "context reach", "forward GFLOP", "training GFLOP")
 MEMORY = ("training, MiB", "batch", "weights", "gradients", "optimiser", "average", "activations", "peak")
 TIMES = ("estimated time", "train", "evaluate", "sample")
 
@@ -52,7 +52,9 @@ def _sizes(name: str, parts: Sequence[StageForecast]) -> tuple[str, ...]:
         sum(part.num_sub_pixels for part in parts),
     )
     flops = (sum(part.forward_flops for part in parts), sum(part.training_flops for part in parts))
-    return name, *(f"{count:,}" for count in counts), *(f"{count / 1e9:,.3f}" for count in flops)
+    reaches = [part.reach for part in parts if part.reach]
+    reach = f"{reaches[0][0]:,} of {reaches[0][1]:,}" if len(parts) == 1 and reaches else UNKNOWN
+    return name, *(f"{count:,}" for count in counts), reach, *(f"{count / 1e9:,.3f}" for count in flops)
 
 
 def _memory(stage: StageForecast) -> tuple[str, ...]:
@@ -97,6 +99,7 @@ def _statement(params: Params, num_images: Mapping[Split, int], device: torch.de
     place = f"cpu, threads: {torch.get_num_threads()}" if device.type == "cpu" else torch.cuda.get_device_name(device)
     lines = (
         "slices, pixels, sub-pixels: walked to sample an image.",
+        "context reach: pixels away that the slice embedder sees, of those that there are; -: no context.",
         "forward GFLOP: live, of all slices of an image; training GFLOP: of the one that a step draws, with backward.",
         "activations: kept for backward; peak: the most of everything at once, without what kernels need within.",
         f"times: estimates for this machine ({place}) from a probe of a few seconds; evaluate: {test}; "

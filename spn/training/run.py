@@ -9,6 +9,7 @@ from torch import Tensor
 from spn.checkpoint import load_tensors, save_tensors
 from spn.models import Model
 from spn.provenance import Recipe, check_recipe
+from spn.training.finite import Pending
 from spn.training.history import Row
 from spn.training.optimiser import Averaged
 
@@ -17,7 +18,7 @@ from spn.training.optimiser import Averaged
 class Run:
     """Weights, their averages, the optimiser and the history after `step` steps, which took `seconds` of training.
 
-    `pending` has the loss and the gradient's norm of every step since the last line of the history.
+    `pending` has what is to be told of every step since the last line of the history.
     """
 
     recipe: Recipe
@@ -27,7 +28,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     history: list[Row] = field(default_factory=list)
-    pending: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write the whole state to `path`."""
@@ -52,7 +53,7 @@ class Run:
         self.step, self.seconds, self.history = notes["step"], notes["seconds"], notes["history"]
         if "pending" in tensors:
             pending = tensors["pending"].to(next(self.model.parameters()).device)
-            self.pending = [(loss, norm) for loss, norm in pending]
+            self.pending = [(loss, norm, culprit) for loss, norm, culprit in pending]
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -37,8 +37,8 @@ def train(
     missing. Goes on from the state that an earlier run of the recipe left under `runs`. `observe` is given every row
     of the history, those of earlier runs included. `compiled` and `recompute` are the machine's affair: see `Trainer`.
     Several processes (`spn.distributed`) train one stage together, and the first of them writes.
-    Raises InputError when the data are not the stage's, or lack the labels that it is told, FloatingPointError when the
-    loss is not finite, and TerminatedError on SIGTERM, when the state is saved.
+    Raises InputError when the data are not the stage's, or lack the labels that it is told, FloatingPointError when a
+    loss or a gradient is not finite, and TerminatedError on SIGTERM, when the state is saved.
     """
     recipe = stage_recipe(params, name, data.digest)
     checkpoint = output / "checkpoint.safetensors"

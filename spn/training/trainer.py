@@ -19,6 +19,7 @@ from spn.models import Model, build_model
 from spn.provenance import Recipe
 from spn.stages import Stage
 from spn.training.batches import batch_indices, derive_seed, draw_positions, seeded
+from spn.training.finite import Pending, check_finite, worst_gradient
 from spn.training.history import Row
 from spn.training.optimiser import Averaged, build_optimiser, learning_rate
 from spn.training.parallel import parallel_nats
@@ -136,8 +137,8 @@ class Trainer:
         self._stop_clock()
         if self.run.pending:
             # Of whole batches, because another number of processes may go on.
-            norms = [norm for _, norm in self.run.pending]
-            self.run.pending = list(zip(self._losses(), norms, strict=True))
+            _, norms, culprits = zip(*self.run.pending, strict=True)
+            self.run.pending = list(zip(self._losses(), norms, culprits, strict=True))
         if is_first():
             self.run.save(state)
         self._saved = self._since = time.monotonic()
@@ -164,8 +165,8 @@ class Trainer:
             indices, positions = share(indices), share(positions)
         return self.data.slices("train", indices), send(positions, self.device), self._labels("train", indices)
 
-    def train_step(self) -> tuple[Tensor, Tensor]:
-        """Take one step; give its mean nats per drawn slice, of this process' share alone, and the gradient's norm."""
+    def train_step(self) -> Pending:
+        """Take one step; return what is pending of it: its loss is the mean of this process' share alone."""
         run, section, step = self.run, self.section, self.run.step
         others = [rank()] if rank() else []
         torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step, *others))
@@ -178,32 +179,35 @@ class Trainer:
             nats = self._nats(slices, position, labels).mean() * weight
         run.optimiser.zero_grad(set_to_none=True)
         (nats / slices[0, 0, 0].numel()).backward()
+        culprit = worst_gradient(self.model)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), section.clip_norm or float("inf"))
         run.optimiser.step()
         run.average.update(self.model, step)
         run.step += 1
-        return nats.detach(), norm.double()
+        return nats.detach(), norm.double(), culprit
 
     def _labels(self, split: Split, indices: Tensor) -> Tensor | None:
         """Give the classes of some images, where the stage is told of them."""
         return self.data.labels(split, indices) if self.stage.plan.num_classes else None
 
     def _stop_clock(self) -> None:
-        """Wait for the pending steps, and count the seconds since the clock was started.
+        """Wait for the pending steps, which must be finite, and count the seconds since the clock was started.
 
         This is the only place where training waits for the device.
         """
-        self._check_finite()
+        run = self.run
+        if run.pending:
+            check_finite(self.name, self.model, self._losses(), run.pending, run.step)
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         now = time.monotonic()
-        self.run.seconds += now - self._since
+        run.seconds += now - self._since
         self._since = now
 
     def _row(self) -> Row:
         """Summarise the steps since the last row."""
         run = self.run
-        norms = torch.stack([norm for _, norm in run.pending]).mean().item()
+        norms = torch.stack([norm for _, norm, _ in run.pending]).mean().item()
         before: Row = run.history[-1] if run.history else {"step": 0, "training_seconds": 0.0}
         images = (run.step - before["step"]) * self.section.batch_size
         return {
@@ -217,15 +221,7 @@ class Trainer:
 
     def _losses(self) -> Tensor:
         """Give the loss of every pending step, over the whole batch."""
-        return mean(torch.stack([loss for loss, _ in self.run.pending]))
-
-    def _check_finite(self) -> None:
-        if not self.run.pending:
-            return
-        losses = self._losses()
-        if bad := (~losses.isfinite()).nonzero().flatten().tolist():
-            step = self.run.step - len(losses) + bad[0] + 1
-            raise FloatingPointError(f"stage {self.name}, step {step}: expected a finite loss, got {losses[bad[0]]}")
+        return mean(torch.stack([loss for loss, _, _ in self.run.pending]))
 
     def _bits_per_dim(self, nats_per_slice: float) -> float:
         return bits_per_dim(nats_per_slice * len(self.stage.targets), self.stage.image_dims)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from contract.problem import Check, Position, Problem
-from spn.evaluation.check import Dependence, dependence, images_of, model_mass
+from spn.evaluation.dependence import Dependence, dependence
+from spn.evaluation.mass import chain_log_probs, images_of, model_mass
 from spn.generation import WholePasses, replay
-from spn.image import split_slices
 from spn.models import Context, Model, Steps
 from spn.stages import Stage
 
@@ -114,13 +114,7 @@ def check_chain_mass(problem: Problem) -> None:
 def chain_probabilities(problem: Problem) -> tuple[Tensor, Tensor]:
     """Enumerate all images, and the probability that the chain gives each, all of them being of class `ONLY`."""
     images = images_of(1 << problem.bits, problem.shape).to(torch.uint8)
-    nats, labels = torch.zeros(len(images), dtype=torch.float64), torch.full((len(images),), ONLY)
-    for stage, model in problem.parts:
-        slices = split_slices(images, stage.plan.scale_factor)
-        for position in stage.targets:
-            positions = stage.positions(position, len(images))
-            nats += stage.nats(model, slices, positions, problem.told(stage, labels))
-    return images, (-nats).exp()
+    return images, chain_log_probs(problem.parts, images, torch.full((len(images),), ONLY)).exp()
 
 
 MODEL_CHECKS: tuple[Check, ...] = (

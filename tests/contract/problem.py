@@ -56,6 +56,11 @@ def chains(high: int, bits: int) -> dict[str, Chain]:
         "size": {"first": Part(2, "first", every), "rest": Part(2, "rest", every)},
         "rest_before_first": {"rest": Part(2, "rest", every), "first": Part(2, "first", every)},
         "low_before_high": {"low": Part(2, "all", lo), "high": Part(2, "all", hi)},
+        "low_before_rest": {
+            "first_high": Part(2, "first", hi),
+            "low": Part(2, "all", lo),
+            "rest_high": Part(2, "rest", hi),
+        },
         "raster_then_subscale": {"high": Part(1, "all", hi), "low": Part(2, "all", lo)},
         "size_then_raster": {
             "first": Part(2, "first", hi),

@@ -1,0 +1,113 @@
+"""Check that a whole chain is a likelihood: the probabilities of all images it can make sum to one.
+
+A chain is shrunk until its images can be enumerated. What stays is the order in which its stages generate slices and
+bits, and which of them each sees: there lie the mistakes that no stage shows by itself.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+
+from spn.config import InputError, ModelSection, PixelCnnPpSection, StagePlan, tile
+from spn.config.tiling import Slices, target_slices
+from spn.evaluation.check import MOST_IMAGES, TOLERANCE, takes
+from spn.evaluation.mass import chain_log_probs, images_of
+from spn.evaluation.random_problem import random_model
+from spn.models import Model
+from spn.stages import Stage
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The cells of a stage, as its section of params.yaml names them."""
+
+    scale_factor: int
+    slices: Slices
+    bits: tuple[int, int]
+
+
+def check_chain(
+    chain: str, plans: Sequence[StagePlan], channels: int, sections: Mapping[str, ModelSection], seed: int
+) -> str:
+    """Check a chain of stages with random weights in float64; say in one line what was summed.
+
+    Raises InputError when the probabilities do not sum to one.
+    """
+    smallest = 0
+    for small, shape in _shrunk(chain, plans, channels):
+        smallest = small[0].image_bits * math.prod(shape)
+        if 1 << smallest > MOST_IMAGES:
+            continue
+        generator = torch.Generator().manual_seed(seed)
+        stages = [Stage(plan, shape) for plan in small]
+        models = [_model(sections[stage.plan.name], stage, generator) for stage in stages]
+        images = images_of(1 << small[0].image_bits, shape).to(torch.uint8)
+        labels = torch.zeros(len(images), dtype=torch.long)
+        mass = chain_log_probs(zip(stages, models, strict=True), images, labels).exp().sum().item()
+        if not abs(mass - 1) <= TOLERANCE:
+            raise InputError(f"chains.{chain}: expected the probabilities of all images to sum to 1, got {mass!r}")
+        bits = small[0].image_bits
+        return (
+            f"chain {chain}: normalised (all {len(images):,} images of {'x'.join(map(str, shape))} with "
+            f"{bits} bit{'s' if bits > 1 else ''}{_said_of(sections, stages)} sum to 1 {mass - 1:+.1e})"
+        )
+    return f"chain {chain}: not enumerated, for it can make no fewer than 2^{smallest} images; its stages are checked"
+
+
+def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[tuple[tuple[StagePlan, ...], Shape]]:
+    """Shrink a chain, most faithful first: its bits, then its images to fewer pixels a slice, then its channels.
+
+    Of the bits remains one for each range between the places where stages cut them; scale factors that are multiples
+    of one number become multiples of 2.
+    """
+    cuts = sorted({cut for plan in plans for cut in plan.cuts})
+    every_bit = tuple(range(cuts[-1] + 1))
+    sides = ((2, 2), (1, 2), (2, 1), (1, 1))
+    for num_channels, (height, width), kept in product(
+        dict.fromkeys((channels, 1)), sides, dict.fromkeys((every_bit, tuple(cuts)))
+    ):
+        small = _retiled(chain, plans, kept)
+        side = math.lcm(*(plan.scale_factor for plan in small))
+        yield small, (height * side, width * side, num_channels)
+
+
+def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> tuple[StagePlan, ...]:
+    """Tile a chain again, of its bits those between neighbouring `cuts` becoming one."""
+    shared = math.gcd(*(plan.scale_factor for plan in plans if plan.scale_factor > 1)) or 1
+    cells = {
+        plan.name: _Cells(
+            plan.scale_factor * 2 // shared if plan.scale_factor > 1 else 1,
+            _slices(plan),
+            (cuts.index(plan.bits[0]), cuts.index(plan.bits[1])),
+        )
+        for plan in plans
+    }
+    tiled = tile(chain, cells, len(cuts) - 1)
+    return tuple(replace(new, num_classes=old.num_classes) for new, old in zip(tiled, plans, strict=True))
+
+
+def _slices(plan: StagePlan) -> Slices:
+    """Name the slices of a plan."""
+    kinds: tuple[Slices, ...] = ("all", "first", "rest")
+    return next(kind for kind in kinds if target_slices(kind, plan.scale_factor) == plan.targets)
+
+
+def _model(section: ModelSection, stage: Stage, generator: torch.Generator) -> Model:
+    return random_model(_without_downsampling(section, stage), stage.signature, generator)
+
+
+def _without_downsampling(section: ModelSection, stage: Stage) -> ModelSection:
+    """Take the down-sampling out of a family that has it, where slices are too small."""
+    if isinstance(section, PixelCnnPpSection) and not takes(section, stage.signature):
+        return section.model_copy(update={"downsampling": False})
+    return section
+
+
+def _said_of(sections: Mapping[str, ModelSection], stages: Sequence[Stage]) -> str:
+    changed = [stage for stage in stages if not takes(sections[stage.plan.name], stage.signature)]
+    return ", without down-sampling," if changed else ""

@@ -1,0 +1,48 @@
+"""What likelihoods are checked on: models with random weights in float64, random contexts and random targets."""
+
+import torch
+from torch import Tensor
+
+from spn.config import ModelSection
+from spn.models import Context, Model, Signature, build_model
+
+
+def random_problem(
+    section: ModelSection, signature: Signature, count: int, generator: torch.Generator
+) -> tuple[Model, Context, Tensor]:
+    """Build a model with random weights in float64, and `count` contexts and targets."""
+    targets = (count, signature.height, signature.width, signature.channels)
+    model = random_model(section, signature, generator)
+    levels = torch.randint(signature.num_levels, targets, generator=generator)
+    return model, random_context(signature, count, generator), levels
+
+
+def random_model(section: ModelSection, signature: Signature, generator: torch.Generator) -> Model:
+    """Build a model with random weights in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
+        model = build_model(section, signature).double().eval()
+        # Every weight random, for a zero left by the initialisation would hide a dependence; and scaled, for so would a
+        # gate that is saturated.
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3)
+    return model
+
+
+def random_context(signature: Signature, batch: int, generator: torch.Generator) -> Context:
+    """Draw a context, all its cells present."""
+    size = (batch, signature.num_cells, signature.height, signature.width, signature.channels)
+    return Context(
+        cells=torch.randint(signature.context_levels, size, generator=generator),
+        present=torch.ones(size[:2], dtype=torch.bool),
+        position=torch.randint(signature.num_positions, (batch,), generator=generator),
+        high=_random_high(signature, batch, generator),
+        label=torch.randint(signature.num_classes, (batch,), generator=generator) if signature.num_classes else None,
+    )
+
+
+def _random_high(signature: Signature, batch: int, generator: torch.Generator) -> Tensor | None:
+    if signature.high_levels == 1:
+        return None
+    size = (batch, signature.height, signature.width, signature.channels)
+    return torch.randint(signature.high_levels, size, generator=generator)

@@ -1,0 +1,42 @@
+"""A loss or a gradient that is not finite stops training, with the step and the parameter.
+
+Neither shows by itself: a gradient whose norm is infinite is clipped to zeros, and the weights stand still.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Pending: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""A step's loss, the norm of its gradient, and the number of the parameter to blame where that is not finite."""
+
+
+def worst_gradient(model: nn.Module) -> Tensor:
+    """Return which of the parameters that have gradients is the first whose norm is not finite, or else the largest.
+
+    To be called before clipping. It stays on the device, for training must not wait.
+    """
+    norms = torch._foreach_norm([each.grad for each in model.parameters() if each.grad is not None])
+    return torch.stack(norms).nan_to_num(torch.inf, torch.inf).argmax().double()
+
+
+def check_finite(stage: str, model: nn.Module, losses: Tensor, pending: Sequence[Pending], step: int) -> None:
+    """Raise FloatingPointError naming the first of the `pending` steps whose loss or gradient is not finite.
+
+    `losses` are those of the whole batches; `step` is the number of the last step.
+    """
+    norms, culprits = (torch.stack([each[part] for each in pending]).cpu() for part in (1, 2))
+    losses = losses.cpu()
+    bad = (~(losses.isfinite() & norms.isfinite())).nonzero().flatten().tolist()
+    if not bad:
+        return
+    first = bad[0]
+    where = f"stage {stage}, step {step - len(pending) + first + 1}"
+    if not losses[first].isfinite():
+        raise FloatingPointError(f"{where}: expected a finite loss, got {losses[first]}")
+    names = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+    raise FloatingPointError(
+        f"{where}: expected a finite gradient, got a norm of {norms[first]} for {names[int(culprits[first])]}"
+    )

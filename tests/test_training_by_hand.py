@@ -1,0 +1,303 @@
+"""Training against small references written by hand: averages, schedules, optimisers, draws, validation, losses.
+
+Elsewhere training is compared with training, which a formula that is wrong everywhere survives.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experiment import tiny_params, write_params
+from torch import Tensor, nn
+
+from spn.config import AdamW, Params, RMSProp, TrainingSection, load_params
+from spn.data.hdf5 import SliceFile
+from spn.data.preprocess import preprocess
+from spn.models import Model
+from spn.provenance import stage_recipe
+from spn.training.batches import draw_positions, seeded
+from spn.training.optimiser import Averaged, build_optimiser, learning_rate
+from spn.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    section = load_params(write_params(folder, tiny_params())).data
+    preprocess(section, 2, (0, 2, 5), folder / "sources", folder / "low.h5", progress=False)
+    preprocess(section, 1, (0, 5), folder / "sources", folder / "raster.h5", progress=False)
+    return folder
+
+
+def loaded(folder: Path, seed: int = 1, **training: object) -> Params:
+    raw = tiny_params() | {"seed": seed}
+    for stage in raw["stages"].values():
+        stage["training"] |= training
+    return load_params(write_params(folder, raw))
+
+
+def trainer_of(folder: Path, stage: str = "low", seed: int = 1, **training: object) -> Trainer:
+    params = loaded(folder, seed, **training)
+    file = SliceFile(folder / f"{'raster' if stage == 'raster' else 'low'}.h5")
+    return Trainer(params, stage, file, stage_recipe(params, stage, file.digest), CPU)
+
+
+class Weights(Model):
+    """A model that has weights, and does nothing."""
+
+    embed_target = embed_context = laws = steps = None  # type: ignore[assignment]
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.full(shape, 2.0)))
+
+
+def weights_of(model: nn.Module) -> list[np.ndarray]:
+    return [weight.detach().double().numpy().copy() for weight in model.parameters()]
+
+
+# Averages.
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"), [(0, 1 / 10), (1, 2 / 11), (8, 9 / 18), (80, 81 / 90), (81, 0.9), (10_000, 0.9)]
+)
+def test_an_average_moves_by_one_minus_its_decay(step: int, kept: float) -> None:
+    """Decay 0.9; the ramp (1 + t) / (10 + t) is below it up to step 80."""
+    model = Weights(matrix=(3, 2), bias=(2,))
+    average = Averaged(model, decay=0.9)
+    before = weights_of(average.model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight))
+    average.update(model, step)
+    for old, live, new in zip(before, weights_of(model), weights_of(average.model), strict=True):
+        np.testing.assert_allclose(new, kept * old + (1 - kept) * live, rtol=1e-5, atol=1e-6)
+
+
+def test_every_step_moves_the_averages_by_its_own_decay(folder: Path) -> None:
+    trainer = trainer_of(folder)
+    expected = weights_of(trainer.run.average.model)
+    for step in range(3):
+        trainer.train_step()
+        kept = (1 + step) / (10 + step)
+        live = weights_of(trainer.model)
+        expected = [kept * old + (1 - kept) * new for old, new in zip(expected, live, strict=True)]
+        for actual, each in zip(weights_of(trainer.run.average.model), expected, strict=True):
+            np.testing.assert_allclose(actual, each, rtol=1e-4, atol=1e-6)
+
+
+# Validation.
+
+
+@pytest.mark.parametrize("stage", ["raster", "low"])
+def test_validation_is_that_of_the_averaged_weights_without_dropout(folder: Path, stage: str) -> None:
+    trainer = trainer_of(folder, stage)
+    generator = torch.Generator().manual_seed(3)
+    averaged = trainer.run.average.model
+    with torch.no_grad():
+        for weight in averaged.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    actual = trainer.validate()
+
+    file = SliceFile(folder / f"{stage}.h5")
+    targets, count = trainer.stage.targets, file.num_images("validation")
+    drawn = draw_positions(targets, count, seeded(1, stage, "validation"))
+    slices = file.slices("validation", torch.arange(count))
+
+    def direct(model: Any) -> float:
+        nats = 0.0
+        with torch.inference_mode():
+            for image, position in enumerate(drawn):
+                levels = trainer.stage.target(slices[image : image + 1], position[None])
+                context = trainer.stage.context(slices[image : image + 1], position[None])
+                probs = model(levels, context).probs().double().numpy()
+                nats -= np.log(np.take_along_axis(probs, levels[..., None].numpy(), -1)).sum()
+        return nats / count * len(targets) / (8 * 8) / math.log(2)
+
+    assert actual == pytest.approx(direct(averaged), rel=1e-5)
+    assert abs(direct(averaged) - direct(trainer.model.eval())) > 1e-3
+
+
+# What a step draws.
+
+
+def drawn(trainer: Trainer, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield what each step is given: its slices, the places that it drew, and what dropout would draw."""
+    given: list[tuple[Tensor, Tensor, Tensor]] = []
+    sound = trainer._nats
+
+    def note(slices: Tensor, position: Tensor, labels: Tensor | None) -> Tensor:
+        state = torch.get_rng_state()
+        given.append((slices.clone(), position.clone(), torch.rand(8)))
+        torch.set_rng_state(state)
+        return sound(slices, position, labels)
+
+    trainer._nats = note  # type: ignore[method-assign]
+    for _ in range(steps):
+        trainer.train_step()
+        yield given.pop()
+
+
+def test_draws_are_functions_of_seed_stage_and_step(folder: Path) -> None:
+    # Batches of 100 images are all of them: what differs between steps is not the images alone.
+    first = list(drawn(trainer_of(folder, batch_size=100), 3))
+    torch.manual_seed(1234)
+    again = list(drawn(trainer_of(folder, batch_size=100), 3))
+    for one, two in zip(first, again, strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(one, two, strict=True))
+    others = [
+        first[1],
+        first[2],
+        next(drawn(trainer_of(folder, batch_size=100, seed=2), 1)),
+        next(drawn(trainer_of(folder, stage="high", batch_size=100), 1)),
+    ]
+    for other in others:
+        assert not torch.equal(other[1], first[0][1])
+        assert not torch.equal(other[2], first[0][2])
+    assert not torch.equal(first[1][0], first[0][0])
+
+
+def test_a_step_draws_the_same_wherever_training_began(folder: Path) -> None:
+    *_, third = drawn(trainer_of(folder), 3)
+    resumed = trainer_of(folder)
+    resumed.run.step = 2
+    alone = next(drawn(resumed, 1))
+    assert all(torch.equal(left, right) for left, right in zip(third, alone, strict=True))
+
+
+# Losses.
+
+
+def test_the_estimate_of_a_row_is_of_all_slices_in_bits_per_sub_pixel(folder: Path) -> None:
+    trainer = trainer_of(folder, steps=4, validate_every=4)
+    rows: list[Any] = []
+    steps = []
+    sound = trainer.train_step
+    trainer.train_step = lambda: steps.append(sound()) or steps[-1]  # type: ignore[method-assign, func-returns-value]
+    trainer.advance(folder / "state.safetensors", rows.append)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    for row, (loss, norm, _) in zip(rows, steps, strict=True):
+        # A mean over drawn slices of 4x4 sub-pixels, of four that an image of 8x8 has.
+        assert row["train_bits_per_dim_estimate"] == pytest.approx(4 * loss.item() / 64 / math.log(2), rel=1e-12)
+        assert row["gradient_norm"] == pytest.approx(norm.item(), rel=1e-12)
+
+
+def test_gradients_are_of_nats_a_sub_pixel_and_clipped_to_the_norm(folder: Path) -> None:
+    norms = {}
+    for clip in (None, 1e-3):
+        trainer = trainer_of(folder, clip_norm=clip)
+        slices, position, labels = trainer._batch(0)
+        trainer.model.eval()  # so that both passes are without dropout
+        loss, norm, _ = trainer.train_step()
+        norms[clip] = math.sqrt(
+            sum(
+                float(weight.grad.double().square().sum())
+                for weight in trainer.model.parameters()
+                if weight.grad is not None
+            )
+        )
+        assert norm.item() == pytest.approx(norms[None], rel=1e-4)
+        fresh = trainer_of(folder, clip_norm=clip)
+        nats = fresh.stage.nats(fresh.model.eval(), slices, position, labels)
+        assert loss.item() == pytest.approx(nats.mean().item(), rel=1e-6)
+        (nats.mean() / 16).backward()
+        direct = [weight.grad for weight in fresh.model.parameters() if weight.grad is not None]
+        assert norm.item() == pytest.approx(math.sqrt(sum(float(each.square().sum()) for each in direct)), rel=1e-4)
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+# Schedules.
+
+
+def training(**changes: object) -> TrainingSection:
+    content = {
+        "steps": 8,
+        "batch_size": 4,
+        "optimiser": {"name": "adamw", "learning_rate": 0.8},
+        "warmup_steps": 3,
+        "schedule": "constant",
+        "ema_decay": 0.9,
+        "validate_every": 8,
+    }
+    return TrainingSection.model_validate(content | changes)
+
+
+HALF = math.sqrt(0.5)
+RATES = {
+    "constant": ({}, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8]),
+    "exponential": ({"schedule": "exponential", "decay": 0.5}, [0.2, 0.4, 0.6, 0.8, 0.4, 0.2, 0.1, 0.05]),
+    # Of a half turn in four: 1 + cos of 0, 45, 90 and 135 degrees.
+    "cosine": (
+        {"schedule": "cosine", "steps": 7},
+        [0.2, 0.4, 0.6, 0.8, 0.4 * (1 + HALF), 0.4, 0.4 * (1 - HALF)],
+    ),
+    "without warm-up": ({"warmup_steps": 0, "schedule": "exponential", "decay": 0.5, "steps": 3}, [0.8, 0.4, 0.2]),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_learning_rates_are_those_by_hand(name: str) -> None:
+    changes, expected = RATES[name]
+    section = training(**changes)
+    assert [learning_rate(section, step) for step in range(section.steps)] == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_step_is_taken_at_its_own_rate(folder: Path) -> None:
+    trainer = trainer_of(
+        folder, schedule="exponential", decay=0.5, optimiser={"name": "adamw", "learning_rate": 0.03}, steps=6
+    )
+    rates = []
+    for _ in range(4):
+        trainer.train_step()
+        rates += {group["lr"] for group in trainer.run.optimiser.param_groups}
+    assert rates == pytest.approx([0.01, 0.02, 0.03, 0.015], rel=1e-12)
+
+
+# Optimisers.
+
+
+def test_weight_decay_shrinks_matrices_and_kernels_alone() -> None:
+    model = Weights(matrix=(3, 2), kernel=(4, 2, 3, 3), bias=(5,), gain=(4, 1, 1, 1), number=())
+    optimiser = build_optimiser(model, AdamW(name="adamw", learning_rate=0.1, weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    shrunk = {name: float(weight.detach().flatten()[0]) for name, weight in model.named_parameters()}
+    assert shrunk == pytest.approx({"matrix": 1.9, "kernel": 1.9, "bias": 2, "gain": 2, "number": 2}, rel=1e-6)
+
+
+def test_adamw_takes_the_step_by_hand() -> None:
+    model = Weights(one=())
+    section = AdamW(name="adamw", learning_rate=0.1, betas=(0.8, 0.99), weight_decay=0.5)
+    optimiser = build_optimiser(model, section)
+    weight, first, second = float(model.get_parameter("one").detach()), 0.0, 0.0
+    for step, gradient in enumerate((0.3, -0.1, 0.4), start=1):
+        model.get_parameter("one").grad = torch.tensor(gradient)
+        optimiser.step()
+        first, second = 0.8 * first + 0.2 * gradient, 0.99 * second + 0.01 * gradient**2
+        corrected = first / (1 - 0.8**step), math.sqrt(second / (1 - 0.99**step))
+        # A single number is a vector, which weight decay spares.
+        weight -= 0.1 * corrected[0] / (corrected[1] + 1e-8)
+        assert float(model.get_parameter("one").detach()) == pytest.approx(weight, rel=1e-5)
+
+
+def test_rmsprop_takes_the_step_by_hand() -> None:
+    model = Weights(one=())
+    section = RMSProp(name="rmsprop", learning_rate=0.1, smoothing=0.9, momentum=0.5)
+    optimiser = build_optimiser(model, section)
+    weight, square, velocity = float(model.get_parameter("one").detach()), 0.0, 0.0
+    for gradient in (0.3, -0.1, 0.4):
+        model.get_parameter("one").grad = torch.tensor(gradient)
+        optimiser.step()
+        square = 0.9 * square + 0.1 * gradient**2
+        velocity = 0.5 * velocity + gradient / (math.sqrt(square) + 1e-8)
+        weight -= 0.1 * velocity
+        assert float(model.get_parameter("one").detach()) == pytest.approx(weight, rel=1e-5)
