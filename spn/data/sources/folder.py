@@ -1,6 +1,7 @@
 """A folder or zip of images; see `spn.data.sources.picture` for what is made of each."""
 
 import hashlib
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -111,7 +112,10 @@ def _find(section: FolderData, root: Path) -> Pictures:
 def _open_directory(folder: Path) -> Pictures:
     def read(name: str) -> bytes:
         try:
-            if (folder / name).stat().st_size > MAX_FILE_BYTES:
+            state = (folder / name).stat()
+            if not stat.S_ISREG(state.st_mode):
+                raise PictureError("not a file")  # reading a pipe may wait without end
+            if state.st_size > MAX_FILE_BYTES:
                 raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
             return (folder / name).read_bytes()
         except OSError as error:
