@@ -1,9 +1,9 @@
 """What is no file, under the name of a file that a verb reads: refused by name, for reading a pipe may never end."""
 
-import contextlib
 import os
+import signal
 import socket
-import threading
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,14 +30,11 @@ def pipe(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "pipe"
     os.mkfifo(path)
 
-    def let_go() -> None:
-        with contextlib.suppress(OSError):
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-
-    timer = threading.Timer(SECONDS, let_go)
-    timer.start()
-    yield path
-    timer.cancel()
+    # In a process of its own, for some libraries keep Python's lock while they open a file.
+    let_go = ["sh", "-c", f'sleep {SECONDS}; while : > "$0"; do sleep 0.1; done', str(path)]
+    with subprocess.Popen(let_go, start_new_session=True) as process:
+        yield path
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
