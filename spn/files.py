@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,12 +15,41 @@ from spn.config import InputError
 SEAL = "sha256"
 """The key under which a JSON file has the digest of the rest of it."""
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 class WriteError(Exception):
     """A file could not be written, most often because the disk is full; what was there before is untouched.
 
     The command line prints it in one line and exits with status 1; with room made, the same command goes on.
     """
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError where `path` is there, but is no file: reading a pipe may wait without end."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):
+        return  # who opens it says why it cannot be
+    if kind != stat.S_IFREG:
+        raise InputError(f"{path}: expected a file, got {_KINDS.get(kind, 'something else')}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise WriteError, naming `path`, where the file system refuses what is done to it."""
+    try:
+        yield
+    except OSError as error:
+        # h5py has long texts of its own for the errors of the system.
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise WriteError(f"{path}: could not be written: {reason}") from error
 
 
 @contextmanager
@@ -32,16 +62,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(path)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        # h5py has long texts of its own for the errors of the system.
-        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-        raise WriteError(f"{path}: could not be written: {reason}") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left(path)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -65,6 +92,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote; raise InputError naming a file that is missing, damaged or edited."""
+    check_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

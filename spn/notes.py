@@ -7,12 +7,12 @@ they have the digests of the files that were written beside it, so that these ca
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from spn.config import InputError
-from spn.files import SEAL, json_digest, read_json
+from spn.files import SEAL, check_file, json_digest, read_json
 
 Notes = dict[str, Any]
 
@@ -69,6 +69,7 @@ def read_seal(path: Path, expected: str) -> Notes:
 
     `expected` says in a few words which file is meant to be there.
     """
+    check_file(path)
     try:
         with path.open("rb") as file:
             block = file.read(SEAL_BYTES)
@@ -87,6 +88,7 @@ def read_seal(path: Path, expected: str) -> Notes:
 
 def read_tensor_notes(path: Path) -> Notes:
     """Read the notes of a safetensors file; raise InputError unless they are as they were written."""
+    check_file(path)
     try:
         notes = json.loads(_tensor_header(path)["__metadata__"][NOTES])
         if notes.pop(SEAL, None) == json_digest(notes):
@@ -123,8 +125,10 @@ def tensor_line(name: str, dtype: str, shape: Sequence[int]) -> bytes:
     return f"{json.dumps(name)} torch.{dtype} {list(shape)}\n".encode()
 
 
-def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+def file_digests(folder: Path, names: Collection[str]) -> dict[str, str]:
     """Compute the SHA-256 of files, by their names in `folder`; raise InputError naming one that is missing."""
+    for name in names:
+        check_file(folder / name)
     try:
         return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     except OSError as error:

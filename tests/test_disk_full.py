@@ -1,4 +1,4 @@
-"""A full disk: one line that names the file, nothing that was there is lost, and with room the command goes on."""
+"""A disk that is full or read-only: one line names the file, nothing is lost, and with room the command goes on."""
 
 import os
 import shutil
@@ -12,12 +12,13 @@ import pytest
 import torch
 from damages import Experiment
 from experiment import tiny_params, write_params
+from tracked import open_at
 
 from spn.checkpoint import load_notes, load_tensors
 from spn.cli import main
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile, read_images
-from spn.files import WriteError
+from spn.files import WriteError, write_json
 from spn.training import train
 from spn.training.run import Row
 
@@ -38,6 +39,14 @@ class Disk:
     def empty(self) -> None:
         """Give the room back."""
         (self.place / "ballast").unlink()
+
+    def refuse(self) -> None:
+        """Take no more writing, as a disk does that has faults, or a file system that somebody else owns."""
+        subprocess.run(["mount", "-o", "remount,ro", str(self.place)], check=True)
+
+    def accept(self) -> None:
+        """Take writing again."""
+        subprocess.run(["mount", "-o", "remount,rw", str(self.place)], check=True)
 
     def content(self) -> dict[str, bytes]:
         """Read every file but the ballast."""
@@ -179,6 +188,90 @@ def test_report(experiment: Experiment, disk: Disk, capsys: pytest.CaptureFixtur
     assert message.endswith(": could not be written: No space left on device")
     assert_goes_on(command, disk, before)
     assert (experiment.folder / "plots/table.html").exists()
+
+
+def written_by(verb: str, experiment: Experiment) -> tuple[list[object], Path]:
+    """Give the command of a verb that writes to the small disk, and what it writes there first."""
+    common: list[object] = ["--params", experiment.params, "--data", experiment.data]
+    low, elsewhere = ["--checkpoint", experiment.checkpoint("low")], experiment.folder.parents[1]
+    runs, handle = experiment.folder / "runs", experiment.folder / "mlflow" / "experiment.json"
+    train = ["train", "low", *common, "--output", elsewhere / "low"]
+    samples = experiment.samples("high")
+    given = ["--checkpoint", experiment.checkpoint("high"), "--output", samples]
+    summarised = experiment.folder / "chains/depth/metrics.json"
+    return {
+        "preprocess": (["preprocess", *common[:2], "--layout", "S2_2+3", "--output", experiment.data], experiment.data),
+        "train, its state": ([*train, "--runs", runs, "--experiment", elsewhere / "handle.json"], runs),
+        "train, its handle": ([*train, "--runs", elsewhere / "runs", "--experiment", handle], handle),
+        "evaluate": (
+            ["evaluate", "low", *common, *low, "--output", experiment.stage("low")],
+            experiment.stage("low") / "nats.npy",
+        ),
+        "sample": (["sample", "depth", "high", *common, *given], samples / "samples.h5"),
+        "summarise": (
+            ["summarise", "depth", *common[:2], "--stages", experiment.folder / "stages", "--output", summarised],
+            summarised,
+        ),
+        "report": (["report", *common, "--results", experiment.folder], experiment.folder),
+    }[verb]
+
+
+VERBS = ("preprocess", "train, its state", "train, its handle", "evaluate", "sample", "summarise", "report")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_disk_that_may_only_be_read(
+    experiment: Experiment,
+    disk: Disk,
+    verb: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    command, place = written_by(verb, experiment)
+    disk.refuse()
+    before = disk.content()
+    said = fails(command, capsys)
+    assert said.startswith(f"spn: error: {place}")
+    assert said.endswith(": could not be written: Read-only file system")
+    assert disk.content() == before
+    disk.accept()
+    assert main([str(argument) for argument in command]) == 0
+
+
+def test_a_store_that_may_only_be_read(
+    experiment: Experiment,
+    disk: Disk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk.place}/mlflow.db")
+    command = ["train", "low", "--params", experiment.params, "--data", experiment.data, "--output", tmp_path / "low"]
+    command += ["--runs", tmp_path / "runs", "--experiment", tmp_path / "handle.json"]
+    expected = f"spn: error: {disk.place}/mlflow.db.lock: could not be written: Read-only file system"
+    disk.refuse()
+    assert fails(command, capsys) == expected
+    disk.accept()
+    made = open_at(f"sqlite:///{tmp_path}/made.db", tmp_path / "made.json")
+    shutil.copyfile(tmp_path / "made.db", disk.place / "mlflow.db")  # which no process has open
+    write_json(tmp_path / "handle.json", {"uri": f"sqlite:///{disk.place}/mlflow.db", "id": made.id})
+    disk.refuse()
+    assert fails(command, capsys) == expected
+    disk.accept()
+    assert main([str(argument) for argument in command]) == 0
+
+
+def test_a_file_in_place_of_the_folder_of_states(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_bytes(b"")
+    command = ["train", "low", "--params", made / "params.yaml", "--data", made / "S2_2+3.h5"]
+    command += ["--runs", tmp_path / "runs", "--output", tmp_path / "low"]
+    said = fails(command, capsys)
+    assert said.startswith(f"spn: error: {tmp_path}/runs/.low-")
+    assert said.endswith(".lock: could not be written: File exists")
 
 
 def test_all_of_this_as_a_user_who_may_not_mount() -> None:

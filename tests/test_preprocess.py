@@ -149,14 +149,26 @@ def test_nothing_is_written_where_a_picture_is_bad(pictures):
     assert not (pictures / "out").exists()
 
 
-def test_skipped_pictures_are_counted(pictures, capsys):
+def test_many_skipped_pictures_are_named_up_to_twenty(pictures, capsys):
+    for index in range(25):
+        (pictures / "pictures" / f"bad{index:02}.png").write_bytes(b"")
+    preprocess(pictures_section(unreadable="skip"), 2, (0, 8), pictures, pictures / "a.h5", progress=False)
+    said = capsys.readouterr()
+    assert "; 26 skipped: bad.png (not an image), bad00.png (not an image), " in said.out
+    assert ", bad18.png (not an image) and 6 more; source_digest " in said.out
+    assert [line.split()[1] for line in said.err.splitlines()][-2:] == ["bad23.png:", "bad24.png:"]
+
+
+def test_skipped_pictures_are_counted_and_named(pictures, capsys):
     section = pictures_section(unreadable="skip")
     preprocess(section, 2, (0, 8), pictures, pictures / "a.h5", progress=False)
     assert SliceFile(pictures / "a.h5").skipped == 1
-    assert capsys.readouterr().out.endswith(
-        "a.h5: 6 train, 2 validation, 2 test images; 0 of test also in train or validation; 1 skipped; "
-        f"source_digest {open_source(section, pictures).digest}\n"
+    said = capsys.readouterr()
+    assert said.out.endswith(
+        "a.h5: 6 train, 2 validation, 2 test images; 0 of test also in train or validation; "
+        f"1 skipped: bad.png (not an image); source_digest {open_source(section, pictures).digest}\n"
     )
+    assert said.err == "skipped bad.png: not an image\n"
     assert_holds(pictures / "a.h5", section, pictures)
 
 

@@ -185,7 +185,7 @@ def test_bad_files_are_skipped_only_when_told_to(tmp_path, write):
     (tmp_path / "clean").mkdir()
     write(tmp_path / "clean", png_contents())
     clean = open_source(folder_section(), tmp_path / "clean")
-    assert clean.skipped == ()
+    assert clean.skipped == {}
     assert clean.digest == source.digest
     assert np.array_equal(images_of(clean, "test"), images_of(source, "test"))
 

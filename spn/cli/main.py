@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"spn: error: {error}", file=sys.stderr)
         return 2
-    except (FloatingPointError, WriteError) as error:
+    except (FloatingPointError, OSError, WriteError) as error:  # OSError: of a file that is not the pipeline's
         print(f"spn: error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,7 @@
 """params.yaml as a whole: every scientific number and nothing else."""
 
 import json
+import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +105,8 @@ class Params(Section):
 
 def load_params(path: Path) -> Params:
     """Read and validate a params.yaml; raise InputError with one line that names the dotted key."""
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe may wait without end
+        raise InputError(f"{path}: expected a readable params file, got something else")
     try:
         text = path.read_text(encoding="utf-8")
         _check_aliases(text)

@@ -1,6 +1,7 @@
 """Images of a source to an HDF5 file of slices, one batch in memory at a time."""
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,6 +15,7 @@ from spn.config import DataSection, InputError
 from spn.data.hdf5 import SliceWriter, create_slices
 from spn.data.layout import SPLITS, Layout, Origin, Split
 from spn.data.sources import Item, Source, open_source
+from spn.data.sources.source import shown
 from spn.notes import RECIPE
 from spn.provenance import Recipe, source_state
 
@@ -52,8 +54,9 @@ def preprocess(
     """Write the images of a `data` section to `output`, in slices and bit ranges; print one line that counts them.
 
     The source's files lie below `root`. Raises InputError, and writes nothing, where one is missing or damaged, or
-    changes meanwhile, or the source is not of the digest stated. The line has the digest, so that it can be stated.
-    `recipe` is noted in the file; the workflow makes a file without one again.
+    changes meanwhile, or the source is not of the digest stated. The line has the digest, so that it can be stated,
+    and names the first twenty files that were skipped; stderr gets a line for every one. `recipe` is noted in the
+    file; the workflow makes a file without one again.
     """
     layout = Layout(scale_factor, cuts, section.shape)
     assert layout.bits == section.bits
@@ -78,9 +81,12 @@ def preprocess(
             ),
             {RECIPE: recipe, "source_state": state},
         )
+    for name, reason in source.skipped.items():
+        print(f"skipped {name}: {reason}", file=sys.stderr)
     images = ", ".join(f"{count} {split}" for split, count in counts.items())
+    skipped = f"{len(source.skipped)} skipped{': ' if source.skipped else ''}{shown(source.skipped)}"
     print(
-        f"{output}: {images} images; {duplicates} of test also in train or validation; {len(source.skipped)} skipped; "
+        f"{output}: {images} images; {duplicates} of test also in train or validation; {skipped}; "
         f"source_digest {source.digest}"
     )
 

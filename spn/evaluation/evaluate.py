@@ -22,7 +22,7 @@ from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
 from spn.data.resident import send
 from spn.distributed import collect, is_first, share
-from spn.files import write_bytes
+from spn.files import check_file, write_bytes
 from spn.likelihood import bits_per_dim
 from spn.models import Model
 from spn.stages import Stage
@@ -123,6 +123,7 @@ def save_nats(path: Path, nats: NDArray[np.float64]) -> str:
 
 def load_nats(path: Path, sha256: str | None) -> NDArray[np.float64]:
     """Read what `save_nats` wrote with this SHA-256; raise InputError naming a file that is missing or damaged."""
+    check_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.client import MlflowClient
 
 from spn.config import InputError
-from spn.files import read_json, write_json
+from spn.files import read_json, write_json, writing
 from spn.tracking.outage import opening, say
 from spn.tracking.schema import prepare
 from spn.tracking.views import view_path, view_tags
@@ -173,5 +173,10 @@ def _locked(uri: str) -> Iterator[None]:
         yield
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{database}.lock"):
+    lock = FileLock(f"{database}.lock")
+    with writing(Path(lock.lock_file)):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from spn.distributed import any_of, is_first
+from spn.files import writing
 from spn.provenance import Recipe, recipe_digest
 
 POLL_SECONDS = 5.0
@@ -24,11 +25,15 @@ def state_path(runs: Path, recipe: Recipe) -> Path:
 def claimed(runs: Path, recipe: Recipe) -> Iterator[None]:
     """Wait until no other process trains `recipe`, and keep others waiting meanwhile.
 
-    The system gives the lock back when its process dies, however it dies. A file system without locks is told of.
+    The system gives the lock back when its process dies, however it dies. A file system without locks is told of;
+    WriteError is raised where one takes no file.
     """
     state = state_path(runs, recipe)
-    state.parent.mkdir(parents=True, exist_ok=True)
-    with state.with_name(f".{state.stem}.lock").open("a") as file:
+    lock = state.with_name(f".{state.stem}.lock")
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
         if any_of(is_first() and not _lock(file))[0]:
             if is_first():
                 print(f"{recipe['stage']}: waiting for another process that trains it now", file=sys.stderr)

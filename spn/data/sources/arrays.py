@@ -23,6 +23,7 @@ from spn.data.digest import files_sha256
 from spn.data.layout import Split
 from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP, DEFLATE_RATIO, missing_file, read_exactly
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+from spn.files import check_file
 
 PREFIXES: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
 IMAGES, LABELS = "data", "labels"
@@ -133,6 +134,7 @@ def _natural_order(path: Path) -> list[tuple[int, str]]:
 
 
 def _open_file(path: Path, section: ArraysData) -> ArrayFile:
+    check_file(path)
     header = _read_header(path, IMAGES)
     height, width, channels = section.shape
     fits = header.shape[1:] in {(height, width, channels), (channels * height * width,)}

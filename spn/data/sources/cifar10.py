@@ -20,6 +20,7 @@ from spn.data.digest import file_sha256, files_sha256
 from spn.data.sources.cifar_pickle import parse_batch
 from spn.data.sources.files import missing_file
 from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+from spn.files import writing
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
@@ -99,8 +100,9 @@ def _spool(files: Iterable[tuple[str, bytes]], where: Path) -> dict[str, Batch]:
         for name, content in files:
             images, labels = parse_batch(content, f"{where}/{name}")
             start = spool.tell()
-            spool.write(np.ascontiguousarray(images).data)
-            spool.flush()
+            with writing(Path(tempfile.gettempdir())):
+                spool.write(np.ascontiguousarray(images).data)
+                spool.flush()
             batches[name] = Batch(np.asarray(np.memmap(spool, np.uint8, "r", start, images.shape)), labels)
     for name in TRAIN + TEST:
         if name not in batches:

@@ -1,6 +1,7 @@
 """A folder or zip of images; see `spn.data.sources.picture` for what is made of each."""
 
 import hashlib
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +15,11 @@ from spn.config import PICTURE_FORMATS, FolderData, InputError
 from spn.data.digest import listing_sha256
 from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP, missing_file
 from spn.data.sources.picture import PictureError, decode_picture
-from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts, shown
 from spn.data.sources.subfolders import by_split, class_labels
 
 MAX_FILE_BYTES = 1 << 28
 """No picture file of this size is meant; a zip may state any."""
-
-NAMES_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def open_folder(section: FolderData, root: Path, progress: bool) -> Source:
         digest=found.digest,
         parts=draw_parts(section, pools, {"validation": section.validation, "test": section.test}, str(pictures.path)),
         drop_bits=SOURCE_BITS - section.bits,
-        skipped=tuple(found.bad),
+        skipped=found.bad,
     )
 
 
@@ -111,7 +110,10 @@ def _find(section: FolderData, root: Path) -> Pictures:
 def _open_directory(folder: Path) -> Pictures:
     def read(name: str) -> bytes:
         try:
-            if (folder / name).stat().st_size > MAX_FILE_BYTES:
+            state = (folder / name).stat()
+            if not stat.S_ISREG(state.st_mode):
+                raise PictureError("not a file")  # reading a pipe may wait without end
+            if state.st_size > MAX_FILE_BYTES:
                 raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
             return (folder / name).read_bytes()
         except OSError as error:
@@ -174,9 +176,7 @@ def _inspect(pictures: Pictures, section: FolderData, progress: bool) -> Inspect
 
 
 def _complaint(pictures: Pictures, section: FolderData, bad: dict[str, str]) -> str:
-    shown = ", ".join(f"{name} ({reason})" for name, reason in list(bad.items())[:NAMES_SHOWN])
-    more = f" and {len(bad) - NAMES_SHOWN} more" if len(bad) > NAMES_SHOWN else ""
     return (
         f"{pictures.path}: expected intact images of at least {section.size}x{section.size}, got {len(bad)} of "
-        f"{len(pictures.names)} that are not (data.unreadable: skip leaves them out): {shown}{more}"
+        f"{len(pictures.names)} that are not (data.unreadable: skip leaves them out): {shown(bad)}"
     )

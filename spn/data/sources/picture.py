@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spn.config import PICTURE_FORMATS, FolderData
+from spn.data.sources.jpeg import JPEG_START, scan_damage
 
 MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 """Pillow's modes of at most 8 bits a channel."""
@@ -49,6 +50,8 @@ def decode_picture(content: bytes, section: FolderData) -> UInt8[np.ndarray, "si
                 picture = ImageOps.exif_transpose(opened)
     except DAMAGED as error:
         raise PictureError(_reason(error)) from error
+    if content.startswith(JPEG_START) and (damage := scan_damage(content)) is not None:
+        raise PictureError(damage)
     if picture.mode not in MODES:
         raise PictureError(f"levels of mode {picture.mode}")
     if min(picture.size) < section.size:

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -16,6 +17,8 @@ Item = tuple[UInt8[np.ndarray, "height width channel"], int | None]
 
 SOURCE_BITS = 8
 """Depth of the images of every source but the digits."""
+
+NAMES_SHOWN = 20
 
 
 class Pool(ABC):
@@ -46,14 +49,15 @@ class Part:
 class Source:
     """A data set: which release it is, the SHA-256 of its bytes, and its images.
 
-    `drop_bits` least significant bits of the pools' levels are dropped; `skipped` names files that were left out.
+    `drop_bits` least significant bits of the pools' levels are dropped; `skipped` has the files that were left out, and
+    why.
     """
 
     release: str
     digest: str
     parts: Mapping[Split, Part]
     drop_bits: int
-    skipped: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def count(self, split: Split) -> int:
         """Count the images of a split."""
@@ -68,6 +72,12 @@ class Source:
         part = self.parts[split]
         for image, label in part.pool.stream(part.indices):
             yield image >> self.drop_bits, label
+
+
+def shown(files: Mapping[str, str]) -> str:
+    """Return the names of files that cannot be used, each with the reason, and how many more there are."""
+    more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
+    return ", ".join(f"{name} ({reason})" for name, reason in islice(files.items(), NAMES_SHOWN)) + more
 
 
 def draw_parts(
