@@ -1,5 +1,6 @@
 """params.yaml with changes, for the tests of what is accepted and what a mistake is told."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,50 @@ from ruamel.yaml import YAML
 from spn.config import InputError, Params, load_params
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "params.yaml").read_text()
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+TEXT = FILES[0].read_text()
+COMPLETE = load_params(FILES[0]).model_dump(mode="json", by_alias=True, exclude_unset=True)
 GONE = object()
 """Stands for a key taken away."""
 
+ALIASED = """\
+seed: 1
+data: {source: digits, name: digits, bits: 5, validation: 180, test: 360}
+stages:
+  high:
+    scale_factor: 1
+    slices: all
+    bits: [0, 2]
+    model: &model {family: spn, width: 8, heads: 2, transformer_layers: 1, pixelcnn_width: 8, pixelcnn_layers: 1}
+    training: &training
+      steps: 9
+      batch_size: 2
+      optimiser: {name: adamw, learning_rate: 0.1}
+      warmup_steps: 1
+      schedule: cosine
+      ema_decay: 0.9
+      validate_every: 3
+  low: {scale_factor: 1, slices: all, bits: [2, 5], model: *model, training: {<<: *training, steps: 12}}
+chains:
+  depth: {stages: [high, low]}
+sampling: {num_images: 1, seed: 1}
+"""
+"""A file as they were before `defaults`."""
+
+
+def as_written() -> dict[str, Any]:
+    """Read params.yaml as plain values, `defaults` and stages apart."""
+    return YAML(typ="safe", pure=True).load(TEXT)
+
 
 def plain() -> dict[str, Any]:
-    """Read params.yaml as plain values; aliases become copies, so that a change of one stage leaves the others."""
-    return json.loads(json.dumps(YAML(typ="safe", pure=True).load(TEXT)))
+    """Read params.yaml as plain values, every stage complete, so that a change of one leaves the others."""
+    return copy.deepcopy(COMPLETE)
 
 
-def changed(changes: dict[str, object]) -> dict[str, Any]:
-    """Change params.yaml at dotted keys."""
-    params = plain()
+def changed(changes: dict[str, object], params: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Change params.yaml, or other values like it, at dotted keys."""
+    params = plain() if params is None else params
     for key, value in changes.items():
         *path, last = key.split(".")
         section = params

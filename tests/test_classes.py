@@ -98,7 +98,7 @@ def test_the_classes_of_arrays_are_stated(tmp_path: Path) -> None:
     data = {"source": "arrays", "name": "a", "bits": 5, "size": 8, "channels": 1, "release": "r", "num_classes": 3}
     assert load(tmp_path, tiny("low") | {"data": data}).stage_plans["low"].num_classes == 3
     del data["num_classes"]
-    expected = "stages.low.class_conditional: expected data.num_classes to be stated, got no classes"
+    expected = "stages.low.class_conditional: expected data.num_classes to be stated, got no classes (line 1)"
     assert error_of(tmp_path, tiny("low") | {"data": data}) == expected
 
 

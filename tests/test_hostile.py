@@ -19,7 +19,7 @@ import torch
 from bombs import BOMBS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from params_file import error_of, load, plain
+from params_file import ALIASED, as_written, error_of, load, plain
 from test_params_fuzz import dotted_keys
 
 from spn.checkpoint import load_notes, load_tensors, load_weights
@@ -93,7 +93,8 @@ def test_a_pickled_checkpoint_is_not_executed(tmp_path: Path) -> None:
 
 
 PLAIN = plain()
-KEYS = sorted(set(dotted_keys(PLAIN)))
+WRITTEN = as_written()
+KEYS = sorted({*dotted_keys(PLAIN), *dotted_keys(WRITTEN)})
 OPTIONAL = {"clip_norm"}
 """Keys of params.yaml whose value may be null."""
 
@@ -115,9 +116,14 @@ def value_at(key: str, params: dict[str, Any]) -> Any:
     return value
 
 
+def base(key: str) -> dict[str, Any]:
+    """Return params.yaml with complete stages, or for a key of `defaults` as it is written."""
+    return WRITTEN if key.startswith("defaults") else PLAIN
+
+
 def wrong_values(key: str) -> st.SearchStrategy[Any]:
     """Draw values of other types than the value of params.yaml has; whole numbers are numbers."""
-    value = value_at(key, PLAIN)
+    value = value_at(key, base(key))
     right = {type(value)} | ({int} if isinstance(value, float) else set())
     allowed = right | ({type(None)} if key.split(".")[-1] in OPTIONAL else set())
     return st.one_of([values for kind, values in TYPES.items() if kind not in allowed])
@@ -127,7 +133,8 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     """Put a value at a key of params.yaml, and leave out the stages that it is not in, which take time to read."""
     section, name = [*key.split("."), ""][:2]
     stage = name if section == "stages" and name else "raster"
-    params = copy.deepcopy(PLAIN | {"stages": {stage: PLAIN["stages"][stage]}})
+    whole = base(key)
+    params = copy.deepcopy(whole | {"stages": {stage: whole["stages"][stage]}})
     *path, last = key.split(".")
     value_at(".".join(path), params)[last] = value
     return params
@@ -160,4 +167,4 @@ def test_a_few_lines_of_aliases_cannot_take_gigabytes(line: str, tmp_path: Path)
 
 
 def test_aliases_that_stand_for_little_are_read(tmp_path: Path) -> None:
-    assert isinstance(load(tmp_path, (Path(__file__).parents[1] / "params.yaml").read_bytes()), Params)
+    assert isinstance(load(tmp_path, ALIASED), Params)

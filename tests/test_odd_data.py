@@ -92,12 +92,10 @@ def test_arrays_of_no_images_are_named(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_scale_factor_that_does_not_divide_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path, {f"{index}.png": np.zeros((9, 9), dtype=np.uint8) for index in range(9)})
-    expected = (
-        f"{tmp_path / 'params.yaml'}: stages.raster.scale_factor: expected a divisor of the image size 9x9, got 2"
-    )
+    expected = "stages.raster.scale_factor: expected a divisor of the image size 9x9, got 2 (line 14)"
     params = folder_params(size=9)
     params["stages"]["raster"]["scale_factor"] = 2
-    assert mistake(tmp_path, params, capsys) == expected
+    assert mistake(tmp_path, params, capsys) == f"{tmp_path / 'params.yaml'}: {expected}"
 
 
 def test_black_images_are_learned(tmp_path: Path) -> None:

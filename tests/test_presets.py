@@ -15,10 +15,9 @@ import pytest
 import torch
 from experiment import MODEL, TRAINING
 from PIL import Image
-from ruamel.yaml import YAML
 from source_files import real_file
 
-from spn.config import Params, layout_name
+from spn.config import Params, layout_name, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import preprocess
 from spn.evaluation.evaluate import chain_metrics, stage_nats, summarise
@@ -91,7 +90,7 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
 
 
 def small(preset: str, data: dict[str, Any]) -> Params:
-    raw = YAML(typ="safe", pure=True).load(PRESETS / f"{preset}.yaml")
+    raw = load_params(PRESETS / f"{preset}.yaml").model_dump(mode="json", by_alias=True, exclude_unset=True)
     raw["data"] |= {"limit": FEW, **data}
     for stage in raw["stages"].values():
         stage["model"] = stage["model"] | SMALL[stage["model"]["family"]]

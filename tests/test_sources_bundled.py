@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.utils import Bunch
 from source_files import data_section, images_of, labels_of
 
-from spn.config import InputError
+from spn.config import InputError, split_counts
 from spn.data.layout import SPLITS
 from spn.data.sources import open_source
 
@@ -55,6 +55,13 @@ def test_a_limit_keeps_images_of_the_same_split_in_their_order(tmp_path):
 def test_more_images_than_there_are_cannot_be_drawn(tmp_path):
     with pytest.raises(InputError, match=r"data\.test: expected fewer than the 797 images left .*, got 797"):
         open_source(data_section(**DIGITS | {"validation": 1000, "test": 797}), tmp_path)
+
+
+@pytest.mark.parametrize("keys", [DIGITS, PHOTOS, PHOTOS | {"size": 31, "stride": 7}])
+def test_images_are_counted_as_the_configuration_counts_them(keys, tmp_path):
+    section = data_section(**keys, limit={"validation": 11})
+    source = open_source(section, tmp_path)
+    assert {split: source.count(split) for split in SPLITS} == split_counts(section)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """params.yaml as frozen, validated objects; no torch, so that the Snakefile can import it in a moment."""
 
+from spn.config.counts import split_counts
 from spn.config.data import (
     PICTURE_FORMATS,
     ArraysData,
@@ -53,5 +54,6 @@ __all__ = [
     "layout_name",
     "load_params",
     "params_schema",
+    "split_counts",
     "tile",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from spn.config.section import Count, Name, Section
+from spn.config.section import Count, CountOrZero, Name, Section, Seed, Whole
 
 Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 """Pillow's resampling filters."""
@@ -36,8 +36,11 @@ class Limit(Section):
     """
 
     train: Count | None = None
+    """Images used of the training split."""
     validation: Count | None = None
+    """Images used of the validation split."""
     test: Count | None = None
+    """Images used of the test split."""
 
 
 class SourceSection(Section):
@@ -50,9 +53,13 @@ class SourceSection(Section):
     """
 
     name: Name
-    bits: Annotated[int, Field(ge=1, le=8)]
-    split_seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    """What the data set is called: its folder below data/, its experiment in MLflow, and where files are read, they."""
+    bits: Annotated[int, Whole, Field(ge=1, le=8)]
+    """Depth that is modelled; sources of 8 bits keep their most significant ones."""
+    split_seed: Seed = 0
+    """Seeds the permutation that splits are drawn with."""
     limit: Limit = Limit()
+    """Use only so many images of a split."""
     source_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """The SHA-256 of the source that `preprocess` prints; where it is stated, a source of other bytes is refused."""
 
@@ -77,9 +84,13 @@ class DigitsData(SourceSection):
 
     num_classes: ClassVar[int] = 10
     source: Literal["digits"]
-    bits: Literal[5]
+    """The handwritten digits bundled with scikit-learn."""
+    bits: Annotated[Literal[5], Whole]
+    """Depth that is modelled; the digits have 17 grey levels."""
     validation: Count
+    """Images drawn for the validation split."""
     test: Count
+    """Images drawn for the test split."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -101,15 +112,26 @@ class PhotosData(SourceSection):
 
     num_classes: ClassVar[int] = 0
     source: Literal["photos"]
+    """Crops of the two photographs bundled with scikit-learn."""
     size: Count
+    """Height and width of a crop in pixels."""
     stride: Count
+    """Pixels from one crop to the next, across and down."""
     validation: Annotated[float, Field(gt=0, lt=0.5)]
+    """Share of the width of the photographs that is the validation split."""
     test: Annotated[float, Field(gt=0, lt=0.5)]
+    """Share of the width of the photographs that is the test split."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return self.size, self.size, 3
+
+    def band(self, width: int, split: str) -> tuple[int, int]:
+        """Return first and end column of a split: train, validation and test lie from left to right."""
+        last = width - round(self.test * width)
+        middle = last - round(self.validation * width)
+        return {"train": (0, middle), "validation": (middle, last), "test": (last, width)}[split]
 
 
 class Cifar10Data(SourceSection):
@@ -117,7 +139,9 @@ class Cifar10Data(SourceSection):
 
     num_classes: ClassVar[int] = 10
     source: Literal["cifar10"]
+    """CIFAR-10."""
     validation: Count
+    """Images drawn from the 50,000 training images for the validation split."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -135,7 +159,9 @@ class MnistData(SourceSection):
 
     num_classes: ClassVar[int] = 10
     source: Literal["mnist"]
+    """MNIST."""
     validation: Count
+    """Images drawn from the 60,000 training images for the validation split."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -163,16 +189,25 @@ class FolderData(SourceSection):
     """
 
     source: Literal["folder"]
+    """A folder or zip of images."""
     size: Count
-    channels: Literal[1, 3]
+    """Height and width of the images in pixels."""
+    channels: Annotated[Literal[1, 3], Whole]
+    """1 for grey, 3 for RGB; pictures of the other kind are converted."""
     fit: Literal["crop", "resize"]
+    """Take the centre square of `size`, or resize the largest centre square to it."""
     filter: Filter
+    """Pillow's filter for resizing."""
     validation: Count | None = None
+    """Images drawn for the validation split, where there is no folder of that name."""
     test: Count | None = None
-    num_classes: Annotated[int, Field(ge=0)] = 0
+    """Images drawn for the test split, where there is no folder of that name."""
+    num_classes: CountOrZero = 0
     """Classes, which are the folders directly below a split's, in the order of their names; 0: folders are none."""
     unreadable: Literal["refuse", "skip"] = "refuse"
+    """Whether pictures that cannot be read, or are too small, stop everything or are left out and counted."""
     release: str = ""
+    """Which release of the data set this is, for the report."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -198,14 +233,21 @@ class ArraysData(SourceSection):
     """
 
     source: Literal["arrays"]
+    """Arrays of images, as down-sampled ImageNet is published."""
     size: Count
-    channels: Literal[1, 3]
+    """Height and width of the images in pixels."""
+    channels: Annotated[Literal[1, 3], Whole]
+    """1 for grey, 3 for RGB."""
     validation: Count | None = None
+    """Images drawn for the validation split, where it has no file."""
     test: Count | None = None
-    first_label: Literal[0, 1] = 1
-    num_classes: Annotated[int, Field(ge=0)] = 0
+    """Images drawn for the test split, where it has no file."""
+    first_label: Annotated[Literal[0, 1], Whole] = 1
+    """The smallest label in the files."""
+    num_classes: CountOrZero = 0
     """Classes of the labels, for stages that are class_conditional; 0 where there are none."""
     release: Annotated[str, Field(min_length=1)]
+    """Which release of the data set this is; published figures belong to one of them."""
 
     @property
     def places(self) -> tuple[str, ...]:

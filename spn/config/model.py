@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field
 
-from spn.config.section import Count, Section
+from spn.config.section import Count, CountOrZero, Section
 
 Family = TypeVar("Family", bound="FamilySection")
 
@@ -23,7 +23,7 @@ class FamilySection(Section):
     `intensity`.
     """
 
-    embedder_layers: Annotated[int, Field(ge=0)] = 2
+    embedder_layers: CountOrZero = 2
     """Residual blocks of the slice embedder; used only where a stage has context."""
     embedder_dilation: Literal[1, 2] = 1
     """2 doubles the dilation of the embedder's convolutions from one to the next (1, 2, 4, ... 64, 1, ...), so that
@@ -39,6 +39,7 @@ class FamilySection(Section):
     mixtures: Count = 10
     """Logistics in a mixture; used only where that is the law."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the activations that are set to zero while training."""
 
     @property
     def embedder_dilations(self) -> tuple[int, ...]:
@@ -71,16 +72,21 @@ class SpnSection(FamilySection):
     """
 
     family: Literal["spn"]
+    """The Subscale Pixel Network."""
     width: Count
     """Channels of the Transformer and of the slice embedder; a multiple of `heads`."""
     heads: Count
-    transformer_layers: Annotated[int, Field(ge=0)]
+    """Attention heads of the Transformer."""
+    transformer_layers: CountOrZero
+    """Layers of the Transformer over the pixels of a slice."""
     pixelcnn_width: Count
     """Channels of the Gated PixelCNN; a multiple of the image's channels, which share them equally."""
     pixelcnn_layers: Count
+    """Gated layers of the PixelCNN."""
     context_enters: Literal["transformer", "pixelcnn", "both"] = "both"
     """Where the slice embedder's output enters the decoder."""
     law: Literal["softmax", "mixture"] = "softmax"
+    """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
@@ -102,10 +108,13 @@ class GatedPixelCnnSection(FamilySection):
     """
 
     family: Literal["gated_pixelcnn"]
+    """The Gated PixelCNN."""
     width: Count
     """Channels of both stacks; a multiple of the image's channels, which share them equally."""
     layers: Count
+    """Gated layers."""
     law: Literal["softmax", "mixture"] = "softmax"
+    """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
@@ -126,12 +135,16 @@ class PixelCnnPpSection(FamilySection):
     """
 
     family: Literal["pixelcnn_pp"]
+    """PixelCNN++."""
     filters: Count = 160
+    """Channels of every layer."""
     resnets: Count = 5
     """Gated residual blocks at each resolution on the way up; on the way down one more, but at the lowest."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the activations that are set to zero while training; the default is the paper's."""
     law: Literal["mixture", "softmax", "dequantised"] = "mixture"
-    """`dequantised` trains and evaluates a bound: the density at levels with uniform noise added."""
+    """What the outputs are of a sub-pixel: a mixture of logistics over the levels, or a probability per level;
+    `dequantised` trains and evaluates a bound, the density at levels with uniform noise added."""
     short_cuts: bool = True
     """Without them the way down sees no more than what the lower resolutions kept: of a block of 2x2 pixels, the law of
     one is blind to those before it."""
@@ -161,13 +174,19 @@ class PixelSnailSection(FamilySection):
     """
 
     family: Literal["pixelsnail"]
+    """PixelSNAIL."""
     width: Count
+    """Channels of every layer."""
     blocks: Count
+    """Blocks of convolutions and attention."""
     resnets: Count = 2
     """Gated residual blocks before each attention."""
     key_width: Count = 16
+    """Channels of the attention's keys and queries."""
     value_width: Count = 64
+    """Channels of the attention's values."""
     law: Literal["mixture", "softmax"] = "mixture"
+    """What the outputs are of a sub-pixel: a mixture of logistics over the levels, or a probability per level."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""

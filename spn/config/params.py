@@ -1,29 +1,23 @@
 """params.yaml as a whole: every scientific number and nothing else."""
 
 import json
-import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
+from spn.config.counts import check_counts
 from spn.config.data import DataSection
+from spn.config.defaults import check_used, resolve_defaults
 from spn.config.errors import InputError
+from spn.config.mistakes import describe, did_you_mean, with_line
 from spn.config.model import ModelSection
-from spn.config.section import Count, Name, Section
+from spn.config.reading import read_document, tell_of_aliases
+from spn.config.section import Count, CountOrZero, Name, Section, Seed, Whole
 from spn.config.tiling import Slices, StagePlan, tile
 from spn.config.training import TrainingSection
-
-MAX_VALUES = 100_000
-"""Values of a file whose aliases are written out; a few lines of nested aliases can stand for any number."""
-
-SHOWN = 4
-"""Mistakes named at once; an alias repeats one mistake in every stage."""
 
 
 class StageSection(Section):
@@ -32,13 +26,18 @@ class StageSection(Section):
     `bits` is a half-open range counted from the most significant bit, which is bit 0: [0, 3] names bits 0, 1 and 2.
     """
 
-    scale_factor: Annotated[int, Field(ge=1, le=16)]
+    scale_factor: Annotated[int, Whole, Field(ge=1, le=16)]
+    """S: the image is cut in S x S interleaved slices; 1 leaves it whole."""
     slices: Slices
-    bits: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(le=8)]]
+    """Which slices are generated: the first, the rest, or all of them in raster order."""
+    bits: tuple[Annotated[int, Whole, Field(ge=0)], Annotated[int, Whole, Field(le=8)]]
+    """Which bits are generated: first and end, counted from the most significant."""
     class_conditional: bool = False
     """Whether the network is told the class of each image; sampled images are given classes too."""
     model: ModelSection
+    """The network, by its `family`."""
     training: TrainingSection
+    """How the network is trained."""
 
     @model_validator(mode="after")
     def _names_cells(self) -> "StageSection":
@@ -50,13 +49,12 @@ class StageSection(Section):
 
 
 class ChainSection(Section):
-    """An ordered list of stages that tiles the slice x bit grid.
-
-    `temperature` divides the logits of the stages it names when they are sampled; 1 elsewhere.
-    """
+    """An ordered list of stages that tiles the slice x bit grid."""
 
     stages: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Keys of `stages`, in the order in which they generate."""
     temperature: dict[Name, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Divides the logits of the stages it names when they are sampled; 1 for the others."""
 
     def temperature_of(self, stage: str) -> float:
         """Return what the logits of a stage are divided by when it is sampled."""
@@ -67,20 +65,26 @@ class SamplingSection(Section):
     """How many images every chain samples, and from which seed."""
 
     num_images: Count
-    seed: int
-    class_: Annotated[int, Field(ge=0)] | None = Field(default=None, alias="class")
+    """Images that every chain samples."""
+    seed: Seed
+    """Seeds the samples, and nothing else."""
+    class_: CountOrZero | None = Field(default=None, alias="class")
     """The class of all images where stages are class_conditional; without it, image i is of class i mod num_classes."""
 
 
 class Params(Section):
-    """The whole configuration."""
+    """The whole configuration, with every stage complete."""
 
-    seed: int
+    seed: Seed
     """Seeds weights, batches and dropout."""
     data: DataSection
+    """The images, by their `source`."""
     stages: Annotated[dict[Name, StageSection], Field(min_length=1)]
+    """The networks, by name; each states what differs from `defaults`."""
     chains: Annotated[dict[Name, ChainSection], Field(min_length=1)]
+    """Ways to generate an image: lists of stages, by name."""
     sampling: SamplingSection
+    """What is sampled from every chain."""
 
     @cached_property
     def plans(self) -> dict[str, tuple[StagePlan, ...]]:
@@ -104,90 +108,60 @@ class Params(Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read and validate a params.yaml; raise InputError with one line that names the dotted key."""
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe may wait without end
-        raise InputError(f"{path}: expected a readable params file, got something else")
-    try:
-        text = path.read_text(encoding="utf-8")
-        _check_aliases(text)
-        raw = YAML(typ="safe", pure=True).load(text)
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable params file: {error.strerror}") from error
-    except (YAMLError, ValueError, LookupError, RecursionError) as error:
-        # The constructors of dates, numbers and booleans let their own errors through.
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    """Read and validate a params.yaml; raise InputError with one line that names the dotted key and its line.
+
+    Stages are completed by `defaults`. A file with aliases is read, with a note on stderr.
+    """
+    document = read_document(path)
     try:
         # Strict validation of JSON, unlike that of Python objects, takes a list for a tuple.
-        params = Params.model_validate_json(json.dumps(raw, default=str))
-    except ValidationError as error:
-        raise InputError(f"{path}: {_one_line(error, raw)}") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a mapping of plain values: {error}") from error
-    try:
+        params = Params.model_validate_json(json.dumps(resolve_defaults(document.values)))
+        check_used(document.values)
         _check_references(params)
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe(error, document, _whole_schema())}") from error
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {with_line(str(error), document)}") from error
+    tell_of_aliases(path, document)
     return params
 
 
 def params_schema() -> dict[str, Any]:
-    """Give the JSON schema of params.yaml, for editors."""
-    return Params.model_json_schema()
+    """Return the JSON schema of params.yaml, for editors.
+
+    Any key of a stage may be left to `defaults`, so the schema requires none of them.
+    """
+    schema = _whole_schema()
+    _make_partial(schema, schema["$defs"]["StageSection"])
+    return schema
 
 
-def _check_aliases(text: str) -> None:
-    """Raise ValueError for aliases that stand for too many values; merging them takes memory and time for each."""
-    sizes: dict[str, int] = {}
-    collections: list[tuple[str | None, int]] = [(None, 0)]
-    for event in YAML(typ="safe", pure=True).parse(text):
-        if isinstance(event, CollectionStartEvent):
-            collections.append((event.anchor, 1))
-            continue
-        if isinstance(event, CollectionEndEvent):
-            anchor, size = collections.pop()
-            sizes |= {anchor: size} if anchor else {}
-        else:
-            size = sizes.get(event.anchor, 1) if isinstance(event, AliasEvent) else 1
-        outer, total = collections.pop()
-        if total + size > MAX_VALUES:
-            raise ValueError(f"expected at most {MAX_VALUES} values, got more by aliases of aliases")
-        collections.append((outer, total + size))
+def _whole_schema() -> dict[str, Any]:
+    """Return the schema of a file in which every stage is complete, and `defaults` may be there or not."""
+    schema = Params.model_json_schema()
+    shared = {
+        "$ref": "#/$defs/StageSection",
+        "description": "What stages share: any keys of a stage. A stage states what differs, merged key by key; one of "
+        "another `model.family` or `training.optimiser.name` takes nothing from that section.",
+    }
+    schema["properties"] = {"seed": schema["properties"]["seed"], "defaults": shared} | schema["properties"]
+    return schema
 
 
-def _one_line(error: ValidationError, raw: Any) -> str:
-    problems = []
-    for problem in error.errors():
-        key = _dotted(problem["loc"], raw)
-        if problem["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-            key += "." + problem["ctx"]["discriminator"].strip("'")
-        says_all = problem["type"] in {"missing", "value_error", "union_tag_invalid", "union_tag_not_found"}
-        actual = "" if says_all else f", got {_short(problem['input'])}"
-        problems.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}{actual}")
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return " ".join(f"{'; '.join(problems[:SHOWN])}{more}".split())
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _dotted(location: tuple[str | int, ...], raw: Any) -> str:
-    """Turn pydantic's location into the key a user typed: the tags of unions are not keys."""
-    keys = []
-    for step, part in enumerate(location):
-        is_tag = isinstance(raw, dict) and part not in raw and part in raw.values() and step + 1 < len(location)
-        if is_tag or part == "[key]":
-            continue
-        keys.append(str(part))
-        inside = isinstance(raw, dict) and part in raw
-        inside |= isinstance(raw, list) and isinstance(part, int) and part < len(raw)
-        raw = raw[part] if inside else None
-    return ".".join(keys) or "the whole file"
+def _make_partial(schema: dict[str, Any], section: dict[str, Any]) -> None:
+    """Require no key of a section, nor of those in it; a section without its tag may be of several kinds."""
+    section.pop("required", None)
+    for value in section["properties"].values():
+        if value.pop("discriminator", None):
+            value["anyOf"] = value.pop("oneOf")
+        for inner in [value, *value.get("anyOf", [])]:
+            if "$ref" in inner:
+                _make_partial(schema, schema["$defs"][inner["$ref"].removeprefix("#/$defs/")])
 
 
 def _check_references(params: Params) -> None:
     """Check what one section says of another, and that every chain is a tiling."""
+    check_counts(params.data)
     height, width, channels = params.data.shape
     for name, stage in params.stages.items():
         if height % stage.scale_factor or width % stage.scale_factor:
@@ -206,12 +180,18 @@ def _check_references(params: Params) -> None:
         for stage_name in chain.stages:
             if stage_name not in params.stages:
                 known = ", ".join(params.stages)
-                raise InputError(f"chains.{name}.stages: expected a key of stages ({known}), got {stage_name}")
+                raise InputError(
+                    f"chains.{name}.stages: expected a key of stages ({known}), got {stage_name}"
+                    f"{did_you_mean(stage_name, params.stages)}"
+                )
         if len(set(chain.stages)) < len(chain.stages):
             raise InputError(f"chains.{name}.stages: expected each stage once, got {', '.join(chain.stages)}")
         for stage_name in chain.temperature:
             if stage_name not in chain.stages:
-                raise InputError(f"chains.{name}.temperature: expected stages of the chain, got {stage_name}")
+                raise InputError(
+                    f"chains.{name}.temperature: expected stages of the chain, got {stage_name}"
+                    f"{did_you_mean(stage_name, chain.stages)}"
+                )
     _check_shared_stages(params)
 
 

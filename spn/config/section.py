@@ -1,14 +1,32 @@
 """What all sections of params.yaml have in common."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+MOST = 1_000_000_000
+"""Largest whole number that a key takes: beyond it, none of them means anything on any machine."""
+
+
+def _whole(value: Any) -> Any:
+    """Turn a whole float into an integer: 1e3 and 1000.0 are whole numbers, as they are in JSON Schema."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_whole)
+"""Marks a whole number, which may be written 1e3."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
 """Names become Snakemake wildcards, DVC's dotted keys, MLflow run names and file names."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Whole, Field(ge=1, le=MOST)]
 """A positive whole number."""
+
+CountOrZero = Annotated[int, Whole, Field(ge=0, le=MOST)]
+"""A whole number from 0."""
+
+Seed = Annotated[int, Whole, Field(ge=0, lt=1 << 32)]
+"""What every generator of random numbers takes."""
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from spn.config.section import Count, Section
+from spn.config.section import Count, CountOrZero, Section
 
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -14,18 +14,26 @@ class AdamW(Section):
     """AdamW with decoupled weight decay; without any it is Adam."""
 
     name: Literal["adamw"]
+    """AdamW."""
     learning_rate: Rate
+    """The step size after the warm-up."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    """Decay of the averages of the gradient and of its square."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Share of a weight that is taken away at every step, times the learning rate."""
 
 
 class RMSProp(Section):
     """RMSProp, which the paper is recalled to have used."""
 
     name: Literal["rmsprop"]
+    """RMSProp."""
     learning_rate: Rate
+    """The step size after the warm-up."""
     smoothing: Fraction = 0.95
+    """Decay of the average of the gradient's square."""
     momentum: Fraction = 0.9
+    """Share of the last step that is taken again."""
 
 
 class TrainingSection(Section):
@@ -36,9 +44,12 @@ class TrainingSection(Section):
     """
 
     steps: Count
+    """Batches that the stage is trained on."""
     batch_size: Count
+    """Images of a batch, of each of which one slice is drawn."""
     optimiser: Annotated[AdamW | RMSProp, Field(discriminator="name")]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    """What makes a step of a gradient, by its `name`."""
+    warmup_steps: CountOrZero
     """The learning rate rises linearly over so many steps."""
     schedule: Literal["constant", "cosine", "exponential"]
     """What follows the warm-up; cosine falls towards zero, which it would reach one step after the last."""

@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from spn.config import Params, PhotosData, layout_name
+from spn.config import Params, layout_name, split_counts
 from spn.data.hdf5 import SliceFile
-from spn.data.layout import Split
-
-OFFICIAL_TEST = {"cifar10": 10_000, "mnist": 10_000}
-"""Test images of the sources whose test split is given."""
+from spn.data.layout import SPLITS, Split
 
 
 def count_images(params: Params, data: Path) -> Mapping[Split, int]:
@@ -21,20 +18,5 @@ def count_images(params: Params, data: Path) -> Mapping[Split, int]:
         if path.exists():
             file = SliceFile(path)
             return {split: file.num_images(split) for split in ("validation", "test")}
-    return _stated(params)
-
-
-def _stated(params: Params) -> Mapping[Split, int]:
-    section = params.data
-    if isinstance(section, PhotosData):  # states shares of the photographs, not numbers
-        return {}
-    counts: dict[Split, int | None] = {
-        "validation": section.validation,
-        "test": OFFICIAL_TEST.get(section.source, getattr(section, "test", None)),
-    }
-    limits = {"validation": section.limit.validation, "test": section.limit.test}
-    return {
-        split: count if (limit := limits[split]) is None else min(count, limit)
-        for split, count in counts.items()
-        if count is not None
-    }
+    counts = split_counts(params.data)
+    return {split: counts[split] for split in SPLITS[1:] if split in counts}

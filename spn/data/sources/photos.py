@@ -56,7 +56,7 @@ def _corners(photos: list[Photo], section: PhotosData, split: Split) -> list[tup
     corners = []
     for index, photo in enumerate(photos):
         height, width, _ = photo.shape
-        start, end = _band(width, section, split)
+        start, end = section.band(width, split)
         if min(height, end - start) < section.size:
             raise InputError(
                 f"data.size: expected at most the {split} band of {height}x{end - start} pixels, got {section.size}"
@@ -67,10 +67,3 @@ def _corners(photos: list[Photo], section: PhotosData, split: Split) -> list[tup
             for left in range(start, end - section.size + 1, section.stride)
         ]
     return corners
-
-
-def _band(width: int, section: PhotosData, split: Split) -> tuple[int, int]:
-    """Give the columns of a split: train, validation and test from left to right."""
-    last = width - round(section.test * width)
-    middle = last - round(section.validation * width)
-    return {"train": (0, middle), "validation": (middle, last), "test": (last, width)}[split]

@@ -1,0 +1,124 @@
+"""How a mistake in params.yaml is told: its dotted key, what is wrong, the nearest known word, and the line."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from spn.config.defaults import written_at
+from spn.config.reading import Document, KeyPath
+
+SHOWN = 4
+"""Mistakes named at once."""
+
+MISSING = {"missing", "union_tag_not_found"}
+
+EXAMINED = 200
+"""Errors that are looked at; many stages may repeat one mistake, and a hostile file may have any number."""
+
+ALL_SAID = MISSING | {"value_error", "extra_forbidden", "union_tag_invalid"}
+"""Errors whose message needs no actual value after it."""
+
+
+def describe(error: ValidationError, document: Document, schema: dict[str, Any]) -> str:
+    """Put the mistakes that pydantic found on one line, each of them once.
+
+    `schema` is the JSON schema of what was validated. A key that is missing because it was misspelt is one mistake.
+    """
+    errors = error.errors()
+    told: dict[tuple[object, ...], str] = {}
+    misspelt: set[KeyPath] = set()
+    # Unknown keys first, as what they were meant for is then not missing.
+    for problem in sorted(errors[:EXAMINED], key=lambda problem: problem["type"] != "extra_forbidden"):
+        keys, text, meant = _read_problem(problem, schema)
+        if problem["type"] in MISSING and (keys in misspelt or (("defaults",) in misspelt and keys[0] == "stages")):
+            continue
+        if meant:
+            misspelt.add((*keys[:-1], meant))
+        place = written_at(document.values, keys)
+        told.setdefault((document.place(place), text), f"{_dotted(place)}: {text}{_line(document, place)}")
+    more = len(told) - SHOWN + max(0, len(errors) - EXAMINED)
+    lines = [*list(told.values())[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    return " ".join("; ".join(lines).split())
+
+
+def with_line(message: str, document: Document) -> str:
+    """Append to a message that begins with a dotted key where that key is written."""
+    keys = tuple(message.partition(": ")[0].split("."))
+    place = written_at(document.values, keys)
+    return message + _line(document, place, "" if place == keys else f"{_dotted(place)}, ")
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Ask for the nearest known word, if one is near, as the end of a message."""
+    near = _nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def _nearest(word: object, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(word)[:60], list(known), n=1)), None)
+
+
+def _read_problem(problem: Any, schema: dict[str, Any]) -> tuple[KeyPath, str, str | None]:
+    """Return the key, what is wrong with it, and for an unknown key the one that was meant, if it can be guessed."""
+    kind, text, context = problem["type"], problem["msg"].removeprefix("Value error, "), problem.get("ctx", {})
+    keys, inside = _follow(schema, problem["loc"])
+    meant = None
+    if kind == "extra_forbidden":
+        known = list(inside.get("properties", {}))
+        meant = _nearest(keys[-1], known)
+        text = "unknown key" + (f"; did you mean {meant}?" if meant else f"; expected one of {', '.join(known)}")
+    elif kind == "missing":
+        text = "missing"
+    elif kind in {"union_tag_invalid", "union_tag_not_found"}:
+        keys += (context["discriminator"].strip("'"),)
+        known = list(inside["discriminator"]["mapping"])
+        actual = "nothing" if kind == "union_tag_not_found" else context["tag"]
+        text = f"expected one of {', '.join(known)}, got {actual}{did_you_mean(actual, known)}"
+    if kind not in ALL_SAID:
+        text += f", got {_short(problem['input'])}"
+    if kind == "literal_error":
+        text += did_you_mean(problem["input"], re.findall(r"'([^']*)'", context["expected"]))
+    return keys, text, meant
+
+
+def _follow(schema: dict[str, Any], location: tuple[str | int, ...]) -> tuple[KeyPath, dict[str, Any]]:
+    """Follow pydantic's location through the schema: the keys that a user typed, and the schema of what holds the last.
+
+    Names of kinds are parts of a location and no keys; a location that is the section itself leads to that section.
+    """
+    keys: list[str] = []
+    node = holder = schema
+    for part in location:
+        if part == "[key]":
+            continue
+        if "discriminator" in node:
+            node = _plain(schema, {"$ref": node["discriminator"]["mapping"].get(part, "")})
+            holder = node
+            continue
+        keys.append(str(part))
+        holder = node
+        named = list(node.get("patternProperties", {}).values())
+        node = _plain(schema, node.get("properties", {}).get(part) or (named[0] if named else {}))
+    return tuple(keys), node if "discriminator" in node else holder
+
+
+def _plain(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Replace a reference by what it refers to."""
+    return schema["$defs"].get(node["$ref"].removeprefix("#/$defs/"), {}) if "$ref" in node else node
+
+
+def _dotted(keys: KeyPath) -> str:
+    return ".".join(keys) or "the whole file"
+
+
+def _line(document: Document, place: KeyPath, before: str = "") -> str:
+    line = document.line(place)
+    return "" if line is None else f" ({before}line {line})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

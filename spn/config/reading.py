@@ -1,0 +1,139 @@
+"""The text of params.yaml as plain values, and the line on which each key is written."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from spn.config.errors import InputError
+
+KeyPath: TypeAlias = tuple[str, ...]
+"""The parts of a dotted key."""
+
+MAX_BYTES = 100_000
+"""Thirty times the largest file of presets/; the parser reads that much in about a second."""
+
+MAX_DEPTH = 50
+"""Sections inside sections; the parser's time grows with the square of the depth."""
+
+MAX_VALUES = 100_000
+"""Values of a file whose aliases are written out; a few lines of nested aliases can stand for any number."""
+
+TOLD = "SPN_TOLD_OF_ALIASES"
+"""Environment variable that names the file whose aliases were told of, here or by the process that started this one."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """The values of a file, as JSON has them, and the YAML nodes that they come from."""
+
+    values: Any
+    root: Node | None
+    alias_line: int | None = None
+    """The line of the first alias, if there is one."""
+
+    def line(self, path: KeyPath) -> int | None:
+        """Return the line, from 1, of the key at `path`, or of the innermost key around it that is written."""
+        keys, _ = self._nodes(path)
+        return keys[-1].start_mark.line + 1 if keys else None
+
+    def place(self, path: KeyPath) -> tuple[object, ...]:
+        """Return where the key at `path` is written; the same for all paths that aliases lead to it."""
+        keys, inner = self._nodes(path)
+        node = keys[-1] if keys and len(keys) == len(path) else inner
+        return id(node), *path[len(keys) :]
+
+    def _nodes(self, path: KeyPath) -> tuple[list[Node], Node | None]:
+        """Follow `path` as far as it is written: the nodes of its keys, and that of the last value."""
+        keys: list[Node] = []
+        node = self.root
+        for part in path:
+            if isinstance(node, SequenceNode) and part.isdecimal() and int(part) < len(node.value):
+                node = node.value[int(part)]
+                keys.append(node)
+                continue
+            # Merged keys come first, and later ones win.
+            pairs = reversed(node.value) if isinstance(node, MappingNode) else iter(())
+            found = next(((key, value) for key, value in pairs if str(key.value) == part), None)
+            if found is None:
+                break
+            keys.append(found[0])
+            node = found[1]
+        return keys, node
+
+
+def read_document(path: Path) -> Document:
+    """Read a params.yaml; raise InputError with one line, that names the file, where it is none."""
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe may wait without end
+        raise InputError(f"{path}: expected a readable params file, got something else")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise InputError(f"{path}: expected at most {MAX_BYTES} bytes of parameters, got more")
+        text = content.decode()
+        alias_line = _check_size(text)
+        yaml = YAML(typ="safe", pure=True)
+        root = yaml.compose(text)
+        raw = None if root is None else yaml.constructor.construct_document(root)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable params file: {error.strerror}") from error
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:
+        # The constructors of dates, numbers and booleans let their own errors through.
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return Document(json.loads(json.dumps(raw, default=str)), root, alias_line)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a mapping of plain values: {error}") from error
+
+
+def tell_of_aliases(path: Path, document: Document) -> None:
+    """Say on stderr what DVC does to a file with aliases: once, by the first of the processes that start each other."""
+    name = str(path.resolve())
+    if document.alias_line is None or os.environ.get(TOLD) == name:
+        return
+    os.environ[TOLD] = name
+    print(
+        f"{path}: note: the alias on line {document.alias_line} makes `dvc exp run -S` change every stage that shares "
+        "its anchor, and rewrite the file; state what stages share under `defaults` instead",
+        file=sys.stderr,
+    )
+
+
+def _check_size(text: str) -> int | None:
+    """Return the line of the first alias.
+
+    Raises ValueError for what is nested too deeply, and for aliases that stand for too many values: merging them takes
+    memory and time for each.
+    """
+    alias_line: int | None = None
+    sizes: dict[str, int] = {}
+    collections: list[tuple[str | None, int]] = [(None, 0)]
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, CollectionStartEvent):
+            collections.append((event.anchor, 1))
+            if len(collections) > MAX_DEPTH:
+                raise ValueError(f"expected at most {MAX_DEPTH} sections inside each other, got more")
+            continue
+        if isinstance(event, CollectionEndEvent):
+            anchor, size = collections.pop()
+            sizes |= {anchor: size} if anchor else {}
+        elif isinstance(event, AliasEvent):
+            size = sizes.get(event.anchor, 1)
+            alias_line = alias_line or event.start_mark.line + 1
+        else:
+            size = 1
+        outer, total = collections.pop()
+        if total + size > MAX_VALUES:
+            raise ValueError(f"expected at most {MAX_VALUES} values, got more by aliases of aliases")
+        collections.append((outer, total + size))
+    return alias_line
