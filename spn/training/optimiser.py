@@ -20,10 +20,9 @@ def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optim
             model.parameters(), lr=section.learning_rate, alpha=section.smoothing, momentum=section.momentum
         )
     # The gains of normalised convolutions have as many dimensions as their weights, but one of more than one entry.
-    matrices, vectors = [], []
-    for parameter in model.parameters():
-        is_matrix = parameter.numel() > max(parameter.shape, default=1)
-        (matrices if is_matrix else vectors).append(parameter)
+    parameters = list(model.parameters())
+    matrices = [each for each in parameters if each.numel() > max(each.shape, default=1)]
+    vectors = [each for each in parameters if each.numel() <= max(each.shape, default=1)]
     groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=section.learning_rate, betas=section.betas, fused=True
