@@ -207,9 +207,9 @@ def written_by(verb: str, experiment: Experiment) -> tuple[list[object], Path]:
             ["evaluate", "low", *common, *low, "--output", experiment.stage("low")],
             experiment.stage("low") / "nats.npy",
         ),
-        "sample": (["sample", "depth", "high", *common, *given], samples / "samples.h5"),
+        "sample": (["sample", "depth", "high", *common, *given], samples),
         "summarise": (
-            ["summarise", "depth", *common[:2], "--stages", experiment.folder / "stages", "--output", summarised],
+            ["summarise", "depth", *common[:2], "--results", experiment.folder, "--output", summarised],
             summarised,
         ),
         "report": (["report", *common, "--results", experiment.folder], experiment.folder),
