@@ -125,6 +125,11 @@ def tensor_line(name: str, dtype: str, shape: Sequence[int]) -> bytes:
     return f"{json.dumps(name)} torch.{dtype} {list(shape)}\n".encode()
 
 
+def content_digest(content: bytes) -> str:
+    """Compute the SHA-256 of what is written beside a result."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def file_digests(folder: Path, names: Collection[str]) -> dict[str, str]:
     """Compute the SHA-256 of files, by their names in `folder`; raise InputError naming one that is missing."""
     for name in names:

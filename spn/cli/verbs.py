@@ -16,8 +16,8 @@ from spn.cli.options import check_stage_name, choose_device, load_for_stage, sta
 from spn.cli.results import data_digests, history_of, metrics_of_chain, metrics_of_chains, metrics_of_stage
 from spn.cli.verification import given_digests
 from spn.config import InputError, Params, load_params, params_schema
-from spn.files import write_json
-from spn.notes import FILES, RECIPE, check_files, file_digests, read_notes
+from spn.files import write_bytes, write_json
+from spn.notes import FILES, RECIPE, check_files, content_digest, file_digests, read_notes
 from spn.provenance import (
     SamplingOptions,
     check_recipe,
@@ -145,7 +145,7 @@ def sample(
     from spn.distributed import is_first, joined
     from spn.generation import SAMPLERS, load_trained, sample_chain_stage
     from spn.generation.sample import BATCH_SIZE, sample_labels
-    from spn.report.pictures import class_columns, save_grid
+    from spn.report.pictures import class_columns, draw_grid
 
     loaded, place = load_for_stage(params, stage, chain), choose_device(device, threads)
     load_verb("sample", loaded.stages[stage].model.family)
@@ -174,10 +174,11 @@ def sample(
         seconds = time.monotonic() - started
         if not is_first():
             return
-    save_grid(images, loaded.data.white_level, output / "samples.png", class_columns(labels))
-    write_json(output / "timing.json", {"images": len(images), "seconds": seconds, "device": str(place)})
-    notes = {RECIPE: recipe, FILES: file_digests(output, ["samples.png"])}
+    picture = draw_grid(images, loaded.data.white_level, class_columns(labels))
+    notes = {RECIPE: recipe, FILES: {"samples.png": content_digest(picture)}}
     write_images(output / "samples.h5", images, notes, labels)
+    write_bytes(output / "samples.png", picture)
+    write_json(output / "timing.json", {"images": len(images), "seconds": seconds, "device": str(place)})
 
 
 def summarise(params: Path, chain: str, results: Path, output: Path) -> None:

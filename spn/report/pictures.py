@@ -36,7 +36,14 @@ def save_grid(
     path: Path,
     columns: int | None = None,
 ) -> None:
-    """Write images of levels, grey or RGB, as one PNG, left to right and top to bottom.
+    """Write what `draw_grid` draws."""
+    write_bytes(path, draw_grid(images, white_level, columns))
+
+
+def draw_grid(
+    images: UInt8[np.ndarray | Tensor, "image height width channel"], white_level: int, columns: int | None = None
+) -> bytes:
+    """Draw images of levels, grey or RGB, as one PNG, left to right and top to bottom.
 
     Level 0 is black; `white_level` and levels above it, which a model may sample though no image has them, are white.
     Without `columns` the grid is nearly square.
@@ -47,7 +54,7 @@ def save_grid(
     picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
     content = io.BytesIO()
     picture.save(content, format="PNG")
-    write_bytes(path, content.getvalue())
+    return content.getvalue()
 
 
 def _brightness(levels: UInt8[np.ndarray, "*shape"], white_level: int) -> UInt8[np.ndarray, "*shape"]:

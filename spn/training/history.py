@@ -2,9 +2,6 @@
 
 import csv
 import io
-from pathlib import Path
-
-from spn.files import write_text
 
 Row = dict[str, int | float]
 """One line of the history; `step` counts the steps done."""
@@ -25,10 +22,10 @@ HISTORY = (
 """
 
 
-def write_history(path: Path, rows: list[Row]) -> None:
-    """Write a history.csv."""
+def history_text(rows: list[Row]) -> str:
+    """Write out a history.csv."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()

@@ -13,10 +13,11 @@ from spn.checkpoint import load_tensors, save_tensors
 from spn.config import Params
 from spn.data.hdf5 import SliceFile
 from spn.distributed import is_first
-from spn.notes import FILES, RECIPE, file_digests
+from spn.files import write_text
+from spn.notes import FILES, RECIPE, content_digest
 from spn.provenance import Recipe, stage_recipe
 from spn.training.claim import state_path
-from spn.training.history import Row, write_history
+from spn.training.history import Row, history_text
 from spn.training.trainer import Observe, Trainer
 
 
@@ -59,11 +60,12 @@ def train(
             observe(row)
         trainer.advance(state, observe)
     if is_first():
-        write_history(output / "history.csv", history)
+        text = history_text(history)
         if trainer is not None:
             weights = trainer.run.average.model.state_dict()
-            files = file_digests(output, ["history.csv"])
+            files = {"history.csv": content_digest(text.encode())}
             save_tensors(checkpoint, weights, {RECIPE: recipe, FILES: files, "history": history})
+        write_text(output / "history.csv", text)
 
 
 def trained_history(checkpoint: Path, recipe: Recipe) -> list[Row] | None:
