@@ -337,7 +337,6 @@ def test_a_bound_is_nowhere_shown_as_exact(tmp_path: Path, figures: dict[str, Fi
     ("data", "num_images", "said"),
     [
         (DIGITS | {"limit": {"test": 50}}, 50, "the 50 test images that data.limit.test keeps of digits"),
-        (DIGITS | {"limit": {"test": 500}}, 360, "all 360 test images of digits"),
         (DIGITS | {"limit": {"train": 1000}}, 360, "5 bits; trained on at most 1,000 images"),
         (CIFAR10, 10_000, "all 10,000 test images of cifar10, 32x32x3, 8 bits"),
         (CIFAR10, 9_980, "9,980 of 10,000 test images of cifar10"),
