@@ -41,7 +41,7 @@ TIMES = {"images_per_second", "training_seconds"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny experiment, trained by one process; no dropout, which every process draws for itself."""
     params = tiny_params()
-    params["data"] |= {"test": 100, "limit": {"train": 100, "validation": 40, "test": 40}}
+    params["data"] |= {"validation": 40, "test": 100, "limit": {"train": 100, "validation": 40, "test": 40}}
     for stage in params["stages"].values():
         stage["model"]["dropout"] = 0.0
         stage["training"] |= {"steps": 12, "validate_every": 4}
