@@ -150,7 +150,7 @@ def end_together(rank: int, ports: list[int]) -> None:
     os.environ |= torchrun_variables(rank, 2)
     for port in ports:
         os.environ["MASTER_PORT"] = str(port)
-        with joined():
+        with joined("a recipe"):
             model = DistributedDataParallel(torch.nn.Linear(8, 8), process_group=gradient_group(torch.device("cpu")))
             model(torch.ones(1, 8)).sum().backward()
             any_of(False)

@@ -61,7 +61,8 @@ def files_state(files: Iterable[File], cache: Path) -> str:
 def list_files(place: Path, suffixes: tuple[str, ...]) -> Iterator[File]:
     """List the regular files of a place. Special files are never opened."""
     if not place.is_dir():
-        yield place.name, _fingerprint(place.stat()), str(place)
+        if place.is_file():
+            yield place.name, _fingerprint(place.stat()), str(place)
         return
     folders = [(str(place), place.name)]
     while folders:
