@@ -200,7 +200,7 @@ class Experiment:
 
     def summarise(self) -> dict[str, bytes]:
         output = self.folder / "chains" / "depth" / "metrics.json"
-        verb("summarise", "depth", "--params", self.params, "--stages", self.folder / "stages", "--output", output)
+        verb("summarise", "depth", "--params", self.params, "--results", self.folder, "--output", output)
         return {"metrics": output.read_bytes()}
 
     def targets(self) -> list[Target]:

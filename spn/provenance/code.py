@@ -110,6 +110,7 @@ def _parse_function(source: bytes, name: str) -> bytes:
     return repr(_canonical(function)).encode()
 
 
+@cache
 def _locate(name: str) -> Path:
     """Find the module that `name` is, or lies in."""
     path = ROOT.joinpath(*name.split(".")[1:])
@@ -118,6 +119,7 @@ def _locate(name: str) -> Path:
     return path if path.is_dir() else path.with_suffix(".py")
 
 
+@cache
 def _with_packages(path: Path) -> list[Path]:
     """List a module and the packages around it, all of which importing it runs."""
     if path.is_dir():

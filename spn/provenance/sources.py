@@ -112,7 +112,7 @@ class _Index:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.head, self.state, self._sha256 = "", "", ""
-        with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
+        with suppress(OSError, ValueError, TypeError, RecursionError), path.open(encoding="utf-8") as file:
             head, state, sha256, check = json.loads(file.readline())
             if check == json_digest([head, state, sha256]):
                 self.head, self.state, self._sha256 = head, state, sha256
