@@ -7,6 +7,7 @@ they have the digests of the files that were written beside it, so that these ca
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,9 @@ def file_digests(folder: Path, names: Collection[str]) -> dict[str, str]:
     try:
         return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     except OSError as error:
-        raise InputError(f"{error.filename}: expected a file of the pipeline: {error.strerror}") from error
+        raise InputError(
+            f"{os.path.normpath(error.filename)}: expected a file of the pipeline: {error.strerror}"
+        ) from error
 
 
 def check_files(path: Path, notes: Notes) -> None:
@@ -141,7 +144,7 @@ def check_files(path: Path, notes: Notes) -> None:
     for name, actual in file_digests(path.parent, names).items():
         if actual != names[name]:
             raise InputError(
-                f"{path.parent / name}: expected a file of SHA-256 {names[name]}, as {path.name} says, got {actual}: "
+                f"{os.path.normpath(path.parent / name)}: expected a file of SHA-256 {names[name]}, as {path.name} says, got {actual}: "
                 f"damaged, or made at another time; {REMEDY}"
             )
 

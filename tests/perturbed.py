@@ -82,7 +82,9 @@ def leaves(section: object, key: str = "") -> Iterator[tuple[str, str, object]]:
             yield from leaves(value, f"{inner}.")
         elif isinstance(value, dict):
             for each, item in value.items():
-                inside = leaves(item, f"{inner}.{each}.") if isinstance(item, Section) else [(f"{inner}.{each}", of, item)]
+                inside = (
+                    leaves(item, f"{inner}.{each}.") if isinstance(item, Section) else [(f"{inner}.{each}", of, item)]
+                )
                 yield from inside
         else:
             yield inner, of, value
@@ -103,7 +105,9 @@ def with_another(params: Params, key: str, value: object) -> Values:
             families = {"spn": "gated_pixelcnn", "gated_pixelcnn": "pixelsnail"}
             family = families.get(str(value), "gated_pixelcnn")
             section.clear()
-            section |= {"family": family, "width": 12} | ({"layers": 1} if family == "gated_pixelcnn" else {"blocks": 1})
+            section |= {"family": family, "width": 12} | (
+                {"layers": 1} if family == "gated_pixelcnn" else {"blocks": 1}
+            )
         case ["stages", "training", "optimiser", "name"]:
             rate = section["learning_rate"]
             section.clear()

@@ -85,7 +85,11 @@ Make = Callable[[Path], None]
 CHANGES: dict[str, tuple[DataSection, Make, Make]] = {
     "added": (FOLDER, folder, lambda root: (root / "made/new.bmp").write_bytes(picture(8)) and None),
     "added below": (FOLDER, folder, lambda root: (root / "made/more/still/8.BMP").write_bytes(picture(8)) and None),
-    "added in a new folder": (FOLDER, folder, lambda root: shutil.copytree(root / "made/more", root / "made/x") and None),
+    "added in a new folder": (
+        FOLDER,
+        folder,
+        lambda root: shutil.copytree(root / "made/more", root / "made/x") and None,
+    ),
     "removed": (FOLDER, folder, lambda root: (root / TOP).unlink()),
     "removed below": (FOLDER, folder, lambda root: (root / DEEP).unlink()),
     "renamed": (FOLDER, folder, lambda root: (root / TOP).rename(root / "made/9.bmp") and None),

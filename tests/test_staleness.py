@@ -124,6 +124,9 @@ EXEMPT = {
 BOUND = ("stages.*.scale_factor", "stages.*.bits", "stages.*.slices", "data.bits", "data.source", "chains.*.stages")
 """Leaves that cannot be changed by themselves in every file: what a stage generates, the others must not."""
 
+FIXED = {"DigitsData.bits"}
+"""Fields of one value."""
+
 
 def test_every_leaf_makes_stale_just_what_it_decides() -> None:
     wrong, used, changed, met = [], set(), set(), set()
@@ -136,7 +139,7 @@ def test_every_leaf_makes_stale_just_what_it_decides() -> None:
             assert pattern, f"{key} in {name}: in no table, so nobody has said what it makes stale"
             kind = (field, parts[2] if parts[0] == "chains" else "")
             seen[kind] = seen.get(kind, 0) + 1
-            if seen[kind] > 2:  # of stages and chains two of a file, which shows that it is these and no others
+            if seen[kind] > (2 if name == "params" else 1):  # the stages of a file are all alike
                 continue
             try:
                 after = validated(with_another(params, key, value))
@@ -152,7 +155,7 @@ def test_every_leaf_makes_stale_just_what_it_decides() -> None:
                 wrong.append(f"{name}, {key}: too many {found - expected}, too few {expected - found}")
     assert not wrong, "\n".join(wrong)
     assert used == EXEMPT.keys() | LEAVES.keys()
-    assert changed == met
+    assert changed == met - FIXED
     assert fields_of(Section) <= met | {"Params.data", "Params.stages", "Params.chains", "Params.sampling"} | {
         f"{each}.limit" for each in ("DigitsData", "PhotosData", "Cifar10Data", "MnistData", "FolderData", "ArraysData")
     } | {"StageSection.model", "StageSection.training", "TrainingSection.optimiser"}

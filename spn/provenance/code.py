@@ -50,7 +50,7 @@ def code_digest(*roots: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(_closure(roots)):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
-        digest.update(_parse(_source(path)).canonical)
+        digest.update(_parse(_source(path)).digest)
     for module, _, function in (root.partition(":") for root in roots):
         if function:
             digest.update(f"{module}:{function}\n".encode())
@@ -76,16 +76,17 @@ def _source(path: Path) -> bytes:
     return path.read_bytes() if loaded is None else loaded
 
 
+@cache
 def _dotted(path: Path) -> str:
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 class _Module(NamedTuple):
-    """The dotted names inside this package that a module imports, of modules or things in them, and its syntax tree."""
+    """The dotted names inside this package that a module imports, of modules or things in them, and its digest."""
 
     imported: tuple[str, ...]
-    canonical: bytes
+    digest: bytes
 
 
 @lru_cache(maxsize=1000)
@@ -100,14 +101,14 @@ def _parse(source: bytes) -> _Module:
             assert node.level == 0, "relative imports are not followed"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     inside = (name for name in names if name.split(".")[0] == ROOT.name)
-    return _Module(tuple(inside), repr(_canonical(tree)).encode())
+    return _Module(tuple(inside), _tree_digest(tree))
 
 
 @lru_cache(maxsize=1000)
 def _parse_function(source: bytes, name: str) -> bytes:
     """Parse a function at the top level of a module."""
     (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return repr(_canonical(function)).encode()
+    return _tree_digest(function)
 
 
 @cache
@@ -126,6 +127,10 @@ def _with_packages(path: Path) -> list[Path]:
         path = path / "__init__.py"
     packages = [folder / "__init__.py" for folder in path.parents if folder == ROOT or ROOT in folder.parents]
     return [path, *packages]
+
+
+def _tree_digest(tree: ast.AST) -> bytes:
+    return hashlib.sha256(repr(_canonical(tree)).encode()).digest()
 
 
 def _canonical(node: Any) -> Any:
