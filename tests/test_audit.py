@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,8 @@ def sample_command(chain: str, stage: str, params: Params, output: str, given: s
 
 def make_everything(params: Params) -> None:
     """Do what the workflow does, in this process."""
-    commands = []
-    for layout in dict.fromkeys(layout_of(params, stage) for stage in params.stage_plans):
-        commands.append(["preprocess", "--layout", layout, "--output", f"data/digits/{layout}.h5"])
+    layouts = dict.fromkeys(layout_of(params, stage) for stage in params.stage_plans)
+    commands = [["preprocess", "--layout", layout, "--output", f"data/digits/{layout}.h5"] for layout in layouts]
     for stage in params.stage_plans:
         data, output = f"data/digits/{layout_of(params, stage)}.h5", f"results/stages/{stage}"
         commands.append(["train", stage, "--data", data, "--output", output])
@@ -73,13 +72,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def params(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Params]:
+def params(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The experiment's parameters, in a copy of it that a test may spoil."""
     shutil.copytree(folder, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     params = load_params(Path("params.yaml"))
     assert audit(params).problems == []
-    yield params
+    return params
 
 
 def cut(path: Path) -> None:

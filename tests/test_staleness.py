@@ -51,7 +51,7 @@ def with_slices(params: Params, key: list[str]) -> set[str]:
 
 
 def of_class(params: Params, key: list[str]) -> set[str]:
-    """Samples have classes from the first stage on, whichever is told of them; nothing has where there are no labels."""
+    """Samples have classes from the first stage on, whichever is told of them."""
     if not params.data.num_classes:
         return set()
     others = {name for name, stage in params.stages.items() if stage.class_conditional} - {key[1]}
