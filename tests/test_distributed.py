@@ -171,10 +171,8 @@ def test_processes_end() -> None:
 
 def join_for_another_recipe(rank: int, port: int) -> None:
     os.environ |= torchrun_variables(rank, 2) | {"MASTER_PORT": str(port)}
-    with (
-        pytest.raises(InputError, match=f"process {rank + 1} of 2: expected the same parameters, code and data in all"),
-        joined(f"recipe {rank}"),
-    ):
+    told = f"process {rank + 1} of 2: expected the same parameters, code and data in all"
+    with pytest.raises(InputError, match=told), joined(f"recipe {rank}"):
         raise AssertionError("joined all the same")
 
 

@@ -46,7 +46,7 @@ def params_of(steps: int, seed: int) -> dict[str, Any]:
 
 
 def start_training(workspace: Workspace) -> subprocess.Popen[str]:
-    """Run Snakemake until the long training has saved its state: then its code is loaded, and it goes on for a while."""
+    """Run Snakemake until the long training has saved its state; its code is loaded, and it goes on for a while."""
     before = {*workspace.folder.glob("runs/low-*.safetensors")}
     process = subprocess.Popen(
         ["snakemake", "--cores", "2"],

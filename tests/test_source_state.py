@@ -80,6 +80,7 @@ def exchanged(one: Path, other: Path) -> None:
     kept.rename(other)
 
 
+NO_TEXT = os.fsdecode(b"made/\xff.bmp")
 TOP, DEEP = "made/0.bmp", "made/more/still/4.bmp"
 Make = Callable[[Path], None]
 CHANGES: dict[str, tuple[DataSection, Make, Make]] = {
@@ -99,6 +100,11 @@ CHANGES: dict[str, tuple[DataSection, Make, Make]] = {
     "exchanged": (FOLDER, folder, lambda root: exchanged(root / TOP, root / DEEP)),
     "in place": (FOLDER, folder, lambda root: in_place(root / TOP)),
     "in place below": (FOLDER, folder, lambda root: in_place(root / DEEP)),
+    "a name of no text": (
+        FOLDER,
+        folder,
+        lambda root: (root / os.fsdecode(b"made/\xff.bmp")).write_bytes(picture(8)) and None,
+    ),
     "link to another": (FOLDER, folder, lambda root: (root / "made/new.bmp").symlink_to(root / DEEP)),
     "zip: added": (FOLDER, zipped, lambda root: zipped(root, "012345678")),
     "zip: removed": (FOLDER, zipped, lambda root: zipped(root, "0123456")),

@@ -47,7 +47,7 @@ def files_state(files: Iterable[File], cache: Path) -> str:
     files = sorted(files)
     listing = hashlib.sha256()
     for name, fingerprint, _ in files:
-        listing.update(f"{name}\0{fingerprint}\n".encode())
+        listing.update(f"{name}\0{fingerprint}\n".encode(errors="surrogateescape"))
     index = _Index(cache)
     if index.head == (head := listing.hexdigest()):
         return index.state
