@@ -22,7 +22,7 @@ JOBS = {
     *("summarise/depth", "record/depth", "report", "reproduce"),
 }
 SAMPLING = {*(f"sample/depth/{stage}" for stage in STAGES), "record/depth", "report", "reproduce"}
-"""What other samples make run, and the report, which says of the chain that it is made of what there is."""
+"""What other samples make run."""
 
 EDITS = (
     (

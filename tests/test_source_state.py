@@ -175,7 +175,7 @@ def test_a_state_tells_of_every_change_and_of_nothing_else(
     make(root)
     before = source_state(section, root, cache)
     assert before is not None
-    assert any(cache.rglob("*.json")) == settled
+    assert any(cache.rglob("*.json")) or not settled
     edit(root)
     after = source_state(section, root, cache)
     assert (after == before) == (change in SAME)

@@ -60,9 +60,9 @@ def of_class(params: Params, key: list[str]) -> set[str]:
 
 
 def of_sampling(params: Params, chains: list[str]) -> set[str]:
-    """The samples of some chains, and what is recorded of them."""
+    """The samples of some chains, and what is recorded and shown of them."""
     samples = {f"sample/{name}/{stage}" for name in chains for stage in params.chains[name].stages}
-    return samples | {f"record/{name}" for name in chains}
+    return samples | {f"record/{name}" for name in chains} | ({"report"} if chains else set())
 
 
 def all_samples(params: Params, key: list[str]) -> set[str]:
@@ -76,7 +76,8 @@ def told_samples(params: Params, key: list[str]) -> set[str]:
 def after_sampling(params: Params, key: list[str]) -> set[str]:
     """The samples of a chain from a stage on: `chains.CHAIN.temperature.STAGE`."""
     stages = params.chains[key[1]].stages
-    return {f"sample/{key[1]}/{stage}" for stage in stages[stages.index(key[3]) :]} | {f"record/{key[1]}"}
+    samples = {f"sample/{key[1]}/{stage}" for stage in stages[stages.index(key[3]) :]}
+    return samples | {f"record/{key[1]}", "report"}
 
 
 def of_chain(params: Params, key: list[str]) -> set[str]:
@@ -90,10 +91,6 @@ def of_classes(params: Params, key: list[str]) -> set[str]:
     return told_samples(params, key).union(
         {"preprocess", "report"}, *(after_stage(params, ["stages", stage]) for stage in told)
     )
-
-
-def and_report(scope: Scope) -> Scope:
-    return lambda params, key: scope(params, key) | {"report"}
 
 
 LEAVES: dict[str, Scope] = {
@@ -110,7 +107,7 @@ LEAVES: dict[str, Scope] = {
     "stages.*.training.*": after_stage,
     "chains.*.stages": of_chain,
     "chains.*.temperature.*": after_sampling,
-    "sampling.num_images": and_report(all_samples),  # which shows as many real ones
+    "sampling.num_images": all_samples,
     "sampling.seed": all_samples,
     "sampling.class": told_samples,
 }
@@ -205,7 +202,8 @@ EXEMPT_MODULES = {
     "__main__.py": "calls the command line",
     "cli/*.py": "reads options and hands them on; the functions of verbs that decide more are digested by themselves",
     "config/*.py": "what it decides is resolved into the recipes: defaults, tilings, temperatures, levels of white",
-    "evaluation/check.py": "checks models, and writes nothing",
+    "console/*.py": "shows what is going on, and writes nothing",
+    "evaluation/*.py": "checks models, and writes nothing",
     "files.py": "how files are written",
     "image/order.py": "shows the order of generation, and is called by no verb",
     "loading.py": "how modules are loaded; what is loaded is digested",
@@ -289,6 +287,7 @@ FUNCTIONS = {
     "summarise": "summarise",
     "record": "record",
     "_record_training": "record",
+    "_check_samples": "",  # refuses, and writes nothing
     "report": "report",
     "preprocess": "",  # hands on what is in the recipe
     "train": "",  # the same
