@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from spn.config import InputError
+
 Item = TypeVar("Item")
 Items = TypeVar("Items", Tensor, tuple[Tensor, ...])
 
@@ -33,14 +35,22 @@ def local_rank() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Join the processes that torchrun started; does nothing where there is one."""
+def joined(recipe_digest: str) -> Iterator[None]:
+    """Join the processes that torchrun started; does nothing where there is one.
+
+    Raises InputError unless all are to make the same thing: parameters, code or data may be edited while they start.
+    """
     if not is_one_of_several():
         yield
         return
     dist.init_process_group("gloo")
     _groups.append(dist.group.WORLD)
     try:
+        if len(set(collect([recipe_digest]))) > 1:
+            raise InputError(
+                f"process {rank() + 1} of {num_processes()}: expected the same parameters, code and data in all of "
+                "them, got others, edited while they started; run the same command again"
+            )
         yield
     finally:
         dist.destroy_process_group()

@@ -7,6 +7,7 @@ they have the digests of the files that were written beside it, so that these ca
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,11 @@ def content_digest(content: bytes) -> str:
 
 def file_digests(folder: Path, names: Collection[str]) -> dict[str, str]:
     """Compute the SHA-256 of files, by their names in `folder`; raise InputError naming one that is missing."""
-    for name in names:
-        check_file(folder / name)
+    files = {name: _beside(folder, name) for name in names}
+    for file in files.values():
+        check_file(file)
     try:
-        return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+        return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
     except OSError as error:
         raise InputError(f"{error.filename}: expected a file of the pipeline: {error.strerror}") from error
 
@@ -146,9 +148,14 @@ def check_files(path: Path, notes: Notes) -> None:
     for name, actual in file_digests(path.parent, names).items():
         if actual != names[name]:
             raise InputError(
-                f"{path.parent / name}: expected a file of SHA-256 {names[name]}, as {path.name} says, got {actual}: "
-                f"damaged, or made at another time; {REMEDY}"
+                f"{_beside(path.parent, name)}: expected a file of SHA-256 {names[name]}, as {path.name} says, "
+                f"got {actual}: damaged, or made at another time; {REMEDY}"
             )
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """Name a file as a person would: without `..`."""
+    return Path(os.path.normpath(folder / name))
 
 
 def damaged(path: Path, what: str) -> InputError:

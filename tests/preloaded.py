@@ -7,6 +7,6 @@ import spn.evaluation.evaluate
 import spn.report
 import spn.tracking
 import spn.training  # noqa: F401
-from spn.provenance import code_digest
+from spn.provenance.recipes import verb_digest
 
-code_digest("training", "models/spn.py")
+verb_digest("train", "spn")

@@ -25,12 +25,13 @@ from spn.data.preprocess import preprocess
 from spn.data.resident import ResidentSlices
 from spn.evaluation.check import check_stage
 from spn.evaluation.evaluate import stage_nats
-from spn.generation import load_trained, sample_chain_stage
+from spn.generation import sample_chain_stage
 from spn.generation.sample import sample_labels
 from spn.planning.cost import sampling_work, step_cost
 from spn.provenance import SamplingOptions, differing_keys, sampling_recipe, stage_recipe
 from spn.report.pictures import class_columns
 from spn.report.tables import text_table
+from spn.trained import load_trained
 from spn.training import train
 from spn.training.history import Row
 

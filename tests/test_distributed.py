@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spn.checkpoint import load_notes, load_tensors
 from spn.cli import main
+from spn.config import InputError
 from spn.data.hdf5 import read_images
 from spn.distributed import any_of, gradient_group, joined
 from spn.files import read_json
@@ -150,7 +151,7 @@ def end_together(rank: int, ports: list[int]) -> None:
     os.environ |= torchrun_variables(rank, 2)
     for port in ports:
         os.environ["MASTER_PORT"] = str(port)
-        with joined():
+        with joined("a recipe"):
             model = DistributedDataParallel(torch.nn.Linear(8, 8), process_group=gradient_group(torch.device("cpu")))
             model(torch.ones(1, 8)).sum().backward()
             any_of(False)
@@ -161,6 +162,23 @@ def test_processes_end() -> None:
     # A process that hangs does so in the first ten rounds or so.
     ports = [host_store() for _ in range(20)]
     processes = [context().Process(target=end_together, args=(rank, ports), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def join_for_another_recipe(rank: int, port: int) -> None:
+    os.environ |= torchrun_variables(rank, 2) | {"MASTER_PORT": str(port)}
+    told = f"process {rank + 1} of 2: expected the same parameters, code and data in all"
+    with pytest.raises(InputError, match=told), joined(f"recipe {rank}"):
+        raise AssertionError("joined all the same")
+
+
+def test_processes_that_loaded_other_code_refuse_to_work_together() -> None:
+    port = host_store()
+    processes = [context().Process(target=join_for_another_recipe, args=(rank, port), daemon=True) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

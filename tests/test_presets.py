@@ -21,10 +21,10 @@ from spn.config import Params, layout_name, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import preprocess
 from spn.evaluation.evaluate import chain_metrics, stage_nats, summarise
-from spn.generation import load_trained
 from spn.likelihood import DequantisedMixture, DiscretisedMixture
 from spn.models import Model
 from spn.stages import Stage
+from spn.trained import load_trained
 from spn.training import train
 
 PRESETS = Path(__file__).parents[1] / "presets"

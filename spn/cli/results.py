@@ -11,20 +11,26 @@ from spn.cli.options import stages_of
 from spn.config import Params
 from spn.files import read_json
 from spn.notes import RECIPE, read_notes
-from spn.provenance import check_recipe, evaluation_recipe
+from spn.provenance import check_recipe, evaluation_recipe, stage_recipe, summary_recipe
 
 
 def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any]:
-    """Read a chain's metrics.json, and add how fast it was trained and, where that is known, sampled."""
+    """Read a chain's metrics.json, and add how fast it was trained and, where that is known, sampled.
+
+    Raises InputError unless it is of the parameters and the code asked for.
+    """
     from spn.evaluation.speed import sampling_speed, training_speed
 
     folder, stages = results / "chains" / chain, stages_of(params, chain)
-    histories = [history_of(results, stage) for stage in stages]
+    path, digests = folder / "metrics.json", data_digests(params, stages, results)
+    metrics = read_json(path)
+    check_recipe(path, summary_recipe(params, chain, digests), metrics.get(RECIPE))
+    histories = [history_of(params, stage, digests[stage], results) for stage in stages]
     sizes = [params.stages[stage].training.batch_size for stage in stages]
     places = [folder / stage / "timing.json" for stage in stages]
     timings = [read_json(place) if place.exists() else {} for place in places]
     speeds = training_speed(zip(histories, sizes, strict=True)) | sampling_speed(timings)
-    return read_json(folder / "metrics.json") | speeds
+    return metrics | speeds
 
 
 def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
@@ -32,9 +38,12 @@ def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
     return {chain: metrics_of_chain(params, chain, results) for chain in params.chains}
 
 
-def history_of(results: Path, stage: str) -> list[dict[str, int | float]]:
-    """Read the history of a stage's training, which is in its checkpoint."""
-    return read_notes(results / "stages" / stage / "checkpoint.safetensors")["history"]
+def history_of(params: Params, stage: str, data_digest: str, results: Path) -> list[dict[str, int | float]]:
+    """Read the history of a stage's training, which is in its checkpoint; raise InputError if that is of another."""
+    path = results / "stages" / stage / "checkpoint.safetensors"
+    notes = read_notes(path)
+    check_recipe(path, stage_recipe(params, stage, data_digest), notes.get(RECIPE))
+    return notes["history"]
 
 
 def metrics_of_stage(params: Params, stage: str, results: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from spn.provenance import (
     evaluation_recipe,
     layout_of,
     load_verb,
+    recipe_digest,
     record_recipe,
     report_recipe,
     sampled_class,
@@ -77,7 +78,7 @@ def train(
     recipe = stage_recipe(loaded, stage, slices.digest)
     try:
         with (
-            joined(),
+            joined(recipe_digest(recipe)),
             claimed(runs, recipe),
             fast_products(place) as products,
             observing(loaded, recipe, experiment, output / "checkpoint.safetensors") as observe,
@@ -94,16 +95,16 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     from spn.data.hdf5 import SliceFile
     from spn.distributed import is_first, joined
     from spn.evaluation.evaluate import conditioning, estimate, save_nats, stage_nats, summarise
-    from spn.generation import load_trained
     from spn.machine import fast_products
     from spn.report.tables import is_bound, total_text
+    from spn.trained import load_trained
 
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
     load_verb("evaluate", loaded.stages[stage].model.family)
     slices = SliceFile(data)
     recipe = evaluation_recipe(loaded, stage, slices.digest)
     trained, model = load_trained(loaded, stage, slices.digest, checkpoint, place)
-    with joined(), fast_products(place) as products:
+    with joined(recipe_digest(recipe)), fast_products(place) as products:
         tell(stage, place, products)
         nats = stage_nats(trained, model, slices, "test", place)
         if not is_first():
@@ -143,9 +144,10 @@ def sample(
     """Sample one stage of a chain, given what the stages before it sampled, and tell how long drawing took."""
     from spn.data.hdf5 import SliceFile, read_images, write_images
     from spn.distributed import is_first, joined
-    from spn.generation import SAMPLERS, load_trained, sample_chain_stage
+    from spn.generation import SAMPLERS, sample_chain_stage
     from spn.generation.sample import BATCH_SIZE, sample_labels
     from spn.report.pictures import class_columns, draw_grid
+    from spn.trained import load_trained
 
     loaded, place = load_for_stage(params, stage, chain), choose_device(device, threads)
     load_verb("sample", loaded.stages[stage].model.family)
@@ -153,12 +155,12 @@ def sample(
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
     options = SamplingOptions(sampled_class(loaded, chain, only), exact)
     digest = SliceFile(data).digest
-    digests = given_digests(loaded, chain, stage, given, options) | {stage: digest}
+    digests = given_digests(loaded, chain, stage, digest, given, options)
     recipe = sampling_recipe(loaded, chain, stage, digests, options)
     trained, model = load_trained(loaded, stage, digest, checkpoint, place)
     num_images, num_classes = loaded.sampling.num_images, loaded.num_classes(chain)
     labels = sample_labels(num_images, num_classes, options.label) if num_classes else None
-    with joined():
+    with joined(recipe_digest(recipe)):
         started = time.monotonic()
         images = sample_chain_stage(
             trained,
@@ -205,7 +207,7 @@ def record(params: Path, chain: str, experiment: Path, results: Path, output: Pa
     for name in names:
         metrics = metrics_of_stage(loaded, name, results)
         if not tracking.has_finished_run(store, metrics["recipe_digest"]):
-            _record_training(store, results / "stages" / name / "checkpoint.safetensors", metrics)
+            _record_training(loaded, store, metrics, results)
         tracking.record_evaluation(store, metrics)
     digests = data_digests(loaded, names, results)
     _check_samples(loaded, chain, digests, results)
@@ -224,15 +226,16 @@ def _check_samples(params: Params, chain: str, digests: dict[str, str], results:
         check_files(path, notes)
 
 
-def _record_training(store: "Experiment", checkpoint: Path, metrics: dict[str, Any]) -> None:
+def _record_training(params: Params, store: "Experiment", metrics: dict[str, Any], results: Path) -> None:
     """Record a training of which this store knows nothing: its results came by `dvc pull`."""
     from spn import tracking
 
-    notes = read_notes(checkpoint)
-    with tracking.StageRun(
-        store, metrics["stage"], notes["recipe"], num_parameters=metrics["num_parameters"], checkpoint=checkpoint
-    ) as run:
-        for row in notes["history"]:
+    stage, digest = metrics["stage"], metrics[RECIPE]["data_digest"]
+    history, recipe = history_of(params, stage, digest, results), stage_recipe(params, stage, digest)
+    checkpoint = results / "stages" / stage / "checkpoint.safetensors"
+    count = metrics["num_parameters"]
+    with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
+        for row in history:
             run.measured(row)
 
 
@@ -253,7 +256,7 @@ def report(params: Path, data: Path, results: Path) -> None:
         _check_samples(loaded, chain, digests, results)
     count = min(loaded.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
-    histories = {name: history_of(results, name) for name in loaded.stage_plans}
+    histories = {name: history_of(loaded, name, digest, results) for name, digest in digests.items()}
     plots = run(loaded, metrics_of_chains(loaded, results), histories, real, results)
     names = report_files(loaded)
     write_json(plots / "report.json", {RECIPE: report_recipe(loaded, digests), FILES: file_digests(plots, names)})

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spn.config import InputError, Params
-from spn.notes import REMEDY, Notes, check_tensors, read_notes
-from spn.provenance import SamplingOptions, audit, check_recipe, is_clone, sampling_recipe
+from spn.notes import RECIPE, REMEDY, Notes, check_tensors, read_notes
+from spn.provenance import SamplingOptions, audit, check_recipe, is_clone, layout_of, sampling_recipe
 from spn.provenance.results import SOURCES
 
 AGAIN = "run the workflow again"
@@ -46,25 +46,28 @@ def _check_bytes(path: Path, notes: Notes) -> None:
 
 
 def given_digests(
-    params: Params, chain: str, stage: str, given: Path | None, options: SamplingOptions
+    params: Params, chain: str, stage: str, digest: str, given: Path | None, options: SamplingOptions
 ) -> dict[str, str]:
-    """Return the data digests of the stages before `stage`, as told by their samples.
+    """Return the data digests of `stage`, which is `digest`, and of those before it, as told by their samples.
 
     Raises InputError unless `given` has just the samples that the stage before made for this chain, under these
-    parameters and options.
+    parameters and options, and trained on the same data as far as `digest` tells: in another layout it is another one.
     """
     stages = params.chains[chain].stages
     before = stages[: stages.index(stage)][-1:]
     if not before:
         if given is not None:
             raise InputError(f"--given: expected nothing for {stage}, the first stage of chain {chain}, got {given}")
-        return {}
+        return {stage: digest}
     if given is None:
         raise InputError(f"--given: expected the samples of {before[0]}, after which {stage} comes in chain {chain}")
-    recipe = read_notes(given).get("recipe", {})
+    recipe = read_notes(given).get(RECIPE) or {}
     for key, expected in (("chain", chain), ("stage", before[0])):
         if recipe.get(key) != expected:
             raise InputError(f"{given}: expected samples of {key} {expected}, got {recipe.get(key)}")
-    digests: dict[str, str] = recipe["data_digests"]
+    told: dict[str, str] = recipe.get("data_digests", {})
+    # A stage of which nothing is told, or that has the layout of this one: its data must be these.
+    same = (name for name in stages if name not in told or layout_of(params, name) == layout_of(params, stage))
+    digests = told | dict.fromkeys(same, digest)
     check_recipe(given, sampling_recipe(params, chain, before[0], digests, options), recipe)
     return digests

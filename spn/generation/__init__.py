@@ -2,7 +2,6 @@
 
 from spn.generation.sample import sample_chain_stage, sample_stage
 from spn.generation.samplers import SAMPLERS, Draw
-from spn.generation.trained import load_trained
 from spn.generation.uniforms import keyed_uniforms
 from spn.generation.walk import Choose, WholePasses, replay, walk
 
@@ -12,7 +11,6 @@ __all__ = [
     "Draw",
     "WholePasses",
     "keyed_uniforms",
-    "load_trained",
     "replay",
     "sample_chain_stage",
     "sample_stage",

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from spn.loading import loaded_source
 
 ROOT = Path(__file__).parents[1]
-NOT_SCIENCE = {"__init__.py", "config", "files.py", "loading.py", "notes.py", "provenance"}
-"""Not part of a digest: what they decide is in the recipe itself, or is no more than how files are read and written."""
+NOT_SCIENCE = {"__init__.py", "cli", "config", "files.py", "loading.py", "notes.py", "provenance"}
+"""Not part of a digest unless they are named as roots: what they decide is in the recipe itself, or is no more than how
+files are read and written. Where more is decided, as by some verbs, it is named."""
 
 
 def git_commit(folder: Path = ROOT) -> str | None:
@@ -43,21 +44,27 @@ def load_code(*roots: str) -> None:
 def code_digest(*roots: str) -> str:
     """Hash the modules of this package that `roots` import, directly or not.
 
-    Roots are paths inside the package, of modules or of folders.
+    Roots are paths inside the package, of modules or of folders, or `module.py:function`: that function alone, without
+    what it imports.
     """
     digest = hashlib.sha256()
     for path in sorted(_closure(roots)):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
-        digest.update(_parse(_source(path)).canonical)
+        digest.update(_parse(_source(path)).digest)
+    for module, _, function in (root.partition(":") for root in roots):
+        if function:
+            digest.update(f"{module}:{function}\n".encode())
+            digest.update(_parse_function(_source(ROOT / module), function))
     return digest.hexdigest()
 
 
 def _closure(roots: tuple[str, ...]) -> set[Path]:
+    modules = {ROOT / root for root in roots if ":" not in root}
     found: set[Path] = set()
-    waiting = [file for root in roots for file in _with_packages(ROOT / root)]
+    waiting = [file for module in modules for file in _with_packages(module)]
     while waiting:
         path = waiting.pop()
-        if path in found or path.relative_to(ROOT).parts[0] in NOT_SCIENCE:
+        if path in found or (path.relative_to(ROOT).parts[0] in NOT_SCIENCE and path not in modules):
             continue
         found.add(path)
         waiting += [file for name in _parse(_source(path)).imported for file in _with_packages(_locate(name))]
@@ -69,16 +76,17 @@ def _source(path: Path) -> bytes:
     return path.read_bytes() if loaded is None else loaded
 
 
+@cache
 def _dotted(path: Path) -> str:
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 class _Module(NamedTuple):
-    """The dotted names inside this package that a module imports, of modules or things in them, and its syntax tree."""
+    """The dotted names inside this package that a module imports, of modules or things in them, and its digest."""
 
     imported: tuple[str, ...]
-    canonical: bytes
+    digest: bytes
 
 
 @lru_cache(maxsize=1000)
@@ -93,9 +101,17 @@ def _parse(source: bytes) -> _Module:
             assert node.level == 0, "relative imports are not followed"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     inside = (name for name in names if name.split(".")[0] == ROOT.name)
-    return _Module(tuple(inside), repr(_canonical(tree)).encode())
+    return _Module(tuple(inside), _tree_digest(tree))
 
 
+@lru_cache(maxsize=1000)
+def _parse_function(source: bytes, name: str) -> bytes:
+    """Parse a function at the top level of a module."""
+    (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return _tree_digest(function)
+
+
+@cache
 def _locate(name: str) -> Path:
     """Find the module that `name` is, or lies in."""
     path = ROOT.joinpath(*name.split(".")[1:])
@@ -104,12 +120,17 @@ def _locate(name: str) -> Path:
     return path if path.is_dir() else path.with_suffix(".py")
 
 
+@cache
 def _with_packages(path: Path) -> list[Path]:
     """List a module and the packages around it, all of which importing it runs."""
     if path.is_dir():
         path = path / "__init__.py"
     packages = [folder / "__init__.py" for folder in path.parents if folder == ROOT or ROOT in folder.parents]
     return [path, *packages]
+
+
+def _tree_digest(tree: ast.AST) -> bytes:
+    return hashlib.sha256(repr(_canonical(tree)).encode()).digest()
 
 
 def _canonical(node: Any) -> Any:

@@ -16,15 +16,19 @@ from spn.provenance.code import code_digest, load_code
 Recipe = dict[str, Any]
 
 CODE = {
-    "preprocess": ("data/preprocess.py",),
-    "train": ("training",),
-    "evaluate": ("evaluation/evaluate.py",),
-    "sample": ("generation/sample.py", "report/pictures.py"),
-    "summarise": ("evaluation/evaluate.py",),
-    "record": ("tracking",),
-    "report": ("report/summary.py", "evaluation/speed.py"),
+    "preprocess": ("data/preprocess.py", "config/data.py"),
+    "train": ("training", "machine.py"),
+    "evaluate": ("cli/verbs.py:evaluate", "evaluation/evaluate.py", "trained.py", "machine.py"),
+    "sample": ("cli/verbs.py:sample", "generation/sample.py", "trained.py", "data/hdf5.py", "report/pictures.py"),
+    "summarise": ("cli/verbs.py:summarise", "evaluation/evaluate.py"),
+    "record": ("cli/verbs.py:record", "cli/verbs.py:_record_training", "cli/results.py", "tracking"),
+    "report": ("cli/verbs.py:report", "cli/results.py", "data/hdf5.py", "image", "report/summary.py"),
 }
-"""The modules that each verb runs, beside those that they import and the family of its stage."""
+"""The modules that each verb runs, beside those that they import and the family of its stage.
+
+The verbs `preprocess` and `train` hand on what the recipe says, and decide nothing themselves; the others put together
+what is written.
+"""
 
 
 def verb_digest(verb: str, family: str | None = None) -> str:
@@ -63,6 +67,7 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
             "slices": section.slices,
             "bits": list(plan.bits),
             "num_levels": plan.num_levels,
+            "high_levels": plan.high_levels,
             "own_mask": plan.own_mask,
             "targets": [list(target) for target in plan.targets],
             "known": [list(row) for row in plan.known],
@@ -85,6 +90,7 @@ def evaluation_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         "data_digest": data_digest,
         "training": recipe_digest(stage_recipe(params, stage, data_digest)),
         "split": "test",
+        "is_bound": params.stages[stage].model.is_bound,
         "code_digest": verb_digest("evaluate", params.stages[stage].model.family),
     }
 
@@ -119,6 +125,7 @@ def sampling_recipe(
         "num_classes": params.num_classes(chain),
         "label": sampled_class(params, chain, options.label),
         "exact": options.exact,
+        "white_level": params.data.white_level,
         "given": None if given is None else recipe_digest(given),
         "code_digest": verb_digest("sample", params.stages[stage].model.family),
     }
@@ -175,6 +182,7 @@ def report_recipe(params: Params, data_digests: Mapping[str, str]) -> Recipe:
     return {
         "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
         "num_real_images": params.sampling.num_images,
+        "white_level": params.data.white_level,
         "real_images": data_digests[next(iter(params.stage_plans))],
         "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digests)) for chain in params.chains},
         "stages": {

@@ -47,7 +47,7 @@ def files_state(files: Iterable[File], cache: Path) -> str:
     files = sorted(files)
     listing = hashlib.sha256()
     for name, fingerprint, _ in files:
-        listing.update(f"{name}\0{fingerprint}\n".encode())
+        listing.update(f"{name}\0{fingerprint}\n".encode(errors="surrogateescape"))
     index = _Index(cache)
     if index.head == (head := listing.hexdigest()):
         return index.state
@@ -61,7 +61,8 @@ def files_state(files: Iterable[File], cache: Path) -> str:
 def list_files(place: Path, suffixes: tuple[str, ...]) -> Iterator[File]:
     """List the regular files of a place. Special files are never opened."""
     if not place.is_dir():
-        yield place.name, _fingerprint(place.stat()), str(place)
+        if place.is_file():
+            yield place.name, _fingerprint(place.stat()), str(place)
         return
     folders = [(str(place), place.name)]
     while folders:
@@ -111,7 +112,7 @@ class _Index:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.head, self.state, self._sha256 = "", "", ""
-        with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
+        with suppress(OSError, ValueError, TypeError, RecursionError), path.open(encoding="utf-8") as file:
             head, state, sha256, check = json.loads(file.readline())
             if check == json_digest([head, state, sha256]):
                 self.head, self.state, self._sha256 = head, state, sha256

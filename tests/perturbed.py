@@ -1,0 +1,187 @@
+"""Parameter files with one leaf changed, and the jobs whose results are made from something else then."""
+
+import copy
+import json
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from spn.config import Params, load_params
+from spn.config.section import Section
+from spn.provenance import results_of
+
+ROOT = Path(__file__).parents[1]
+DIGEST = "0" * 64
+
+Values = dict[str, Any]
+Jobs = dict[str, object]
+"""Jobs by the names of their logs, and the recipes of what they make."""
+
+OTHERS: dict[str, tuple[object, ...]] = {
+    "data.channels": (1, 3),
+    "data.filter": ("box", "lanczos"),
+    "data.first_label": (0, 1),
+    "data.fit": ("crop", "resize"),
+    "data.limit.*": (3,),
+    "data.size": (32, 64),
+    "data.source_digest": (DIGEST,),
+    "data.test": (7, 0.2),
+    "data.unreadable": ("skip", "refuse"),
+    "data.validation": (7, 0.2),
+    "sampling.class": (0, 1),
+    "stages.*.model.context_enters": ("both", "pixelcnn"),
+    "stages.*.model.heads": (1, 2),
+    "stages.*.model.intensity": ("scaled", "embedded"),
+    "stages.*.model.law": ("softmax", "mixture"),
+    "stages.*.slices": ("first", "all"),
+    "stages.*.training.clip_norm": (2.0,),
+    "stages.*.training.precision": ("float32", "bfloat16"),
+    "stages.*.training.schedule": ("constant", "cosine"),
+}
+"""Values for leaves that may not be just any other; the first that is another is taken."""
+
+
+def bases() -> dict[str, Params]:
+    """Load every shipped file, and variants for what none of them states."""
+    files = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
+    found = {path.stem: load_params(path) for path in files}
+    shipped = values_of(found["params"])
+    for stage in shipped["stages"].values():
+        stage["training"]["optimiser"] = {"name": "rmsprop", "learning_rate": 0.001}
+    for chain in shipped["chains"].values():
+        chain["temperature"] = dict.fromkeys(chain["stages"], 0.9)
+    found["rmsprop, temperature"] = validated(shipped)
+    told = values_of(found["folder"])
+    told["data"] |= {"num_classes": 3, "limit": {"train": 5, "validation": 5, "test": 5}}
+    told["sampling"]["class"] = 2
+    for name in ("first_high", "low"):
+        told["stages"][name]["class_conditional"] = True
+    return found | {"classes": validated(told)}
+
+
+def values_of(params: Params) -> Values:
+    """Write parameters as plain values."""
+    return params.model_dump(mode="json", by_alias=True)
+
+
+def validated(values: Values) -> Params:
+    """Validate values, that every chain is a tiling included."""
+    params = Params.model_validate_json(json.dumps(values))
+    assert params.stage_plans
+    return params
+
+
+def leaves(section: object, key: str = "") -> Iterator[tuple[str, str, object]]:
+    """List dotted keys with the class and field that each is of, and the value; lists are one leaf."""
+    fields = type(section).model_fields.items() if isinstance(section, Section) else ()
+    for name, field in fields:
+        inner, value = f"{key}{field.alias or name}", getattr(section, name)
+        of = f"{type(section).__name__}.{name}"
+        if isinstance(value, Section):
+            yield from leaves(value, f"{inner}.")
+        elif isinstance(value, dict):
+            for each, item in value.items():
+                inside = (
+                    leaves(item, f"{inner}.{each}.") if isinstance(item, Section) else [(f"{inner}.{each}", of, item)]
+                )
+                yield from inside
+        else:
+            yield inner, of, value
+
+
+def with_another(params: Params, key: str, value: object) -> Values:
+    """Change one leaf, and what cannot stay as it was beside it."""
+    values = values_of(params)
+    path = key.split(".")
+    section = values
+    for name in path[:-1]:
+        section = section[name]
+    last = path[-1]
+    match [*path[:1], *path[2:]]:
+        case ["stages", "bits"]:
+            _move_cut(values, path[1])
+        case ["stages", "model", "family"]:
+            families = {"spn": "gated_pixelcnn", "gated_pixelcnn": "pixelsnail"}
+            family = families.get(str(value), "gated_pixelcnn")
+            section.clear()
+            section |= {"family": family, "width": 12} | (
+                {"layers": 1} if family == "gated_pixelcnn" else {"blocks": 1}
+            )
+        case ["stages", "training", "optimiser", "name"]:
+            rate = section["learning_rate"]
+            section.clear()
+            section |= {"name": "rmsprop" if value == "adamw" else "adamw", "learning_rate": rate}
+        case ["stages", "scale_factor"]:
+            _share_scale(values, path[1], 1 if value == 2 else 2)
+        case ["chains", "stages"]:
+            section[last] = section[last][::-1] if len(section[last]) > 1 else ["another"]
+            values["stages"].setdefault("another", copy.deepcopy(values["stages"][next(iter(value))]))
+        case ["data"] if last == "source":
+            values["data"] = {"source": "mnist", "name": "other", "bits": values["data"]["bits"], "validation": 5}
+            if value == "mnist":
+                values["data"] |= {"source": "cifar10"}
+        case ["data"] if last == "bits":
+            section[last] = value - 1
+            for stage in values["stages"].values():
+                stage["bits"] = [min(bit, value - 1) for bit in stage["bits"]]
+        case _:
+            section[last] = _another(key, value)
+    return values
+
+
+def _another(key: str, value: object) -> object:
+    for pattern, others in OTHERS.items():
+        if fnmatchcase(key, pattern):
+            kind = [other for other in others if other != value and (value is None or type(other) is type(value))]
+            return kind[0]
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 12 if key.endswith("width") else value + 1
+        case float():
+            return value / 2 if value else 0.25
+        case str():
+            return f"{value}x"
+        case tuple():
+            return [item / 2 for item in value]
+    raise AssertionError(f"{key}: no other value is known for {value}")
+
+
+def _move_cut(values: Values, stage: str) -> None:
+    """Move a cut between bits, in all stages that have it."""
+    bits = values["stages"][stage]["bits"]
+    cut = bits[0] or bits[1]
+    for other in values["stages"].values():
+        other["bits"] = [bit - 1 if bit == cut else bit for bit in other["bits"]]
+
+
+def _share_scale(values: Values, stage: str, scale: int) -> None:
+    for chain in values["chains"].values():
+        if stage in chain["stages"]:
+            for other in chain["stages"]:
+                values["stages"][other]["scale_factor"] = scale
+
+
+def jobs_of(params: Params) -> Jobs:
+    """State what every job's results are made from, given the same data."""
+    digests = dict.fromkeys(params.stage_plans, DIGEST)
+    jobs: Jobs = {"preprocess": {}}
+    for result in results_of(params):
+        match result.path.parts:
+            case ["data", *_]:
+                jobs["preprocess"] |= {str(result.path): result.recipe(digests)}
+            case ["results", "stages", stage, file]:
+                jobs[f"{'train' if file == 'checkpoint.safetensors' else 'evaluate'}/{stage}"] = result.recipe(digests)
+            case ["results", "chains", chain, "metrics.json"]:
+                jobs[f"summarise/{chain}"] = result.recipe(digests)
+            case ["results", "chains", chain, stage, _]:
+                jobs[f"sample/{chain}/{stage}"] = result.recipe(digests)
+            case ["mlflow", "chains", file]:
+                jobs[f"record/{Path(file).stem}"] = result.recipe(digests)
+            case ["results", "plots", "report.json"]:
+                jobs["report"] = result.recipe(digests)
+            case other:
+                raise AssertionError(f"{other}: of which job?")
+    return jobs
