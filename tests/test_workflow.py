@@ -205,6 +205,14 @@ def test_a_stale_result_is_refused_and_made_again_whatever_its_times_say(workspa
     assert workspace.plan() == AFTER_LOW
 
 
+@pytest.mark.parametrize("gone", [["mlflow"], ["mlflow", "mlflow.db", "mlruns"]], ids=["handle", "store"])
+def test_records_that_are_gone_are_made_again(workspace: Workspace, gone: list[str]) -> None:
+    for name in gone:
+        path = workspace.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert workspace.plan() == {"record/raster", "record/depth", "reproduce"}
+
+
 def test_a_target_of_its_own_makes_no_more_than_it_needs(workspace: Workspace) -> None:
     params = with_steps("low", 7)
     params["seed"] = 2

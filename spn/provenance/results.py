@@ -30,6 +30,7 @@ from spn.provenance.sources import source_state
 
 SOURCES = Path("sources")
 STAGES, CHAINS, PLOTS = Path("results/stages"), Path("results/chains"), Path("results/plots")
+RUNS, DATABASE = Path("runs"), Path("mlflow.db")
 HANDLE, RECORDS = Path("mlflow/experiment.json"), Path("mlflow/chains")
 SQLITE = "sqlite:///"
 REQUESTS = Path(".cache/requests")
@@ -236,11 +237,12 @@ def recorded_in() -> dict[str, str] | None:
 
 
 def is_clone(found: Audit) -> bool:
-    """Tell whether everything is there and sound but MLflow's records, of which there are none: `dvc pull` brought it.
+    """Tell whether everything is there and sound but MLflow's records, and nothing ever ran here: `dvc pull` brought it.
 
-    MLflow tells of what ran, and here nothing did. Whatever trains makes the folder of the records.
+    MLflow tells of what ran. Whatever trains leaves a state under `runs/`, and a store.
     """
-    return not RECORDS.parent.exists() and all(problem.result.path.parent == RECORDS for problem in found.problems)
+    ran = any(place.exists() for place in (RUNS, DATABASE, RECORDS.parent))
+    return not ran and all(problem.result.path.parent == RECORDS for problem in found.problems)
 
 
 def asked_results(params: Params, found: Audit) -> list[Result]:
