@@ -237,7 +237,7 @@ def recorded_in() -> dict[str, str] | None:
 
 
 def is_clone(found: Audit) -> bool:
-    """Tell whether everything is there and sound but MLflow's records, and nothing ever ran here: `dvc pull` brought it.
+    """Tell whether all is there and sound but MLflow's records, and nothing ever ran here: `dvc pull` brought it.
 
     MLflow tells of what ran. Whatever trains leaves a state under `runs/`, and a store.
     """
