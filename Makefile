@@ -1,7 +1,7 @@
 # make reproduce: install, run the default experiment, print its table.   make test, make check: what CI runs.
 # make ablations, make compare: the same with the preset of that name, in experiments/.
 .DELETE_ON_ERROR:
-.PHONY: install install-test reproduce ablations compare test check bench bench-gpu packages clean
+.PHONY: install install-test reproduce ablations compare test check bench bench-gpu mutants packages clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -73,6 +73,16 @@ bench: install
 bench-gpu:
 	$(PYTHON) -m benchmarks.gpu
 
+$(VENV)/.installed-mutants: $(VENV)/.installed-test
+	$(PIP_INSTALL) --no-compile -e '.[pipeline,mutants]'
+	touch $@
+
+# The score and what survived; goes on where it was stopped. How long it takes and how it is read: CONTRIBUTING.md.
+mutants: $(VENV)/.installed-mutants
+	OMP_NUM_THREADS=1 mutmut run
+	mutmut export-cicd-stats && mutmut badge --output mutants/score.json && cat mutants/score.json
+	mutmut results
+
 # What the tests drive and pip does not bring, from Debian: a real Chromium, and a real Slurm with its accounting.
 PROGRAMS := chromium chromedriver munged slurmctld slurmd slurmdbd squeue mariadbd mariadb-install-db
 PACKAGES := chromium chromium-driver munge slurmctld slurmd slurmdbd slurm-client mariadb-server-core mariadb-client-core
@@ -82,4 +92,4 @@ packages:
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $(PACKAGES); }
 
 clean:
-	rm -rf $(VENV) .snakemake data results runs logs mlflow mlflow.db mlruns experiments test-output
+	rm -rf $(VENV) .snakemake data results runs logs mlflow mlflow.db mlruns experiments test-output mutants

@@ -40,7 +40,9 @@ FIGURE = [
 @pytest.mark.parametrize(("chain", "high", "low"), FIGURE)
 def test_step_numbers_of_figure_3(chain: Chain, high: list[list[int]], low: list[list[int]]) -> None:
     steps = generation_order(tile("chain", chain, 2), 4, 4)
-    assert step_numbers(steps, (2, 4, 4)).tolist() == [high, low]
+    numbers = step_numbers(steps, (2, 4, 4))
+    assert numbers.dtype == np.int64
+    assert numbers.tolist() == [high, low]
 
 
 @pytest.mark.parametrize(("chain", "high", "low"), FIGURE)

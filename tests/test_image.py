@@ -148,6 +148,7 @@ def test_only_visible_bits_are_shown() -> None:
     visible = torch.tensor([[0b11100000, 0], [0b00011111, 0]])
     offsets = causal_offsets(2)
     cells, present = gather_window(slices, visible, torch.tensor([[1, 1]]), torch.tensor(offsets))
+    assert cells.dtype == slices.dtype
     shown = {offset: cells[0, offsets.index(offset)].item() for offset in offsets}
     assert shown == {(-1, -1): 0b10100000, (-1, 0): 0, (-1, 1): 0, (0, -1): 0b00010101}
     assert [offset for offset, there in zip(offsets, present[0].tolist(), strict=True) if there] == [(-1, -1), (0, -1)]

@@ -41,6 +41,15 @@ def test_quantile_inverts_the_cumulative_distribution() -> None:
         assert (uniform <= upper + 1e-12).all()
 
 
+def test_quantile_is_of_each_law_by_itself_whatever_the_batch() -> None:
+    laws = law(2, 3)
+    uniforms = torch.rand(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    alone = [
+        Categorical(laws.logits[i, j][None]).quantile(uniforms[i, j][None]).item() for i in (0, 1) for j in range(3)
+    ]
+    assert laws.quantile(uniforms).flatten().tolist() == alone
+
+
 def test_every_level_is_chosen_as_often_as_it_is_probable() -> None:
     laws = law(1)
     uniforms = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
@@ -70,6 +79,16 @@ def test_a_tempered_law_is_a_law(temperature: float, dtype: torch.dtype) -> None
     torch.testing.assert_close(laws.probs().sum(-1), torch.ones(3, dtype=torch.float64), atol=1e-12, rtol=0)
     levels = torch.tensor([0, 1, 2])
     torch.testing.assert_close(laws.log_prob(levels).double().exp(), laws.probs()[range(3), levels], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1e9, -1e9])
+def test_the_coldest_law_of_logits_however_large_is_their_largest(size: float) -> None:
+    # Divided by the temperature as they are, these would be infinite; and so would the distance to another law's.
+    logits = law(2, 3).logits
+    offsets = torch.zeros(2, 3, 1, dtype=torch.float64)
+    offsets[1, 2] = size
+    probs = Categorical(logits + offsets).tempered(1e-300).probs()
+    assert torch.equal(probs, torch.nn.functional.one_hot(logits.argmax(-1), LEVELS).double())
 
 
 def test_temperature_divides_log_probabilities() -> None:

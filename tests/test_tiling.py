@@ -119,6 +119,11 @@ def test_a_stage_too_many_is_named_by_its_cell(tiling: Tiling, data: st.DataObje
     ("chain", "message"),
     [
         ({"high": Part(1, "all", (0, 1))}, "slice (0,0) of 1x1, bit 1 is left out"),
+        (
+            {"high": Part(1, "all", (0, 1)), "first": Part(2, "first", (1, 2))},
+            "chains.mine.stages: the cell slice (0,1) of 2x2, bit 1 is left out; the stages (high, first) must cover "
+            "every slice and all 2 bits",
+        ),
         ({"first": Part(2, "first", (0, 2))}, "slice (0,1) of 2x2, bit 0 is left out"),
         ({"rest": Part(2, "rest", (0, 2))}, "slice (0,0) of 2x2, bit 0 is left out"),
         (

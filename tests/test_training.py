@@ -1,6 +1,7 @@
 """Training: resumed runs, idempotence, averaging, schedules and what stops it."""
 
 import copy
+import hashlib
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from spn.models.pixelcnn_pp import PixelCnnPp
 from spn.provenance import stage_recipe
 from spn.stages import Stage
 from spn.training import train
-from spn.training.batches import batch_indices, draw_positions, seeded
+from spn.training.batches import batch_indices, derive_seed, draw_positions, seeded
 from spn.training.history import Row
 from spn.training.optimiser import learning_rate
 from spn.training.train import trained_history
@@ -190,10 +191,19 @@ def test_data_of_another_layout_are_refused(data, tmp_path):
         train(changed(tmp_path), "low", SliceFile(data / "S1_5.h5"), tmp_path / "out", tmp_path / "runs", CPU)
 
 
+def test_a_seed_is_63_bits_of_the_digest_of_its_key() -> None:
+    assert derive_seed(1, "epoch", 20) == int(hashlib.sha256(b"1/epoch/20").hexdigest()[:16], 16) // 2
+
+
 def test_every_epoch_shows_every_image_once():
     epochs = torch.cat([batch_indices(1, step, num_images=10, batch_size=4) for step in range(5)])
     assert epochs[:10].sort().values.tolist() == epochs[10:].sort().values.tolist() == list(range(10))
     assert epochs[:10].tolist() != epochs[10:].tolist()
+
+
+def test_another_seed_is_another_order() -> None:
+    orders = {tuple(batch_indices(seed, 0, 20, 20).tolist()) for seed in range(3)}
+    assert len(orders) == 3
 
 
 def test_a_batch_may_be_larger_than_the_data():

@@ -73,6 +73,7 @@ def test_an_average_moves_by_one_minus_its_decay(step: int, kept: float) -> None
     """Decay 0.9; the ramp (1 + t) / (10 + t) is below it up to step 80."""
     model = Weights(matrix=(3, 2), bias=(2,))
     average = Averaged(model, decay=0.9)
+    assert not any(weight.requires_grad for weight in average.model.parameters())
     before = weights_of(average.model)
     with torch.no_grad():
         for weight in model.parameters():
@@ -267,6 +268,7 @@ def test_every_step_is_taken_at_its_own_rate(folder: Path) -> None:
 def test_weight_decay_shrinks_matrices_and_kernels_alone() -> None:
     model = Weights(matrix=(3, 2), kernel=(4, 2, 3, 3), bias=(5,), gain=(4, 1, 1, 1), number=())
     optimiser = build_optimiser(model, AdamW(name="adamw", learning_rate=0.1, weight_decay=0.5))
+    assert optimiser.defaults["fused"], "one kernel for all weights"
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
