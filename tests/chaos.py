@@ -69,17 +69,21 @@ class Round:
         started = time.time()
         process = self.start(tool)
         reached = self.wait(process, place, started) and self.sleep(process, delay if place else 5 * delay)
-        verifying = False
+        verifying, disturbed = False, False
         if self.chance.random() < 0.3:
+            disturbed = True
             verifying = self.is_new("logs/reproduce.log", started)
             self.edit()
             self.sleep(process, self.chance.uniform(0, 4))
         if reached and process.poll() is None:
+            disturbed = True
             self.done.append(f"{tool} {place or 'start'}+{delay:.1f}s {kill(process, way, self.chance)}")
         status = self.end(process)
         self.done[-1] += f" -> {status}"
         if status == 0 and not verifying:
             self.verify(f"{tool} ended with 0")
+        if status and not disturbed:
+            self.wrong.append(f"{tool} ended with {status}, though nothing was killed or edited meanwhile")
 
     def start(self, tool: str) -> "subprocess.Popen[bytes]":
         """Start a tool in a session of its own, as from a terminal."""
