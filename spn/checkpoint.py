@@ -4,17 +4,18 @@ The notes hold a digest of themselves and one of the tensors, so that a damaged 
 """
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from spn.config import InputError
 from spn.files import SEAL, json_digest, write_bytes
-from spn.notes import NOTES, RECIPE, TENSORS_SEAL, Notes, check_tensors, read_tensor_notes, tensor_line
+from spn.notes import NOTES, RECIPE, TENSORS_SEAL, Notes, check_tensors, opened, read_tensor_notes, tensor_line
 from spn.provenance import Recipe, check_recipe
 
 
@@ -33,11 +34,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Notes]:
     """Read what `save_tensors` wrote; raise InputError naming a file that is missing or damaged."""
-    check_tensors(path, read_tensor_notes(path))
+    with opened(path) as file:
+        content = file.read()  # at once, so that notes and tensors are of the same file
+    notes = check_tensors(path, io.BytesIO(content))
+    notes.pop(TENSORS_SEAL)
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, load_notes(path)  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
+        return load(content), notes
+    except SafetensorError as error:
         raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {error}") from error
 
 
@@ -50,8 +53,9 @@ def load_notes(path: Path) -> Notes:
 
 def load_weights(path: Path, recipe: Recipe) -> dict[str, Tensor]:
     """Read the weights of a checkpoint that was trained with exactly `recipe`; raise InputError otherwise."""
-    check_recipe(path, recipe, load_notes(path).get(RECIPE))
-    return load_tensors(path)[0]
+    tensors, notes = load_tensors(path)
+    check_recipe(path, recipe, notes.get(RECIPE))
+    return tensors
 
 
 def _tensors_digest(tensors: dict[str, Tensor]) -> str:

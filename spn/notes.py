@@ -6,9 +6,11 @@ they have the digests of the files that were written beside it, so that these ca
 """
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from spn.config import InputError
 from spn.files import SEAL, check_file, json_digest, read_json
 
 Notes = dict[str, Any]
+Reader = io.BufferedReader | io.BytesIO
 
 RECIPE, FILES = "recipe", "files"
 
@@ -23,8 +26,8 @@ MARK = b"spn seal, sha256 "
 SEAL_BYTES = 16384
 """The first block of an HDF5 file: enough for three splits of eight bit ranges, and a recipe. A power of two."""
 
-NOTES = "notes"
-"""The entry of a safetensors file's metadata."""
+METADATA, NOTES = "__metadata__", "notes"
+"""The entry of a safetensors file's header, and in it that of the pipeline."""
 MAX_HEADER_BYTES = 100_000_000
 """The largest header that safetensors itself accepts."""
 
@@ -89,36 +92,43 @@ def read_seal(path: Path, expected: str) -> Notes:
 
 def read_tensor_notes(path: Path) -> Notes:
     """Read the notes of a safetensors file; raise InputError unless they are as they were written."""
-    check_file(path)
-    try:
-        notes = json.loads(_tensor_header(path)["__metadata__"][NOTES])
-        if notes.pop(SEAL, None) == json_digest(notes):
-            return notes
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: expected a checkpoint, found no file") from error
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {reason}{_remedy(path)}") from error
-    raise _damaged_checkpoint(path, "notes")
+    with opened(path) as file:
+        return _tensor_notes(path, _tensor_header(path, file))
 
 
-def check_tensors(path: Path, notes: Notes) -> None:
-    """Raise InputError unless the bytes of a safetensors file are those that its notes have the digest of."""
-    header = _tensor_header(path)
-    header.pop("__metadata__", None)
+def check_tensors(path: Path, file: Reader) -> Notes:
+    """Return the notes of an opened safetensors file; raise InputError unless its tensors are those they speak of.
+
+    All is read from `file`: another one may take the place of the one at `path` meanwhile.
+    """
+    header = _tensor_header(path, file)
+    notes = _tensor_notes(path, header)
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            for name, tensor in sorted(header.items()):
+    with _refusing(path):
+        start = file.seek(0) + 8 + int.from_bytes(file.read(8), "little")
+        for name, tensor in sorted(header.items()):
+            if name != METADATA:
                 digest.update(tensor_line(name, DTYPES[tensor["dtype"]], tensor["shape"]))
                 first, end = tensor["data_offsets"]
                 file.seek(start + first)
                 digest.update(file.read(end - first))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {error}{_remedy(path)}") from error
     if digest.hexdigest() != notes.get(TENSORS_SEAL):
         raise _damaged_checkpoint(path, "tensors")
+    return notes
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a checkpoint; raise InputError if it is missing, or no file."""
+    check_file(path)
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: expected a checkpoint, found no file") from error
+    except OSError as error:
+        raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {error.strerror}") from error
+    with file:
+        yield file
 
 
 def tensor_line(name: str, dtype: str, shape: Sequence[int]) -> bytes:
@@ -163,17 +173,39 @@ def damaged(path: Path, what: str) -> InputError:
     return InputError(f"{path}: expected the bytes that were written, got others in {what}: damaged; {REMEDY}")
 
 
-def _tensor_header(path: Path) -> dict[str, Any]:
+def _tensor_header(path: Path, file: Reader) -> dict[str, Any]:
     """Read the JSON with which a safetensors file begins, after eight bytes that tell its length."""
-    with path.open("rb") as file:
+    with _refusing(path):
+        actual = file.seek(0, os.SEEK_END)
+        file.seek(0)
         size = int.from_bytes(file.read(8), "little")
         if not 0 < size <= MAX_HEADER_BYTES:
             raise ValueError(f"a header of {size} bytes")
         header = json.loads(file.read(size))
-    tensors = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    if (expected := 8 + size + max(tensors, default=0)) != (actual := path.stat().st_size):
-        raise ValueError(f"{actual} bytes, not the {expected} that its header tells of")
+        tensors = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
+        if (expected := 8 + size + max(tensors, default=0)) != actual:
+            raise ValueError(f"{actual} bytes, not the {expected} that its header tells of")
     return header
+
+
+def _tensor_notes(path: Path, header: dict[str, Any]) -> Notes:
+    with _refusing(path):
+        notes = json.loads(header[METADATA][NOTES])
+        if notes.pop(SEAL, None) == json_digest(notes):
+            return notes
+    raise _damaged_checkpoint(path, "notes")
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Refuse what is no safetensors file of the pipeline."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {reason}{_remedy(path)}") from error
 
 
 def _damaged_checkpoint(path: Path, what: str) -> InputError:

@@ -326,10 +326,11 @@ def test_a_retried_job_is_told_as_no_failure(story: Story) -> None:
     assert "spn: error: " not in story.output.split("Complete log(s)")[-1], last
 
 
-def test_the_reason_of_a_failed_job_is_the_last_line(tmp_path: Path) -> None:
-    workspace = fresh(tmp_path / "project")
+def test_the_reason_of_a_failed_job_is_the_last_line(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("reason")  # a short name: Slurm puts sockets there
+    workspace = fresh(folder / "project")
     (workspace.folder / "runs").write_text("in the way")
-    with Cluster(tmp_path / "slurm", num_nodes=1) as cluster:
+    with Cluster(folder / "slurm", num_nodes=1) as cluster:
         failed = replace(workspace, variables=cluster.variables).run(
             *SNAKEMAKE, "--retries", "0", "--", "results/stages/low/checkpoint.safetensors", fails=True
         )

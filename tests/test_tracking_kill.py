@@ -60,19 +60,22 @@ def test_a_kill_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path: Path) -> 
     status, seconds = come_first(tmp_path / "undisturbed")
     assert status == 0
 
-    def kill_and_go_on(kill: int) -> tuple[int | None, int | None]:
-        folder = tmp_path / str(kill)
-        killed, _ = come_first(folder, seconds * kill / KILLS)
+    def kill_and_go_on(kill: int) -> tuple[Path, int | None, int | None]:
+        moment = seconds * kill / KILLS
+        for attempt in range(8):
+            folder = tmp_path / f"{kill}-{attempt}"
+            killed, _ = come_first(folder, moment)
+            if killed == -signal.SIGKILL:
+                break
+            moment *= 0.8  # the machine was slower when the whole was timed
         if (folder / "mlflow.db").exists():
             assert "Default" in names_in(folder / "mlflow.db")
-        return killed, come_first(folder)[0]
+        return folder, killed, come_first(folder)[0]
 
     with ThreadPoolExecutor(2) as pool:
-        statuses = list(pool.map(kill_and_go_on, range(KILLS)))
-    assert [after for _, after in statuses] == [0] * KILLS
-    assert [killed for killed, _ in statuses].count(-signal.SIGKILL) > KILLS * 2 / 3, "most came too late"
-    for kill in range(KILLS):
-        folder = tmp_path / str(kill)
+        done = list(pool.map(kill_and_go_on, range(KILLS)))
+    assert [(killed, after) for _, killed, after in done] == [(-signal.SIGKILL, 0)] * KILLS
+    for folder, _, _ in done:
         assert names_in(folder / "mlflow.db") == {"Default", "digits"}
         # What a dead process left half-made is cleared away.
         assert {path.name for path in folder.iterdir()} == {"log", "mlflow", "mlflow.db", "mlflow.db.lock"}

@@ -157,6 +157,9 @@ def sample(
     digest = SliceFile(data).digest
     digests = given_digests(loaded, chain, stage, digest, given, options)
     recipe = sampling_recipe(loaded, chain, stage, digests, options)
+    before, notes = read_images(given) if given else (None, {})
+    if notes and recipe_digest(notes[RECIPE]) != recipe["given"]:
+        raise InputError(f"{given}: changed while it was read; run the same command again")
     trained, model = load_trained(loaded, stage, digest, checkpoint, place)
     num_images, num_classes = loaded.sampling.num_images, loaded.num_classes(chain)
     labels = sample_labels(num_images, num_classes, options.label) if num_classes else None
@@ -165,7 +168,7 @@ def sample(
         images = sample_chain_stage(
             trained,
             model.double() if exact else model,
-            read_images(given)[0] if given else None,
+            before,
             num_images=num_images,
             seed=loaded.sampling.seed,
             temperature=loaded.chains[chain].temperature_of(stage),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spn.config import InputError, Params
-from spn.notes import RECIPE, REMEDY, Notes, check_tensors, read_notes
+from spn.notes import RECIPE, REMEDY, check_tensors, opened, read_notes
 from spn.provenance import SamplingOptions, audit, check_recipe, is_clone, layout_of, sampling_recipe
 from spn.provenance.results import SOURCES
 
@@ -26,18 +26,19 @@ def verify_results(params: Params, sources: Path = SOURCES) -> Iterator[str]:
         if is_clone(found):
             break
         raise InputError(problem.reason if problem.reason.endswith(REMEDY) else f"{problem.reason}; {AGAIN}")
-    for path, notes in found.sound.items():
-        _check_bytes(path, notes)
+    for path in found.sound:
+        _check_bytes(path)
     if found.unread:
         yield f"not compared with {sources}, where the source is no more: {', '.join(map(str, found.unread))}"
     if is_clone(found):
         yield "not recorded in MLflow here, where nothing was made: spn record CHAIN does it"
 
 
-def _check_bytes(path: Path, notes: Notes) -> None:
+def _check_bytes(path: Path) -> None:
     """Raise InputError unless the bytes of a result are those that it has the digests of."""
     if path.suffix == ".safetensors":
-        check_tensors(path, notes)
+        with opened(path) as file:
+            check_tensors(path, file)
     elif path.suffix == ".h5":
         from spn.data.seal import open_sealed
 
