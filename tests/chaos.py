@@ -26,7 +26,7 @@ TOOLS = {
     "snakemake": ("snakemake", "--cores", "2", "--rerun-incomplete", "reproduce"),
     "dvc": ("dvc", "repro"),
 }
-KILLS = (2, 4)
+KILLS = (2, 3)
 """The fewest and the most of a round."""
 PLACES = (
     "logs/preprocess",
