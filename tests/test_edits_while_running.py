@@ -3,17 +3,24 @@
 import json
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from experiment import tiny_params
+from slurm import Cluster
 from workspace import SECONDS, Workspace, fresh
 
 from spn.checkpoint import load_tensors
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
+pytestmark = pytest.mark.slow
+
+LOCAL = ("snakemake", "--cores", "2")
+SLURM = ("snakemake", "--profile", "workflow/profiles/slurm", "--retries", "0")
+SLURM += ("--slurm-init-seconds-before-status-checks", "3", "--max-status-checks-per-second", "10")
+"""Snakemake on a cluster; a toy's jobs take seconds, and one that is refused is refused again."""
 
 STAGES = ("high", "low")
 JOBS = {
@@ -52,11 +59,11 @@ def edit(workspace: Workspace) -> None:
         file.write_text(text.replace(before, after))
 
 
-def start_training(workspace: Workspace) -> subprocess.Popen[str]:
+def start_training(workspace: Workspace, snakemake: tuple[str, ...]) -> subprocess.Popen[str]:
     """Run Snakemake until the long training has saved its state; its code is loaded, and it goes on for a while."""
     before = {*workspace.folder.glob("runs/low-*.safetensors")}
     process = subprocess.Popen(
-        ["snakemake", "--cores", "2"],
+        snakemake,
         cwd=workspace.folder,
         env=workspace.environment,
         stdout=subprocess.PIPE,
@@ -69,6 +76,11 @@ def start_training(workspace: Workspace) -> subprocess.Popen[str]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
+
+
+def ran(workspace: Workspace, snakemake: tuple[str, ...]) -> set[str]:
+    """Run Snakemake to its end and name the rules' jobs that ran."""
+    return {job for job in workspace.run(*snakemake).ran if not job.startswith("slurm/")}
 
 
 def code_digest(workspace: Workspace) -> str:
@@ -97,12 +109,30 @@ def is_true(workspace: Workspace) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.xdist_group("workspace")
 def test_edits_while_trainings_run(tmp_path: Path) -> None:
     workspace = fresh(tmp_path / "project")
+    final = edit_everything_while_it_trains(workspace, LOCAL)
+    edit_sampling_while_it_trains(workspace, LOCAL, final)
+    assert_as_undisturbed(workspace, fresh(tmp_path / "undisturbed"), final)
+
+
+@pytest.mark.xdist_group("cluster")
+def test_edits_while_trainings_run_on_a_cluster(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("edits")  # a short name: Slurm puts sockets there
+    local = fresh(folder / "project")
+    with Cluster(folder / "slurm", num_nodes=2) as cluster:
+        workspace = replace(local, variables=cluster.variables)
+        final = edit_everything_while_it_trains(workspace, SLURM)
+    assert local.snakemake().ran <= {"reproduce"}
+    assert_as_undisturbed(local, fresh(folder / "undisturbed"), final)
+
+
+def edit_everything_while_it_trains(workspace: Workspace, snakemake: tuple[str, ...]) -> dict[str, Any]:
+    """Edit a model, rules and parameters during a training, and run again; return the parameters of the end."""
     workspace.write_params(params_of(600, seed=1))
     old = code_digest(workspace)
-
-    running = start_training(workspace)
+    running = start_training(workspace, snakemake)
     edit(workspace)
     final = params_of(601, seed=1)
     final["stages"]["high"]["training"]["steps"] = 7
@@ -115,34 +145,34 @@ def test_edits_while_trainings_run(tmp_path: Path) -> None:
     assert recipe_of(workspace, "low")["training"]["steps"] == 600
     assert not (workspace.folder / "results/metrics.json").exists()
 
-    done = workspace.snakemake()
-    assert done.ran == JOBS
+    assert ran(workspace, snakemake) == JOBS
     assert is_true(workspace)
-    assert workspace.snakemake().ran <= {"reproduce"}
+    assert ran(workspace, snakemake) <= {"reproduce"}
+    return final
 
-    # Now parameters of nothing but samples: what was trained meanwhile is what was asked for, and stays.
-    final["stages"]["low"]["training"]["steps"] = 600
-    workspace.write_params(final)
-    running = start_training(workspace)
-    final["sampling"]["seed"] = 2
-    workspace.write_params(final)
+
+def edit_sampling_while_it_trains(workspace: Workspace, snakemake: tuple[str, ...], params: dict[str, Any]) -> None:
+    """Edit parameters of nothing but samples, back in a training that was done before, and run again."""
+    params["stages"]["low"]["training"]["steps"] = 600
+    workspace.write_params(params)
+    running = start_training(workspace, snakemake)
+    params["sampling"]["seed"] = 2
+    workspace.write_params(params)
     said, _ = running.communicate(timeout=SECONDS)
     assert running.returncode != 0, said
     assert not is_true(workspace)
-    done = workspace.snakemake()
-    assert done.ran >= SAMPLING
-    assert not [job for job in done.ran if job.startswith(("preprocess", "train"))]
+    done = ran(workspace, snakemake)
+    assert done >= SAMPLING
+    # What was trained meanwhile is what was asked for, and stays.
+    assert not [job for job in done if job.startswith(("preprocess", "train"))]
     assert is_true(workspace)
 
-    undisturbed = fresh(tmp_path / "undisturbed")
+
+def assert_as_undisturbed(workspace: Workspace, undisturbed: Workspace, params: dict[str, Any]) -> None:
+    """Compare all results, weights included, with those of a run of the last scripts and parameters alone."""
     edit(undisturbed)
-    undisturbed.write_params(final)
+    undisturbed.write_params(params)
     undisturbed.snakemake()
-    assert_same(workspace, undisturbed)
-
-
-def assert_same(workspace: Workspace, undisturbed: Workspace) -> None:
-    """Compare all results, weights included."""
     expected = results_of(undisturbed)
     assert {name.rsplit("/", 1)[-1] for name in expected} == {"nats.npy", "metrics.json", "samples.h5", "samples.png"}
     assert results_of(workspace) == expected
