@@ -1,4 +1,4 @@
-"""Every result of a small experiment, written without training: notes that are sound, and content that nobody looks at."""
+"""Every result of a small experiment, written without training: sound notes, and content that nobody looks at."""
 
 import hashlib
 from collections.abc import Callable

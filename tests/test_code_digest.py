@@ -161,7 +161,16 @@ def test_loading_imports_all_that_is_covered_and_digests_it_anew(package: Path) 
 
 
 def git(folder: Path, *command: str) -> str:
-    who = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false", "-c", "tag.gpgsign=false")
+    who = (
+        "-c",
+        "user.name=A",
+        "-c",
+        "user.email=a@example.org",
+        "-c",
+        "commit.gpgsign=false",
+        "-c",
+        "tag.gpgsign=false",
+    )
     done = subprocess.run(["git", "-C", folder, *who, *command], check=True, text=True, capture_output=True)
     return done.stdout.strip()
 

@@ -1,8 +1,8 @@
-"""The audit of a small experiment whose results are fabricated: what is found, what is said of it, and what is asked for."""
+"""The audit of a small experiment with fabricated results: what is found, what is said of it, what is asked for."""
 
+import copy
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,21 @@ def test_results_come_after_what_they_are_made_from(params: Params) -> None:
         path: made.needs for path, made in MADE.items()
     }
     assert {str(result.path): [*result.files] for result in results} == {path: files_of(path) for path in MADE}
+
+
+def test_samples_are_made_from_those_of_the_stage_right_before(tmp_path: Path) -> None:
+    raw = made_params()
+    raw["stages"]["middle"] = copy.deepcopy(raw["stages"]["low"]) | {"bits": [2, 3]}
+    raw["stages"]["low"]["bits"] = [3, 5]
+    raw["chains"]["depth"]["stages"] = ["high", "middle", "low"]
+    params = load_params(write_params(tmp_path, raw))
+    (needs,) = [
+        result.needs for result in results_of(params) if result.path == Path("results/chains/depth/low/samples.h5")
+    ]
+    assert {*map(str, needs)} == {
+        "results/stages/low/checkpoint.safetensors",
+        "results/chains/depth/middle/samples.h5",
+    }
 
 
 def test_results_that_are_made_from_what_they_must_be_are_sound(params: Params) -> None:
@@ -201,7 +216,9 @@ def test_in_a_clone_no_record_is_asked_for(params: Params) -> None:
     found = audit(params)
     assert told(found).keys() == RECORDS
     assert is_clone(found)
-    assert [str(result.path) for result in asked_results(params, found)] == [path for path in MADE if path not in RECORDS]
+    assert [str(result.path) for result in asked_results(params, found)] == [
+        path for path in MADE if path not in RECORDS
+    ]
 
 
 @pytest.mark.parametrize("trace", ["runs", "mlflow.db", "mlflow/chains"])

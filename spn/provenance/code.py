@@ -139,9 +139,7 @@ def _canonical(node: Any) -> Any:
         return [_canonical(item) for item in node if not _is_docstring(item)]
     if not isinstance(node, ast.AST):
         return node
-    fields = [
-        (name, _canonical(value)) for name, value in ast.iter_fields(node) if name not in ("kind", "type_ignores")
-    ]
+    fields = [(name, _canonical(value)) for name, value in ast.iter_fields(node) if name != "kind"]
     return type(node).__name__, [field for field in fields if field[1] not in (None, [])]
 
 

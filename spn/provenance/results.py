@@ -263,7 +263,8 @@ def ask(params: Params, found: Audit) -> None:
         if result.path in outdated:
             write_text(request, f"{outdated[result.path]}\n{time.time_ns()}\n")
             newest = max(map(_time, filter(Path.exists, result.files)))
-            os.utime(request, ns=(newest + 1, max(newest + 1, time.time_ns())))
+            moment = max(newest + 1, time.time_ns())
+            os.utime(request, ns=(moment, moment))
         elif result.path in found.sound or not request.exists():
             if not request.exists():
                 write_text(request, "nothing was outdated yet\n")

@@ -119,7 +119,7 @@ class _Index:
 
     def files(self) -> Entries:
         """Read the entries."""
-        with suppress(OSError, ValueError), self._path.open("rb") as file:
+        with suppress(OSError), self._path.open("rb") as file:
             file.readline()
             content = file.read()
             if hashlib.sha256(content).hexdigest() == self._sha256:
