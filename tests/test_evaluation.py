@@ -1,5 +1,6 @@
 """What evaluation says of a figure beside its value: exact or a bound, repeated, and at what speed it was made."""
 
+import hashlib
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from experiment import read_history, tiny_params, write_params
 from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import preprocess
-from spn.evaluation.evaluate import chain_metrics, stage_nats, summarise
+from spn.evaluation.evaluate import chain_metrics, load_nats, save_nats, stage_nats, summarise
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.models import build_model
 from spn.stages import Stage
@@ -86,6 +87,65 @@ def test_a_mean_and_its_standard_error_are_those_by_hand() -> None:
         "standard_error": pytest.approx(math.sqrt(7 / 3) / 5 / math.log(2), rel=1e-14),
     }
     assert summarise(np.array([2.0]), num_dims=5)["standard_error"] is None
+
+
+def test_a_likelihood_that_is_not_finite_is_no_figure() -> None:
+    with pytest.raises(FloatingPointError, match=r"^expected finite likelihoods, got a mean of inf nats$"):
+        summarise(np.array([np.inf]), num_dims=5)
+
+
+@pytest.mark.parametrize(("stages", "total"), [(("none", "none"), "none"), (("none", "class"), "class")])
+def test_a_chain_is_given_the_class_where_a_stage_is(stages: tuple[str, str], total: str) -> None:
+    metrics = chain_metrics(
+        "c", {str(place): figures([1.0, 2.0], conditioning=each) for place, each in enumerate(stages)}
+    )
+    assert metrics["conditioning"] == total
+    assert tuple(stage["conditioning"] for stage in metrics["stages"].values()) == stages
+
+
+def test_the_figures_of_a_chain_of_one_stage_are_those_of_the_stage() -> None:
+    stage, nats = figures([1.0, 3.0], recipe_digest="abc", num_parameters=7)
+    kept = ("estimate", "conditioning", "bits_per_dim", "standard_error", "nats", "num_parameters", "recipe_digest")
+    assert chain_metrics("c", {"only": (stage | {"seconds": 1.0}, nats)}) == {
+        "chain": "c",
+        **{key: value for key, value in stage.items() if key != "recipe_digest"},
+        "stages": {"only": {key: stage[key] for key in kept}},
+    }
+
+
+def test_nats_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path, nats = tmp_path / "stage" / "nats.npy", np.array([1.5, -2.0, 1e-300])
+    digest = save_nats(path, nats)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert np.array_equal(load_nats(path, digest), nats)
+    assert np.array_equal(np.load(path), nats)
+
+
+def test_nats_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "nats.npy"
+    with pytest.raises(InputError) as caught:
+        load_nats(path, "abc")
+    assert str(caught.value).startswith(f"{path}: expected the nats of each image: ")
+    path.mkdir()
+    with pytest.raises(InputError, match=rf"^{path}: expected a file, got a folder$"):
+        load_nats(path, "abc")
+    path.rmdir()
+    path.write_bytes(b"1")
+    with pytest.raises(InputError) as caught:
+        load_nats(path, "abc")
+    assert str(caught.value) == (
+        f"{path}: expected a file of SHA-256 abc, as metrics.json says, got {hashlib.sha256(b'1').hexdigest()}: "
+        "damaged; delete it and run the workflow again"
+    )
+
+
+def test_nats_are_never_pickled(tmp_path: Path) -> None:
+    path, objects = tmp_path / "nats.npy", np.array([None])
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        save_nats(path, objects)
+    np.save(path, objects)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        load_nats(path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def test_a_chain_adds_its_stages_image_by_image() -> None:

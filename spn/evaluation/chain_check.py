@@ -67,7 +67,7 @@ def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[t
     """
     cuts = sorted({cut for plan in plans for cut in plan.cuts})
     every_bit = tuple(range(cuts[-1] + 1))
-    sides = ((2, 2), (1, 2), (2, 1), (1, 1))
+    sides = ((2, 2), (1, 2), (1, 1))
     for num_channels, (height, width), kept in product(
         dict.fromkeys((channels, 1)), sides, dict.fromkeys((every_bit, tuple(cuts)))
     ):
@@ -78,7 +78,7 @@ def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[t
 
 def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> tuple[StagePlan, ...]:
     """Tile a chain again, of its bits those between neighbouring `cuts` becoming one."""
-    shared = math.gcd(*(plan.scale_factor for plan in plans if plan.scale_factor > 1)) or 1
+    shared = math.gcd(*(plan.scale_factor for plan in plans if plan.scale_factor > 1))
     cells = {
         plan.name: _Cells(
             plan.scale_factor * 2 // shared if plan.scale_factor > 1 else 1,
