@@ -127,13 +127,15 @@ class ByHand(Model):
         return torch.stack([levels, -levels], dim=-1).double()
 
     def embed_context(self, context: Context) -> Tensor | None:
-        """Give each pixel one feature."""
-        pixels = context.cells.double().sum((1, -1)).flatten(1)
+        """Give each pixel one feature, made of the last cell."""
+        assert ((context.cells >= 0) & (context.cells < self.signature.context_levels)).all()
+        pixels = context.cells[:, -1].double().sum(-1).flatten(1)
         return (pixels @ self.reaches.T).view(-1, self.signature.height, self.signature.width, 1)
 
     def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Law:
-        """Add up."""
+        """Add up; the meta-position counts as well."""
         assert features is not None
+        features = features + context.position[:, None, None, None]
         here = embedded[..., 0].flatten(1), embedded[..., 1].flatten(1)
         scores = (here[0] - here[1]) @ self.weights.T
         if self.seen_where is not None:

@@ -1,0 +1,81 @@
+"""Sampling, beside the contract: the classes of images, what its progress says, and batches of every size."""
+
+import re
+
+import pytest
+import torch
+from contract import build_problem, chains
+
+from spn.generation import SAMPLERS, keyed_uniforms, sample_chain_stage
+from spn.generation.sample import sample_labels
+from spn.likelihood import Categorical
+from spn.models import Context, Model
+
+PROBLEM = build_problem(chains(1, 2)["depth"], (2, 3, 1), 2)
+
+
+def test_classes_are_taken_in_turn_or_one_for_all() -> None:
+    assert sample_labels(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert sample_labels(3, 3, only=2).tolist() == [2, 2, 2]
+    assert sample_labels(2, 3, only=0).tolist() == [0, 0]
+    assert sample_labels(2, 3, only=2).dtype == torch.int64
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_first_batch_of_one_image_is_sampled_too(sampler: str) -> None:
+    (stage, model), *_ = PROBLEM.parts
+    together = sample_chain_stage(stage, model, None, 3, 1, 1.0, sampler=sampler)
+    assert together.dtype == torch.uint8
+    assert together.shape == (3, 2, 3, 1)
+    # A stage of the high of two bits leaves the low ones 0.
+    assert set(together.unique().tolist()) <= {0, 2}
+    assert torch.equal(sample_chain_stage(stage, model, None, 3, 1, 1.0, batch_size=1, sampler=sampler), together)
+
+
+def test_progress_is_counted_in_slices_and_named_by_the_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage, model = list(build_problem(chains(1, 2)["size"], (4, 4, 1), 2).parts)[1]
+    sample_chain_stage(stage, model, torch.zeros(5, 4, 4, 1, dtype=torch.uint8), 5, 1, 1.0, batch_size=2)
+    # Three slices in each of three batches.
+    assert (
+        re.search(r"^rest: 100%\|.*\| 9/9 \[.*slice.*\]$", capsys.readouterr().err.split("\r")[-1].strip()) is not None
+    )
+    monkeypatch.setattr("spn.generation.sample.is_first", lambda: False)
+    sample_chain_stage(stage, model, None, 1, 1, 1.0)
+    assert capsys.readouterr().err == ""
+
+
+class Skewed(Model):
+    """A model of one law for every sub-pixel: levels 0 and 1 in shares of 1 to 3."""
+
+    steps = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signature = PROBLEM.stages[0].signature
+
+    def embed_target(self, levels: torch.Tensor) -> torch.Tensor:
+        """Give the levels."""
+        return levels[..., None].double()
+
+    def embed_context(self, context: Context) -> None:
+        """Give nothing."""
+
+    def laws(self, embedded: torch.Tensor, features: torch.Tensor | None, context: Context) -> Categorical:
+        """Give that law."""
+        return Categorical(torch.tensor([1.0, 3.0], dtype=torch.float64).log().expand(*embedded.shape[:-1], 2))
+
+
+@pytest.mark.parametrize("sampler", ["plain", "fixed_point"])
+@pytest.mark.parametrize(("temperature", "share"), [(1.0, 1 / 4), (2.0, 1 / (1 + 3**0.5)), (0.5, 1 / 10)])
+def test_a_temperature_divides_the_logarithms_of_the_probabilities(
+    temperature: float, share: float, sampler: str
+) -> None:
+    stage = PROBLEM.stages[0]
+    uniforms = keyed_uniforms(1, "high", (0, 0), range(50), (2, 3, 1))
+    slices = torch.zeros(50, 1, 1, 2, 3, 1, dtype=torch.uint8)
+    context = stage.context(slices, stage.positions((0, 0), 50))
+    drawn = SAMPLERS[sampler](Skewed(), temperature)(context, uniforms)
+    # Level 0 takes the uniforms below its share.
+    assert torch.equal(drawn, (uniforms >= share).long())
