@@ -164,3 +164,39 @@ def test_temperature_acts_on_the_levels() -> None:
     assert isinstance(cold, Categorical)
     squared = law.probs() ** 2
     torch.testing.assert_close(cold.probs(), squared / squared.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("high_levels", [1, 8])
+def test_select_picks_the_mixture_of_one_sub_pixel(high_levels: int) -> None:
+    flat = mixture(4, high_levels, 0.5, -2.0, count=2 * 3 * 5 * 2)
+    shape = (2, 3, 5, 2)
+    high = None if flat.high is None else flat.high.view(shape)
+    parameters = (each.view(*shape, NUM_MIXTURES) for each in (flat.log_weights, flat.means, flat.log_scales))
+    law = DiscretisedMixture(*parameters, 4, high, high_levels)
+    assert torch.equal(law.select(2, 3, 1).probs(), law.probs()[:, 2, 3, 1])
+
+
+@pytest.mark.parametrize("high_levels", [1, 8])
+def test_probabilities_are_in_float64_whatever_the_parameters(high_levels: int) -> None:
+    exact = mixture(4, high_levels, 0.5, -2.0)
+    single = [each.float() for each in (exact.log_weights, exact.means, exact.log_scales)]
+    probs = DiscretisedMixture(*single, 4, exact.high, high_levels).probs()
+    expected = DiscretisedMixture(*(each.double() for each in single), 4, exact.high, high_levels).probs()
+    assert probs.dtype == torch.float64
+    torch.testing.assert_close(probs, expected, atol=1e-14, rtol=0)
+
+
+def test_a_uniform_at_the_edge_of_a_level_belongs_to_the_level_above() -> None:
+    # One logistic, its mean halfway between the two levels: exactly half of the mass is below.
+    zeros = torch.zeros(2, 2, 1, dtype=torch.float64)
+    uniforms = torch.tensor([[0.0, 0.5 - 2**-53], [0.5, 1 - 2**-53]], dtype=torch.float64)
+    assert DiscretisedMixture(zeros, zeros, zeros, 2).quantile(uniforms).tolist() == [[0, 0], [1, 1]]
+
+
+def test_a_joint_mixture_of_half_precision_is_computed_in_float32() -> None:
+    parameters = random_parameters(3, 20).bfloat16()
+    values = torch.tensor([[-0.2, 0.6, 0.1]]).expand(5, -1)
+    low, single = (joint_mixture(each, values, 256) for each in (parameters, parameters.float()))
+    assert low.means.dtype == torch.float32
+    levels = torch.tensor([100, 200, 140]).expand(5, -1)
+    assert torch.equal(low.log_prob(levels), single.log_prob(levels))
