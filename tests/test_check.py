@@ -1,5 +1,7 @@
 """`spn check` by itself: what it says, which problems it draws and how large, and that a fault is told alike again."""
 
+import functools
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +13,14 @@ from contract import SMALL, Part, Problem, chains, resolve
 from test_families import PLUS_PLUS
 from torch import Tensor
 
-from spn.config import FamilySection, InputError
+from spn.config import FamilySection, InputError, StagePlan
 from spn.evaluation import chain_check, check
 from spn.evaluation.chain_check import check_chain
 from spn.evaluation.check import TOLERANCE, check_stage, takes
 from spn.likelihood import Chunked, DiscretisedMixture, Law
 from spn.models import Context, Signature
 from spn.models.spn import SubscalePixelNetwork
+from spn.stages import Stage
 
 CHAINS = chains(1, 2)
 SUM = r" sum to 1 ([+-]\d\.\de[+-]\d\d)\)"
@@ -195,6 +198,39 @@ def test_contexts_are_checked_on_images_as_files_hold_them(monkeypatch: pytest.M
     assert slices.shape == (2, 2, 2, 8, 6, 1)
     assert slices.unique().tolist() == [0, 1, 2, 3]
     assert not torch.equal(slices[0], slices[1])
+
+
+class Open(Stage):
+    """A stage that shows all slices, and notes which of their bits it is shown otherwise, and which labels."""
+
+    def __init__(self, plan: StagePlan, shape: tuple[int, int, int]) -> None:
+        super().__init__(plan, shape)
+        self.shown, self.labels = list[Tensor](), list[Tensor | None]()
+
+    def context(self, slices: Tensor, position: Tensor, labels: Tensor | None = None) -> Context:
+        """Show everything."""
+        self.shown.append(slices)
+        self.labels.append(labels)
+        return Context(slices.flatten(1, 2).long(), torch.ones(len(slices), 4, dtype=torch.bool), position[:, 0])
+
+    @property
+    def changed_bits(self) -> list[list[list[int]]]:
+        """Of every target, the bits of each slice that differ in any image at any pixel."""
+        differ = [(one ^ other).flatten(3).unbind(-1) for one, other in itertools.pairwise(self.shown)][::2]
+        bits = [torch.stack(each, dim=-1).movedim(0, -1).flatten(2) for each in differ]
+        return [[[functools.reduce(int.__or__, cell) for cell in row] for row in each.tolist()] for each in bits]
+
+
+def test_every_bit_that_is_not_yet_generated_is_changed_and_no_other() -> None:
+    problem = resolve(CHAINS["multidimensional"], (8, 8, 1), 2, num_classes=3)
+    stage = Open(problem.plans[1], problem.shape)
+    slices = torch.randint(4, (3, 2, 2, 4, 4, 1), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    leaking = check.hidden_bits_leak(stage, slices, torch.Generator().manual_seed(1))
+    assert leaking == [(0, 1), (1, 0), (1, 1)]
+    # The high bits, 2, of the first slice are known beforehand, and then those of one slice after another.
+    assert stage.changed_bits == [[[1, 3], [3, 3]], [[1, 1], [3, 3]], [[1, 1], [1, 3]]]
+    assert all(labels is not None and labels.dtype == torch.int64 and len(labels) == 3 for labels in stage.labels)
+    assert stage.labels
 
 
 def test_contexts_that_differ_in_one_thing_are_told_apart() -> None:

@@ -32,6 +32,15 @@ def test_a_first_batch_of_one_image_is_sampled_too(sampler: str) -> None:
     assert torch.equal(sample_chain_stage(stage, model, None, 3, 1, 1.0, batch_size=1, sampler=sampler), together)
 
 
+def test_a_stage_that_is_told_of_classes_samples_by_them() -> None:
+    (stage, model), *_ = build_problem(chains(1, 2)["depth"], (4, 4, 1), 2, num_classes=2).parts
+    first, again, other = (
+        sample_chain_stage(stage, model, None, 20, 1, 1.0, labels=sample_labels(20, 2, only)) for only in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_progress_is_counted_in_slices_and_named_by_the_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
