@@ -140,10 +140,8 @@ def test_nats_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
 
 
 def test_nats_are_never_pickled(tmp_path: Path) -> None:
-    path, objects = tmp_path / "nats.npy", np.array([None])
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        save_nats(path, objects)
-    np.save(path, objects)
+    path = tmp_path / "nats.npy"
+    np.save(path, np.array([None]))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         load_nats(path, hashlib.sha256(path.read_bytes()).hexdigest())
 

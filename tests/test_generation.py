@@ -1,6 +1,7 @@
 """Sampling, beside the contract: the classes of images, what its progress says, and batches of every size."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from spn.generation import SAMPLERS, keyed_uniforms, sample_chain_stage
 from spn.generation.sample import sample_labels
 from spn.likelihood import Categorical
 from spn.models import Context, Model
+from spn.stages import Stage
 
 PROBLEM = build_problem(chains(1, 2)["depth"], (2, 3, 1), 2)
 
@@ -41,6 +43,18 @@ def test_a_stage_that_is_told_of_classes_samples_by_them() -> None:
     assert not torch.equal(first, other)
 
 
+def test_samples_are_those_of_their_seed_and_stage_and_of_no_label_that_the_stage_is_not_told() -> None:
+    (stage, model), *_ = PROBLEM.parts
+    first, labelled, seeded = (
+        sample_chain_stage(stage, model, None, 20, seed, 1.0, labels=labels)
+        for seed, labels in ((1, None), (1, sample_labels(20, 2)), (2, None))
+    )
+    other = Stage(replace(stage.plan, name="other"), PROBLEM.shape)
+    assert torch.equal(labelled, first)
+    assert not torch.equal(seeded, first)
+    assert not torch.equal(sample_chain_stage(other, model, None, 20, 1, 1.0), first)
+
+
 def test_progress_is_counted_in_slices_and_named_by_the_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,7 +62,10 @@ def test_progress_is_counted_in_slices_and_named_by_the_stage(
     sample_chain_stage(stage, model, torch.zeros(5, 4, 4, 1, dtype=torch.uint8), 5, 1, 1.0, batch_size=2)
     # Three slices in each of three batches.
     assert (
-        re.search(r"^rest: 100%\|.*\| 9/9 \[.*slice.*\]$", capsys.readouterr().err.split("\r")[-1].strip()) is not None
+        re.search(
+            r"^rest: 100%\|.*\| 9/9 \[.*[\d?](slice/s|s/slice)\]$", capsys.readouterr().err.split("\r")[-1].strip()
+        )
+        is not None
     )
     monkeypatch.setattr("spn.generation.sample.is_first", lambda: False)
     sample_chain_stage(stage, model, None, 1, 1, 1.0)
