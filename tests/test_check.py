@@ -1,7 +1,5 @@
 """`spn check` by itself: what it says, which problems it draws and how large, and that a fault is told alike again."""
 
-import functools
-import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +11,13 @@ from contract import SMALL, Part, Problem, chains, resolve
 from test_families import PLUS_PLUS
 from torch import Tensor
 
-from spn.config import FamilySection, InputError, StagePlan
+from spn.config import FamilySection, InputError
 from spn.evaluation import chain_check, check
 from spn.evaluation.chain_check import check_chain
 from spn.evaluation.check import TOLERANCE, check_stage, takes
 from spn.likelihood import Chunked, DiscretisedMixture, Law
 from spn.models import Context, Signature
 from spn.models.spn import SubscalePixelNetwork
-from spn.stages import Stage
 
 CHAINS = chains(1, 2)
 SUM = r" sum to 1 ([+-]\d\.\de[+-]\d\d)\)"
@@ -99,9 +96,9 @@ def test_targets_are_enumerated_up_to_a_limit(most: int, targets: str, monkeypat
     assert f"; normalised ({targets} sum to 1 " in stage_line("raster", "raster", (2, 9, 1))
 
 
-def bit_by_bit(num_bits: int, channels: int, scale_factor: int = 1) -> Problem:
+def bit_by_bit(num_bits: int, channels: int) -> Problem:
     """Describe a chain of large images with one stage for each bit."""
-    parts = {f"b{bit}": Part(scale_factor, "all", (bit, bit + 1)) for bit in range(num_bits)}
+    parts = {f"b{bit}": Part(1, "all", (bit, bit + 1)) for bit in range(num_bits)}
     return resolve(parts, (8, 8, channels), num_bits)
 
 
@@ -128,8 +125,7 @@ def test_what_is_said_of_a_chain_that_no_limit_admits(monkeypatch: pytest.Monkey
     assert chain_line(bit_by_bit(1, 3)) == expected
 
 
-def test_bits_are_kept_before_they_are_merged() -> None:
-    # Two stages of three bits: as two bits in the end, though not where all six make few enough images.
+def test_bits_that_no_stage_parts_become_one_where_they_make_too_many_images() -> None:
     problem = resolve({"high": Part(1, "all", (0, 3)), "low": Part(1, "all", (3, 6))}, (8, 8, 1), 6)
     assert_says(chain_line(problem), "chain c: normalised (all 256 images of 2x2x1 with 2 bits")
 
@@ -198,63 +194,6 @@ def test_contexts_are_checked_on_images_as_files_hold_them(monkeypatch: pytest.M
     assert slices.shape == (2, 2, 2, 8, 6, 1)
     assert slices.unique().tolist() == [0, 1, 2, 3]
     assert not torch.equal(slices[0], slices[1])
-
-
-class Open(Stage):
-    """A stage that shows all slices, and notes which of their bits it is shown otherwise, and which labels."""
-
-    def __init__(self, plan: StagePlan, shape: tuple[int, int, int]) -> None:
-        super().__init__(plan, shape)
-        self.shown, self.labels = list[Tensor](), list[Tensor | None]()
-
-    def context(self, slices: Tensor, position: Tensor, labels: Tensor | None = None) -> Context:
-        """Show everything."""
-        self.shown.append(slices)
-        self.labels.append(labels)
-        return Context(slices.flatten(1, 2).long(), torch.ones(len(slices), 4, dtype=torch.bool), position[:, 0])
-
-    @property
-    def changed_bits(self) -> list[list[list[int]]]:
-        """Of every target, the bits of each slice that differ in any image at any pixel."""
-        differ = [(one ^ other).flatten(3).unbind(-1) for one, other in itertools.pairwise(self.shown)][::2]
-        bits = [torch.stack(each, dim=-1).movedim(0, -1).flatten(2) for each in differ]
-        return [[[functools.reduce(int.__or__, cell) for cell in row] for row in each.tolist()] for each in bits]
-
-
-def test_every_bit_that_is_not_yet_generated_is_changed_and_no_other() -> None:
-    problem = resolve(CHAINS["multidimensional"], (8, 8, 1), 2, num_classes=3)
-    stage = Open(problem.plans[1], problem.shape)
-    slices = torch.randint(4, (3, 2, 2, 4, 4, 1), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    leaking = check.hidden_bits_leak(stage, slices, torch.Generator().manual_seed(1))
-    assert leaking == [(0, 1), (1, 0), (1, 1)]
-    # The high bits, 2, of the first slice are known beforehand, and then those of one slice after another.
-    assert stage.changed_bits == [[[1, 3], [3, 3]], [[1, 1], [3, 3]], [[1, 1], [1, 3]]]
-    assert all(labels is not None and labels.dtype == torch.int64 and len(labels) == 3 for labels in stage.labels)
-    assert stage.labels
-
-
-def test_contexts_that_differ_in_one_thing_are_told_apart() -> None:
-    def context(**changes: Any) -> Context:
-        parts: dict[str, Any] = {
-            "cells": torch.zeros(1, 2, 1, 1, 1, dtype=torch.long),
-            "present": torch.ones(1, 2, dtype=torch.bool),
-            "position": torch.zeros(1, dtype=torch.long),
-        }
-        return Context(**(parts | changes))
-
-    high, label = torch.zeros(1, 1, 1, 1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
-    assert check.same_context(context(), context())
-    assert check.same_context(context(high=high, label=label), context(high=high.clone(), label=label.clone()))
-    others = (
-        context(cells=torch.tensor([0, 1]).view(1, 2, 1, 1, 1)),
-        context(present=torch.tensor([[True, False]])),
-        context(position=torch.ones(1, dtype=torch.long)),
-        context(high=high),
-        context(label=label),
-    )
-    for other in others:
-        assert not check.same_context(context(), other)
-        assert not check.same_context(other, context())
 
 
 class Doubled(Chunked):
