@@ -16,7 +16,7 @@ from benchmarks.reference import TINY, Scale, build, decoder_signature, no_conte
 from benchmarks.sampling import compare_samples, uniforms_of
 from benchmarks.table import Row, Target, faster
 from spn.config import SpnSection
-from spn.generation import SAMPLERS, walk
+from spn.generation import SAMPLERS, build_steps, walk
 from spn.likelihood import Law
 
 MFU = {128: Target(0.12, 0.25), 512: Target(0.35, 0.50), 1024: Target(0.35, 0.50)}
@@ -75,7 +75,7 @@ def sampling(scale: Scale, folder: Path, peaks: Peaks, device: torch.device) -> 
     draw, pixels, found = SAMPLERS["cached"](model, 1.0), size * size, []
     for batch in (1, 16, large):
         context, uniforms = no_context(model.signature, batch, device), uniforms_of(model, batch).to(device)
-        steps = model.steps(batch)
+        steps = build_steps(model, batch)
         runs: dict[str, Run] = {
             "ours": lambda context=context, uniforms=uniforms: draw(context, uniforms),
             "eager": lambda steps=steps, context=context, uniforms=uniforms: walk(steps, context, uniforms, _choose),

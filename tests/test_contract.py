@@ -23,7 +23,7 @@ from contract import (
 )
 
 from spn.config import SpnSection
-from spn.generation import WholePasses, keyed_uniforms, replay, walk
+from spn.generation import WholePasses, build_steps, keyed_uniforms, replay, walk
 from spn.image import split_slices
 from spn.models import Model
 
@@ -188,7 +188,7 @@ def test_replay_scores_what_it_is_given() -> None:
     _, model, _, target, context = next(wide_problem("raster", 1, "embedded", "both").cases(2))
     other = target.clone()
     other[0, -1, -1] ^= 1
-    scores, others = (replay(model.steps(2), context, levels) for levels in (target, other))
+    scores, others = (replay(build_steps(model, 2), context, levels) for levels in (target, other))
     assert torch.equal(scores[1], others[1])
     assert not torch.equal(scores[0], others[0])
 

@@ -43,8 +43,8 @@ def preprocess(params: Path, layout: str, sources: Path, output: Path) -> None:
     """Turn a data source into bit-depth-split HDF5 slice tensors."""
     from spn.data.preprocess import preprocess as run
 
-    load_verb("preprocess")
     loaded = load_params(params)
+    load_verb("preprocess", loaded.data)
     plans = {layout_of(loaded, stage): plan for stage, plan in loaded.stage_plans.items()}
     if layout not in plans:
         raise InputError(f"--layout: expected a layout that a stage uses ({', '.join(plans)}), got {layout}")
@@ -73,7 +73,7 @@ def train(
 
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
     # All of it, and before the lock is waited for: what the recipe has the digest of is what will run.
-    load_verb("train", loaded.stages[stage].model.family)
+    load_verb("train", loaded.stages[stage].model)
     slices = SliceFile(data)
     recipe = stage_recipe(loaded, stage, slices.digest)
     try:
@@ -100,7 +100,7 @@ def evaluate(params: Path, stage: str, data: Path, checkpoint: Path, output: Pat
     from spn.trained import load_trained
 
     loaded, place = load_for_stage(params, stage), choose_device(device, threads)
-    load_verb("evaluate", loaded.stages[stage].model.family)
+    load_verb("evaluate", loaded.stages[stage].model)
     slices = SliceFile(data)
     recipe = evaluation_recipe(loaded, stage, slices.digest)
     trained, model = load_trained(loaded, stage, slices.digest, checkpoint, place)
@@ -150,7 +150,7 @@ def sample(
     from spn.trained import load_trained
 
     loaded, place = load_for_stage(params, stage, chain), choose_device(device, threads)
-    load_verb("sample", loaded.stages[stage].model.family)
+    load_verb("sample", loaded.stages[stage].model)
     if sampler not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
     options = SamplingOptions(sampled_class(loaded, chain, only), exact)

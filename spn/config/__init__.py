@@ -17,6 +17,7 @@ from spn.config.errors import InputError
 from spn.config.model import (
     FamilySection,
     GatedPixelCnnSection,
+    Law,
     ModelSection,
     PixelCnnPpSection,
     PixelSnailSection,
@@ -38,6 +39,7 @@ __all__ = [
     "FolderData",
     "GatedPixelCnnSection",
     "InputError",
+    "Law",
     "Limit",
     "MnistData",
     "ModelSection",

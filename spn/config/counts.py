@@ -44,7 +44,10 @@ def check_counts(data: DataSection) -> None:
 def _unlimited(data: DataSection) -> dict[str, int]:
     if isinstance(data, PhotosData):
         return {split: _num_crops(data, split) for split in ("train", "validation", "test")}
-    drawn = {"validation": data.validation, "test": NUM_TEST.get(data.source, getattr(data, "test", None))}
+    drawn = {
+        "validation": getattr(data, "validation", None),
+        "test": NUM_TEST.get(data.source, getattr(data, "test", None)),
+    }
     counts = {split: count for split, count in drawn.items() if count is not None}
     if isinstance(data, Cifar10Data | MnistData):
         counts["train"] = NUM_POOLED[data.source] - data.validation

@@ -1,10 +1,11 @@
-"""The `data` section: a union on `source`, one class per data source.
+"""The `data` section: a union on `source`, one class per data source, named as its file in `spn/data/sources/`.
 
 Where the files of a source lie is not configuration: by convention it is `sources/`, see `spn.data.sources`.
 """
 
+from abc import abstractmethod
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, Union
 
 from pydantic import Field
 
@@ -52,6 +53,11 @@ class SourceSection(Section):
     number of classes its labels tell apart; 0 where there are none, or none are stated.
     """
 
+    if TYPE_CHECKING:  # stated by every source, as fields or as constants
+        source: str
+        num_classes: int
+        release: str
+
     name: Name
     """What the data set is called: its folder below data/, its experiment in MLflow, and where files are read, they."""
     bits: Annotated[int, Whole, Field(ge=1, le=8)]
@@ -72,6 +78,11 @@ class SourceSection(Section):
     def suffixes(self) -> tuple[str, ...]:
         """The only files that are read in the folders of `places`, by their suffix in lower case; none: all are."""
         return ()
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
 
     @property
     def white_level(self) -> int:
@@ -265,9 +276,10 @@ class ArraysData(SourceSection):
         return self.size, self.size, self.channels
 
 
-DataSection = Annotated[
-    DigitsData | PhotosData | Cifar10Data | MnistData | FolderData | ArraysData, Field(discriminator="source")
-]
+if TYPE_CHECKING:
+    DataSection: TypeAlias = SourceSection
+else:
+    DataSection = Annotated[Union[tuple(SourceSection.__subclasses__())], Field(discriminator="source")]  # noqa: UP007
 
 
 def layout_name(scale_factor: int, cuts: tuple[int, ...]) -> str:

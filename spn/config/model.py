@@ -1,11 +1,17 @@
-"""The `model` section of a stage: a union on `family`, one class per model family."""
+"""The `model` section of a stage: a union on `family`, one class per model family, named as its file in `spn/models/`."""
 
 from abc import abstractmethod
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar, Union
 
 from pydantic import Field
 
 from spn.config.section import Count, CountOrZero, Section
+
+Law: TypeAlias = Literal["softmax", "mixture", "dequantised"]
+"""Each a file in `spn/laws/`."""
+
+BOUNDS = ("dequantised",)
+"""Laws whose figures are upper bounds on bits/dim."""
 
 Family = TypeVar("Family", bound="FamilySection")
 
@@ -23,6 +29,9 @@ class FamilySection(Section):
     `intensity`.
     """
 
+    if TYPE_CHECKING:
+        family: str
+
     embedder_layers: CountOrZero = 2
     """Residual blocks of the slice embedder; used only where a stage has context."""
     embedder_dilation: Literal[1, 2] = 1
@@ -36,8 +45,11 @@ class FamilySection(Section):
     """Width of that vector."""
     class_units: Count = 16
     """Width of the learned embedding of the class, where a stage is told it and the family has no place for it."""
+    law: Law = "softmax"
+    """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels;
+    `dequantised` trains and evaluates a bound, the density at levels with uniform noise added."""
     mixtures: Count = 10
-    """Logistics in a mixture; used only where that is the law."""
+    """Logistics in a mixture; used only by the laws that are one."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the activations that are set to zero while training."""
 
@@ -62,7 +74,7 @@ class FamilySection(Section):
     @property
     def is_bound(self) -> bool:
         """Whether what is evaluated is an upper bound on bits/dim and not the figure itself."""
-        return False
+        return self.law in BOUNDS
 
 
 class SpnSection(FamilySection):
@@ -85,8 +97,6 @@ class SpnSection(FamilySection):
     """Gated layers of the PixelCNN."""
     context_enters: Literal["transformer", "pixelcnn", "both"] = "both"
     """Where the slice embedder's output enters the decoder."""
-    law: Literal["softmax", "mixture"] = "softmax"
-    """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
@@ -113,8 +123,6 @@ class GatedPixelCnnSection(FamilySection):
     """Channels of both stacks; a multiple of the image's channels, which share them equally."""
     layers: Count
     """Gated layers."""
-    law: Literal["softmax", "mixture"] = "softmax"
-    """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
@@ -142,9 +150,8 @@ class PixelCnnPpSection(FamilySection):
     """Gated residual blocks at each resolution on the way up; on the way down one more, but at the lowest."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of the activations that are set to zero while training; the default is the paper's."""
-    law: Literal["mixture", "softmax", "dequantised"] = "mixture"
-    """What the outputs are of a sub-pixel: a mixture of logistics over the levels, or a probability per level;
-    `dequantised` trains and evaluates a bound, the density at levels with uniform noise added."""
+    law: Law = "mixture"
+    """What the outputs are of a sub-pixel; the default is the paper's."""
     short_cuts: bool = True
     """Without them the way down sees no more than what the lower resolutions kept: of a block of 2x2 pixels, the law of
     one is blind to those before it."""
@@ -160,11 +167,6 @@ class PixelCnnPpSection(FamilySection):
     def narrowed(self: Family, channels: int) -> Family:
         """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
         return self.model_copy(update={"filters": FEW})
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether what is evaluated is an upper bound on bits/dim and not the figure itself."""
-        return self.law == "dequantised"
 
 
 class PixelSnailSection(FamilySection):
@@ -185,8 +187,8 @@ class PixelSnailSection(FamilySection):
     """Channels of the attention's keys and queries."""
     value_width: Count = 64
     """Channels of the attention's values."""
-    law: Literal["mixture", "softmax"] = "mixture"
-    """What the outputs are of a sub-pixel: a mixture of logistics over the levels, or a probability per level."""
+    law: Law = "mixture"
+    """What the outputs are of a sub-pixel; the default is the paper's."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
@@ -197,6 +199,7 @@ class PixelSnailSection(FamilySection):
         return self.model_copy(update={"width": FEW, "key_width": FEW, "value_width": FEW})
 
 
-ModelSection: TypeAlias = Annotated[
-    SpnSection | GatedPixelCnnSection | PixelCnnPpSection | PixelSnailSection, Field(discriminator="family")
-]
+if TYPE_CHECKING:
+    ModelSection: TypeAlias = FamilySection
+else:
+    ModelSection = Annotated[Union[tuple(FamilySection.__subclasses__())], Field(discriminator="family")]  # noqa: UP007

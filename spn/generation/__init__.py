@@ -3,13 +3,14 @@
 from spn.generation.sample import sample_chain_stage, sample_stage
 from spn.generation.samplers import SAMPLERS, Draw
 from spn.generation.uniforms import keyed_uniforms
-from spn.generation.walk import Choose, WholePasses, replay, walk
+from spn.generation.walk import Choose, WholePasses, build_steps, replay, walk
 
 __all__ = [
     "SAMPLERS",
     "Choose",
     "Draw",
     "WholePasses",
+    "build_steps",
     "keyed_uniforms",
     "replay",
     "sample_chain_stage",

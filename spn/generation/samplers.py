@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from spn.generation.captured import CapturedWalk
-from spn.generation.walk import Choose, Levels, WholePasses, walk
+from spn.generation.walk import Choose, Levels, WholePasses, build_steps, walk
 from spn.likelihood import Law
 from spn.models import Context, Model
 
@@ -34,7 +34,7 @@ class CachedWalk:
 
     def _prepare(self, context: Context, uniforms: Uniforms) -> None:
         self._batch = len(uniforms)
-        steps = self._model.steps(self._batch)
+        steps = build_steps(self._model, self._batch)
         if uniforms.is_cuda:
             self._walk: Draw = CapturedWalk(steps, context, uniforms, self._choose)
         else:

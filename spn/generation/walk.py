@@ -4,6 +4,7 @@ Sampling and scoring are drivers of it, so they cannot disagree about order or c
 whole pass over the slice or out of caches is the business of the steps it walks.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -92,3 +93,13 @@ class WholePasses(Steps):
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel of the pixel known."""
         self._levels[:, self._row, self._column, channel] = levels
+
+
+def build_steps(model: Model, batch: int) -> Steps:
+    """Build the step form of a model for batches of so many slices, in evaluation mode, with the current weights.
+
+    A family without one is walked by whole passes: the same laws, more slowly.
+    """
+    # By name, so that a step form is in no digest but those of samples.
+    family = importlib.import_module(f"spn.models.{model.family}")
+    return family.steps(model, batch) if hasattr(family, "steps") else WholePasses(model)

@@ -8,13 +8,15 @@ from spn.layers.causal import (
     down_shift,
     raster_shift,
     right_shift,
+    vertical_row,
 )
 from spn.layers.gated import GatedLayer, GatedLayerSteps
 from spn.layers.gated_resnet import GatedResnet, GatedResnetRows, GatedResnetSteps
 from spn.layers.gated_stacks import GatedStacks, GatedStacksSteps
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
+from spn.layers.mixture_head import MixtureHead, MixtureHeadSteps
 from spn.layers.pixel import EmbeddedPixel, PixelLinear
-from spn.layers.pixel_head import PixelHead, PixelHeadSteps, Scale, build_head
+from spn.layers.pixel_head import ChannelHead, ChannelHeadSteps, PixelHead, PixelHeadSteps, Scale
 from spn.layers.recompute import Recomputing, recompute_layers
 from spn.layers.residual import ConvStack
 from spn.layers.shifted import (
@@ -24,6 +26,7 @@ from spn.layers.shifted import (
     UpsamplingSteps,
     down_right_shifted,
     down_shifted,
+    shifted_row,
 )
 from spn.layers.shifted_start import ShiftedStart, ShiftedStartSteps, with_ones
 from spn.layers.slice_embedder import SliceEmbedder
@@ -33,6 +36,8 @@ from spn.layers.weight_norm import initialised_by_data, plain
 
 __all__ = [
     "ChannelCausalLinear",
+    "ChannelHead",
+    "ChannelHeadSteps",
     "ChannelSteps",
     "ConvStack",
     "EmbeddedIntensity",
@@ -46,6 +51,8 @@ __all__ = [
     "GatedStacksSteps",
     "HorizontalConv",
     "Intensity",
+    "MixtureHead",
+    "MixtureHeadSteps",
     "PixelHead",
     "PixelHeadSteps",
     "PixelLinear",
@@ -64,7 +71,6 @@ __all__ = [
     "TransformerSteps",
     "UpsamplingSteps",
     "VerticalConv",
-    "build_head",
     "build_intensity",
     "coordinates",
     "down_right_shifted",
@@ -75,5 +81,7 @@ __all__ = [
     "raster_shift",
     "recompute_layers",
     "right_shift",
+    "shifted_row",
+    "vertical_row",
     "with_ones",
 ]

@@ -43,10 +43,11 @@ class VerticalConv(nn.Module):
         padded = F.pad(features, (0, 0, 1, 1, 1, 0))
         return self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-    def row(self, above: Row, here: Row) -> Row:
-        """Give one row of what `forward` gives, from that row of its input and the one above."""
-        padded = F.pad(torch.stack((above, here), dim=1), (0, 0, 1, 1))
-        return self.conv(padded.permute(0, 3, 1, 2))[:, :, 0].transpose(1, 2)
+
+def vertical_row(vertical: VerticalConv, above: Row, here: Row) -> Row:
+    """Return one row of what a `VerticalConv` returns, given that row of its input and the one above: its step form."""
+    padded = F.pad(torch.stack((above, here), dim=1), (0, 0, 1, 1))
+    return vertical.conv(padded.permute(0, 3, 1, 2))[:, :, 0].transpose(1, 2)
 
 
 class ChannelCausalLinear(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from spn.layers.causal import ChannelCausalLinear, ChannelSteps, HorizontalConv, VerticalConv
+from spn.layers.causal import ChannelCausalLinear, ChannelSteps, HorizontalConv, VerticalConv, vertical_row
 from spn.layers.pixel import PixelLinear
 
 Features = Float[Tensor, "batch height width _"]
@@ -95,7 +95,7 @@ class GatedLayerSteps:
     def start_row(self, vertical: Row, conditions: tuple[Row | None, Row | None]) -> Row:
         """Advance the vertical stack by one row; `conditions` are the context's, as far as each stack sees it."""
         vertical = self.layer.entering(vertical)
-        above = self.layer.vertical.row(self._above, vertical)
+        above = vertical_row(self.layer.vertical, self._above, vertical)
         if self.layer.vertical_condition:
             above = above + self.layer.vertical_condition(conditions[0])
         self._row.copy_(self._link(above.flatten(0, 1)).view_as(self._row))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.layers.pixel import PixelLinear
-from spn.layers.shifted import ShiftedConv, ShiftedConvSteps
+from spn.layers.shifted import ShiftedConv, ShiftedConvSteps, shifted_row
 from spn.layers.weight_norm import SPREAD, normalised
 
 Features = Float[Tensor, "*batch _"]
@@ -85,12 +85,12 @@ class GatedResnetRows:
         block = self._block
         above, hidden_above = self._inputs
         entering = concat_elu(features)
-        hidden = self._first.row(above, entering)
+        hidden = shifted_row(self._first, above, entering)
         if block.beside:
             assert beside is not None
             hidden = hidden + block.beside(concat_elu(beside))
         hidden = concat_elu(hidden)
-        gates = self._second.row(hidden_above, hidden)
+        gates = shifted_row(self._second, hidden_above, hidden)
         if block.label is not None:
             gates = gates + block.label(self._label)[:, None]
         above.copy_(entering)

@@ -64,8 +64,7 @@ class GatedStacks(Recomputing):
             outputs = F.linear(F.relu(F.linear(F.relu(features), *to_hidden)), *to_logits)
             return self.form(rearrange(outputs, "... (c output) -> ... c output", c=self.channels), high)
 
-        # The logits of a softmax are many, the outputs of a mixture few.
-        return Chunked(horizontal, laws, self.recompute) if self.form.kind == "softmax" else laws(horizontal, high)
+        return Chunked(horizontal, laws, self.recompute) if self.form.is_large else laws(horizontal, high)
 
 
 class GatedStacksSteps:

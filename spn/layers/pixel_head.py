@@ -5,7 +5,6 @@ The order of the channels is then the head's affair. (In a Gated PixelCNN it is 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,16 +16,7 @@ from spn.layers.intensity import scale_levels
 from spn.layers.pixel import EmbeddedPixel, PixelLinear
 from spn.layers.recompute import Recomputing
 from spn.layers.weight_norm import normalised
-from spn.likelihood import (
-    Categorical,
-    Chunked,
-    DequantisedMixture,
-    DiscretisedMixture,
-    JointMixture,
-    Law,
-    joint_mixture,
-    num_joint_outputs,
-)
+from spn.likelihood import Chunked, Law, LawForm
 
 Features = Float[Tensor, "batch height width _"]
 Embedded = Float[Tensor, "batch height width channel"]
@@ -56,13 +46,12 @@ class Scale:
 class PixelHead(Recomputing, ABC):
     """Makes the laws of pixels out of their features, and of the channels before within each."""
 
-    @abstractmethod
-    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
-        """Give the laws [batch, height, width, channel]; `embedded` is the target as `Scale` embeds it."""
+    law: str
+    """Its name in the sections of models."""
 
     @abstractmethod
-    def steps(self, batch: int) -> "PixelHeadSteps":
-        """Give the step form."""
+    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
+        """Return the laws [batch, height, width, channel]; `embedded` is the target as `Scale` embeds it."""
 
 
 class PixelHeadSteps(ABC):
@@ -74,92 +63,43 @@ class PixelHeadSteps(ABC):
 
     @abstractmethod
     def law(self, channel: int) -> Law:
-        """Give the laws [batch] of a channel."""
+        """Return the laws [batch] of a channel."""
 
     @abstractmethod
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel known."""
 
 
-class MixtureHead(PixelHead):
-    """One mixture of logistics for all channels of a pixel (Salimans et al. 2017, Sec. 2.1 and 2.2)."""
-
-    def __init__(
-        self, num_in: int, channels: int, scale: Scale, num_mixtures: int, law: type[DiscretisedMixture]
-    ) -> None:
-        super().__init__()
-        self.channels, self.scale, self.law = channels, scale, law
-        self.out = normalised(nn.Linear(num_in, num_joint_outputs(channels, num_mixtures)))
-
-    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
-        """Give the laws [batch, height, width, channel]."""
-        scale = self.scale
-        values = scale.values(embedded, high)
-        parameters = self.out(features)
-        return joint_mixture(parameters, values, scale.num_levels, high, scale.high_levels, self.law)
-
-    def steps(self, batch: int) -> "PixelHeadSteps":
-        """Give the step form."""
-        return MixtureHeadSteps(self)
-
-
-class MixtureHeadSteps(PixelHeadSteps):
-    """The step form of a `MixtureHead`."""
-
-    def __init__(self, head: MixtureHead) -> None:
-        self._head = head
-        self._out = PixelLinear(head.out.weight, head.out.bias)
-
-    def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
-        """Begin a pixel."""
-        head, scale = self._head, self._head.scale
-        parameters = self._out(features)
-        self._mixture = JointMixture(parameters, head.channels, scale.num_levels, high, scale.high_levels, head.law)
-        self._high = high
-
-    def law(self, channel: int) -> Law:
-        """Give the laws [batch] of a channel."""
-        return self._mixture.law()
-
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel known."""
-        if channel + 1 < self._head.channels:
-            scale, high = self._head.scale, None if self._high is None else self._high[:, channel]
-            self._mixture.put(scale.values(scale.embed(levels, self._out.dtype), high))
-
-
-class SoftmaxHead(PixelHead):
-    """A softmax for each channel, of the pixel's features and the channels before.
+class ChannelHead(PixelHead):
+    """A law for each channel by itself, of the pixel's features and the channels before.
 
     NOTE: how PixelCNN++ made its ablation with a softmax depend on the channels before is not known; a hidden layer for
     each channel, which their levels enter, is ours.
     """
 
-    def __init__(self, num_in: int, channels: int, scale: Scale) -> None:
+    def __init__(self, num_in: int, channels: int, scale: Scale, form: LawForm) -> None:
         super().__init__()
-        self.channels, self.scale = channels, scale
+        self.channels, self.scale, self.form = channels, scale, form
         self.hidden = normalised(nn.Linear(num_in, channels * num_in))
         self.before = ChannelCausalLinear(channels, channels * num_in, channels, strict=True)
-        self.logits = nn.ModuleList(nn.Linear(num_in, scale.num_levels) for _ in range(channels))
+        self.logits = nn.ModuleList(nn.Linear(num_in, form.num_outputs) for _ in range(channels))
 
     def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
-        """Give the laws [batch, height, width, channel]."""
-        return Chunked(self.hidden(features) + self.before(embedded), self._laws, self.recompute)
+        """Return the laws [batch, height, width, channel]."""
+        hidden = self.hidden(features) + self.before(embedded)
+        return Chunked(hidden, self._laws, self.recompute) if self.form.is_large else self._laws(hidden, high)
 
-    def _laws(self, hidden: Float[Tensor, "*batch _"]) -> Law:
+    def _laws(self, hidden: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch channel"] | None = None) -> Law:
         groups = F.elu(hidden).chunk(self.channels, dim=-1)
-        logits = [logits(group) for logits, group in zip(self.logits, groups, strict=True)]
-        return Categorical(torch.stack(logits, dim=-2))
-
-    def steps(self, batch: int) -> "PixelHeadSteps":
-        """Give the step form."""
-        return SoftmaxHeadSteps(self, batch)
+        outputs = [logits(group) for logits, group in zip(self.logits, groups, strict=True)]
+        return self.form(torch.stack(outputs, dim=-2), high)
 
 
-class SoftmaxHeadSteps(PixelHeadSteps):
-    """The step form of a `SoftmaxHead`."""
+class ChannelHeadSteps(PixelHeadSteps):
+    """The step form of a `ChannelHead`."""
 
-    def __init__(self, head: SoftmaxHead, batch: int) -> None:
+    def __init__(self, head: ChannelHead, batch: int) -> None:
+        self._form = head.form
         self._hidden = PixelLinear(head.hidden.weight, head.hidden.bias)
         weight = head.hidden.weight
         table = head.scale.embed(torch.arange(head.scale.num_levels, device=weight.device), weight.dtype)
@@ -170,21 +110,13 @@ class SoftmaxHeadSteps(PixelHeadSteps):
     def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
         """Begin a pixel."""
         self._groups = self._hidden(features).chunk(len(self._logits), dim=1)
+        self._high = high
 
     def law(self, channel: int) -> Law:
-        """Give the laws [batch] of a channel."""
-        return Categorical(self._logits[channel](F.elu(self._groups[channel] + self._before.step(channel))))
+        """Return the laws [batch] of a channel."""
+        outputs = self._logits[channel](F.elu(self._groups[channel] + self._before.step(channel)))
+        return self._form(outputs, None if self._high is None else self._high[:, channel])
 
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel known."""
         self._pixel.put(channel, levels)
-
-
-def build_head(
-    law: Literal["mixture", "softmax", "dequantised"], num_in: int, channels: int, scale: Scale, num_mixtures: int
-) -> PixelHead:
-    """Build the head that a model's section names."""
-    if law == "softmax":
-        return SoftmaxHead(num_in, channels, scale)
-    kind = DequantisedMixture if law == "dequantised" else DiscretisedMixture
-    return MixtureHead(num_in, channels, scale, num_mixtures, kind)

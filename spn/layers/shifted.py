@@ -34,10 +34,11 @@ class ShiftedConv(nn.Module):
         padded = F.pad(features, (0, 0, *self.padding, self.rows, 0))
         return self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-    def row(self, above: Row, here: Row) -> Float[Tensor, "batch columns _"]:
-        """Give one row of what `forward` gives, from that row of its input and the one above."""
-        padded = F.pad(torch.stack((above, here), dim=1), (0, 0, *self.padding))
-        return self.conv(padded.permute(0, 3, 1, 2))[:, :, -1].transpose(1, 2)
+
+def shifted_row(shifted: ShiftedConv, above: Row, here: Row) -> Float[Tensor, "batch columns _"]:
+    """Return one row of what a `ShiftedConv` returns, given that row of its input and the one above: its row form."""
+    padded = F.pad(torch.stack((above, here), dim=1), (0, 0, *shifted.padding))
+    return shifted.conv(padded.permute(0, 3, 1, 2))[:, :, -1].transpose(1, 2)
 
 
 class ShiftedUpsampling(nn.Module):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from spn.layers.causal import down_shift, right_shift
 from spn.layers.pixel import PixelLinear
 from spn.layers.pixel_head import Scale
-from spn.layers.shifted import down_right_shifted, down_shifted
+from spn.layers.shifted import down_right_shifted, down_shifted, shifted_row
 
 Features = Float[Tensor, "batch height width _"]
 Row = Float[Tensor, "batch width _"]
@@ -61,7 +61,7 @@ class ShiftedStartSteps:
         else:
             self.further.copy_(self.above)
             self.above.copy_(self._here)
-            self.features.copy_(self._start.above.row(self.further, self.above))
+            self.features.copy_(shifted_row(self._start.above, self.further, self.above))
             self.features[:, 1:] += F.linear(self.above[:, :-1], self._left_above, self._bias)
         if beside is not None:
             self.features += beside

@@ -15,7 +15,9 @@ def build_model(section: ModelSection, signature: Signature) -> Model:
 
     The module is imported by name, so that a stage's code digest covers its own family and no other.
     """
-    return importlib.import_module(f"spn.models.{section.family}").build(section, signature)
+    model: Model = importlib.import_module(f"spn.models.{section.family}").build(section, signature)
+    model.family = section.family
+    return model
 
 
 def num_parameters(section: ModelSection, signature: Signature) -> int:

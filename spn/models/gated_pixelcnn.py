@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spn.config import GatedPixelCnnSection
-from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, build_intensity
-from spn.likelihood import Law, LawForm
+from spn.laws import law_form
+from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, Scale, build_intensity
+from spn.likelihood import Law
 from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held, one_hot
 
 Features = Float[Tensor, "batch height width _"]
@@ -31,7 +32,7 @@ class GatedPixelCnn(Model):
             section.layers,
             signature.channels,
             num_conditions=(num_conditions, num_conditions),
-            form=LawForm(section.law, signature.num_levels, signature.high_levels, section.mixtures),
+            form=law_form(section.law, Scale(signature.num_levels, signature.high_levels), section.mixtures),
             dropout=section.dropout,
         )
 
@@ -58,10 +59,6 @@ class GatedPixelCnn(Model):
     ) -> Law:
         """Convolve over the pixels before and the channels before."""
         return self.pixelcnn(embedded.flatten(-2), (features, features), context.high)
-
-    def steps(self, batch: int) -> "GatedPixelCnnSteps":
-        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
-        return GatedPixelCnnSteps(self, batch)
 
 
 class GatedPixelCnnSteps(Steps):
@@ -106,3 +103,8 @@ class GatedPixelCnnSteps(Steps):
 def build(section: GatedPixelCnnSection, signature: Signature) -> GatedPixelCnn:
     """Build the family for a stage of this signature."""
     return GatedPixelCnn(section, signature)
+
+
+def steps(model: GatedPixelCnn, batch: int) -> GatedPixelCnnSteps:
+    """Build the step form."""
+    return GatedPixelCnnSteps(model, batch)

@@ -91,6 +91,8 @@ class Model(nn.Module, ABC):
     """
 
     signature: Signature
+    family: str
+    """The name of its file."""
 
     @abstractmethod
     def embed_target(
@@ -113,10 +115,6 @@ class Model(nn.Module, ABC):
 
     def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
         """Set what a family sets by a first batch of data, in training mode; nothing, but for weight normalisation."""
-
-    @abstractmethod
-    def steps(self, batch: int) -> Steps:
-        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
 
     def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
         """Give the laws of all sub-pixels of `levels` [batch, height, width, channel]."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.config import PixelCnnPpSection
+from spn.laws import build_head, head_steps
 from spn.layers import (
     GatedResnet,
     GatedResnetRows,
@@ -27,12 +28,12 @@ from spn.layers import (
     ShiftedStartSteps,
     ShiftedUpsampling,
     UpsamplingSteps,
-    build_head,
     down_right_shifted,
     down_shift,
     down_shifted,
     initialised_by_data,
     plain,
+    shifted_row,
     with_ones,
 )
 from spn.likelihood import Law
@@ -142,10 +143,6 @@ class PixelCnnPp(Model):
         with initialised_by_data(self):
             self(levels, context).log_prob(levels)
 
-    def steps(self, batch: int) -> "PixelCnnPpSteps":
-        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
-        return PixelCnnPpSteps(plain(self), batch)
-
 
 class PixelCnnPpSteps(Steps):
     """The step form: the first stream once per row, the second once per pixel, lower resolutions where theirs begin."""
@@ -155,7 +152,7 @@ class PixelCnnPpSteps(Steps):
         self.model = model
         self._start = ShiftedStartSteps(model.first_ul, model.scale, batch, shape.width)
         self._streams = _ResolutionSteps(model.streams, batch, shape.width)
-        self._head = model.head.steps(batch)
+        self._head = head_steps(model.head, batch)
         self._features: Features | None = None
         self._high: Tensor | None = None
         self._label: Label | None = None
@@ -173,7 +170,7 @@ class PixelCnnPpSteps(Steps):
         self._row = row
         features = None if self._features is None else self._features[:, row]
         start.start_row(row, None if model.context_ul is None else model.context_ul(features))
-        u = torch.zeros_like(start.features) if row == 0 else model.first_u.row(start.further, start.above)
+        u = torch.zeros_like(start.features) if row == 0 else shifted_row(model.first_u, start.further, start.above)
         self._streams.start_row(row, u if model.context_u is None else u + model.context_u(features))
 
     def start_pixel(self, column: int) -> None:
@@ -269,12 +266,12 @@ class _Below:
         streams = self._streams
         if row % self._stride == 0:
             self._enter.start_row()
-            inside = self._steps.start_row(row // self._stride, streams.enter_u.row(self._above, u))
+            inside = self._steps.start_row(row // self._stride, shifted_row(streams.enter_u, self._above, u))
             if self._leave:
                 self._leave.start_row()
                 leave = cast(ShiftedConv, streams.leave_u)
                 before, now = self._leaving.unbind(1)
-                outside = leave.row(before, inside)
+                outside = shifted_row(leave, before, inside)
                 before.copy_(inside)
                 now.copy_(outside)
             else:
@@ -299,3 +296,8 @@ class _Below:
 def build(section: PixelCnnPpSection, signature: Signature) -> PixelCnnPp:
     """Build the family for a stage of this signature."""
     return PixelCnnPp(section, signature)
+
+
+def steps(model: PixelCnnPp, batch: int) -> PixelCnnPpSteps:
+    """Build the step form, whose weights have their normalisation folded in."""
+    return PixelCnnPpSteps(plain(model), batch)

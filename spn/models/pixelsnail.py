@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.config import PixelSnailSection
+from spn.laws import build_head, head_steps
 from spn.layers import (
     GatedResnet,
     GatedResnetSteps,
@@ -23,7 +24,6 @@ from spn.layers import (
     ShiftedStartSteps,
     StrictAttention,
     StrictAttentionSteps,
-    build_head,
     coordinates,
     initialised_by_data,
     plain,
@@ -103,10 +103,6 @@ class PixelSnail(Recomputing, Model):
         with initialised_by_data(self):
             self(levels, context).log_prob(levels)
 
-    def steps(self, batch: int) -> "PixelSnailSteps":
-        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
-        return PixelSnailSteps(plain(self), batch)
-
 
 class PixelSnailSteps(Steps):
     """The step form: the stream once per pixel, with the keys and values of those before."""
@@ -118,7 +114,7 @@ class PixelSnailSteps(Steps):
         self._blocks = [
             _BlockSteps(cast(Block, block), model.get_buffer("places"), batch, shape.width) for block in model.blocks
         ]
-        self._head = model.head.steps(batch)
+        self._head = head_steps(model.head, batch)
         self._features: Features | None = None
         self._high: Tensor | None = None
         self._label: Label | None = None
@@ -192,3 +188,8 @@ class _BlockSteps:
 def build(section: PixelSnailSection, signature: Signature) -> PixelSnail:
     """Build the family for a stage of this signature."""
     return PixelSnail(section, signature)
+
+
+def steps(model: PixelSnail, batch: int) -> PixelSnailSteps:
+    """Build the step form, whose weights have their normalisation folded in."""
+    return PixelSnailSteps(plain(model), batch)

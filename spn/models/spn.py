@@ -12,17 +12,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spn.config import SpnSection
+from spn.laws import law_form
 from spn.layers import (
     EmbeddedPixel,
     GatedStacks,
     GatedStacksSteps,
     PixelLinear,
     RasterTransformer,
+    Scale,
     TransformerSteps,
     build_intensity,
     raster_shift,
 )
-from spn.likelihood import Law, LawForm
+from spn.likelihood import Law
 from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held
 
 Features = Float[Tensor, "batch height width _"]
@@ -53,7 +55,7 @@ class SubscalePixelNetwork(Model):
             section.pixelcnn_layers,
             signature.channels,
             num_conditions=(section.width if self.to_pixelcnn else 0, section.width),
-            form=LawForm(section.law, signature.num_levels, signature.high_levels, section.mixtures),
+            form=law_form(section.law, Scale(signature.num_levels, signature.high_levels), section.mixtures),
             dropout=section.dropout,
         )
 
@@ -80,10 +82,6 @@ class SubscalePixelNetwork(Model):
         attended = self.transformer(tokens + features if self.to_transformer else tokens)
         beside = attended + features if self.to_pixelcnn else attended
         return self.pixelcnn(flat, (features, beside), context.high)
-
-    def steps(self, batch: int) -> "SubscaleSteps":
-        """Give the step form for batches of so many slices, in evaluation mode, with the weights of now."""
-        return SubscaleSteps(self, batch)
 
 
 class SubscaleSteps(Steps):
@@ -137,3 +135,8 @@ class SubscaleSteps(Steps):
 def build(section: SpnSection, signature: Signature) -> SubscalePixelNetwork:
     """Build the family for a stage of this signature."""
     return SubscalePixelNetwork(section, signature)
+
+
+def steps(model: SubscalePixelNetwork, batch: int) -> SubscaleSteps:
+    """Build the step form."""
+    return SubscaleSteps(model, batch)

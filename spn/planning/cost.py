@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from spn.config import StageSection
-from spn.generation.walk import walk_pixel
+from spn.generation.walk import build_steps, walk_pixel
 from spn.layers import ChannelCausalLinear
 from spn.models import build_model
 from spn.planning.step import Step
@@ -116,7 +116,7 @@ def sampling_work(stage: Stage, section: StageSection, batch_size: int) -> Work:
     shape = stage.signature
     with imagined(), torch.no_grad():
         step = Step(stage, section, batch_size, CPU)
-        steps = step.model.eval().steps(batch_size)
+        steps = build_steps(step.model.eval(), batch_size)
         uniforms = torch.zeros(batch_size, shape.channels, dtype=torch.float64)
         with Tally() as slices:
             steps.begin(stage.context(step.slices, step.position, step.labels))

@@ -1,8 +1,12 @@
-"""Digests of code: the modules of this package that a verb imports, as syntax trees.
+"""Digests of code: the definitions that decide a result, as syntax trees.
 
-Comments, docstrings and layout do not count. A module that this process has loaded is digested as it was loaded, any
-other as it lies on the disk: so a verb first loads all of its code (`load_code`), and then states the digest of what it
-will run, whatever is edited meanwhile; what only compares (the Snakefile, `verify`) loads nothing.
+A digest starts at *roots* and follows names: a function or class that a root mentions belongs to it, and so does what
+that one mentions, as far as the package goes. What nobody mentions is not in it, though it stands in the same file.
+Comments, docstrings, annotations and layout do not count, and neither does where a definition stands.
+
+A module that this process has loaded is digested as it was loaded, any other as it lies on the disk: so a verb first
+loads all of its code (`load_code`), and then states the digest of what it will run, whatever is edited meanwhile; what
+only compares (the Snakefile, `verify`) loads nothing.
 """
 
 import ast
@@ -10,6 +14,8 @@ import hashlib
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +23,43 @@ from typing import Any, NamedTuple
 from spn.loading import loaded_source
 
 ROOT = Path(__file__).parents[1]
-NOT_SCIENCE = {"__init__.py", "cli", "config", "files.py", "loading.py", "notes.py", "provenance"}
-"""Not part of a digest unless they are named as roots: what they decide is in the recipe itself, or is no more than how
-files are read and written. Where more is decided, as by some verbs, it is named."""
+
+PLUMBING = {
+    "checkpoint.py": "how weights are written and read",
+    "cli": "reads options and hands them on",
+    "config": "what it decides is resolved into the recipes: defaults, tilings, temperatures, levels of white",
+    "console": "shows what is going on",
+    "data/seal.py": "how slices are told from damaged ones",
+    "distributed.py": "the processes of a job, which compute what one would",
+    "files.py": "how files are written",
+    "loading.py": "how modules are loaded; what is loaded is digested",
+    "machine.py": "how this machine multiplies float32 matrices, to the last digits that float32 has",
+    "notes.py": "how what is written in results is read",
+    "provenance": "writes the recipes: another one is another recipe by itself",
+}
+"""Modules and folders that no digest follows names into, and why."""
+
+
+DOORS = {
+    "data/sources/__init__.py:open_source": ("data/sources/{source}.py:open_{source}",),
+    "generation/walk.py:build_steps": ("models/{family}.py:steps",),
+    "laws/__init__.py:build_head": ("laws/{law}.py:head", "laws/{law}.py:form"),
+    "laws/__init__.py:head_steps": ("laws/{law}.py:head_steps",),
+    "laws/__init__.py:law_form": ("laws/{law}.py:form",),
+    "models/__init__.py:build_model": ("models/{family}.py:build",),
+}
+"""Definitions that call others by names out of params.yaml, and these: the first that there is."""
+
+
+class Definition(NamedTuple):
+    """Something that a module defines at its top level: the module's path, and the name."""
+
+    path: Path
+    name: str
+
+
+LOOSE = ""
+"""The name of a module's statements that define nothing, such as calls: whoever imports the module runs them."""
 
 
 def git_commit(folder: Path = ROOT) -> str | None:
@@ -32,43 +72,129 @@ def git_commit(folder: Path = ROOT) -> str | None:
     return done.stdout.strip() or None
 
 
-def load_code(*roots: str) -> None:
-    """Import every module that `code_digest` of the same roots covers, imports inside functions included."""
-    while missing := [name for name in map(_dotted, _closure(roots)) if name not in sys.modules]:
-        for name in missing:
+def load_code(*roots: str, **chosen: str) -> None:
+    """Import every module in which `code_digest` finds a definition, given the same."""
+    while missing := {_dotted(path) for path, _ in reach(*roots, **chosen)} - sys.modules.keys():
+        for name in sorted(missing):
             importlib.import_module(name)
     code_digest.cache_clear()
 
 
+def reach(*roots: str, **chosen: str) -> set[Definition]:
+    """Find the definitions that `code_digest` hashes, given the same."""
+    walk = _Walk(chosen)
+    for root in roots:
+        for definition in _definitions(root):
+            walk.digest(definition)
+    return {*walk.digests}
+
+
 @cache
-def code_digest(*roots: str) -> str:
-    """Hash the modules of this package that `roots` import, directly or not.
+def code_digest(*roots: str, **chosen: str) -> str:
+    """Hash the definitions of this package that `roots` lead to.
 
-    Roots are paths inside the package, of modules or of folders, or `module.py:function`: that function alone, without
-    what it imports.
+    A root is the path of a module inside the package (all that it defines), or `module.py:name`. `chosen` is what
+    params.yaml chooses by name (`family`, `law`, `source`); what is not chosen is not followed.
     """
-    digest = hashlib.sha256()
-    for path in sorted(_closure(roots)):
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
-        digest.update(_parse(_source(path)).digest)
-    for module, _, function in (root.partition(":") for root in roots):
-        if function:
-            digest.update(f"{module}:{function}\n".encode())
-            digest.update(_parse_function(_source(ROOT / module), function))
-    return digest.hexdigest()
+    walk = _Walk(chosen)
+    digests = [walk.digest(definition) for root in sorted(roots) for definition in _definitions(root)]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _closure(roots: tuple[str, ...]) -> set[Path]:
-    modules = {ROOT / root for root in roots if ":" not in root}
-    found: set[Path] = set()
-    waiting = [file for module in modules for file in _with_packages(module)]
-    while waiting:
-        path = waiting.pop()
-        if path in found or (path.relative_to(ROOT).parts[0] in NOT_SCIENCE and path not in modules):
-            continue
-        found.add(path)
-        waiting += [file for name in _parse(_source(path)).imported for file in _with_packages(_locate(name))]
-    return found
+@dataclass
+class _Walk:
+    """A walk over definitions along the names that they mention, each visited once."""
+
+    chosen: dict[str, str]
+    digests: dict[Definition, bytes] = field(default_factory=dict)
+
+    def digest(self, definition: Definition) -> bytes:
+        """Hash a definition with the digests of those that it mentions, by the names that it has for them.
+
+        Where definitions mention each other, the one that is met again counts by its own text.
+        """
+        if definition not in self.digests:
+            module = _parse(_source(definition.path))
+            text = module.texts[definition.name]
+            self.digests[definition] = text.digest
+            digest = hashlib.sha256(text.digest)
+            for mention, target in (*_mentioned(definition), *self._behind(definition)):
+                digest.update(f"{mention}\n".encode())
+                digest.update(self.digest(target))
+            self.digests[definition] = digest.digest()
+        return self.digests[definition]
+
+    def _behind(self, definition: Definition) -> list[tuple[str, Definition]]:
+        """Find what a door leads to."""
+        key = f"{definition.path.relative_to(ROOT).as_posix()}:{definition.name}"
+        names = [name for name in DOORS.get(key, ()) if name.split("{")[1].split("}")[0] in self.chosen]
+        for name in (name.format(**self.chosen) for name in names):
+            module, _, what = name.partition(":")
+            if what in _parse(_source(ROOT / module)).texts:
+                return [("", Definition(ROOT / module, what))]
+        return []
+
+
+def _definitions(root: str) -> list[Definition]:
+    """List the definitions that a root names."""
+    module, _, name = root.partition(":")
+    path = ROOT / module
+    texts = _parse(_source(path)).texts
+    return [Definition(path, name)] if name else [Definition(path, each) for each in sorted(texts)]
+
+
+def _mentioned(definition: Definition) -> list[tuple[str, Definition]]:
+    """Resolve the names that a definition mentions, those of this package outside of its plumbing."""
+    path = definition.path
+    module = _parse(_source(path))
+    text = module.texts[definition.name]
+    names = module.imports | text.imports
+    found: dict[str, list[Definition]] = {}
+    for mention in text.mentions:
+        first, *rest = mention.split(".")
+        if first in text.imports or (first in names and first not in module.texts):
+            found[mention] = _resolve(".".join((names[first], *rest)))
+        elif first in module.texts:
+            found[mention] = [Definition(path, first)]
+    if LOOSE in module.texts and definition.name != LOOSE:
+        found[LOOSE] = [Definition(path, LOOSE)]
+    targets = [(mention, target) for mention in sorted(found) for target in found[mention]]
+    return [each for each in targets if each[1].path == path or not _is_plumbing(each[1].path)]
+
+
+def _resolve(dotted: str) -> list[Definition]:
+    """Find what a dotted name of this package stands for, through the packages that only pass it on.
+
+    A module by itself, as where its attributes are looked up by a variable, stands for all that it defines.
+    """
+    path, rest = ROOT, dotted.split(".")[1:]
+    while path.is_dir() or not path.suffix:
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        inside = _inside(path, rest[0]) if rest else None
+        if inside is None:
+            path = file
+            break
+        path, rest = inside, rest[1:]
+    if _is_plumbing(path):
+        return []
+    module = _parse(_source(path))
+    if not rest:
+        return [Definition(path, name) for name in sorted(module.texts)]
+    if rest[0] in module.texts:
+        return [Definition(path, rest[0])]
+    assert rest[0] in module.imports, f"{dotted}: expected something of this package"
+    return _resolve(".".join((module.imports[rest[0]], *rest[1:])))
+
+
+def _is_plumbing(path: Path) -> bool:
+    return any(path.is_relative_to(ROOT / name) for name in PLUMBING)
+
+
+def _inside(path: Path, name: str) -> Path | None:
+    """Find the module or package of a name inside a package; None if it has no such module."""
+    if not path.is_dir():
+        return None
+    return next((each for each in (path / name, (path / name).with_suffix(".py")) if each.exists()), None)
 
 
 def _source(path: Path) -> bytes:
@@ -82,55 +208,102 @@ def _dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-class _Module(NamedTuple):
-    """The dotted names inside this package that a module imports, of modules or things in them, and its digest."""
+@dataclass(frozen=True)
+class _Text:
+    """What a definition says: its digest, the dotted names that it mentions, and the imports inside it."""
 
-    imported: tuple[str, ...]
     digest: bytes
+    mentions: frozenset[str]
+    imports: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Module:
+    """The definitions at the top level of a module by their names, and what it imports of this package."""
+
+    texts: dict[str, _Text]
+    imports: dict[str, str]
 
 
 @lru_cache(maxsize=1000)
 def _parse(source: bytes) -> _Module:
     """Parse a module once: digests of several roots share most of them."""
-    tree = ast.parse(source)
-    names: list[str] = []
-    for node in ast.walk(tree):
+    statements: dict[str, list[ast.stmt]] = {}
+    imports: dict[str, str] = {}
+    for statement in ast.parse(source).body:
+        inside = dict(_imports(statement))
+        imports |= inside
+        if _is_docstring(statement) or (isinstance(statement, ast.Import | ast.ImportFrom)):
+            continue
+        if isinstance(statement, ast.If) and inside:  # `if TYPE_CHECKING:`, for annotations
+            continue
+        for name in _bound(statement) or [LOOSE]:
+            statements.setdefault(name, []).append(statement)
+    return _Module({name: _text(each) for name, each in statements.items()}, imports)
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """List the names that a statement at the top level binds."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+
+
+def _imports(statement: ast.AST) -> Iterator[tuple[str, str]]:
+    """Go through what a statement imports of this package: the names, and what they stand for."""
+    for node in ast.walk(statement):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            pairs = [(alias.asname or alias.name.split(".")[0], alias.asname or alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports are not followed"
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    inside = (name for name in names if name.split(".")[0] == ROOT.name)
-    return _Module(tuple(inside), _tree_digest(tree))
+            pairs = [(alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names]
+        else:
+            continue
+        yield from ((name, dotted) for name, dotted in pairs if dotted.split(".")[0] == ROOT.name)
 
 
-@lru_cache(maxsize=1000)
-def _parse_function(source: bytes, name: str) -> bytes:
-    """Parse a function at the top level of a module."""
-    (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return _tree_digest(function)
+def _text(statements: list[ast.stmt]) -> _Text:
+    nodes = [_Bare().visit(statement) for statement in statements]
+    mentions = {name for node in nodes for name in _mentions(node)}
+    imports = dict(pair for node in nodes for pair in _imports(node))
+    return _Text(hashlib.sha256(repr(_canonical(nodes)).encode()).digest(), frozenset(mentions), imports)
 
 
-@cache
-def _locate(name: str) -> Path:
-    """Find the module that `name` is, or lies in."""
-    path = ROOT.joinpath(*name.split(".")[1:])
-    while not (path.is_dir() or path.with_suffix(".py").is_file()):
-        path = path.parent
-    return path if path.is_dir() else path.with_suffix(".py")
+class _Bare(ast.NodeTransformer):
+    """Leaves the annotations out."""
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        """Leave out an argument's."""
+        return ast.arg(node.arg)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """Leave out what a function returns."""
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        """Leave out a variable's or field's."""
+        node.annotation = ast.Constant(None)
+        return self.generic_visit(node)
 
 
-@cache
-def _with_packages(path: Path) -> list[Path]:
-    """List a module and the packages around it, all of which importing it runs."""
-    if path.is_dir():
-        path = path / "__init__.py"
-    packages = [folder / "__init__.py" for folder in path.parents if folder == ROOT or ROOT in folder.parents]
-    return [path, *packages]
-
-
-def _tree_digest(tree: ast.AST) -> bytes:
-    return hashlib.sha256(repr(_canonical(tree)).encode()).digest()
+def _mentions(tree: ast.AST) -> Iterator[str]:
+    """Go through the names in a tree; a name with attributes counts with them, as far as they go."""
+    if isinstance(tree, ast.Attribute):
+        parts: list[str] = []
+        node: ast.expr = tree
+        while isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        if isinstance(node, ast.Name):
+            yield ".".join((node.id, *reversed(parts)))
+            return
+        yield from _mentions(node)
+        return
+    if isinstance(tree, ast.Name):
+        yield tree.id
+    for child in ast.iter_child_nodes(tree):
+        yield from _mentions(child)
 
 
 def _canonical(node: Any) -> Any:

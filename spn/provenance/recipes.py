@@ -9,40 +9,48 @@ that one's recipe, so that a change anywhere before reaches everything after.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from spn.config import InputError, Params, layout_name
+from spn.config import DataSection, InputError, ModelSection, Params, layout_name
 from spn.files import json_digest
 from spn.provenance.code import code_digest, load_code
 
 Recipe = dict[str, Any]
 
 CODE = {
-    "preprocess": ("data/preprocess.py", "config/data.py"),
-    "train": ("training", "machine.py"),
-    "evaluate": ("cli/verbs.py:evaluate", "evaluation/evaluate.py", "trained.py", "machine.py"),
-    "sample": ("cli/verbs.py:sample", "generation/sample.py", "trained.py", "data/hdf5.py", "report/pictures.py"),
-    "summarise": ("cli/verbs.py:summarise", "evaluation/evaluate.py"),
-    "record": ("cli/verbs.py:record", "cli/verbs.py:_record_training", "cli/results.py", "tracking"),
-    "report": ("cli/verbs.py:report", "cli/results.py", "data/hdf5.py", "image", "report/summary.py"),
+    "preprocess": ("data/preprocess.py:preprocess",),
+    "train": ("training/step.py:Learner",),
+    "evaluate": ("cli/verbs.py:evaluate",),
+    "sample": ("cli/verbs.py:sample",),
+    "summarise": ("cli/verbs.py:summarise",),
+    "record": ("cli/verbs.py:record", "cli/results.py"),
+    "report": ("cli/verbs.py:report", "cli/results.py"),
 }
-"""The modules that each verb runs, beside those that they import and the family of its stage.
+"""Where the code of each verb starts that decides what is in its results; see `spn.provenance.code`.
 
-The verbs `preprocess` and `train` hand on what the recipe says, and decide nothing themselves; the others put together
-what is written.
+The weights of a training are decided by its steps alone: what `spn train` does beside (the lock, the saved state, the
+history) is in no recipe.
 """
 
 
-def verb_digest(verb: str, family: str | None = None) -> str:
-    """Hash the code that a verb runs, for a stage of `family` if it has one."""
-    return code_digest(*_roots(verb, family))
+def verb_digest(verb: str, section: ModelSection | DataSection | None = None) -> str:
+    """Hash the code that decides a verb's results, for a stage with this model, or for this source."""
+    return code_digest(*_roots(verb, section), **_chosen(section))
 
 
-def load_verb(verb: str, family: str | None = None) -> None:
-    """Import all the code that a verb runs, so that from now on its digest is of this code, whatever is edited."""
-    load_code(*_roots(verb, family))
+def load_verb(verb: str, section: ModelSection | DataSection | None = None) -> None:
+    """Import all the code that decides a verb's results: from now on its digest is of this code, whatever is edited."""
+    load_code(*_roots(verb, section), **_chosen(section))
 
 
-def _roots(verb: str, family: str | None) -> tuple[str, ...]:
-    return (*CODE[verb], f"models/{family}.py") if family else CODE[verb]
+def _roots(verb: str, section: ModelSection | DataSection | None) -> tuple[str, ...]:
+    # Which files a source has, and what shape, is decided by its section.
+    name = type(section).__name__
+    return (*CODE[verb], f"config/data.py:{name}") if verb == "preprocess" else CODE[verb]
+
+
+def _chosen(section: ModelSection | DataSection | None) -> dict[str, str]:
+    """Tell what is called by its name in params.yaml."""
+    names = ("family", "law", "source")
+    return {name: getattr(section, name) for name in names if hasattr(section, name)}
 
 
 def slices_recipe(params: Params, layout: str) -> Recipe:
@@ -51,7 +59,7 @@ def slices_recipe(params: Params, layout: str) -> Recipe:
         "layout": layout,
         # The digest of the source says what is refused, not what is written.
         "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
-        "code_digest": verb_digest("preprocess"),
+        "code_digest": verb_digest("preprocess", params.data),
     }
 
 
@@ -79,7 +87,7 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         # the source says what is refused, not what is learned.
         "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
         "data_digest": data_digest,
-        "code_digest": verb_digest("train", section.model.family),
+        "code_digest": verb_digest("train", section.model),
     }
 
 
@@ -91,7 +99,7 @@ def evaluation_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         "training": recipe_digest(stage_recipe(params, stage, data_digest)),
         "split": "test",
         "is_bound": params.stages[stage].model.is_bound,
-        "code_digest": verb_digest("evaluate", params.stages[stage].model.family),
+        "code_digest": verb_digest("evaluate", params.stages[stage].model),
     }
 
 
@@ -127,7 +135,7 @@ def sampling_recipe(
         "exact": options.exact,
         "white_level": params.data.white_level,
         "given": None if given is None else recipe_digest(given),
-        "code_digest": verb_digest("sample", params.stages[stage].model.family),
+        "code_digest": verb_digest("sample", params.stages[stage].model),
     }
 
 

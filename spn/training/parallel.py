@@ -6,7 +6,6 @@ Batches are functions of the step, so nothing else is exchanged. Dropout is draw
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from spn.distributed import gradient_group, num_processes
 from spn.models import Model
 from spn.stages import Stage
-
-Nats: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Gives the nats of each image's slice, from slices, meta-positions and labels."""
+from spn.training.step import Nats
 
 
 class _StageNats(nn.Module):

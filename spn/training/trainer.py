@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from spn.config import InputError, Params
@@ -15,15 +15,14 @@ from spn.data.resident import ResidentSlices, send
 from spn.distributed import any_of, collect, is_first, mean, num_processes, rank, share
 from spn.layers import recompute_layers
 from spn.likelihood import bits_per_dim
-from spn.models import Model, build_model
 from spn.provenance import Recipe
-from spn.stages import Stage
-from spn.training.batches import batch_indices, derive_seed, draw_positions, seeded
-from spn.training.finite import Pending, check_finite, worst_gradient
+from spn.training.batches import draw_positions, seeded
+from spn.training.finite import Pending, check_finite
 from spn.training.history import Row
-from spn.training.optimiser import Averaged, build_optimiser, learning_rate
+from spn.training.optimiser import learning_rate
 from spn.training.parallel import parallel_nats
 from spn.training.run import Run
+from spn.training.step import Batch, Learner
 from spn.training.termination import TerminatedError, noting_sigterm
 
 Observe = Callable[[Row], None]
@@ -64,17 +63,12 @@ class Trainer:
         self.name, self.seed, self.device = name, params.seed, device
         self.data = ResidentSlices(data, device)
         self.section = section.training
-        self.stage = Stage(plan, params.data.shape, device)
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(params.seed, name, "weights"))
-            model = build_model(section.model, self.stage.signature).to(device)
-        self.model: Model = model
-        self.run = Run(
-            recipe, model, Averaged(model, self.section.ema_decay), build_optimiser(model, self.section.optimiser)
-        )
+        self.learner = learner = Learner(params, name, device)
+        self.stage, self.model = learner.stage, learner.model
+        self.run = Run(recipe, learner.model, learner.average, learner.optimiser)
         if recompute:
-            recompute_layers(model)
-        self._nats = parallel_nats(self.stage, model, device, compiled)
+            recompute_layers(self.model)
+        self._nats = parallel_nats(self.stage, self.model, device, compiled)
         self._since = self._saved = time.monotonic()
         """When the clock of training was started, and when the state was saved."""
 
@@ -143,48 +137,26 @@ class Trainer:
             self.run.save(state)
         self._saved = self._since = time.monotonic()
 
-    @torch.no_grad()
     def initialise(self) -> None:
         """Let the first batch set what the family sets by data; to be called before the first step, and once."""
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(self.seed, self.name, "initialisation"))
-            slices, position, labels = self._batch(step=0, shared=False)
-            context = self.stage.context(slices, position, labels)
-            self.model.initialise(self.stage.target(slices, position), context)
-        self.run.average.model.load_state_dict(self.model.state_dict())
-
-    def _batch(self, step: int, shared: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Draw the images of a step, a slice of each, and give their classes where the stage is told of them.
-
-        All processes draw the same, and each is given its share of it, or all where it is not `shared`.
-        """
-        size = self.section.batch_size
-        indices = batch_indices(self.seed, step, self.data.num_images("train"), size)
-        positions = draw_positions(self.stage.targets, size, seeded(self.seed, self.name, "slices", step))
-        if shared:
-            indices, positions = share(indices), share(positions)
-        return self.data.slices("train", indices), send(positions, self.device), self._labels("train", indices)
+        self.learner.initialise(self._batch(step=0, shared=False))
 
     def train_step(self) -> Pending:
         """Take one step; return what is pending of it: its loss is the mean of this process' share alone."""
-        run, section, step = self.run, self.section, self.run.step
-        others = [rank()] if rank() else []
-        torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step, *others))
-        slices, position, labels = self._batch(step)
-        for group in run.optimiser.param_groups:
-            group["lr"] = learning_rate(section, step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
-            # Shares may differ by an image; weighted so, their average is the mean over the batch.
-            weight = len(slices) * num_processes() / section.batch_size
-            nats = self._nats(slices, position, labels).mean() * weight
-        run.optimiser.zero_grad(set_to_none=True)
-        (nats / slices[0, 0, 0].numel()).backward()
-        culprit = worst_gradient(self.model)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), section.clip_norm or float("inf"))
-        run.optimiser.step()
-        run.average.update(self.model, step)
-        run.step += 1
-        return nats.detach(), norm.double(), culprit
+        step = self.run.step
+        pending = self.learner.take(step, self._batch(step), self._nats)
+        self.run.step += 1
+        return pending
+
+    def _batch(self, step: int, shared: bool = True) -> Batch:
+        """Draw the batch of a step.
+
+        All processes draw the same, and each is given its share of it, or all where it is not `shared`.
+        """
+        indices, positions = self.learner.draw(step, self.data.num_images("train"))
+        if shared:
+            indices, positions = share(indices), share(positions)
+        return self.data.slices("train", indices), send(positions, self.device), self._labels("train", indices)
 
     def _labels(self, split: Split, indices: Tensor) -> Tensor | None:
         """Give the classes of some images, where the stage is told of them."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from contract.problem import Check, Position, Problem
 from spn.evaluation.dependence import Dependence, dependence
 from spn.evaluation.mass import chain_log_probs, images_of, model_mass
-from spn.generation import WholePasses, replay
+from spn.generation import WholePasses, build_steps, replay
 from spn.models import Context, Model, Steps
 from spn.stages import Stage
 
@@ -90,7 +90,7 @@ def check_walk(problem: Problem) -> None:
 
 def check_cached_walk(problem: Problem) -> None:
     """The step form offers the laws that `forward` gives, slice after slice."""
-    steps = {id(model): model.steps(2) for model in problem.models}
+    steps = {id(model): build_steps(model, 2) for model in problem.models}
     for _, model, _, target, context in problem.cases(2):
         _check_offers(steps[id(model)], model, target, context)
 

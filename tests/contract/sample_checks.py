@@ -1,13 +1,12 @@
 """What sampling promises: draws from the very laws that scoring gives, whatever the batch."""
 
-from dataclasses import replace
-
+import pytest
 import torch
 from torch import Tensor
 
 from contract.model_checks import ONLY, chain_probabilities
 from contract.problem import Check, Problem
-from spn.generation import SAMPLERS, sample_chain_stage, sample_stage
+from spn.generation import SAMPLERS, build_steps, sample_chain_stage, sample_stage, samplers
 from spn.image import join_slices, split_slices
 from spn.likelihood import Law
 from spn.models import Context, Model, Steps
@@ -47,10 +46,16 @@ def check_batches(problem: Problem) -> None:
 
 def check_samples_replay(problem: Problem) -> None:
     """The laws that a sample was drawn from are those that scoring the finished sample gives."""
-    watched = tuple(Watched(model) for model in problem.models)
-    images = sample(replace(problem, models=watched), num_images=2, batch_size=2)
-    for (stage, model), watch in zip(problem.parts, watched, strict=True):
-        offered = iter(watch.offered)
+    all_offered = {id(model): list[Tensor]() for model in problem.models}
+
+    def watched(model: Model, batch: int) -> Steps:
+        return _WatchedSteps(build_steps(model, batch), all_offered[id(model)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samplers, "build_steps", watched)
+        images = sample(problem, num_images=2, batch_size=2)
+    for stage, model in problem.parts:
+        offered = iter(all_offered[id(model)])
         slices = split_slices(images, stage.plan.scale_factor)
         for position in stage.targets:
             positions = stage.positions(position, 2)
@@ -83,27 +88,9 @@ def check_frequencies(problem: Problem) -> None:
     assert ((counts - expected) ** 2 / expected).sum() < freedom + 4 * (2 * freedom) ** 0.5
 
 
-class Watched(Model):
-    """A model that notes the probabilities of every law its step form offers."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model, self.signature, self.offered = model, model.signature, list[Tensor]()
-
-    def embed_target(self, levels: Tensor) -> Tensor:
-        return self.model.embed_target(levels)
-
-    def embed_context(self, context: Context) -> Tensor | None:
-        return self.model.embed_context(context)
-
-    def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Law:
-        return self.model.laws(embedded, features, context)
-
-    def steps(self, batch: int) -> Steps:
-        return _WatchedSteps(self.model.steps(batch), self.offered)
-
-
 class _WatchedSteps(Steps):
+    """Steps that note the probabilities of every law they offer."""
+
     def __init__(self, steps: Steps, offered: list[Tensor]) -> None:
         self.steps, self.offered = steps, offered
 

@@ -95,7 +95,7 @@ class ArrayPool(Pool):
                 yield image.reshape(self.shape), None if file.labels is None else int(file.labels[index])
 
 
-def open_arrays(section: ArraysData, root: Path) -> Source:
+def open_arrays(section: ArraysData, root: Path, progress: bool) -> Source:
     """Open the files of `{name}/`; where there is no test file, val is the test split, as is ImageNet's custom."""
     folder = root / section.places[0]
     groups = _group(folder)

@@ -73,7 +73,7 @@ class BatchPool(Pool):
             first += len(batch.labels)
 
 
-def open_cifar10(section: Cifar10Data, root: Path) -> Source:
+def open_cifar10(section: Cifar10Data, root: Path, progress: bool) -> Source:
     """Open the archive, or the folder where there is no archive."""
     archive, folder = (root / place for place in section.places)
     if archive.is_file():

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterator
 
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Int64, UInt8
 
@@ -31,7 +33,7 @@ class DigitsPool(Pool):
             yield self.images[index], int(self.labels[index])
 
 
-def open_digits(section: DigitsData) -> Source:
+def open_digits(section: DigitsData, root: Path, progress: bool) -> Source:
     """Open the bundled digits; their levels 0 to 16 are kept as they are."""
     from sklearn.datasets import load_digits  # takes two seconds, which the other sources need not wait
 

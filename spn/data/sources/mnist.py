@@ -58,7 +58,7 @@ class IdxPool(Pool):
                 check_end(file, self.images)
 
 
-def open_mnist(section: MnistData, root: Path) -> Source:
+def open_mnist(section: MnistData, root: Path, progress: bool) -> Source:
     """Open the four files."""
     paths = [root / place for place in section.places]
     for path in paths:

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterator
 
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Int64, UInt8
 
@@ -36,7 +38,7 @@ class CropPool(Pool):
             yield self.photos[photo][top : top + self.size, left : left + self.size], None
 
 
-def open_photos(section: PhotosData) -> Source:
+def open_photos(section: PhotosData, root: Path, progress: bool) -> Source:
     """Cut the bundled photographs into bands and the bands into crops."""
     from sklearn.datasets import load_sample_images  # takes two seconds, which the other sources need not wait
 

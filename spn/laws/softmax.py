@@ -1,0 +1,25 @@
+"""A softmax over the levels (van den Oord et al. 2016, Sec. 3.2)."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from spn.layers import Scale
+from spn.likelihood import Categorical, Law, LawForm
+
+
+class SoftmaxForm(LawForm):
+    """A logit for each level. What is known of the more significant bits tells the network, not the law."""
+
+    is_large = True
+
+    def __init__(self, num_levels: int) -> None:
+        self.num_outputs = num_levels
+
+    def __call__(self, outputs: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch"] | None) -> Law:
+        """Make the laws [*batch]."""
+        return Categorical(outputs)
+
+
+def form(scale: Scale, num_mixtures: int) -> LawForm:
+    """Return the form over the levels of a stage."""
+    return SoftmaxForm(scale.num_levels)

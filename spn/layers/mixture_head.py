@@ -1,0 +1,57 @@
+"""The head of PixelCNN++ (Salimans et al. 2017): one mixture of logistics for all channels of a pixel."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from spn.layers.pixel import PixelLinear
+from spn.layers.pixel_head import PixelHead, PixelHeadSteps, Scale
+from spn.layers.weight_norm import normalised
+from spn.likelihood import DiscretisedMixture, JointMixture, Law, joint_mixture, num_joint_outputs
+
+Features = Float[Tensor, "batch height width _"]
+Embedded = Float[Tensor, "batch height width channel"]
+High = Int[Tensor, "batch height width channel"]
+Pixel = Float[Tensor, "batch _"]
+
+
+class MixtureHead(PixelHead):
+    """One mixture of logistics for all channels of a pixel (Salimans et al. 2017, Sec. 2.1 and 2.2)."""
+
+    def __init__(
+        self, num_in: int, channels: int, scale: Scale, num_mixtures: int, mixture: type[DiscretisedMixture]
+    ) -> None:
+        super().__init__()
+        self.channels, self.scale, self.mixture = channels, scale, mixture
+        self.out = normalised(nn.Linear(num_in, num_joint_outputs(channels, num_mixtures)))
+
+    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
+        """Return the laws [batch, height, width, channel]."""
+        scale = self.scale
+        values = scale.values(embedded, high)
+        parameters = self.out(features)
+        return joint_mixture(parameters, values, scale.num_levels, high, scale.high_levels, self.mixture)
+
+
+class MixtureHeadSteps(PixelHeadSteps):
+    """The step form of a `MixtureHead`."""
+
+    def __init__(self, head: MixtureHead) -> None:
+        self._head = head
+        self._out = PixelLinear(head.out.weight, head.out.bias)
+
+    def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
+        """Begin a pixel."""
+        head, scale = self._head, self._head.scale
+        parameters = self._out(features)
+        self._mixture = JointMixture(parameters, head.channels, scale.num_levels, high, scale.high_levels, head.mixture)
+        self._high = high
+
+    def law(self, channel: int) -> Law:
+        """Return the laws [batch] of a channel."""
+        return self._mixture.law()
+
+    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Make a channel known."""
+        if channel + 1 < self._head.channels:
+            scale, high = self._head.scale, None if self._high is None else self._high[:, channel]
+            self._mixture.put(scale.values(scale.embed(levels, self._out.dtype), high))

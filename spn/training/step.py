@@ -1,0 +1,80 @@
+"""What a training does to weights: the digest of its code starts here, and what this leads to is all that decides them.
+
+Weights, batches, slices and dropout are functions of (seed, stage, step), so a training that was killed goes on as if
+it had not been.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from spn.config import Params
+from spn.distributed import num_processes, rank
+from spn.models import build_model
+from spn.stages import Stage
+from spn.training.batches import batch_indices, derive_seed, draw_positions, seeded
+from spn.training.finite import Pending, worst_gradient
+from spn.training.optimiser import Averaged, build_optimiser, learning_rate
+
+Batch: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
+"""Images as slices of levels [batch, S, S, height, width, channel], the meta-positions of their target slices, and their
+classes where the stage is told of them."""
+
+Nats: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Returns the nats of each image's target slice, given a batch."""
+
+
+class Learner:
+    """A model in training, the average of its weights, its optimiser, and what one step does to them."""
+
+    def __init__(self, params: Params, name: str, device: torch.device) -> None:
+        self.name, self.seed, self._device = name, params.seed, device
+        self.section = params.stages[name].training
+        self.stage = Stage(params.stage_plans[name], params.data.shape, device)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(self.seed, name, "weights"))
+            self.model = build_model(params.stages[name].model, self.stage.signature).to(device)
+        self.average = Averaged(self.model, self.section.ema_decay)
+        self.optimiser = build_optimiser(self.model, self.section.optimiser)
+
+    @torch.no_grad()
+    def initialise(self, batch: Batch) -> None:
+        """Let the first batch set what the family sets by data; to be called before the first step, and once."""
+        slices, position, labels = batch
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(self.seed, self.name, "initialisation"))
+            context = self.stage.context(slices, position, labels)
+            self.model.initialise(self.stage.target(slices, position), context)
+        self.average.model.load_state_dict(self.model.state_dict())
+
+    def draw(self, step: int, num_images: int) -> tuple[Tensor, Tensor]:
+        """Draw the images of a step, by their numbers, and the target slice of each."""
+        size = self.section.batch_size
+        positions = draw_positions(self.stage.targets, size, seeded(self.seed, self.name, "slices", step))
+        return batch_indices(self.seed, step, num_images, size), positions
+
+    def take(self, step: int, batch: Batch, nats: Nats) -> Pending:
+        """Take a step, counted from 0, on this process' share of its batch.
+
+        Returns the share's loss (nats a slice), the gradient's norm, and the parameter to blame if that is not finite.
+        `nats` is `Stage.nats` of the model, whose gradients are averaged over the processes.
+        """
+        section = self.section
+        others = [rank()] if rank() else []
+        torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step, *others))
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(section, step)
+        slices, position, labels = batch
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
+            # Shares may differ by an image; weighted so, their average is the mean over the batch.
+            weight = len(slices) * num_processes() / section.batch_size
+            loss = nats(slices, position, labels).mean() * weight
+        self.optimiser.zero_grad(set_to_none=True)
+        (loss / slices[0, 0, 0].numel()).backward()
+        culprit = worst_gradient(self.model)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), section.clip_norm or float("inf"))
+        self.optimiser.step()
+        self.average.update(self.model, step)
+        return loss.detach(), norm.double(), culprit
