@@ -8,7 +8,7 @@ from snakemake.utils import min_version
 from spn.config import InputError, load_params
 from spn.console import follow
 from spn.files import WriteError
-from spn.provenance import Audit, ask, asked_results, audit, layout_of, request_path
+from spn.provenance import Audit, ask, asked_results, audit, layout_of
 
 min_version("9.20")
 

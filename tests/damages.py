@@ -27,7 +27,7 @@ from PIL import Image
 from spn.cli import main
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile
-from spn.training import train
+from spn.training import train_stage
 
 KINDS = ("truncation", "zeroes", "flipped bit")
 REGIONS = {"header": (0.0, 0.15), "middle": (0.15, 0.85), "tail": (0.85, 1.0)}
@@ -183,11 +183,11 @@ class Experiment:
             self.evaluate(name)
         self.sample("high")
 
-    def train(self, name: str, output: Path) -> None:
+    def train_stage(self, name: str, output: Path) -> None:
         """What the verb does, less the tracking."""
         with contextlib.redirect_stderr(io.StringIO()):
             data = SliceFile(self.data)
-            train(load_params(self.params), name, data, output / name, output / "runs", torch.device("cpu"))
+            train_stage(load_params(self.params), name, data, output / name, output / "runs", torch.device("cpu"))
 
     def evaluate(self, name: str) -> dict[str, bytes]:
         files = ("--data", self.data, "--checkpoint", self.checkpoint(name), "--output", self.stage(name))

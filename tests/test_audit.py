@@ -11,9 +11,10 @@ import pytest
 from experiment import tiny_params, write_params
 
 from spn.cli import main
-from spn.cli.verification import verify_results
 from spn.config import InputError, Params, load_params
-from spn.provenance import ask, audit, layout_of, request_path, results_of
+from spn.paths import request_path
+from spn.pipeline.verify import verify_results
+from spn.provenance import ask, audit, layout_of, results_of
 from spn.provenance.results import Result
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]

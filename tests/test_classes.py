@@ -17,22 +17,22 @@ from params_file import changed, error_of, load
 from test_families import SECTIONS
 
 from spn.cli import main
-from spn.cli.results import metrics_of_chains
 from spn.config import FamilySection, InputError, Params, load_params
 from spn.data.hdf5 import SliceFile, create_slices, read_image_labels, read_images
 from spn.data.layout import SPLITS, Layout, Origin, Split
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.data.resident import ResidentSlices
 from spn.evaluation.check import check_stage
 from spn.evaluation.evaluate import stage_nats
 from spn.generation import sample_chain_stage
 from spn.generation.sample import sample_labels
+from spn.pipeline.reading import metrics_of_chains
 from spn.planning.cost import sampling_work, step_cost
 from spn.provenance import SamplingOptions, differing_keys, sampling_recipe, stage_recipe
 from spn.report.pictures import class_columns
 from spn.report.tables import text_table
 from spn.trained import load_trained
-from spn.training import train
+from spn.training import train_stage
 from spn.training.history import Row
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits in the layout of the stages high and low."""
     folder = tmp_path_factory.mktemp("digits")
     section = load_params(write_params(folder, tiny())).data
-    preprocess(section, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
+    write_slices(section, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
     return folder / "S2_2+3.h5"
 
 
@@ -199,7 +199,7 @@ def test_a_stage_learns_what_the_class_tells(tmp_path: Path) -> None:
 
 
 def trained_nats(params: Params, file: SliceFile, folder: Path) -> np.ndarray:
-    train(params, "raster", file, folder / "out", folder / "runs", CPU)
+    train_stage(params, "raster", file, folder / "out", folder / "runs", CPU)
     stage, model = load_trained(params, "raster", file.digest, folder / "out" / "checkpoint.safetensors", CPU)
     return stage_nats(stage, model, file, "test", CPU)
 
@@ -214,7 +214,7 @@ def test_a_killed_run_that_is_told_the_class_ends_with_the_weights_of_an_uninter
     params, file = load(tmp_path, tiny("low")), SliceFile(digits)
 
     def run(name: str, observe: Any = lambda row: None) -> bytes:
-        train(params, "low", file, tmp_path / name / "out", tmp_path / name / "runs", CPU, observe)
+        train_stage(params, "low", file, tmp_path / name / "out", tmp_path / name / "runs", CPU, observe)
         _, model = load_trained(params, "low", file.digest, tmp_path / name / "out" / "checkpoint.safetensors", CPU)
         return b"".join(weight.numpy().tobytes() for weight in model.state_dict().values())
 
@@ -235,7 +235,7 @@ def test_labels_that_are_wanting_are_named_before_training(
     file = write_tones(tmp_path / "tones.h5", TONES | {split: labels})
     got = "none" if labels is None else str(labels[-1])
     with pytest.raises(InputError, match=rf"tones.h5: expected labels 0 to 9 in split {split}, got {got}$"):
-        train(load(tmp_path, tones()), "raster", file, tmp_path / "out", tmp_path / "runs", CPU)
+        train_stage(load(tmp_path, tones()), "raster", file, tmp_path / "out", tmp_path / "runs", CPU)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "runs").exists()
 
@@ -279,7 +279,7 @@ class Workplace:
         self.path = write_params(folder, raw)
         params, file = load_params(self.path), SliceFile(digits)
         for stage in ("high", "low"):
-            train(params, stage, file, folder / "stages" / stage, folder / "runs", CPU)
+            train_stage(params, stage, file, folder / "stages" / stage, folder / "runs", CPU)
         self.params, self.digest = params, file.digest
 
     def spn(self, *arguments: str | Path) -> int:

@@ -15,7 +15,7 @@ from source_files import data_section, random_images
 
 from spn.config import InputError
 from spn.data.hdf5 import SliceFile
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.provenance import stage_recipe
 
 COUNT = 200
@@ -56,7 +56,7 @@ def arrays(**keys: object) -> dict[str, object]:
 def preprocessed(root: Path, images: np.ndarray, **keys: object) -> SliceFile:
     (root / "made").mkdir(parents=True, exist_ok=True)
     np.save(root / "made" / "train.npy", images)
-    preprocess(data_section(**arrays(**keys)), 2, (0, 2, 5), root, root / "out.h5", progress=False)
+    write_slices(data_section(**arrays(**keys)), 2, (0, 2, 5), root, root / "out.h5", progress=False)
     return SliceFile(root / "out.h5")
 
 

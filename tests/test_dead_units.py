@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spn.config import FamilySection, Params, PixelCnnPpSection, PixelSnailSection, load_params
 from spn.data.hdf5 import SliceFile
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.layers.weight_norm import gain, initialised_by_data, normalised
 from spn.models import Context, Signature, build_model
 from spn.provenance import stage_recipe
@@ -99,7 +99,7 @@ def test_networks_whose_layers_see_nothing_learn_the_frequencies(case: str) -> N
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, SliceFile]:
     folder = tmp_path_factory.mktemp("data")
     params = load_params(write_params(folder, tiny_params()))
-    preprocess(params.data, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
+    write_slices(params.data, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
     return params, SliceFile(folder / "S2_2+3.h5")
 
 

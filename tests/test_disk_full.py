@@ -19,7 +19,7 @@ from spn.cli import main
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile, read_images
 from spn.files import WriteError, write_json
-from spn.training import train
+from spn.training import train_stage
 from spn.training.run import Row
 
 MEGABYTES = 4
@@ -129,10 +129,10 @@ def test_the_checkpoint(made: Path, disk: Disk) -> None:
     output, runs, device = disk.place / "low", disk.place.parent / "runs", torch.device("cpu")
     disk.fill()
     with pytest.raises(WriteError, match=rf"^{output}/checkpoint\.safetensors: could not be written: No space left"):
-        train(params, "low", data, output, runs, device)
+        train_stage(params, "low", data, output, runs, device)
     assert disk.content() == {}
     disk.empty()
-    train(params, "low", data, output, runs, device)
+    train_stage(params, "low", data, output, runs, device)
     assert_same_weights(output, made / "stages" / "low")
 
 
@@ -147,12 +147,12 @@ def test_the_state_of_a_training(made: Path, disk: Disk, tmp_path: Path) -> None
             disk.fill()
 
     with pytest.raises(WriteError, match=rf"^{runs}/low-\w+\.safetensors: could not be written: No space left"):
-        train(params, "low", data, tmp_path / "low", runs, device, fill_at_the_end)
+        train_stage(params, "low", data, tmp_path / "low", runs, device, fill_at_the_end)
     (state,) = runs.iterdir()
     assert load_notes(state)["step"] == 2
     disk.empty()
-    train(params, "low", data, tmp_path / "low", runs, device)
-    train(params, "low", data, tmp_path / "whole", tmp_path / "runs", device)
+    train_stage(params, "low", data, tmp_path / "low", runs, device)
+    train_stage(params, "low", data, tmp_path / "whole", tmp_path / "runs", device)
     assert_same_weights(tmp_path / "low", tmp_path / "whole")
 
 

@@ -13,12 +13,12 @@ from experiment import read_history, tiny_params, write_params
 
 from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
-from spn.data.preprocess import preprocess
-from spn.evaluation.evaluate import chain_metrics, load_nats, save_nats, stage_nats, summarise
+from spn.data.preprocess import write_slices
+from spn.evaluation.evaluate import chain_metrics, likelihood_metrics, load_nats, save_nats, stage_nats
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.models import build_model
 from spn.stages import Stage
-from spn.training import train, trainer
+from spn.training import train_stage, trainer
 from spn.training.history import Row
 from spn.training.run import Run
 from spn.training.trainer import Trainer
@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, SliceFile]:
     raw = tiny_params()
     raw["stages"]["low"]["training"] |= {"steps": 10, "validate_every": 5}
     params = load_params(write_params(folder, raw))
-    preprocess(params.data, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
+    write_slices(params.data, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
     return params, SliceFile(folder / "S2_2+3.h5")
 
 
@@ -62,7 +62,13 @@ def test_a_bound_repeats_and_leaves_the_random_numbers_of_others_alone(
 )
 def test_a_chain_is_a_bound_where_a_stage_is(stages: tuple[str, ...], total: str) -> None:
     nats = np.array([1.0, 2.0])
-    figures = {"split": "test", "conditioning": "none", "num_parameters": 1, "recipe_digest": "", **summarise(nats, 4)}
+    figures = {
+        "split": "test",
+        "conditioning": "none",
+        "num_parameters": 1,
+        "recipe_digest": "",
+        **likelihood_metrics(nats, 4),
+    }
     metrics = chain_metrics(
         "c", {str(place): (figures | {"estimate": each}, nats) for place, each in enumerate(stages)}
     )
@@ -73,12 +79,12 @@ def test_a_chain_is_a_bound_where_a_stage_is(stages: tuple[str, ...], total: str
 def figures(nats: list[float], num_dims: int = 4, **changes: object) -> tuple[dict[str, Any], np.ndarray]:
     """Give what the evaluation of a stage wrote, of these nats per image."""
     told = {"split": "test", "estimate": "exact", "conditioning": "none", "num_parameters": 1, "recipe_digest": ""}
-    return told | summarise(np.array(nats), num_dims) | changes, np.array(nats)
+    return told | likelihood_metrics(np.array(nats), num_dims) | changes, np.array(nats)
 
 
 def test_a_mean_and_its_standard_error_are_those_by_hand() -> None:
     # Of 1, 2 and 6: mean 3; squares of what differs 4 + 1 + 9 = 14, over 2 is the variance; 7, over 3 images.
-    found = summarise(np.array([1.0, 2.0, 6.0]), num_dims=5)
+    found = likelihood_metrics(np.array([1.0, 2.0, 6.0]), num_dims=5)
     assert found == {
         "nats": pytest.approx(3, rel=1e-14),
         "num_images": 3,
@@ -86,12 +92,12 @@ def test_a_mean_and_its_standard_error_are_those_by_hand() -> None:
         "bits_per_dim": pytest.approx(3 / 5 / math.log(2), rel=1e-14),
         "standard_error": pytest.approx(math.sqrt(7 / 3) / 5 / math.log(2), rel=1e-14),
     }
-    assert summarise(np.array([2.0]), num_dims=5)["standard_error"] is None
+    assert likelihood_metrics(np.array([2.0]), num_dims=5)["standard_error"] is None
 
 
 def test_a_likelihood_that_is_not_finite_is_no_figure() -> None:
     with pytest.raises(FloatingPointError, match=r"^expected finite likelihoods, got a mean of inf nats$"):
-        summarise(np.array([np.inf]), num_dims=5)
+        likelihood_metrics(np.array([np.inf]), num_dims=5)
 
 
 @pytest.mark.parametrize(("stages", "total"), [(("none", "none"), "none"), (("none", "class"), "class")])
@@ -204,8 +210,8 @@ def test_seconds_of_training_are_those_of_steps_and_go_on_after_a_kill(
 
     params, file = data
     with pytest.raises(KilledError):
-        train(params, "low", file, tmp_path / "out", tmp_path / "runs", CPU, die)
-    train(params, "low", file, tmp_path / "out", tmp_path / "runs", CPU)
+        train_stage(params, "low", file, tmp_path / "out", tmp_path / "runs", CPU, die)
+    train_stage(params, "low", file, tmp_path / "out", tmp_path / "runs", CPU)
     rows = read_history(tmp_path / "out" / "history.csv")
     assert [(row["step"], row["training_seconds"]) for row in rows] == [(5, 5 * STEP), (10, 10 * STEP)]
     assert {row["images_per_second"] for row in rows} == {params.stages["low"].training.batch_size / STEP}

@@ -11,7 +11,7 @@ from torch import Tensor
 from spn.config import Params, load_params
 from spn.data import resident
 from spn.data.hdf5 import SliceFile
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.data.resident import ResidentSlices
 from spn.evaluation.evaluate import stage_nats
 from spn.likelihood import Categorical, Chunked, Law, chunked
@@ -30,8 +30,8 @@ LEVELS = 5
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Path]:
     folder = tmp_path_factory.mktemp("data")
     params = load_params(write_params(folder, tiny_params()))
-    preprocess(params.data, 2, (0, 2, 5), folder / "sources", folder / "low.h5", progress=False)
-    preprocess(params.data, 1, (0, 5), folder / "sources", folder / "raster.h5", progress=False)
+    write_slices(params.data, 2, (0, 2, 5), folder / "sources", folder / "low.h5", progress=False)
+    write_slices(params.data, 1, (0, 5), folder / "sources", folder / "raster.h5", progress=False)
     return params, folder
 
 

@@ -13,7 +13,7 @@ from source_files import data_section
 
 from spn.config import InputError
 from spn.data.hdf5 import SliceFile, read_images, write_images
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.data.seal import Extent, write_seal
 
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 20, "test": 30, "limit": {"train": 100}}
@@ -22,7 +22,7 @@ DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 20, "te
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slices")
-    preprocess(data_section(**DIGITS), 2, (0, 2, 5), folder, folder / "S2_2+3.h5", progress=False)
+    write_slices(data_section(**DIGITS), 2, (0, 2, 5), folder, folder / "S2_2+3.h5", progress=False)
     return folder / "S2_2+3.h5"
 
 

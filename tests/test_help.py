@@ -4,8 +4,8 @@ import shlex
 
 import pytest
 
-from spn.cli.examples import EXAMPLES
 from spn.cli.main import _parser, main
+from spn.cli.texts import EXAMPLES
 
 
 @pytest.mark.parametrize("verb", EXAMPLES)

@@ -16,7 +16,7 @@ from spn.cli import main
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile, read_images
 from spn.files import read_json
-from spn.training import train
+from spn.training import train_stage
 
 
 def folder_params(**keys: Any) -> dict[str, Any]:
@@ -138,6 +138,6 @@ def learn(root: Path, name: str) -> None:
 
     rows: list[dict[str, Any]] = []
     params, data = load_params(root / "params.yaml"), SliceFile(root / "S2_2+3.h5")
-    train(params, name, data, root / name, root / "runs", torch.device("cpu"), rows.append)
+    train_stage(params, name, data, root / name, root / "runs", torch.device("cpu"), rows.append)
     assert rows[-1]["step"] == 6
     assert all(np.isfinite(value) for row in rows for value in row.values())

@@ -14,7 +14,7 @@ from source_files import data_section, images_of, labels_of, random_images, real
 from spn.config import InputError
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import SPLITS
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.data.sources import open_source
 from spn.image import join_slices
 
@@ -63,14 +63,14 @@ def test_slices_and_bits_join_to_the_images_of_the_source(tmp_path_factory, layo
     root = tmp_path_factory.mktemp("root")
     write_arrays(root, train=random_images(count, *shape, seed=seed), test=random_images(5, *shape, seed=seed + 1))
     section = arrays(shape, bits=cuts[-1], validation=10, split_seed=seed)
-    preprocess(section, scale_factor, cuts, root, root / "out.h5", progress=False)
+    write_slices(section, scale_factor, cuts, root, root / "out.h5", progress=False)
     assert_holds(root / "out.h5", section, root)
 
 
 def test_the_digits_under_two_layouts_are_the_same_images(tmp_path):
     section = data_section(**DIGITS)
-    preprocess(section, 2, (0, 2, 5), tmp_path, tmp_path / "a.h5", progress=False)
-    preprocess(section, 4, (0, 5), tmp_path, tmp_path / "b.h5", progress=False)
+    write_slices(section, 2, (0, 2, 5), tmp_path, tmp_path / "a.h5", progress=False)
+    write_slices(section, 4, (0, 5), tmp_path, tmp_path / "b.h5", progress=False)
     assert_holds(tmp_path / "a.h5", section, tmp_path)
     assert_holds(tmp_path / "b.h5", section, tmp_path)
 
@@ -78,7 +78,7 @@ def test_the_digits_under_two_layouts_are_the_same_images(tmp_path):
 def test_attributes_say_what_the_file_holds(tmp_path):
     write_arrays(tmp_path, train=random_images(30, 8, 8, 3), val=random_images(6, 8, 8, 3, seed=1))
     section = arrays((8, 8, 3), validation=4, limit={"train": 9})
-    preprocess(section, 2, (0, 3, 8), tmp_path, tmp_path / "out.h5", progress=False)
+    write_slices(section, 2, (0, 3, 8), tmp_path, tmp_path / "out.h5", progress=False)
     file = SliceFile(tmp_path / "out.h5")
     assert (file.dataset, file.source, file.release) == ("made", "arrays", "made here")
     assert (file.scale_factor, file.cuts, file.bits, file.shape) == (2, (0, 3, 8), 8, (8, 8, 3))
@@ -90,9 +90,9 @@ def test_attributes_say_what_the_file_holds(tmp_path):
 
 def test_a_second_run_writes_the_same_bytes(tmp_path):
     section = data_section(**DIGITS)
-    preprocess(section, 2, (0, 2, 5), tmp_path, tmp_path / "first.h5", progress=False)
+    write_slices(section, 2, (0, 2, 5), tmp_path, tmp_path / "first.h5", progress=False)
     time.sleep(1.1)  # HDF5 counts time in seconds
-    preprocess(section, 2, (0, 2, 5), tmp_path, tmp_path / "second.h5", progress=False)
+    write_slices(section, 2, (0, 2, 5), tmp_path, tmp_path / "second.h5", progress=False)
     assert (tmp_path / "first.h5").read_bytes() == (tmp_path / "second.h5").read_bytes()
 
 
@@ -102,7 +102,7 @@ def test_the_digest_changes_with_one_pixel(tmp_path):
     for index in range(2):
         root = tmp_path / str(index)
         write_arrays(root, train=train, val=test)
-        preprocess(arrays((8, 8, 3), validation=4), 2, (0, 3, 8), root, root / "out.h5", progress=False)
+        write_slices(arrays((8, 8, 3), validation=4), 2, (0, 3, 8), root, root / "out.h5", progress=False)
         digests.append(SliceFile(root / "out.h5").digest)
         test[5, 7, 7, 2] ^= 1
     assert digests[0] != digests[1]
@@ -115,7 +115,7 @@ def test_test_images_found_in_train_or_validation_are_counted(tmp_path, capsys):
     test[30] = test[29]
     train[7] = train[5]
     write_arrays(tmp_path, train=train, val=test)
-    preprocess(arrays((8, 8, 3), validation=400), 2, (0, 8), tmp_path, tmp_path / "out.h5", progress=False)
+    write_slices(arrays((8, 8, 3), validation=400), 2, (0, 8), tmp_path, tmp_path / "out.h5", progress=False)
     assert SliceFile(tmp_path / "out.h5").duplicates == 4
     assert "4 of test also in train or validation" in capsys.readouterr().out
 
@@ -125,7 +125,7 @@ def test_images_that_differ_in_dropped_bits_only_are_duplicates(tmp_path):
     write_arrays(tmp_path, train=train, val=train[:5] ^ 31)
     for bits, duplicates in ((8, 0), (3, 5)):
         section = arrays((8, 8, 3), bits=bits, validation=4)
-        preprocess(section, 2, (0, bits), tmp_path, tmp_path / "out.h5", progress=False)
+        write_slices(section, 2, (0, bits), tmp_path, tmp_path / "out.h5", progress=False)
         assert SliceFile(tmp_path / "out.h5").duplicates == duplicates
 
 
@@ -145,14 +145,14 @@ def pictures(tmp_path):
 
 def test_nothing_is_written_where_a_picture_is_bad(pictures):
     with pytest.raises(InputError, match=r"bad\.png"):
-        preprocess(pictures_section(), 2, (0, 8), pictures, pictures / "out" / "a.h5", progress=False)
+        write_slices(pictures_section(), 2, (0, 8), pictures, pictures / "out" / "a.h5", progress=False)
     assert not (pictures / "out").exists()
 
 
 def test_many_skipped_pictures_are_named_up_to_twenty(pictures, capsys):
     for index in range(25):
         (pictures / "pictures" / f"bad{index:02}.png").write_bytes(b"")
-    preprocess(pictures_section(unreadable="skip"), 2, (0, 8), pictures, pictures / "a.h5", progress=False)
+    write_slices(pictures_section(unreadable="skip"), 2, (0, 8), pictures, pictures / "a.h5", progress=False)
     said = capsys.readouterr()
     assert "; 26 skipped: bad.png (not an image), bad00.png (not an image), " in said.out
     assert ", bad18.png (not an image) and 6 more; source_digest " in said.out
@@ -161,7 +161,7 @@ def test_many_skipped_pictures_are_named_up_to_twenty(pictures, capsys):
 
 def test_skipped_pictures_are_counted_and_named(pictures, capsys):
     section = pictures_section(unreadable="skip")
-    preprocess(section, 2, (0, 8), pictures, pictures / "a.h5", progress=False)
+    write_slices(section, 2, (0, 8), pictures, pictures / "a.h5", progress=False)
     assert SliceFile(pictures / "a.h5").skipped == 1
     said = capsys.readouterr()
     assert said.out.endswith(
@@ -176,22 +176,22 @@ def test_a_failure_half_way_leaves_what_was_there(tmp_path):
     write_arrays(tmp_path, train=random_images(600, 8, 8, 3), val=random_images(6, 8, 8, 3, seed=1))
     output = tmp_path / "out" / "a.h5"
     section = arrays((8, 8, 3), validation=4)
-    preprocess(section, 2, (0, 8), tmp_path, output, progress=False)
+    write_slices(section, 2, (0, 8), tmp_path, output, progress=False)
     before = output.read_bytes()
     damaged = bytearray((tmp_path / "made" / "train.npz").read_bytes())
     damaged[90_000] ^= 255
     (tmp_path / "made" / "train.npz").write_bytes(damaged)
     with pytest.raises(InputError, match=r"train\.npz"):
-        preprocess(section, 2, (0, 8), tmp_path, output, progress=False)
+        write_slices(section, 2, (0, 8), tmp_path, output, progress=False)
     assert [path.name for path in output.parent.iterdir()] == ["a.h5"]
     assert output.read_bytes() == before
 
 
 def test_progress_is_shown_unless_it_is_not_wanted(tmp_path, capsys):
     section = data_section(**DIGITS)
-    preprocess(section, 2, (0, 5), tmp_path, tmp_path / "a.h5", progress=False)
+    write_slices(section, 2, (0, 5), tmp_path, tmp_path / "a.h5", progress=False)
     assert capsys.readouterr().err == ""
-    preprocess(section, 2, (0, 5), tmp_path, tmp_path / "a.h5")
+    write_slices(section, 2, (0, 5), tmp_path, tmp_path / "a.h5")
     assert "1797/1797" in capsys.readouterr().err
 
 
@@ -201,7 +201,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
         root = tmp_path / str(count)
         write_arrays(root, train=random_images(count, 16, 16, 3), val=random_images(50, 16, 16, 3, seed=1))
         tracemalloc.start()
-        preprocess(arrays((16, 16, 3), validation=100), 2, (0, 3, 8), root, root / "out.h5", progress=False)
+        write_slices(arrays((16, 16, 3), validation=100), 2, (0, 3, 8), root, root / "out.h5", progress=False)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # The larger set holds 1.5 MB more of pixels; what may grow is some words an image, for labels and order.
@@ -212,7 +212,7 @@ def test_real_mnist_digits(tmp_path):
     folder = real_file("mnist")
     limit = {"train": 300, "validation": 50, "test": 100}
     section = data_section(source="mnist", name="mnist", bits=8, validation=5000, limit=limit)
-    preprocess(section, 4, (0, 1, 8), folder.parent, tmp_path / "mnist.h5", progress=False)
+    write_slices(section, 4, (0, 1, 8), folder.parent, tmp_path / "mnist.h5", progress=False)
     assert_holds(tmp_path / "mnist.h5", section, folder.parent)
     labels = SliceFile(tmp_path / "mnist.h5").labels("test", np.arange(100))
     assert set(labels.tolist()) == set(range(10))

@@ -19,13 +19,13 @@ from source_files import real_file
 
 from spn.config import Params, layout_name, load_params
 from spn.data.hdf5 import SliceFile
-from spn.data.preprocess import preprocess
-from spn.evaluation.evaluate import chain_metrics, stage_nats, summarise
+from spn.data.preprocess import write_slices
+from spn.evaluation.evaluate import chain_metrics, likelihood_metrics, stage_nats
 from spn.likelihood import DequantisedMixture, DiscretisedMixture
 from spn.models import Model
 from spn.stages import Stage
 from spn.trained import load_trained
-from spn.training import train
+from spn.training import train_stage
 
 PRESETS = Path(__file__).parents[1] / "presets"
 CPU = torch.device("cpu")
@@ -128,10 +128,10 @@ def test_a_preset_runs_on_real_images(preset: str, tmp_path: Path) -> None:
     for name, plan in params.stage_plans.items():
         path = tmp_path / f"{layout_name(plan.scale_factor, plan.cuts)}.h5"
         if not path.exists():
-            preprocess(params.data, plan.scale_factor, plan.cuts, tmp_path / "sources", path, progress=False)
+            write_slices(params.data, plan.scale_factor, plan.cuts, tmp_path / "sources", path, progress=False)
         slices = SliceFile(path)
         assert {split: slices.num_images(split) for split in FEW} == FEW
-        train(params, name, slices, tmp_path / name, tmp_path / "runs", CPU)
+        train_stage(params, name, slices, tmp_path / name, tmp_path / "runs", CPU)
         stage, model = load_trained(params, name, slices.digest, tmp_path / name / "checkpoint.safetensors", CPU)
         nats = stage_nats(stage, model, slices, "test", CPU, batch_size=2)
         expected = direct_nats(stage, model, slices)
@@ -145,7 +145,7 @@ def test_a_preset_runs_on_real_images(preset: str, tmp_path: Path) -> None:
             "estimate": "bound" if params.stages[name].model.is_bound else "exact",
             "conditioning": "none",
         }
-        figures = {"num_parameters": 1, "recipe_digest": name, **summarise(nats, stage.image_dims)}
+        figures = {"num_parameters": 1, "recipe_digest": name, **likelihood_metrics(nats, stage.image_dims)}
         evaluated[name] = (kind | figures, nats)
     for chain, section in params.chains.items():
         total = chain_metrics(chain, {name: evaluated[name] for name in section.stages})

@@ -21,7 +21,7 @@ from spn.config import DataSection, InputError, Params, load_params
 from spn.report import curves
 from spn.report.comparison import Comparison, comparable
 from spn.report.pictures import save_grid
-from spn.report.summary import report
+from spn.report.summary import write_report
 from spn.report.tables import text_table
 
 ROOT = Path(__file__).parents[1]
@@ -119,12 +119,12 @@ def draw_samples(params: Params, results: Path) -> None:
         save_grid(picture, 255, results / "chains" / place / "samples.png")
 
 
-def write_report(folder: Path, data: Mapping[str, Any], metrics: dict[str, dict[str, Any]]) -> Path:
+def write_small_report(folder: Path, data: Mapping[str, Any], metrics: dict[str, dict[str, Any]]) -> Path:
     params = make_params(folder, data)
     histories = {name: make_history() for name in params.stage_plans}
     real = torch.zeros(4, *params.data.shape, dtype=torch.uint8)
     draw_samples(params, folder / "results")
-    report(params, metrics, histories, real, folder / "results")
+    write_report(params, metrics, histories, real, folder / "results")
     return folder / "results"
 
 
@@ -134,7 +134,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stale = folder / "results/plots/curves/renamed.csv"
     stale.parent.mkdir(parents=True)
     stale.write_text("step\n")
-    return write_report(folder, DIGITS, make_metrics())
+    return write_small_report(folder, DIGITS, make_metrics())
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -262,7 +262,7 @@ def test_figures_are_the_same_again_and_show_their_data(
 ) -> None:
     metrics = make_metrics()
     metrics["depth"]["stages"]["high"]["bits_per_dim"] = 0.1
-    again = write_report(tmp_path, DIGITS, metrics)
+    again = write_small_report(tmp_path, DIGITS, metrics)
     assert np.array_equal(pixels(again / "plots/curves.png"), pixels(results / "plots/curves.png"))
     assert bars(figures["bits_per_dim"]) == [
         [(0, pytest.approx(2 + 1 / 3))],
@@ -273,7 +273,7 @@ def test_figures_are_the_same_again_and_show_their_data(
 
 
 def test_curves_are_those_of_the_history(tmp_path: Path, figures: dict[str, Figure]) -> None:
-    write_report(tmp_path, DIGITS, make_metrics())
+    write_small_report(tmp_path, DIGITS, make_metrics())
     whole, parts = figures["curves"].axes
     history = make_history()
     trained = [[row["step"], row["train_bits_per_dim_estimate"]] for row in history]
@@ -292,7 +292,7 @@ def test_report_of_a_single_image_and_a_history_of_one_row_needs_no_standard_err
         each["standard_error"] = None
     histories = {name: make_history()[-1:] for name in params.stage_plans}
     draw_samples(params, tmp_path)
-    report(params, metrics, histories, np.zeros((1, 8, 8, 1), dtype=np.uint8), tmp_path)
+    write_report(params, metrics, histories, np.zeros((1, 8, 8, 1), dtype=np.uint8), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text())["depth"]["standard_error"] is None
     assert "±" not in text_table(params, metrics).splitlines()[1]
     assert whiskers(figures["bits_per_dim"]) == []
@@ -313,7 +313,7 @@ def test_text_table_has_a_line_per_chain_and_says_what_it_is(tmp_path: Path) -> 
 
 def test_a_bound_is_nowhere_shown_as_exact(tmp_path: Path, figures: dict[str, Figure]) -> None:
     metrics = with_a_bound()
-    written = write_report(tmp_path, DIGITS, metrics)
+    written = write_small_report(tmp_path, DIGITS, metrics)
     _, subscale, depth, last = text_table(make_params(tmp_path, DIGITS), metrics).splitlines()
     assert "≤" not in subscale
     assert depth.split()[:2] == ["depth", "≤"]
@@ -421,7 +421,7 @@ def test_celeba_is_compared_at_five_bits_with_an_unknown_count_named(bits: int, 
 
 
 def test_the_page_shows_published_figures_and_marks_the_recalled(tmp_path: Path) -> None:
-    page = (write_report(tmp_path, CIFAR10, make_metrics(9_980)) / "plots/table.html").read_text()
+    page = (write_small_report(tmp_path, CIFAR10, make_metrics(9_980)) / "plots/table.html").read_text()
     assert "nearly comparable: 9,980 of 10,000 images" in page
     assert '<td>PixelSNAIL</td><td class="number">2.85†</td>' in page
     assert '<td>PixelCNN++</td><td class="number">2.92</td><td>Salimans et al. 2017</td>' in page
@@ -431,7 +431,7 @@ def test_the_page_shows_published_figures_and_marks_the_recalled(tmp_path: Path)
 
 def test_text_of_the_user_is_escaped_and_no_formula(tmp_path: Path) -> None:
     data = {"source": "folder", "name": "own", "bits": 8, "size": 8, "channels": 1, "fit": "crop", "filter": "box"}
-    written = write_report(tmp_path, data | {"release": "a <b>bold</b> $one_{$ & more"}, make_metrics())
+    written = write_small_report(tmp_path, data | {"release": "a <b>bold</b> $one_{$ & more"}, make_metrics())
     assert "<b>" not in (written / "plots/table.html").read_text()
     assert "a &lt;b&gt;bold&lt;/b&gt; $one_{$ &amp; more" in (written / "plots/table.html").read_text()
 

@@ -15,7 +15,7 @@ from PIL import Image
 from source_files import data_section, random_images
 
 from spn.config import DataSection
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.provenance import source_state
 
 TAKEN = {"size": 8, "bits": 8, "validation": 2, "test": 2}
@@ -232,5 +232,5 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, monke
 
     monkeypatch.setattr("spn.data.preprocess.DuplicateCount.update", lambda self, *given: adding(*given))
     with pytest.raises(ValueError, match=r"made: the source changed while it was read"):
-        preprocess(FOLDER, 1, (0, 8), tmp_path, tmp_path / "out.h5", progress=False)
+        write_slices(FOLDER, 1, (0, 8), tmp_path, tmp_path / "out.h5", progress=False)
     assert not (tmp_path / "out.h5").exists()

@@ -3,20 +3,18 @@
 Two tables say which jobs run again. What is in neither fails, and so does a row that nothing needs.
 """
 
-import json
-import os
-import shutil
-import subprocess
-import sys
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from typing import get_args
 
-import pytest
-from perturbed import ROOT, bases, jobs_of, leaves, validated, with_another
+from perturbed import bases, jobs_of, leaves, validated, with_another
 
 from spn.config import Params
+from spn.config.data import SourceSection
 from spn.config.section import Section
+from spn.provenance import code, recipes
 
 FAMILIES = ("spn", "gated_pixelcnn", "pixelcnn_pp", "pixelsnail")
 
@@ -166,146 +164,160 @@ def fields_of(section: type[Section]) -> set[str]:
     return {f"{section.__name__}.{name}" for name in section.model_fields}
 
 
-STAGE_VERBS = "train evaluate sample"
-MODULES: dict[str, str] = {
-    "checkpoint.py": STAGE_VERBS,
-    "cli/results.py": "record report",
-    "config/data.py": "preprocess",  # where the sources' formats and shapes are decided
-    "data/preprocess.py": "preprocess",
-    "data/sources/*.py": "preprocess",
-    "data/resident.py": "train evaluate summarise",
-    "data/*.py": f"preprocess {STAGE_VERBS} summarise report",
-    "distributed.py": f"{STAGE_VERBS} summarise",
-    "evaluation/__init__.py": "evaluate summarise record report",
-    "evaluation/evaluate.py": "evaluate summarise",
-    "evaluation/speed.py": "record report",
-    "generation/*.py": "sample",
-    "image/*.py": f"preprocess {STAGE_VERBS} summarise report",
-    "layers/*.py": f"{STAGE_VERBS} summarise",
-    "likelihood/*.py": f"{STAGE_VERBS} summarise",
-    "machine.py": "train evaluate",
-    "models/__init__.py": f"{STAGE_VERBS} summarise",
-    "models/interface.py": f"{STAGE_VERBS} summarise",
-    "models/*.py": STAGE_VERBS,  # of the family of that name alone
-    "report/__init__.py": "sample report",
-    "report/pictures.py": "sample report",
-    "report/*.py": "report",
-    "stages.py": f"{STAGE_VERBS} summarise",
-    "tracking/*.py": "record",
-    "trained.py": "evaluate sample",
-    "training/*.py": "train",
+STAGE_VERBS, SCORING = ("train", "evaluate", "sample"), ("evaluate", "sample")
+SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
+LAWS, MIXTURES = ("softmax", "mixture", "dequantised"), ("mixture", "dequantised")
+SOURCES = {get_args(each.model_fields["source"].annotation)[0]: each for each in SourceSection.__subclasses__()}
+FILES = ("arrays", "cifar10", "folder", "mnist")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Which verbs reach into a module, for which families and laws, or for which sources."""
+
+    verbs: tuple[str, ...]
+    families: tuple[str, ...] = FAMILIES
+    laws: tuple[str, ...] = LAWS
+    sources: tuple[str, ...] = tuple(SOURCES)
+
+    def names(self) -> set[str]:
+        """Write out every digest of code: verb/family/law, verb/source, or verb."""
+        kinds = itertools.product(self.families, self.laws)
+        staged = {f"{verb}/{family}/{law}" for family, law in kinds for verb in self.verbs if verb in STAGE_VERBS}
+        read = {f"preprocess/{source}" for source in self.sources if "preprocess" in self.verbs}
+        return staged | read | {*self.verbs} - {*STAGE_VERBS, "preprocess"}
+
+
+def staged(verbs: tuple[str, ...] = STAGE_VERBS, families: tuple[str, ...] = FAMILIES, laws: object = LAWS) -> Row:
+    return Row(verbs, families, laws)
+
+
+def of_source(*sources: str) -> Row:
+    return Row(("preprocess",), sources=sources)
+
+
+EVERY_READER = Row(("preprocess", *SCORING, "report"))
+MODULES: dict[str, Row] = {
+    "config/data.py": Row(("preprocess",)),  # where the sources' formats and shapes are decided
+    "data/preprocess.py": Row(("preprocess",)),
+    "data/digest.py": of_source(*FILES),
+    "data/hdf5.py": EVERY_READER,
+    "data/layout.py": EVERY_READER,
+    "data/resident.py": Row(("evaluate",)),
+    "data/sources/__init__.py": Row(("preprocess",)),
+    "data/sources/source.py": Row(("preprocess",)),
+    "data/sources/files.py": of_source(*FILES),
+    "data/sources/cifar_pickle.py": of_source("cifar10"),
+    "data/sources/jpeg.py": of_source("folder"),
+    "data/sources/picture.py": of_source("folder"),
+    "data/sources/subfolders.py": of_source("folder"),
+    **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
+    "evaluation/evaluate.py": Row(("evaluate", "summarise")),
+    "evaluation/speed.py": Row(("record", "report")),
+    "generation/*.py": Row(("sample",)),
+    "image/bits.py": EVERY_READER,
+    "image/slices.py": Row(("preprocess", "sample", "report")),
+    "image/window.py": staged(),
+    "laws/__init__.py": staged(),
+    "laws/softmax.py": staged(laws=("softmax",)),
+    "laws/mixture.py": staged(laws=MIXTURES),
+    "laws/dequantised.py": staged(laws=("dequantised",)),
+    "layers/gated.py": staged(families=STACKED),
+    "layers/gated_stacks.py": staged(families=STACKED),
+    "layers/gated_resnet.py": staged(families=SHIFTED),
+    "layers/mixture_head.py": staged(families=SHIFTED, laws=MIXTURES),
+    "layers/pixel.py": staged(("sample",)),  # step forms alone
+    "layers/shifted*.py": staged(families=SHIFTED),
+    "layers/strict_attention.py": staged(families=("pixelsnail",)),
+    "layers/transformer.py": staged(families=("spn",)),
+    "layers/weight_norm.py": staged(families=SHIFTED),
+    "layers/*.py": staged(),
+    "likelihood/bits_per_dim.py": Row(("evaluate", "summarise")),
+    "likelihood/joint_mixture.py": staged(families=SHIFTED, laws=MIXTURES),
+    "likelihood/mixture.py": staged(laws=MIXTURES),
+    "likelihood/chunked.py": staged(),
+    "likelihood/law.py": staged(),
+    "models/__init__.py": staged(),
+    "models/interface.py": staged(),
+    **{f"models/{family}.py": staged(families=(family,)) for family in FAMILIES},
+    "pipeline/evaluate.py": Row(("evaluate",)),
+    "pipeline/reading.py": Row(("summarise", "record", "report")),
+    "pipeline/record.py": Row(("record",)),
+    "pipeline/report.py": Row(("report",)),
+    "pipeline/sample.py": Row(("sample",)),
+    "pipeline/summarise.py": Row(("summarise",)),
+    "report/pictures.py": Row(("sample", "report")),
+    "report/*.py": Row(("report",)),
+    "seeds.py": Row(("train", "evaluate")),
+    "stages.py": staged(),
+    "tracking/*.py": Row(("record",)),
+    "trained.py": staged(SCORING),
+    "training/batches.py": Row(("train",)),
+    "training/finite.py": Row(("train",)),
+    "training/optimiser.py": Row(("train",)),
+    "training/step.py": Row(("train",)),
 }
-"""Which verbs make other results where a module changes, by the first pattern that fits."""
+"""Which verbs make other results where a module's definitions change, by the first pattern that fits."""
+
+FORM = {*staged(families=STACKED).names(), *staged(families=SHIFTED, laws=("softmax",)).names()}
+"""What uses `likelihood/form.py`: networks that see the channels before, and heads of each channel by itself."""
 
 EXEMPT_MODULES = {
+    **{name if name.endswith(".py") else f"{name}/*.py": why for name, why in code.PLUMBING.items()},
     "__init__.py": "starts what keeps sources",
     "__main__.py": "calls the command line",
-    "cli/*.py": "reads options and hands them on; the functions of verbs that decide more are digested by themselves",
-    "config/*.py": "what it decides is resolved into the recipes: defaults, tilings, temperatures, levels of white",
-    "console/*.py": "shows what is going on, and writes nothing",
+    "*/__init__.py": "passes names on",
     "evaluation/*.py": "checks models, and writes nothing",
-    "files.py": "how files are written",
     "image/order.py": "shows the order of generation, and is called by no verb",
-    "loading.py": "how modules are loaded; what is loaded is digested",
-    "notes.py": "how what is written in results is read",
+    "pipeline/check.py": "writes nothing",
+    "pipeline/plan.py": "writes nothing",
+    "pipeline/preprocess.py": "hands on what the recipe says",
+    "pipeline/train.py": "hands on what the recipe says",
+    "pipeline/verify.py": "writes nothing",
     "planning/*.py": "forecasts, and writes nothing",
-    "provenance/*.py": "writes the recipes: another one is another recipe by itself",
+    "training/*.py": "keeps a training going, and its history; weights are decided by its steps",
 }
 """Modules that no digest has, and why."""
 
-DIGESTS = """
-import json, sys
-from spn.provenance import code, recipes
 
-def digests():
-    code.code_digest.cache_clear()
-    staged = {"train", "evaluate", "sample"}
-    return {
-        f"{verb}/{family}" if verb in staged else verb: recipes.verb_digest(verb, family if verb in staged else None)
-        for verb in recipes.CODE for family in (FAMILIES if verb in staged else [None])
-    }
+def modules_reached() -> dict[str, set[str]]:
+    """Find for every module which digests of code it is in."""
+    found: dict[str, set[str]] = {}
 
-code.loaded_source = lambda name: None  # as they lie on the disk, which is edited here: the configuration is loaded
-FAMILIES = json.loads(sys.argv[1])
-before, edits = digests(), json.loads(sys.argv[2])
-for name, old, new in edits or [[str(path.relative_to(code.ROOT)), "", ""] for path in sorted(code.ROOT.rglob("*.py"))]:
-    path = code.ROOT / name
-    text = path.read_text()
-    path.write_text(text.replace(old, new, 1) if old else text + "\\nCHANGED = True\\n")
-    after = digests()
-    path.write_text(text)
-    print(json.dumps([name, [verb for verb in before if before[verb] != after[verb]]]))
-"""
+    def note(name: str, *roots: str, **chosen: str) -> None:
+        for definition in code.reach(*roots, **chosen):
+            found.setdefault(definition.path.relative_to(code.ROOT).as_posix(), set()).add(name)
 
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a copy of the package."""
-    folder = tmp_path_factory.mktemp("package")
-    shutil.copytree(ROOT / "spn", folder / "spn", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
-def changed_digests(package: Path, *edits: tuple[str, str, str]) -> list[tuple[str, set[str]]]:
-    """Edit modules one after the other, or append a line to each of all; give the verbs with other digests then."""
-    command = [sys.executable, "-c", DIGESTS, json.dumps(FAMILIES), json.dumps(edits)]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(package)}, text=True, capture_output=True, check=True
-    )
-    return [(name, set(verbs)) for name, verbs in map(json.loads, done.stdout.splitlines())]
-
-
-def with_families(verbs: str, families: tuple[str, ...] = FAMILIES) -> set[str]:
-    staged = {f"{verb}/{family}" for verb in STAGE_VERBS.split() for family in families}
-    return {each for each in staged | set(verbs.split()) if each.partition("/")[0] in verbs.split()} - set(
-        STAGE_VERBS.split()
-    )
-
-
-def test_every_module_makes_stale_just_what_it_decides(package: Path) -> None:
-    wrong, used = [], set()
-    for name, found in changed_digests(package):
-        exempt = [each for each in EXEMPT_MODULES if each.count("/") == name.count("/") and fnmatchcase(name, each)]
-        pattern = next((each for each in MODULES if fnmatchcase(name, each)), None)
-        if pattern is None or (exempt and exempt[0] == name):
-            assert exempt, f"{name}: in no table, so nobody has said what it makes stale"
-            pattern, expected = exempt[0], set[str]()
-        elif Path(name).stem in FAMILIES:
-            expected = with_families(MODULES[pattern], (Path(name).stem,))
+    for verb, roots in recipes.CODE.items():
+        if verb in STAGE_VERBS:
+            for family, law in itertools.product(FAMILIES, LAWS):
+                note(f"{verb}/{family}/{law}", *roots, family=family, law=law)
+        elif verb == "preprocess":
+            for source, section in SOURCES.items():
+                note(f"{verb}/{source}", *roots, f"config/data.py:{section.__name__}", source=source)
         else:
-            expected = with_families(MODULES[pattern])
-        used.add(pattern)
+            note(verb, *roots)
+    return found
+
+
+def test_every_module_is_in_just_the_digests_that_it_decides() -> None:
+    reached, wrong, used = modules_reached(), [], set()
+    assert reached.pop("likelihood/form.py") == FORM
+    for path in sorted(code.ROOT.rglob("*.py")):
+        name = path.relative_to(code.ROOT).as_posix()
+        if name == "likelihood/form.py":
+            continue
+        pattern = next((each for each in MODULES if fnmatchcase(name, each)), None)
+        exempt = next((each for each in EXEMPT_MODULES if fnmatchcase(name, each)), None)
+        found = reached.get(name, set())
+        if pattern in MODULES and not (exempt and not found and pattern != name):
+            used.add(pattern)
+            expected = MODULES[pattern].names()
+        else:
+            assert exempt, f"{name}: in no table, so nobody has said what it makes stale"
+            used.add(exempt)
+            expected = set()
         if found != expected:
             wrong.append(f"{name}: too many {sorted(found - expected)}, too few {sorted(expected - found)}")
     assert not wrong, "\n".join(wrong)
-    assert used == MODULES.keys() | EXEMPT_MODULES.keys()
-
-
-FUNCTIONS = {
-    "evaluate": "evaluate",
-    "sample": "sample",
-    "summarise": "summarise",
-    "record": "record",
-    "_record_training": "record",
-    "_check_samples": "",  # refuses, and writes nothing
-    "report": "report",
-    "preprocess": "",  # hands on what is in the recipe
-    "train": "",  # the same
-    "verify": "",  # writes nothing
-}
-"""Functions of cli/verbs.py, and the verb whose results each of them decides."""
-
-
-def test_what_verbs_put_together_themselves_is_in_their_digests(package: Path) -> None:
-    edits = [("cli/verbs.py", f"def {name}(", f"@str.title\ndef {name}(") for name in FUNCTIONS]
-    found = [verbs for _, verbs in changed_digests(package, *edits)]
-    assert dict(zip(FUNCTIONS, found, strict=True)) == {name: with_families(verb) for name, verb in FUNCTIONS.items()}
-
-
-def test_comments_docstrings_and_layout_are_in_no_digest(package: Path) -> None:
-    edits = [
-        ("stages.py", '"""', '"""Otherwise put: '),
-        ("training/optimiser.py", "import math\n", "import math  # a remark\n\n\n"),
-        ("cli/verbs.py", '    """Compute a stage', '    """Work out a stage'),
-    ]
-    assert [verbs for _, verbs in changed_digests(package, *edits)] == [set()] * 3
+    assert used == MODULES.keys() | EXEMPT_MODULES.keys(), (MODULES.keys() | EXEMPT_MODULES.keys()) - used

@@ -13,12 +13,13 @@ from experiment import read_history, tiny_params, write_params
 from spn.checkpoint import load_tensors
 from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.models.pixelcnn_pp import PixelCnnPp
 from spn.provenance import stage_recipe
+from spn.seeds import derive_seed, seeded
 from spn.stages import Stage
-from spn.training import train
-from spn.training.batches import batch_indices, derive_seed, draw_positions, seeded
+from spn.training import train_stage
+from spn.training.batches import batch_indices, draw_positions
 from spn.training.history import Row
 from spn.training.optimiser import learning_rate
 from spn.training.train import trained_history
@@ -37,8 +38,8 @@ class KilledError(Exception):
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     section = load_params(write_params(folder, tiny_params())).data
-    preprocess(section, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
-    preprocess(section, 1, (0, 5), folder / "sources", folder / "S1_5.h5", progress=False)
+    write_slices(section, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
+    write_slices(section, 1, (0, 5), folder / "sources", folder / "S1_5.h5", progress=False)
     return folder
 
 
@@ -53,7 +54,7 @@ def changed(tmp_path: Path, **training: object) -> Params:
 def run(params: Params, data: Path, place: Path, stage: str = "low", **options: object) -> dict[str, torch.Tensor]:
     """Train one stage under `place` and give its weights."""
     layout = SliceFile(data / LAYOUTS.get(stage, "S2_2+3.h5"))
-    train(params, stage, layout, place / "out", place / "runs", CPU, **options)  # type: ignore[arg-type]
+    train_stage(params, stage, layout, place / "out", place / "runs", CPU, **options)  # type: ignore[arg-type]
     return load_tensors(place / "out" / "checkpoint.safetensors")[0]
 
 
@@ -188,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_with_stage_and_step(data, tmp_path):
 
 def test_data_of_another_layout_are_refused(data, tmp_path):
     with pytest.raises(InputError, match=r"S1_5.h5: expected slices under S=2 .* stage low"):
-        train(changed(tmp_path), "low", SliceFile(data / "S1_5.h5"), tmp_path / "out", tmp_path / "runs", CPU)
+        train_stage(changed(tmp_path), "low", SliceFile(data / "S1_5.h5"), tmp_path / "out", tmp_path / "runs", CPU)
 
 
 def test_a_seed_is_63_bits_of_the_digest_of_its_key() -> None:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from spn.config import AdamW, Params, RMSProp, TrainingSection, load_params
 from spn.data.hdf5 import SliceFile
-from spn.data.preprocess import preprocess
+from spn.data.preprocess import write_slices
 from spn.models import Model
 from spn.provenance import stage_recipe
-from spn.training.batches import draw_positions, seeded
+from spn.seeds import seeded
+from spn.training.batches import draw_positions
 from spn.training.optimiser import Averaged, build_optimiser, learning_rate
 from spn.training.trainer import Trainer
 
@@ -30,8 +31,8 @@ CPU = torch.device("cpu")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     section = load_params(write_params(folder, tiny_params())).data
-    preprocess(section, 2, (0, 2, 5), folder / "sources", folder / "low.h5", progress=False)
-    preprocess(section, 1, (0, 5), folder / "sources", folder / "raster.h5", progress=False)
+    write_slices(section, 2, (0, 2, 5), folder / "sources", folder / "low.h5", progress=False)
+    write_slices(section, 1, (0, 5), folder / "sources", folder / "raster.h5", progress=False)
     return folder
 
 

@@ -2,17 +2,16 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 from spn import __version__
-from spn.cli import verbs
-from spn.cli.examples import EXAMPLES
 from spn.cli.launch import share_among_gpus
+from spn.cli.run import run_verb
+from spn.cli.texts import EXAMPLES, HELP
 from spn.config import InputError
-from spn.console import watch
 from spn.files import WriteError
+from spn.paths import DATA, HANDLE, RESULTS, RUNS, SOURCES
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -20,17 +19,15 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a user's mistake prints one line and gives exit status 2."""
     options = vars(_parser().parse_args(arguments))
-    verb = options.pop("run")
     share_among_gpus(options.pop("gpus", 0), sys.argv[1:] if arguments is None else arguments)
     try:
-        verb(**options)
+        return run_verb(**options)
     except InputError as error:
         print(f"spn: error: {error}", file=sys.stderr)
         return 2
     except (FloatingPointError, OSError, WriteError) as error:  # OSError: of a file that is not the pipeline's
         print(f"spn: error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,30 +36,30 @@ def _parser() -> argparse.ArgumentParser:
         description="Subscale Pixel Networks with multidimensional upscaling; one verb per rule of the workflow.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="VERB")
+    commands = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     _add_data_verbs(commands)
     _add_stage_verbs(commands)
     _add_chain_verbs(commands)
     _add_result_verbs(commands)
-    watching = _verb(commands, "watch", watch, needs_params=False)
+    watching = _verb(commands, "watch", needs_params=False)
     watching.add_argument("--once", action="store_true", help="show it once")
-    _verb(commands, "schema", verbs.schema, needs_params=False)
+    _verb(commands, "schema", needs_params=False)
     return parser
 
 
 def _add_data_verbs(commands: Commands) -> None:
-    preprocess = _verb(commands, "preprocess", verbs.preprocess)
+    preprocess = _verb(commands, "preprocess")
     preprocess.add_argument("--layout", required=True, help="name of the layout, e.g. S2_3+5")
-    preprocess.add_argument("--sources", type=Path, default=Path("sources"), help="where the source files lie")
+    preprocess.add_argument("--sources", type=Path, default=SOURCES, help="where the source files lie")
     preprocess.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
 
 
 def _add_stage_verbs(commands: Commands) -> None:
-    train = _verb(commands, "train", verbs.train)
+    train = _verb(commands, "train")
     train.add_argument("stage")
     train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
     _experiment(train)
-    train.add_argument("--runs", type=Path, default=Path("runs"), help="where unfinished and finished runs are kept")
+    train.add_argument("--runs", type=Path, default=RUNS, help="where unfinished and finished runs are kept")
     train.add_argument("--output", type=Path, required=True, help="folder for checkpoint and history")
     train.add_argument(
         "--compile", dest="compiled", action="store_true", help="compile the network: a minute or more, then faster"
@@ -73,7 +70,7 @@ def _add_stage_verbs(commands: Commands) -> None:
     _machine(train)
     _processes(train)
 
-    evaluate = _verb(commands, "evaluate", verbs.evaluate)
+    evaluate = _verb(commands, "evaluate")
     evaluate.add_argument("stage")
     evaluate.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
     evaluate.add_argument("--checkpoint", type=Path, required=True)
@@ -81,18 +78,18 @@ def _add_stage_verbs(commands: Commands) -> None:
     _machine(evaluate)
     _processes(evaluate)
 
-    check = _verb(commands, "check", verbs.check)
+    check = _verb(commands, "check")
     check.add_argument("stage", nargs="*", help="stages to check; none: all")
 
-    plan = _verb(commands, "plan", verbs.plan)
-    plan.add_argument("--data", type=Path, default=Path("data"), help="where the preprocessed files lie, if they do")
+    plan = _verb(commands, "plan")
+    plan.add_argument("--data", type=Path, default=DATA, help="where the preprocessed files lie, if they do")
     plan.add_argument("--recompute", action="store_true", help="for training with --recompute")
     plan.add_argument("--json", dest="as_json", action="store_true", help="print every figure as JSON, no tables")
     _machine(plan)
 
 
 def _add_chain_verbs(commands: Commands) -> None:
-    sample = _verb(commands, "sample", verbs.sample)
+    sample = _verb(commands, "sample")
     sample.add_argument("chain")
     sample.add_argument("stage")
     sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
@@ -118,43 +115,36 @@ def _add_chain_verbs(commands: Commands) -> None:
     _machine(sample)
     _processes(sample)
 
-    summarise = _verb(commands, "summarise", verbs.summarise)
+    summarise = _verb(commands, "summarise")
     summarise.add_argument("chain")
-    summarise.add_argument("--results", type=Path, default=Path("results"))
+    summarise.add_argument("--results", type=Path, default=RESULTS)
     summarise.add_argument("--output", type=Path, required=True, help="metrics.json to write")
 
-    record = _verb(commands, "record", verbs.record)
+    record = _verb(commands, "record")
     record.add_argument("chain")
     _experiment(record)
-    record.add_argument("--results", type=Path, default=Path("results"))
+    record.add_argument("--results", type=Path, default=RESULTS)
     record.add_argument("--output", type=Path, required=True, help="JSON file to write: the run")
 
 
 def _add_result_verbs(commands: Commands) -> None:
-    report = _verb(commands, "report", verbs.report)
+    report = _verb(commands, "report")
     report.add_argument("--data", type=Path, required=True, help="any HDF5 layout of the data set")
-    report.add_argument("--results", type=Path, default=Path("results"))
+    report.add_argument("--results", type=Path, default=RESULTS)
 
-    verify = _verb(commands, "verify", verbs.verify)
-    verify.add_argument("--sources", type=Path, default=Path("sources"), help="where the source files lie")
+    verify = _verb(commands, "verify")
+    verify.add_argument("--sources", type=Path, default=SOURCES, help="where the source files lie")
 
 
-def _verb(
-    commands: Commands,
-    name: str,
-    run: Callable[..., None],
-    needs_params: bool = True,
-) -> argparse.ArgumentParser:
-    """Add a verb; its help is the docstring of the function it runs, and an example."""
-    text = str(run.__doc__).splitlines()[0]
+def _verb(commands: Commands, name: str, needs_params: bool = True) -> argparse.ArgumentParser:
+    """Add a verb, with its help and an example."""
     parser = commands.add_parser(
         name,
-        help=text,
-        description=text,
+        help=HELP[name],
+        description=HELP[name],
         epilog=f"example:\n  {EXAMPLES[name]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     if needs_params:
         parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser
@@ -164,7 +154,7 @@ def _experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--experiment",
         type=Path,
-        default=Path("mlflow/experiment.json"),
+        default=HANDLE,
         help="JSON file that names the MLflow store and the experiment; the first to come writes it, for the store of "
         "MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db",
     )

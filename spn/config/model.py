@@ -1,4 +1,4 @@
-"""The `model` section of a stage: a union on `family`, one class per model family, named as its file in `spn/models/`."""
+"""The `model` section of a stage: a union on `family`, one class per model family, each a file in `spn/models/`."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar, Union

@@ -42,7 +42,7 @@ class DuplicateCount:
             self.count += sum(self._unmatched.pop(digest, 0) for digest in digests)
 
 
-def preprocess(
+def write_slices(
     section: DataSection,
     scale_factor: int,
     cuts: tuple[int, ...],

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from spn.config import InputError
+from spn.config import InputError, StageSection
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
 from spn.data.resident import send
@@ -25,6 +25,7 @@ from spn.distributed import collect, is_first, share
 from spn.files import check_file, write_bytes
 from spn.likelihood import bits_per_dim
 from spn.models import Model
+from spn.seeds import derive_seed
 from spn.stages import Stage
 
 Metrics = dict[str, Any]
@@ -50,7 +51,7 @@ def stage_nats(
     parts = []
     with torch.random.fork_rng():
         for batch in tqdm(batches, desc=name, unit="batch", dynamic_ncols=True, disable=not is_first()):
-            torch.manual_seed(_noise_seed(stage.plan.name, int(batch[0])))
+            torch.manual_seed(derive_seed("evaluation", stage.plan.name, int(batch[0])))
             image, target = batch // len(positions), batch % len(positions)
             images = send(data.slices(split, image.unique()), device)
             slices = images.index_select(0, send(image - image[0], device))
@@ -60,13 +61,8 @@ def stage_nats(
     return torch.cat(collect([part.cpu() for part in parts])).view(-1, len(positions)).sum(1).numpy()
 
 
-def _noise_seed(stage: str, first: int) -> int:
-    """Hash the stage's name and the first slice of a batch to a seed of 63 bits."""
-    return int.from_bytes(hashlib.sha256(f"evaluation/{stage}/{first}".encode()).digest()[:8], "big") >> 1
-
-
-def summarise(nats: NDArray[np.float64], num_dims: int) -> Metrics:
-    """Give mean nats per image, bits/dim of the full image and its standard error over images."""
+def likelihood_metrics(nats: NDArray[np.float64], num_dims: int) -> Metrics:
+    """Return the mean nats per image, bits/dim of the full image and its standard error over images."""
     mean = float(nats.mean())
     error = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
     if not math.isfinite(mean):
@@ -77,6 +73,18 @@ def summarise(nats: NDArray[np.float64], num_dims: int) -> Metrics:
         "num_dims": num_dims,
         "bits_per_dim": bits_per_dim(mean, num_dims),
         "standard_error": bits_per_dim(error, num_dims) if len(nats) > 1 else None,
+    }
+
+
+def stage_metrics(section: StageSection, stage: Stage, model: Model, nats: NDArray[np.float64]) -> Metrics:
+    """Put together the figures of a stage, whose nats are those of each image of the test split."""
+    return {
+        "stage": stage.plan.name,
+        "split": "test",
+        "estimate": estimate([section.model.is_bound]),
+        "conditioning": conditioning([section.class_conditional]),
+        **likelihood_metrics(nats, stage.image_dims),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
 
@@ -107,7 +115,7 @@ def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float6
         "split": metrics[0]["split"],
         "estimate": estimate(each["estimate"] == "bound" for each in metrics),
         "conditioning": conditioning(each["conditioning"] == "class" for each in metrics),
-        **summarise(nats, metrics[0]["num_dims"]),
+        **likelihood_metrics(nats, metrics[0]["num_dims"]),
         "num_parameters": sum(each["num_parameters"] for each in metrics),
         "stages": {name: {key: each[key] for key in keep} for name, (each, _) in stages.items()},
     }

@@ -86,6 +86,11 @@ def sample_chain_stage(
     return torch.cat(collect(done))
 
 
-def sample_labels(num_images: int, num_classes: int, only: int | None = None) -> Int64[Tensor, " image"]:
-    """Give the images of a chain their classes: `only` that one, or i mod `num_classes` for image i (ours)."""
+def sample_labels(num_images: int, num_classes: int, only: int | None = None) -> Int64[Tensor, " image"] | None:
+    """Choose the classes of a chain's images: `only` that one, or i mod `num_classes` for image i (ours).
+
+    None for a chain that is told of none.
+    """
+    if not num_classes:
+        return None
     return torch.arange(num_images) % num_classes if only is None else torch.full((num_images,), only)

@@ -28,7 +28,6 @@ from spn.provenance.results import (
     audit,
     check_recipe,
     is_clone,
-    request_path,
     results_of,
 )
 from spn.provenance.sources import source_state
@@ -51,7 +50,6 @@ __all__ = [
     "recipe_digest",
     "record_recipe",
     "report_recipe",
-    "request_path",
     "results_of",
     "sampled_class",
     "sampling_recipe",

@@ -35,6 +35,9 @@ PLUMBING = {
     "loading.py": "how modules are loaded; what is loaded is digested",
     "machine.py": "how this machine multiplies float32 matrices, to the last digits that float32 has",
     "notes.py": "how what is written in results is read",
+    "paths.py": "where results lie",
+    "pipeline/names.py": "refuses names that there are not",
+    "pipeline/place.py": "chooses the device",
     "provenance": "writes the recipes: another one is another recipe by itself",
 }
 """Modules and folders that no digest follows names into, and why."""

@@ -16,13 +16,13 @@ from spn.provenance.code import code_digest, load_code
 Recipe = dict[str, Any]
 
 CODE = {
-    "preprocess": ("data/preprocess.py:preprocess",),
+    "preprocess": ("data/preprocess.py:write_slices",),
     "train": ("training/step.py:Learner",),
-    "evaluate": ("cli/verbs.py:evaluate",),
-    "sample": ("cli/verbs.py:sample",),
-    "summarise": ("cli/verbs.py:summarise",),
-    "record": ("cli/verbs.py:record", "cli/results.py"),
-    "report": ("cli/verbs.py:report", "cli/results.py"),
+    "evaluate": ("pipeline/evaluate.py:evaluate",),
+    "sample": ("pipeline/sample.py:sample",),
+    "summarise": ("pipeline/summarise.py:summarise",),
+    "record": ("pipeline/record.py:record",),
+    "report": ("pipeline/report.py:report",),
 }
 """Where the code of each verb starts that decides what is in its results; see `spn.provenance.code`.
 

@@ -14,6 +14,25 @@ from pathlib import Path
 from spn.config import InputError, Params
 from spn.files import read_json, write_text
 from spn.notes import FILES, RECIPE, REMEDY, Notes, check_files, read_notes
+from spn.paths import (
+    DATABASE,
+    HANDLE,
+    HISTORY,
+    NATS,
+    PICTURE,
+    RECORDS,
+    RUNS,
+    SOURCES,
+    checkpoint_path,
+    metrics_path,
+    record_path,
+    report_files,
+    report_path,
+    request_path,
+    samples_path,
+    slices_path,
+    summary_path,
+)
 from spn.provenance.recipes import (
     Recipe,
     differing_keys,
@@ -28,12 +47,7 @@ from spn.provenance.recipes import (
 )
 from spn.provenance.sources import source_state
 
-SOURCES = Path("sources")
-STAGES, CHAINS, PLOTS = Path("results/stages"), Path("results/chains"), Path("results/plots")
-RUNS, DATABASE = Path("runs"), Path("mlflow.db")
-HANDLE, RECORDS = Path("mlflow/experiment.json"), Path("mlflow/chains")
 SQLITE = "sqlite:///"
-REQUESTS = Path(".cache/requests")
 
 Digests = Mapping[str, str]
 """Of each stage: the digest of the data that it reads."""
@@ -77,65 +91,32 @@ class Audit:
     """Files of slices whose source is not there any more, and so is not compared."""
 
 
-def slices_path(params: Params, layout: str) -> Path:
-    """Name the HDF5 file of a layout."""
-    return Path("data", params.data.name, f"{layout}.h5")
-
-
-def checkpoint_path(stage: str) -> Path:
-    """Name the file of a stage's weights."""
-    return STAGES / stage / "checkpoint.safetensors"
-
-
-def metrics_path(stage: str) -> Path:
-    """Name the file of a stage's figures."""
-    return STAGES / stage / "metrics.json"
-
-
-def samples_path(chain: str, stage: str) -> Path:
-    """Name the file of a chain's images after a stage."""
-    return CHAINS / chain / stage / "samples.h5"
-
-
-def summary_path(chain: str) -> Path:
-    """Name the file of a chain's figures."""
-    return CHAINS / chain / "metrics.json"
-
-
-def record_path(chain: str) -> Path:
-    """Name the file that says in which run of MLflow a chain is recorded."""
-    return RECORDS / f"{chain}.json"
-
-
-def report_files(params: Params) -> tuple[str, ...]:
-    """Name the files of the report, relative to its plots."""
-    curves, pages = tuple(f"curves/{stage}.csv" for stage in params.stage_plans), ("table.html", "samples.html")
-    return ("../metrics.json", "bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png", *pages, *curves)
-
-
 def results_of(params: Params) -> list[Result]:
     """List every result of an experiment, each after those that it is made from."""
-    layouts = dict.fromkeys(layout_of(params, stage) for stage in params.stage_plans)
-    results = [Result(slices_path(params, each), lambda _, name=each: slices_recipe(params, name)) for each in layouts]
+    results = [
+        Result(slices_path(params.data.name, layout), lambda _, layout=layout: slices_recipe(params, layout))
+        for layout in dict.fromkeys(layout_of(params, stage) for stage in params.stage_plans)
+    ]
     for stage in params.stage_plans:
         results += _of_stage(params, stage)
     for chain in params.chains:
         results += _of_chain(params, chain)
     samples = (samples_path(name, stage) for name, chain in params.chains.items() for stage in chain.stages)
     needs = (*map(summary_path, params.chains), *map(checkpoint_path, params.stage_plans), *samples)
-    report = Result(PLOTS / "report.json", lambda digests: report_recipe(params, digests), needs, report_files(params))
+    files = report_files(tuple(params.stage_plans))
+    report = Result(report_path(), lambda digests: report_recipe(params, digests), needs, files)
     return [*results, report]
 
 
 def _of_stage(params: Params, stage: str) -> list[Result]:
-    slices, checkpoint = slices_path(params, layout_of(params, stage)), checkpoint_path(stage)
+    slices, checkpoint = slices_path(params.data.name, layout_of(params, stage)), checkpoint_path(stage)
     return [
-        Result(checkpoint, lambda digests: stage_recipe(params, stage, digests[stage]), (slices,), ("history.csv",)),
+        Result(checkpoint, lambda digests: stage_recipe(params, stage, digests[stage]), (slices,), (HISTORY,)),
         Result(
             metrics_path(stage),
             lambda digests: evaluation_recipe(params, stage, digests[stage]),
             (slices, checkpoint),
-            ("nats.npy",),
+            (NATS,),
         ),
     ]
 
@@ -150,7 +131,7 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
                 samples_path(chain, stage),
                 lambda digests, stage=stage: sampling_recipe(params, chain, stage, digests),
                 (checkpoint_path(stage), *before),
-                ("samples.png",),
+                (PICTURE,),
             )
         )
     samples = tuple(result.path for result in results)
@@ -171,7 +152,7 @@ def audit(params: Params, sources: Path = SOURCES) -> Audit:
     found = Audit()
     stages_of_slices: dict[Path, list[str]] = {}
     for stage in params.stage_plans:
-        stages_of_slices.setdefault(slices_path(params, layout_of(params, stage)), []).append(stage)
+        stages_of_slices.setdefault(slices_path(params.data.name, layout_of(params, stage)), []).append(stage)
     state = source_state(params.data, sources)
     digests: dict[str, str] = {}
     for result in results_of(params):
@@ -270,11 +251,6 @@ def ask(params: Params, found: Audit) -> None:
                 write_text(request, "nothing was outdated yet\n")
             os.utime(request, ns=(0, 0))
     _put_in_order(params, found.sound)
-
-
-def request_path(path: Path) -> Path:
-    """Name the request of the job that makes `path`."""
-    return REQUESTS / f"{path}.txt"
 
 
 def _put_in_order(params: Params, sound: Iterable[Path]) -> None:

@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from spn.config import DataSection, InputError
 from spn.files import WriteError, json_digest, write_text
-
-CACHE = Path(".cache/sources")
+from spn.paths import CACHE
 
 UNSETTLED_SECONDS = 2.0
 """A file that changed so short a time ago may change again within the resolution of its times; it is read once more."""
@@ -29,7 +28,7 @@ Entries = dict[str, list[int | str]]
 """Of each file, by its name: its fingerprint (size, modification, change, inode), then the SHA-256 of its content."""
 
 
-def source_state(section: DataSection, root: Path, cache: Path = CACHE) -> str | None:
+def source_state(section: DataSection, root: Path, cache: Path = CACHE / "sources") -> str | None:
     """Compute the digest of the source's files below `root`: names and contents.
 
     A folder's files are those whose suffix the source reads, in sub-folders too, hidden ones left out. Returns None if

@@ -17,7 +17,7 @@ from spn.report.pictures import save_grid
 from spn.report.tables import ChainMetrics, History, curve_csv, metrics_tree, shares_csv
 
 
-def report(
+def write_report(
     params: Params,
     chain_metrics: ChainMetrics,
     histories: Mapping[str, History],

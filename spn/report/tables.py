@@ -94,6 +94,12 @@ def total_text(metrics: Mapping[str, Any], digits: int = 4) -> str:
     return bits_text(metrics, digits) + ("" if error is None else f" ± {error:.{digits}f}")
 
 
+def metrics_line(metrics: Mapping[str, Any]) -> str:
+    """Write the figures of a stage in a line."""
+    what = "an upper bound" if is_bound(metrics) else "exact"
+    return f"{metrics['stage']}: {total_text(metrics)} bits/dim, {what}, over {metrics['num_images']:,} test images"
+
+
 def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, ...]]:
     """Write out every chain, with the columns of HEADER."""
     return [

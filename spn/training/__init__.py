@@ -2,6 +2,6 @@
 
 from spn.training.claim import claimed
 from spn.training.termination import TerminatedError
-from spn.training.train import train
+from spn.training.train import train_stage
 
-__all__ = ["TerminatedError", "claimed", "train"]
+__all__ = ["TerminatedError", "claimed", "train_stage"]

@@ -1,22 +1,12 @@
 """Batches as a pure function of the step, so that a resumed run sees what an uninterrupted one would have."""
 
-import hashlib
 from functools import lru_cache
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-
-def derive_seed(*key: int | str) -> int:
-    """Hash a key to a seed of 63 bits."""
-    text = "/".join(map(str, key)).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-
-
-def seeded(*key: int | str) -> torch.Generator:
-    """Make a CPU generator seeded by a key."""
-    return torch.Generator().manual_seed(derive_seed(*key))
+from spn.seeds import seeded
 
 
 def batch_indices(seed: int, step: int, num_images: int, batch_size: int) -> Int64[Tensor, " batch"]:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from spn.config import Params
 from spn.distributed import num_processes, rank
 from spn.models import build_model
+from spn.seeds import derive_seed, seeded
 from spn.stages import Stage
-from spn.training.batches import batch_indices, derive_seed, draw_positions, seeded
+from spn.training.batches import batch_indices, draw_positions
 from spn.training.finite import Pending, worst_gradient
 from spn.training.optimiser import Averaged, build_optimiser, learning_rate
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
-"""Images as slices of levels [batch, S, S, height, width, channel], the meta-positions of their target slices, and their
+"""Slices of levels [batch, S, S, height, width, channel], the meta-positions of the targets among them, and the images'
 classes where the stage is told of them."""
 
 Nats: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]

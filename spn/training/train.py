@@ -21,7 +21,7 @@ from spn.training.history import Row, history_text
 from spn.training.trainer import Observe, Trainer
 
 
-def train(
+def train_stage(
     params: Params,
     name: str,
     data: SliceFile,

@@ -16,7 +16,8 @@ from spn.distributed import any_of, collect, is_first, mean, num_processes, rank
 from spn.layers import recompute_layers
 from spn.likelihood import bits_per_dim
 from spn.provenance import Recipe
-from spn.training.batches import draw_positions, seeded
+from spn.seeds import seeded
+from spn.training.batches import draw_positions
 from spn.training.finite import Pending, check_finite
 from spn.training.history import Row
 from spn.training.optimiser import learning_rate

@@ -3,14 +3,14 @@
 
 rule sample:
     input:
-        data=lambda wildcards: layout(wildcards.stage),
-        checkpoint="results/stages/{stage}/checkpoint.safetensors",
+        data=lambda wildcards: slices(wildcards.stage),
+        checkpoint=CHECKPOINT,
         given=given_samples,
-        request=request("results/chains/{chain}/{stage}/samples.h5"),
+        request=request(SAMPLED),
     output:
-        samples="results/chains/{chain}/{stage}/samples.h5",
+        samples=SAMPLED,
         grid=report(
-            "results/chains/{chain}/{stage}/samples.png",
+            SAMPLED.with_name(PICTURE),
             caption="../captions/samples.rst",
             category="Samples",
             # Their table is sorted by labels.
@@ -40,14 +40,14 @@ rule sample:
 
 rule summarise:
     input:
-        figures=lambda wildcards: expand(
-            "results/stages/{stage}/{file}",
-            stage=stages_of(wildcards),
-            file=["metrics.json", "nats.npy"],
-        ),
-        request=request("results/chains/{chain}/metrics.json"),
+        figures=lambda wildcards: [
+            str(stage_folder(stage) / file)
+            for stage in stages_of(wildcards)
+            for file in (METRICS, NATS)
+        ],
+        request=request(CHAIN / METRICS),
     output:
-        "results/chains/{chain}/metrics.json",
+        CHAIN / METRICS,
     log:
         "logs/summarise/{chain}.log",
     conda:
@@ -58,15 +58,11 @@ rule summarise:
 
 rule record:
     input:
-        metrics="results/chains/{chain}/metrics.json",
-        samples=lambda wildcards: expand(
-            "results/chains/{{chain}}/{stage}/{file}",
-            stage=stages_of(wildcards),
-            file=["samples.h5", "samples.png"],
-        ),
-        request=request("mlflow/chains/{chain}.json"),
+        metrics=CHAIN / METRICS,
+        samples=lambda wildcards: samples_of(wildcards.chain),
+        request=request(record_path("{chain}")),
     output:
-        "mlflow/chains/{chain}.json",
+        record_path("{chain}"),
     log:
         "logs/record/{chain}.log",
     conda:

@@ -5,9 +5,9 @@ rule preprocess:
     input:
         # Whether they changed is told by their content, in the request, and not by their times.
         sources=ancient(source_files),
-        request=request("data/{dataset}/{layout}.h5"),
+        request=request(slices_path("{dataset}", "{layout}")),
     output:
-        "data/{dataset}/{layout}.h5",
+        slices_path("{dataset}", "{layout}"),
     log:
         "logs/preprocess/{dataset}/{layout}.log",
     conda:

@@ -3,13 +3,13 @@
 
 rule train:
     input:
-        data=lambda wildcards: layout(wildcards.stage),
-        request=request("results/stages/{stage}/checkpoint.safetensors"),
+        data=lambda wildcards: slices(wildcards.stage),
+        request=request(CHECKPOINT),
     output:
         # Kept while the rule runs, because training returns at once where the checkpoint has the recipe asked for.
-        checkpoint=update("results/stages/{stage}/checkpoint.safetensors"),
+        checkpoint=update(CHECKPOINT),
         # Not kept: after a failure Snakemake takes a checkpoint that was kept for the new one, but this one is missing.
-        history="results/stages/{stage}/history.csv",
+        history=STAGE / "history.csv",
     log:
         "logs/train/{stage}.log",
     conda:
@@ -30,12 +30,12 @@ rule train:
 
 rule evaluate:
     input:
-        data=lambda wildcards: layout(wildcards.stage),
-        checkpoint="results/stages/{stage}/checkpoint.safetensors",
-        request=request("results/stages/{stage}/metrics.json"),
+        data=lambda wildcards: slices(wildcards.stage),
+        checkpoint=CHECKPOINT,
+        request=request(STAGE / METRICS),
     output:
-        metrics="results/stages/{stage}/metrics.json",
-        nats="results/stages/{stage}/nats.npy",
+        metrics=STAGE / METRICS,
+        nats=STAGE / NATS,
     log:
         "logs/evaluate/{stage}.log",
     conda:

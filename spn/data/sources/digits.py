@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-
 from pathlib import Path
 
 import numpy as np

@@ -1,0 +1,48 @@
+"""One verb: parameters are loaded, the function of its name is called, and what it made is told."""
+
+import importlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spn.config import load_params, params_schema
+from spn.console import watch
+
+
+def run_verb(verb: str, params: Path | None = None, **options: Any) -> int:
+    """Run a verb with the options of the command line; return the exit status."""
+    if verb == "watch":
+        watch(**options)
+        return 0
+    if verb == "schema":
+        print(json.dumps(params_schema(), indent=2))
+        return 0
+    assert params is not None
+    loaded = load_params(params)
+    # Imported now, for torch and mlflow take seconds, and some verbs need neither.
+    function = getattr(importlib.import_module(f"spn.pipeline.{verb}"), verb)
+    if verb == "train":
+        return _train(function, loaded, options)
+    made = function(loaded, **options)
+    if isinstance(made, Iterator):
+        for line in made:
+            print(line)
+    if verb == "evaluate" and made is not None:
+        from spn.report.tables import metrics_line
+
+        print(metrics_line(made))
+    return 0
+
+
+def _train(function: Any, params: Any, options: dict[str, Any]) -> int:
+    from spn.training import TerminatedError
+
+    try:
+        function(params, **options)
+    except TerminatedError as stopped:
+        print(f"spn: {stopped}; the same command goes on from there", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    return 0

@@ -1,0 +1,35 @@
+"""What `--help` says of every verb: a sentence and an example, with the names of the default experiment."""
+
+HELP = {
+    "preprocess": "Turn a data source into bit-depth-split HDF5 slice tensors.",
+    "train": "Train one stage, or go on where a killed run stopped; return at once if it is trained.",
+    "evaluate": "Compute a stage's nats over the whole test split: exact, or the bound that its law gives.",
+    "check": "Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).",
+    "plan": "Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.",
+    "sample": "Sample one stage of a chain, given what the stages before it sampled, and tell how long drawing took.",
+    "summarise": "Add the nats of a chain's stages.",
+    "record": "Record a chain as an MLflow run, linked to the runs of its stages.",
+    "report": "Write the tables and figures of the whole experiment.",
+    "verify": "Compare every result with params.yaml, the code and the sources, and print the table that compares the "
+    "chains.",
+    "watch": "Show the bars of all trainings that run, until there are none, or Ctrl-C.",
+    "schema": "Print the JSON schema of params.yaml.",
+}
+
+_DATA, _LOW = "--data data/digits/S2_2+3.h5", "--checkpoint results/stages/low/checkpoint.safetensors"
+
+EXAMPLES = {
+    "preprocess": "spn preprocess --layout S2_2+3 --output data/digits/S2_2+3.h5",
+    "train": f"spn train low {_DATA} --output results/stages/low",
+    "evaluate": f"spn evaluate low {_DATA} {_LOW} --output results/stages/low",
+    "check": "spn check low",
+    "plan": "spn plan --params presets/photos.yaml",
+    "sample": f"spn sample multidimensional low {_DATA} {_LOW} --output results/chains/multidimensional/low"
+    " --given results/chains/multidimensional/rest_high/samples.h5",
+    "summarise": "spn summarise multidimensional --output results/chains/multidimensional/metrics.json",
+    "record": "spn record depth --output mlflow/chains/depth.json",
+    "report": "spn report --data data/digits/S2_2+3.h5",
+    "verify": "spn verify",
+    "watch": "spn watch",
+    "schema": "spn schema > params.schema.json",
+}

@@ -1,0 +1,21 @@
+"""Stages and chains held against what a likelihood must be."""
+
+from collections.abc import Iterator
+
+from spn.config import Params
+from spn.evaluation.chain_check import check_chain
+from spn.evaluation.check import check_stage
+from spn.pipeline.names import check_stage as check_name
+
+
+def check(params: Params, stage: tuple[str, ...] = ()) -> Iterator[str]:
+    """Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).
+
+    Without names, all stages and then all chains. Yields a line for each; raises InputError at the first that fails.
+    """
+    for name in stage or tuple(params.stage_plans):
+        check_name(params, name)
+        yield check_stage(params.stage_plans[name], params.data.shape, params.stages[name].model, params.seed)
+    models = {name: section.model for name, section in params.stages.items()}
+    for chain, plans in {} if stage else params.plans.items():
+        yield check_chain(chain, plans, params.data.shape[-1], models, params.seed)

@@ -1,0 +1,45 @@
+"""Exact likelihood of one stage over the whole test split."""
+
+from pathlib import Path
+
+from spn.config import Params
+from spn.data.hdf5 import SliceFile
+from spn.distributed import is_first, joined
+from spn.evaluation.evaluate import Metrics, save_nats, stage_metrics, stage_nats
+from spn.files import write_json
+from spn.machine import fast_products
+from spn.notes import FILES, RECIPE
+from spn.paths import METRICS, NATS
+from spn.pipeline.names import check_stage
+from spn.pipeline.place import choose_device, log_place
+from spn.provenance import evaluation_recipe, load_verb, recipe_digest
+from spn.trained import load_trained
+
+
+def evaluate(
+    params: Params, stage: str, data: Path, checkpoint: Path, output: Path, *, device: str = "auto", threads: int = 1
+) -> Metrics | None:
+    """Compute a stage's nats over the whole test split: exact, or the bound that its law gives.
+
+    Writes metrics.json and nats.npy to `output` and returns the metrics; None in all processes but the first. Raises
+    InputError if data or checkpoint are not those that `params` asks for.
+    """
+    check_stage(params, stage)
+    place = choose_device(device, threads)
+    section = params.stages[stage]
+    load_verb("evaluate", section.model)
+    slices = SliceFile(data)
+    recipe = evaluation_recipe(params, stage, slices.digest)
+    trained, model = load_trained(params, stage, slices.digest, checkpoint, place)
+    with joined(recipe_digest(recipe)), fast_products(place) as products:
+        log_place(stage, place, products)
+        nats = stage_nats(trained, model, slices, "test", place)
+        if not is_first():
+            return None
+    metrics = stage_metrics(section, trained, model, nats) | {
+        "recipe_digest": recipe["training"],
+        RECIPE: recipe,
+        FILES: {NATS: save_nats(output / NATS, nats)},
+    }
+    write_json(output / METRICS, metrics)
+    return metrics

@@ -1,0 +1,28 @@
+"""The device that a rule works on."""
+
+import sys
+
+import torch
+
+from spn.config import InputError
+from spn.distributed import is_one_of_several, local_rank, num_processes, rank
+
+
+def choose_device(name: str, threads: int) -> torch.device:
+    """Choose the device and set the threads of the process; each of several processes has a GPU of its own."""
+    torch.set_num_threads(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and is_one_of_several():
+        name = f"cuda:{local_rank()}"
+        torch.cuda.set_device(name)  # NCCL goes by it
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device: expected a device of this machine, got {name}: {error}") from error
+
+
+def log_place(stage: str, place: torch.device, products: str) -> None:
+    """Say in the log where the work on a stage is done."""
+    which = f" (process {rank() + 1} of {num_processes()})" if num_processes() > 1 else ""
+    print(f"{stage} on {place}{which}: {products}", file=sys.stderr)

@@ -1,0 +1,34 @@
+"""What training, evaluating and sampling will cost, before anything runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from spn import planning
+from spn.config import Params
+from spn.paths import DATA
+from spn.pipeline.place import choose_device
+from spn.planning.images import count_images
+
+
+def plan(
+    params: Params,
+    data: Path = DATA,
+    *,
+    recompute: bool = False,
+    as_json: bool = False,
+    device: str = "auto",
+    threads: int = 1,
+) -> Iterator[str]:
+    """Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.
+
+    Yields the table and then warnings, or one JSON text. `data` is where preprocessed files lie, if they do.
+    """
+    place = choose_device(device, threads)
+    images, memory = count_images(params, data), planning.memory_of(place)
+    speeds = planning.measure_speeds(place, {params.stages[name].training.precision for name in params.stage_plans})
+    stages = planning.forecast(params, speeds, images, memory, recompute)
+    if as_json:
+        yield planning.plan_json(stages)
+        return
+    yield planning.plan_table(params, stages, images, place)
+    yield from planning.warnings(params, stages, memory)

@@ -1,0 +1,69 @@
+"""What is known of stages and chains, read back from the results; refused if it is of other parameters or code.
+
+How fast a chain was trained and sampled is not in the metrics.json, because these are versioned: made again from the
+same weights, they are the same. It is told by the history in the checkpoints, and by a timing.json beside the samples.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from spn.config import Params
+from spn.evaluation.speed import sampling_speed, training_speed
+from spn.files import read_json
+from spn.notes import RECIPE, check_files, read_notes
+from spn.paths import TIMING, checkpoint_path, metrics_path, samples_path, summary_path
+from spn.pipeline.names import stages_of
+from spn.provenance import check_recipe, evaluation_recipe, sampling_recipe, stage_recipe, summary_recipe
+
+
+def metrics_of_stage(params: Params, stage: str, results: Path) -> dict[str, Any]:
+    """Read a stage's metrics.json; raise InputError unless it is of the parameters and the code asked for."""
+    path = metrics_path(stage, results)
+    metrics = read_json(path)
+    digest = metrics.get(RECIPE, {}).get("data_digest", "")
+    check_recipe(path, evaluation_recipe(params, stage, digest), metrics.get(RECIPE))
+    return metrics
+
+
+def data_digests(params: Params, stages: tuple[str, ...], results: Path) -> dict[str, str]:
+    """Read of each stage the digest of the data that it was evaluated on."""
+    return {stage: metrics_of_stage(params, stage, results)[RECIPE]["data_digest"] for stage in stages}
+
+
+def history_of_stage(params: Params, stage: str, data_digest: str, results: Path) -> list[dict[str, int | float]]:
+    """Read the history of a stage's training, which is in its checkpoint; raise InputError if that is of another."""
+    path = checkpoint_path(stage, results)
+    notes = read_notes(path)
+    check_recipe(path, stage_recipe(params, stage, data_digest), notes.get(RECIPE))
+    return notes["history"]
+
+
+def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any]:
+    """Read a chain's metrics.json, and add how fast it was trained and, where that is known, sampled.
+
+    Raises InputError unless it is of the parameters and the code asked for.
+    """
+    stages = stages_of(params, chain)
+    path, digests = summary_path(chain, results), data_digests(params, stages, results)
+    metrics = read_json(path)
+    check_recipe(path, summary_recipe(params, chain, digests), metrics.get(RECIPE))
+    histories = [history_of_stage(params, stage, digests[stage], results) for stage in stages]
+    sizes = [params.stages[stage].training.batch_size for stage in stages]
+    places = [samples_path(chain, stage, results).with_name(TIMING) for stage in stages]
+    timings = [read_json(place) if place.exists() else {} for place in places]
+    speeds = training_speed(zip(histories, sizes, strict=True)) | sampling_speed(timings)
+    return metrics | speeds
+
+
+def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
+    """Read the same of every chain, by its name."""
+    return {chain: metrics_of_chain(params, chain, results) for chain in params.chains}
+
+
+def check_samples(params: Params, chain: str, digests: dict[str, str], results: Path) -> None:
+    """Raise InputError unless the samples of a chain, and their pictures, are those that params.yaml asks for."""
+    for stage in stages_of(params, chain):
+        path = samples_path(chain, stage, results)
+        notes = read_notes(path)
+        check_recipe(path, sampling_recipe(params, chain, stage, digests), notes.get(RECIPE))
+        check_files(path, notes)

@@ -1,0 +1,116 @@
+"""Sampling of one stage of a chain, given what the stages before it sampled."""
+
+import time
+from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from spn.config import InputError, Params
+from spn.data.hdf5 import SliceFile, read_images, write_images
+from spn.distributed import is_first, joined
+from spn.files import write_bytes, write_json
+from spn.generation import SAMPLERS, sample_chain_stage
+from spn.generation.sample import BATCH_SIZE, sample_labels
+from spn.notes import FILES, RECIPE, content_digest, read_notes
+from spn.paths import PICTURE, SAMPLES, TIMING
+from spn.pipeline.names import check_stage
+from spn.pipeline.place import choose_device
+from spn.provenance import (
+    SamplingOptions,
+    check_recipe,
+    layout_of,
+    load_verb,
+    recipe_digest,
+    sampled_class,
+    sampling_recipe,
+)
+from spn.report.pictures import class_columns, draw_grid
+from spn.trained import load_trained
+
+
+def sample(
+    params: Params,
+    chain: str,
+    stage: str,
+    data: Path,
+    checkpoint: Path,
+    output: Path,
+    given: Path | None = None,
+    *,
+    only: int | None = None,
+    exact: bool = False,
+    sampler: str = "cached",
+    batch_size: int | None = None,
+    device: str = "auto",
+    threads: int = 1,
+) -> UInt8[Tensor, "image height width channel"] | None:
+    """Sample one stage of a chain, given what the stages before it sampled, and tell how long drawing took.
+
+    `given` has the samples of the stage before; `only` is the class of all images, in place of sampling.class; `exact`
+    computes in float64. Writes samples.h5, samples.png and timing.json to `output` and returns the images, as levels;
+    None in all processes but the first. Raises InputError if anything given is not what `params` asks for.
+    """
+    check_stage(params, stage, chain)
+    place = choose_device(device, threads)
+    load_verb("sample", params.stages[stage].model)
+    if sampler not in SAMPLERS:
+        raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
+    options = SamplingOptions(sampled_class(params, chain, only), exact)
+    digest = SliceFile(data).digest
+    digests = given_digests(params, chain, stage, digest, given, options)
+    recipe = sampling_recipe(params, chain, stage, digests, options)
+    before, notes = read_images(given) if given else (None, {})
+    if notes and recipe_digest(notes[RECIPE]) != recipe["given"]:
+        raise InputError(f"{given}: changed while it was read; run the same command again")
+    trained, model = load_trained(params, stage, digest, checkpoint, place)
+    labels = sample_labels(params.sampling.num_images, params.num_classes(chain), options.label)
+    with joined(recipe_digest(recipe)):
+        started = time.monotonic()
+        images = sample_chain_stage(
+            trained,
+            model.double() if exact else model,
+            before,
+            num_images=params.sampling.num_images,
+            seed=params.sampling.seed,
+            temperature=params.chains[chain].temperature_of(stage),
+            batch_size=BATCH_SIZE if batch_size is None else batch_size,
+            sampler=sampler,
+            labels=labels,
+        )
+        seconds = time.monotonic() - started
+        if not is_first():
+            return None
+    picture = draw_grid(images, params.data.white_level, class_columns(labels))
+    write_images(output / SAMPLES, images, {RECIPE: recipe, FILES: {PICTURE: content_digest(picture)}}, labels)
+    write_bytes(output / PICTURE, picture)
+    write_json(output / TIMING, {"images": len(images), "seconds": seconds, "device": str(place)})
+    return images
+
+
+def given_digests(
+    params: Params, chain: str, stage: str, digest: str, given: Path | None, options: SamplingOptions
+) -> dict[str, str]:
+    """Return the data digests of `stage`, which is `digest`, and of those before it, as told by their samples.
+
+    Raises InputError unless `given` has just the samples that the stage before made for this chain, under these
+    parameters and options, and trained on the same data as far as `digest` tells: in another layout it is another one.
+    """
+    stages = params.chains[chain].stages
+    before = stages[: stages.index(stage)][-1:]
+    if not before:
+        if given is not None:
+            raise InputError(f"--given: expected nothing for {stage}, the first stage of chain {chain}, got {given}")
+        return {stage: digest}
+    if given is None:
+        raise InputError(f"--given: expected the samples of {before[0]}, after which {stage} comes in chain {chain}")
+    recipe = read_notes(given).get(RECIPE) or {}
+    for key, expected in (("chain", chain), ("stage", before[0])):
+        if recipe.get(key) != expected:
+            raise InputError(f"{given}: expected samples of {key} {expected}, got {recipe.get(key)}")
+    told: dict[str, str] = recipe.get("data_digests", {})
+    # A stage of which nothing is told, or that has the layout of this one: its data must be these.
+    same = (name for name in stages if name not in told or layout_of(params, name) == layout_of(params, stage))
+    digests = told | dict.fromkeys(same, digest)
+    check_recipe(given, sampling_recipe(params, chain, before[0], digests, options), recipe)
+    return digests

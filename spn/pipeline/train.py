@@ -1,0 +1,69 @@
+"""Training of one stage, recorded in MLflow."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spn import tracking
+from spn.config import Params
+from spn.data.hdf5 import SliceFile
+from spn.distributed import is_first, joined
+from spn.machine import fast_products
+from spn.models import num_parameters
+from spn.paths import CHECKPOINT, HANDLE, RUNS
+from spn.pipeline.names import check_stage
+from spn.pipeline.place import choose_device, log_place
+from spn.provenance import Recipe, load_verb, recipe_digest, stage_recipe
+from spn.stages import Stage
+from spn.training import claimed, train_stage
+from spn.training.history import Row
+
+
+def train(
+    params: Params,
+    stage: str,
+    data: Path,
+    output: Path,
+    *,
+    experiment: Path = HANDLE,
+    runs: Path = RUNS,
+    compiled: bool = False,
+    recompute: bool = False,
+    device: str = "auto",
+    threads: int = 1,
+) -> Path:
+    """Train one stage, or go on where a killed run stopped; return the path of the checkpoint in `output`.
+
+    Returns at once if the checkpoint there has the recipe asked for. Raises TerminatedError on SIGTERM, after the state
+    is saved under `runs`, and what `train_stage` raises.
+    """
+    check_stage(params, stage)
+    place = choose_device(device, threads)
+    # All of it, and before the lock is waited for: what the recipe has the digest of is what will run.
+    load_verb("train", params.stages[stage].model)
+    slices = SliceFile(data)
+    recipe = stage_recipe(params, stage, slices.digest)
+    checkpoint = output / CHECKPOINT
+    with (
+        joined(recipe_digest(recipe)),
+        claimed(runs, recipe),
+        fast_products(place) as products,
+        _recorded(params, recipe, experiment, checkpoint) as observe,
+    ):
+        log_place(stage, place, products)
+        train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute)
+    return checkpoint
+
+
+@contextmanager
+def _recorded(params: Params, recipe: Recipe, experiment: Path, checkpoint: Path) -> Iterator[Callable[[Row], None]]:
+    """Record a training in MLflow, in the first of its processes."""
+    if not is_first():
+        yield lambda row: None
+        return
+    stage = recipe["stage"]
+    signature = Stage(params.stage_plans[stage], params.data.shape).signature
+    count = num_parameters(params.stages[stage].model, signature)
+    store = tracking.open_experiment(experiment, params.data.name)
+    with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
+        yield run.measured
