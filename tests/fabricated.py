@@ -173,7 +173,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The parameters of an experiment of which everything is made, in the working directory."""
     monkeypatch.chdir(tmp_path)
     # Digests of code have tests of their own, and take a second.
-    monkeypatch.setattr("spn.provenance.recipes.verb_digest", lambda verb, family=None: f"code of {verb} {family}")
+    monkeypatch.setattr("spn.provenance.recipes.verb_digest", lambda verb, section=None: f"code of {verb}")
     Path("sources/made").mkdir(parents=True)
     Path("sources/made/train.npy").write_bytes(b"images")
     params = load_params(write_params(tmp_path, made_params()))

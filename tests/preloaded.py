@@ -7,6 +7,6 @@ import spn.evaluation.evaluate
 import spn.report
 import spn.tracking
 import spn.training  # noqa: F401
-from spn.provenance.recipes import verb_digest
+from spn.provenance.code import code_digest
 
-verb_digest("train", "spn")
+code_digest("training/step.py:Learner", family="spn", law="softmax")

@@ -1,5 +1,7 @@
 """The digest of code, on a package of a few lines: what is covered, what counts in it, and which commit it is of."""
 
+import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,27 +10,59 @@ from pathlib import Path
 import pytest
 
 from spn.provenance import git_commit
-from spn.provenance.code import code_digest, load_code
+from spn.provenance.code import LOOSE, code_digest, load_code, reach
 
 MODULES = {
     "__init__.py": "STARTED = True",
-    "law.py": "import math\nimport NAME.deep.sums\nfrom NAME.files import read\nfrom NAME.names import ONE",
-    "names.py": "from NAME import more\nONE = 1",
-    "more.py": "def late():\n    from NAME.late import now\n    return now",
-    "late.py": "import NAME.law\nnow = 1",
-    "deep/__init__.py": "",
-    "deep/sums.py": "from NAME.deep import inner",
-    "deep/inner.py": "",
-    "deep/other.py": "",
+    "law.py": """
+import math
+import NAME.deep.sums
+from NAME.files import read
+from NAME.names import ONE as FIRST
+
+LEAST = 1
+
+
+def law(x):
+    return scale(x) + FIRST + read(x)
+
+
+def scale(x):
+    return NAME.deep.sums.total(x, LEAST)
+
+
+def unused(x):
+    return x
+""",
+    "names.py": "from NAME import late\n\n\ndef chosen():\n    return late.now\n\n\nONE = chosen()\nTWO = 2",
+    "late.py": "print\nnow = 1\nthen = 2",
+    "deep/__init__.py": "from NAME.deep.inner import deepest",
+    "deep/sums.py": """
+from NAME.deep import deepest
+
+unused = int
+
+
+def total(x, y: unused = 0):
+    return deepest(x, y)
+""",
+    "deep/inner.py": "def deepest(x, y):\n    return total if x else y\n\n\ndef other():\n    return 1",
     "other.py": "",
     "files.py": "from NAME.behind import read",
-    "behind.py": "read = open",
-    "cli/__init__.py": "",
-    "cli/verbs.py": "from NAME.other import *\n\n\ndef run():\n    return 1\n\n\ndef walk():\n    return 2",
+    "behind.py": "def read(x):\n    return kept(x)\n\n\ndef kept(x):\n    return x",
+    "doors.py": "def build(name):\n    return name",
+    "toys/ball.py": "def make():\n    return helper()\n\n\ndef helper():\n    return 1\n\n\ndef show():\n    return 2",
+    "toys/kite.py": "def other():\n    return 1",
 }
-"""A package like this one: `law.py` needs most of it, and `files.py` and `cli` are no science."""
+"""A package like this one: `law.py:law` needs a part of it, `behind.py` is plumbing, and `build` opens a door."""
 
-OF_LAW = {"law.py", "names.py", "more.py", "late.py", "deep/__init__.py", "deep/sums.py", "deep/inner.py"}
+OF_LAW = {
+    "law.py": {"law", "scale", "LEAST"},
+    "names.py": {"ONE", "chosen"},
+    "late.py": {"now"},
+    "deep/sums.py": {"total"},
+    "deep/inner.py": {"deepest"},
+}
 
 
 @pytest.fixture
@@ -39,6 +73,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_text(text.replace("NAME", root.name))
     monkeypatch.setattr("spn.provenance.code.ROOT", root)
+    monkeypatch.setattr("spn.provenance.code.PLUMBING", {"behind.py": "is plumbing"})
+    doors = {"doors.py:build": ("toys/{toy}.py:make", "toys/{toy}.py:other")}
+    monkeypatch.setattr("spn.provenance.code.DOORS", doors)
     monkeypatch.syspath_prepend(tmp_path)
     code_digest.cache_clear()
     yield root
@@ -47,53 +84,78 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def digest(*roots: str) -> str:
+def digest(*roots: str, **chosen: str) -> str:
     """Compute a digest of the disk as it is now."""
     code_digest.cache_clear()
-    return code_digest(*roots)
+    return code_digest(*roots, **chosen)
 
 
-def decisive(package: Path, *roots: str) -> set[str]:
-    """Name the modules of which a change changes the digest."""
-    before, found = digest(*roots), set()
-    for place in MODULES:
-        text = (package / place).read_text()
-        (package / place).write_text(f"{text}\nCHANGED = True\n")
-        if digest(*roots) != before:
-            found.add(place)
-        (package / place).write_text(text)
-    assert digest(*roots) == before
+def reached(package: Path, *roots: str, **chosen: str) -> dict[str, set[str]]:
+    """Name the definitions that are in a digest, by their modules, and show that a change of any other is not."""
+    found: dict[str, set[str]] = {}
+    for path, name in reach(*roots, **chosen):
+        found.setdefault(path.relative_to(package).as_posix(), set()).add(name)
+    before = digest(*roots, **chosen)
+    for place, text in MODULES.items():
+        for statement in ast.parse(text.replace("NAME", package.name)).body:
+            name = getattr(statement, "name", None) or ast.unparse(statement).partition(" = ")[0]
+            if isinstance(statement, ast.FunctionDef):
+                changed = text.replace(f"def {name}(", f"@str.title\ndef {name}(")
+            elif isinstance(statement, ast.Assign):
+                changed = re.sub(f"(?m)^{name} = ", f"{name} = 7, ", text)
+            else:
+                continue
+            (package / place).write_text(changed.replace("NAME", package.name))
+            assert (digest(*roots, **chosen) != before) == (name in found.get(place, set())), (place, name)
+        (package / place).write_text(text.replace("NAME", package.name))
+    assert digest(*roots, **chosen) == before
     return found
 
 
-def test_a_digest_covers_what_is_imported_wherever_and_however(package: Path) -> None:
-    assert decisive(package, "law.py") == OF_LAW
-    assert decisive(package, "deep") == {"deep/__init__.py"}
-    assert decisive(package, "other.py", "deep/inner.py") == {"other.py", "deep/inner.py", "deep/__init__.py"}
+def test_a_digest_covers_what_is_mentioned_wherever_and_however(package: Path) -> None:
+    found = reached(package, "law.py:law")
+    assert found.pop("late.py") == {"now", LOOSE}
+    assert found == {place: names for place, names in OF_LAW.items() if place != "late.py"}
+    assert reached(package, "deep/sums.py") == {"deep/sums.py": {"total", "unused"}, "deep/inner.py": {"deepest"}}
+    assert reached(package, "deep/inner.py:other", "names.py:TWO") == {"deep/inner.py": {"other"}, "names.py": {"TWO"}}
 
 
-def test_what_is_no_science_is_covered_where_it_is_named(package: Path) -> None:
-    assert decisive(package, "files.py") == {"files.py", "behind.py"}
-    assert decisive(package, "law.py", "files.py") == OF_LAW | {"files.py", "behind.py"}
-    assert decisive(package, "cli/verbs.py") == {"cli/verbs.py", "other.py"}
+def test_plumbing_is_covered_if_it_is_named(package: Path) -> None:
+    assert reached(package, "behind.py:read") == {"behind.py": {"read", "kept"}}
 
 
-def test_a_function_is_covered_without_its_module(package: Path) -> None:
-    assert decisive(package, "cli/verbs.py:run") == set()
-    run, walk = digest("cli/verbs.py:run"), digest("cli/verbs.py:walk")
-    both = digest("law.py", "cli/verbs.py:run")
-    assert len({run, walk, both, digest("law.py")}) == 4
-    verbs = package / "cli/verbs.py"
-    verbs.write_text(verbs.read_text().replace("return 1", "return 3"))
-    assert digest("cli/verbs.py:run") != run
-    assert digest("law.py", "cli/verbs.py:run") != both
-    assert digest("cli/verbs.py:walk") == walk
+def test_a_door_opens_to_what_is_chosen(package: Path) -> None:
+    assert reached(package, "doors.py") == {"doors.py": {"build"}}
+    assert reached(package, "doors.py", toy="ball") == {"doors.py": {"build"}, "toys/ball.py": {"make", "helper"}}
+    assert reached(package, "doors.py", toy="kite") == {"doors.py": {"build"}, "toys/kite.py": {"other"}}
 
 
-def test_a_renamed_module_is_another(package: Path) -> None:
+def test_a_definition_counts_wherever_it_stands(package: Path) -> None:
+    before = digest("law.py:law")
+    inner, other = package / "deep/inner.py", package / "other.py"
+    other.write_text(inner.read_text())
+    inner.write_text("")
+    (package / "deep/__init__.py").write_text(f"from {package.name}.other import deepest")
+    assert digest("law.py:law") == before
+    other.write_text("def deepest(x, y):\n    return y")
+    assert digest("law.py:law") != before
+
+
+def test_the_same_name_for_something_else_counts(package: Path) -> None:
+    """Though both definitions are in the digest before and after."""
+    (package / "other.py").write_text(
+        f"from {package.name}.late import now, then\n\n\ndef a():\n    return now\n\n\ndef b():\n    return then"
+    )
     before = digest("other.py")
-    (package / "other.py").rename(package / "renamed.py")
-    assert digest("renamed.py") != before
+    swapped = (package / "other.py").read_text().replace("import now, then", "import now as then, then as now")
+    (package / "other.py").write_text(swapped)
+    assert digest("other.py") != before
+
+
+def test_what_is_not_there_is_told(package: Path) -> None:
+    (package / "other.py").write_text(f"from {package.name}.late import nothing\n\n\na = nothing")
+    with pytest.raises(AssertionError, match=f"{package.name}.late.nothing: expected something of this package"):
+        digest("other.py")
 
 
 SAME = {
@@ -104,11 +166,14 @@ SAME = {
     ),
     "prefixes": ("a = 'text'", "a = u'text'"),
     "quotes": ("a = 'text'", 'a = "text"'),
+    "annotations": ("def f(a): ...", "def f(a: int): ...", "def f(a) -> int: ..."),
+    "annotated variables": ("class C:\n    a: int = 1", "class C:\n    a: float = 1"),
+    "places of definitions": ("a = 1\nb = 2", "b = 2\na = 1"),
 }
 
 
 @pytest.mark.parametrize("texts", SAME.values(), ids=SAME)
-def test_what_python_does_not_see_does_not_count(package: Path, texts: tuple[str, str]) -> None:
+def test_what_changes_nothing_does_not_count(package: Path, texts: tuple[str, ...]) -> None:
     assert len(digests_of(package, *texts)) == 1
 
 
@@ -116,10 +181,10 @@ OTHER = {
     "numbers": ("a = 1", "a = 2", "a = 1.0", "a = True", "a = '1'", "a = None"),
     "names": ("a = b", "a = c", "c = b"),
     "calls": ("print(1)", "print(2)", "print(1, 1)", "print(x=1)", "print(*1)"),
-    "order": ("a = 1\nb = 2", "b = 2\na = 1"),
+    "order": ("a = 1\na = 2", "a = 2\na = 1"),
     "bare values": ("...", "7", "7.5", "b'7'", "None", ""),
     "operators": ("a = b < c", "a = b > c", "a = b + c", "a = c + b"),
-    "arguments": ("def f(a): ...", "def f(*, a): ...", "def f(a=1): ...", "def f(*a): ...", "def f(a: int): ..."),
+    "arguments": ("def f(a): ...", "def f(*, a): ...", "def f(a=1): ...", "def f(*a): ..."),
     "decorators": ("def f(): ...", "@g\ndef f(): ...", "async def f(): ..."),
     "branches": ("if a: b\nelse: c", "if a: b\nc", "while a: b\nelse: c"),
 }
@@ -139,25 +204,27 @@ def digests_of(package: Path, *texts: str) -> set[str]:
 
 
 def test_what_is_loaded_is_covered_as_it_was_loaded(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = {f"{package.name}.law": b"a = 1", f"{package.name}.deep": b"b = 1"}
+    loaded = {f"{package.name}.law": b"def law():\n    return 1"}
+    before = digest("law.py:law")
     monkeypatch.setattr("spn.provenance.code.loaded_source", loaded.get)
-    assert decisive(package, "law.py", "deep/inner.py") == {"deep/inner.py"}
-    (package / "law.py").write_text("a = 1")
-    (package / "deep/__init__.py").write_text("b = 1")
-    before = digest("law.py", "deep/inner.py")
+    then = digest("law.py:law")
+    assert then != before
+    (package / "law.py").write_text("def law():\n    return 1")
     loaded.clear()
-    assert digest("law.py", "deep/inner.py") == before
+    assert digest("law.py:law") == then
 
 
 def test_loading_imports_all_that_is_covered_and_digests_it_anew(package: Path) -> None:
-    before = code_digest("law.py", "deep/other.py", "cli/verbs.py:run")
-    (package / "deep/other.py").write_text("CHANGED = True")
-    assert code_digest("law.py", "deep/other.py", "cli/verbs.py:run") == before
-    load_code("law.py", "deep/other.py", "cli/verbs.py:run")
-    dotted = {f"{package.name}.{place.removesuffix('.py').replace('/', '.')}" for place in OF_LAW | {"deep/other.py"}}
-    assert {name.removesuffix(".__init__") for name in dotted} <= sys.modules.keys()
-    assert not {f"{package.name}.other", f"{package.name}.cli.verbs"} & sys.modules.keys()
-    assert code_digest("law.py", "deep/other.py", "cli/verbs.py:run") != before
+    roots = ("law.py:law", "deep/inner.py:other")
+    before = code_digest(*roots, toy="ball")
+    inner = package / "deep/inner.py"
+    inner.write_text(inner.read_text().replace("return 1", "return 2"))
+    assert code_digest(*roots, toy="ball") == before
+    load_code(*roots, "doors.py", toy="ball")
+    dotted = {f"{package.name}.{place.removesuffix('.py').replace('/', '.')}" for place in OF_LAW}
+    assert dotted | {f"{package.name}.toys.ball"} <= sys.modules.keys()
+    assert not {f"{package.name}.other", f"{package.name}.toys.kite"} & sys.modules.keys()
+    assert code_digest(*roots, toy="ball") != before
 
 
 def git(folder: Path, *command: str) -> str:

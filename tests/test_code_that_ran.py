@@ -33,6 +33,13 @@ FAMILY = (
         self.embedder""",
 )
 
+DIGEST = """
+from pathlib import Path
+from spn.config import load_params
+from spn.provenance.recipes import verb_digest
+print(verb_digest("train", load_params(Path("params.yaml")).stages["low"].model))
+"""
+
 BEGUN = """
 import sys
 import {module}
@@ -63,7 +70,7 @@ class Project:
 
     def digest(self) -> str:
         """Compute the digest of what lies on the disk, in a process that has loaded none of it."""
-        return self.run("-c", "from spn.provenance.recipes import verb_digest as d; print(d('train', 'spn'))")
+        return self.run("-c", DIGEST)
 
     def trained(self, place: str) -> tuple[dict[str, torch.Tensor], str]:
         """Read the weights of a training, and the digest of code beside them."""
@@ -108,7 +115,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.mark.parametrize(
-    ("module", "edit"), [("spn.training", SCHEDULE), ("spn.cli.verbs", FAMILY)], ids=["loaded", "not loaded yet"]
+    ("module", "edit"), [("spn.training", SCHEDULE), ("spn.cli.main", FAMILY)], ids=["loaded", "not loaded yet"]
 )
 def test_an_edit_between_import_and_digest(project: Project, module: str, edit: tuple[str, str, str]) -> None:
     """Either the old code ran, and is what is told, or the new one, and that is."""

@@ -42,6 +42,14 @@ EDITS = (
 """A model whose first weights are others, and rules that have another text."""
 
 
+DIGEST = """
+from pathlib import Path
+from spn.config import load_params
+from spn.provenance.recipes import verb_digest
+print(verb_digest("train", load_params(Path("params.yaml")).stages["low"].model))
+"""
+
+
 def params_of(steps: int, seed: int) -> dict[str, Any]:
     """Give one chain of two stages, of which the second trains for some time."""
     params = tiny_params()
@@ -85,8 +93,7 @@ def ran(workspace: Workspace, snakemake: tuple[str, ...]) -> set[str]:
 
 def code_digest(workspace: Workspace) -> str:
     """Compute the digest of the code of trainings as it lies on the disk."""
-    code = "from spn.provenance.recipes import verb_digest as d; print(d('train', 'spn'))"
-    return workspace.run("python", "-c", code).output.strip()
+    return workspace.run("python", "-c", DIGEST).output.strip()
 
 
 def recipe_of(workspace: Workspace, stage: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from experiment import write_params
 from fabricated import DIGESTS, made_params
 
-from spn.config import InputError, Params, load_params
+from spn.config import DigitsData, InputError, Params, PixelSnailSection, load_params
 from spn.provenance import (
     Recipe,
     SamplingOptions,
@@ -47,7 +47,9 @@ DATA = {
 
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    monkeypatch.setattr("spn.provenance.recipes.verb_digest", lambda verb, family=None: f"{verb}, {family}")
+    monkeypatch.setattr(
+        "spn.provenance.recipes.verb_digest", lambda verb, section=None: f"{verb}, {getattr(section, 'family', None)}"
+    )
     limit = {split: count for split, count in LIMIT.items() if count}
     raw = made_params(split_seed=7, limit=limit, test=3, num_classes=6, first_label=0, source_digest="5" * 64)
     raw["stages"]["low"]["class_conditional"] = True
@@ -206,15 +208,20 @@ def test_a_class_that_is_asked_for_takes_the_place_of_the_one_configured(params:
         assert str(refused.value) == message
 
 
-def test_a_verb_runs_its_own_code_and_that_of_the_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    summarise, train = ("cli/verbs.py:summarise", "evaluation/evaluate.py"), ("training", "machine.py")
-    assert verb_digest("summarise") == code_digest(*summarise)
-    assert verb_digest("train", "pixelsnail") == code_digest(*train, "models/pixelsnail.py")
-    loaded: list[tuple[str, ...]] = []
-    monkeypatch.setattr("spn.provenance.recipes.load_code", lambda *roots: loaded.append(roots))
+def test_a_verb_runs_its_own_code_and_what_its_section_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = PixelSnailSection(family="pixelsnail", width=8, blocks=1, law="softmax")
+    train, chosen = ("training/step.py:Learner",), {"family": "pixelsnail", "law": "softmax"}
+    data = DigitsData(source="digits", name="digits", bits=5, validation=2, test=3)
+    preprocess = ("data/preprocess.py:write_slices", "config/data.py:DigitsData")
+    assert verb_digest("summarise") == code_digest("pipeline/summarise.py:summarise")
+    assert verb_digest("train", model) == code_digest(*train, **chosen)
+    assert verb_digest("preprocess", data) == code_digest(*preprocess, source="digits")
+    loaded: list[tuple[tuple[str, ...], dict[str, str]]] = []
+    monkeypatch.setattr("spn.provenance.recipes.load_code", lambda *roots, **chosen: loaded.append((roots, chosen)))
     load_verb("summarise")
-    load_verb("train", "pixelsnail")
-    assert loaded == [summarise, (*train, "models/pixelsnail.py")]
+    load_verb("train", model)
+    load_verb("preprocess", data)
+    assert loaded == [(("pipeline/summarise.py:summarise",), {}), (train, chosen), (preprocess, {"source": "digits"})]
 
 
 DIFFERENCES: list[tuple[Any, Any, list[str]]] = [

@@ -255,14 +255,17 @@ def _bound(statement: ast.stmt) -> list[str]:
 def _imports(statement: ast.AST) -> Iterator[tuple[str, str]]:
     """Go through what a statement imports of this package: the names, and what they stand for."""
     for node in ast.walk(statement):
-        if isinstance(node, ast.Import):
-            pairs = [(alias.asname or alias.name.split(".")[0], alias.asname or alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports are not followed"
-            pairs = [(alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names]
-        else:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        yield from ((name, dotted) for name, dotted in pairs if dotted.split(".")[0] == ROOT.name)
+        for alias in node.names:
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, "relative imports are not followed"
+                name, dotted = alias.asname or alias.name, f"{node.module}.{alias.name}"
+            else:  # without `as`, it is the package that has a name
+                package = alias.name.split(".")[0]
+                name, dotted = alias.asname or package, alias.name if alias.asname else package
+            if dotted.split(".")[0] == ROOT.name:
+                yield name, dotted
 
 
 def _text(statements: list[ast.stmt]) -> _Text:
