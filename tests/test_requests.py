@@ -8,7 +8,8 @@ import pytest
 from fabricated import MADE, SPLIT, WHOLE, after, files_of, params
 
 from spn.config import Params
-from spn.provenance import ask, audit, request_path
+from spn.paths import request_path
+from spn.provenance import ask, audit
 
 __all__ = ["params"]
 
