@@ -132,9 +132,10 @@ class _Walk:
         key = f"{definition.path.relative_to(ROOT).as_posix()}:{definition.name}"
         names = [name for name in DOORS.get(key, ()) if name.split("{")[1].split("}")[0] in self.chosen]
         for name in (name.format(**self.chosen) for name in names):
-            module, _, what = name.partition(":")
-            if what in _parse(_source(ROOT / module)).texts:
-                return [("", Definition(ROOT / module, what))]
+            file, _, what = name.partition(":")
+            module = _parse(_source(ROOT / file))
+            if what in module.texts or what in module.imports:
+                return [("", target) for target in _resolve(f"{_dotted(ROOT / file)}.{what}")]
         return []
 
 
