@@ -131,31 +131,38 @@ def test_make_with_nothing_to_do_says_so_and_the_table(workspace: Workspace) -> 
     assert report.stat().st_mtime_ns > made
 
 
-def test_comments_and_docstrings_change_nothing(workspace: Workspace) -> None:
+def test_comments_docstrings_and_what_nothing_uses_change_nothing(workspace: Workspace) -> None:
     workspace.append("spn/models/spn.py", "\n# A remark.\n")
-    layers = workspace.folder / "spn/layers/causal.py"
-    layers.write_text(layers.read_text().replace('"""', '"""Otherwise put: ', 1))
+    workspace.append("spn/stages.py", "\nUNUSED = True\n")
+    workspace.edit("spn/layers/causal.py", '"""', '"""Otherwise put: ')
     assert workspace.snakemake().ran == {"reproduce"}
 
 
 @pytest.mark.parametrize(
-    ("module", "kept"),
+    ("module", "edit", "kept"),
     [
-        ("report/tables.py", EVERYTHING - {"report", "reproduce"}),
-        ("evaluation/evaluate.py", {job for job in EVERYTHING if job.startswith(("pre", "train", "sample"))}),
+        ("report/tables.py", ("'≤ '", "'<= '"), EVERYTHING - {"report", "reproduce"}),
+        (
+            "evaluation/evaluate.py",
+            ("nats.mean()", "nats.mean() + 0"),
+            {job for job in EVERYTHING if job.startswith(("pre", "train", "sample"))},
+        ),
         (
             "generation/sample.py",
+            ("% num_classes", "% max(1, num_classes)"),
             {job for job in EVERYTHING if not job.startswith(("sample", "record", "report", "reproduce"))},
         ),
     ],
 )
-def test_what_a_line_of_code_makes_run(workspace: Workspace, module: str, kept: set[str]) -> None:
-    workspace.append(f"spn/{module}", "\nCHANGED = True\n")
+def test_what_a_line_of_code_makes_run(
+    workspace: Workspace, module: str, edit: tuple[str, str], kept: set[str]
+) -> None:
+    workspace.edit(f"spn/{module}", *edit)
     assert workspace.plan() == EVERYTHING - kept
 
 
 def test_a_line_of_a_model_trains_all_stages_of_its_family(workspace: Workspace) -> None:
-    workspace.append("spn/models/spn.py", "\nCHANGED = True\n")
+    workspace.edit("spn/models/spn.py", "self.transformer(tokens", "self.transformer(2 * tokens")
     planned = {job for job in workspace.plan() if job.startswith(("preprocess", "train"))}
     assert planned == {f"train/{stage}" for stage in STAGES}
 

@@ -129,6 +129,13 @@ class Workspace:
         """Replace params.yaml."""
         write_params(self.folder, params)
 
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace the first place where a file has a text."""
+        file = self.folder / path
+        text = file.read_text()
+        assert old in text, path
+        file.write_text(text.replace(old, new, 1))
+
     def append(self, path: str, text: str) -> None:
         """Append to a file."""
         with (self.folder / path).open("a") as file:

@@ -1,6 +1,6 @@
 """Stages and chains held against what a likelihood must be."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from spn.config import Params
 from spn.evaluation.chain_check import check_chain
@@ -8,7 +8,7 @@ from spn.evaluation.check import check_stage
 from spn.pipeline.names import check_stage as check_name
 
 
-def check(params: Params, stage: tuple[str, ...] = ()) -> Iterator[str]:
+def check(params: Params, stage: Sequence[str] = ()) -> Iterator[str]:
     """Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).
 
     Without names, all stages and then all chains. Yields a line for each; raises InputError at the first that fails.
