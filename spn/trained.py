@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from spn.checkpoint import load_weights
 from spn.config import Params
@@ -19,6 +20,11 @@ def load_trained(
     Raises InputError unless the checkpoint was trained with exactly the recipe that `params` and the data give.
     """
     weights = load_weights(checkpoint, stage_recipe(params, name, data_digest))
+    return build_trained(params, name, weights, device)
+
+
+def build_trained(params: Params, name: str, weights: dict[str, Tensor], device: torch.device) -> tuple[Stage, Model]:
+    """Build stage `name` with these weights, in evaluation mode; raise RuntimeError if they are another network's."""
     stage = Stage(params.stage_plans[name], params.data.shape, device)
     model = build_model(params.stages[name].model, stage.signature)
     model.load_state_dict(weights)

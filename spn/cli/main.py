@@ -78,6 +78,12 @@ def _add_stage_verbs(commands: Commands) -> None:
     _machine(evaluate)
     _processes(evaluate)
 
+    adopt = _verb(commands, "adopt")
+    adopt.add_argument("stage", nargs="+")
+    adopt.add_argument("--images", type=_count, default=100, help="test images that are evaluated and compared")
+    adopt.add_argument("--results", type=Path, default=RESULTS)
+    _machine(adopt)
+
     check = _verb(commands, "check")
     check.add_argument("stage", nargs="*", help="stages to check; none: all")
 

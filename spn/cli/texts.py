@@ -4,6 +4,7 @@ HELP = {
     "preprocess": "Turn a data source into bit-depth-split HDF5 slice tensors.",
     "train": "Train one stage, or go on where a killed run stopped; return at once if it is trained.",
     "evaluate": "Compute a stage's nats over the whole test split: exact, or the bound that its law gives.",
+    "adopt": "Give checkpoints the recipe of refactored code, if it evaluates them as the code did that trained them.",
     "check": "Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).",
     "plan": "Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.",
     "sample": "Sample one stage of a chain, given what the stages before it sampled, and tell how long drawing took.",
@@ -22,6 +23,7 @@ EXAMPLES = {
     "preprocess": "spn preprocess --layout S2_2+3 --output data/digits/S2_2+3.h5",
     "train": f"spn train low {_DATA} --output results/stages/low",
     "evaluate": f"spn evaluate low {_DATA} {_LOW} --output results/stages/low",
+    "adopt": "spn adopt first_high rest_high low",
     "check": "spn check low",
     "plan": "spn plan --params presets/photos.yaml",
     "sample": f"spn sample multidimensional low {_DATA} {_LOW} --output results/chains/multidimensional/low"

@@ -36,16 +36,24 @@ BATCH_SIZE = 128
 
 @torch.inference_mode()
 def stage_nats(
-    stage: Stage, model: Model, data: SliceFile, split: Split, device: torch.device, batch_size: int = BATCH_SIZE
+    stage: Stage,
+    model: Model,
+    data: SliceFile,
+    split: Split,
+    device: torch.device,
+    batch_size: int = BATCH_SIZE,
+    num_images: int | None = None,
 ) -> Float64[np.ndarray, " image"]:
     """Give -log p of the stage's cells for every image of a split, in nats: all slices, none drawn.
 
     A batch is `batch_size` slices, of one image or of several; the sums are in float64. Where the model gives a bound,
     its noise is a function of the stage's name, the batches and the kind of device. Several processes
-    (`spn.distributed`) share the batches, and all of them get the nats, which are the same as from one.
+    (`spn.distributed`) share the batches, and all of them get the nats, which are the same as from one. `num_images`
+    are the first images of the split; without it, they are all.
     """
     positions = torch.tensor(stage.targets)
-    slices_of_images = torch.arange(data.num_images(split) * len(positions))
+    count = data.num_images(split) if num_images is None else num_images
+    slices_of_images = torch.arange(count * len(positions))
     name = f"{stage.plan.name} on {split}"
     batches = share(slices_of_images.split(batch_size))
     parts = []

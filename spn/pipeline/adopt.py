@@ -1,0 +1,111 @@
+"""Checkpoints of refactored code: whoever refactored says that it means the same, and evaluation holds them to it.
+
+Only code can be adopted, never parameters or data: these decide weights.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spn.checkpoint import load_tensors, save_tensors
+from spn.config import InputError, Params
+from spn.data.hdf5 import SliceFile
+from spn.evaluation.evaluate import load_nats, stage_nats
+from spn.files import read_json
+from spn.notes import FILES, RECIPE
+from spn.paths import NATS, RESULTS, checkpoint_path, metrics_path, slices_path, stage_folder
+from spn.pipeline.names import check_stage
+from spn.pipeline.place import choose_device
+from spn.provenance import (
+    Recipe,
+    differing_keys,
+    git_commit,
+    layout_of,
+    load_verb,
+    recipe_digest,
+    stage_recipe,
+)
+from spn.trained import build_trained
+
+ADOPTED, CODE = "adopted", "code_digest"
+TOLERANCE, ROUNDING = 1e-5, 1e-7
+"""How far an image's nats may be from those that were kept: in nats, and as a share of them, for they are sums of
+float32."""
+
+ON_TRUST = "that the training step still means the same, which evaluation does not show"
+"""What is taken on the caller's word."""
+
+
+def adopt(
+    params: Params,
+    stage: Sequence[str],
+    *,
+    images: int = 100,
+    results: Path = RESULTS,
+    device: str = "auto",
+    threads: int = 1,
+) -> Iterator[str]:
+    """Give checkpoints the recipe of the code as it is, if it evaluates them as the code did that trained them.
+
+    Evaluates the first `images` of the test split, or all if there are fewer, and compares with the nats that were
+    kept, image by image. What a checkpoint was adopted from is added to its notes. Yields a line for each stage.
+    Raises InputError, and leaves the checkpoint as it is, if anything but code differs, or the nats do.
+    """
+    place = choose_device(device, threads)
+    for name in stage:
+        check_stage(params, name)
+        load_verb("train", params.stages[name].model)
+        data = SliceFile(slices_path(params.data.name, layout_of(params, name)))
+        path = checkpoint_path(name, results)
+        weights, notes = load_tensors(path)
+        old, new = notes.get(RECIPE) or {}, stage_recipe(params, name, data.digest)
+        if old == new:
+            yield f"{name}: has the recipe asked for already"
+            continue
+        _check_code_alone_differs(path, old, new)
+        kept = _kept_nats(name, old, results)[:images]
+        try:
+            trained, model = build_trained(params, name, weights, place)
+        except RuntimeError as error:
+            raise InputError(f"{path}: expected the weights of the network that this code builds: {error}") from error
+        nats = stage_nats(trained, model, data, "test", place, num_images=len(kept))
+        differences = np.abs(nats - kept)
+        if not (differences <= TOLERANCE + ROUNDING * np.abs(kept)).all():
+            raise InputError(
+                f"{path}: expected the nats that were kept, image by image, to {TOLERANCE:g}; "
+                f"under this code they differ by up to {differences.max():.3g}: train again"
+            )
+        adopted = {
+            CODE: old[CODE],
+            "commit": git_commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "images": len(kept),
+            "largest_difference": float(differences.max()),
+            "on_trust": ON_TRUST,
+        }
+        save_tensors(path, weights, notes | {RECIPE: new, ADOPTED: [*notes.get(ADOPTED, []), adopted]})
+        yield (
+            f"{name}: adopted from code {old[CODE][:12]}: the nats of {len(kept)} test images differ by at most "
+            f"{differences.max():.2g}; taken on your word: {ON_TRUST}"
+        )
+
+
+def _check_code_alone_differs(path: Path, old: Recipe, new: Recipe) -> None:
+    different = differing_keys(new | {CODE: old.get(CODE)}, old)
+    if different or CODE not in old:
+        raise InputError(
+            f"{path}: expected a checkpoint of these parameters and data, for only code is adopted: "
+            f"{different[0] if different else 'no recipe inside'}"
+        )
+
+
+def _kept_nats(stage: str, old: Recipe, results: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Read the nats of each test image that were kept when the checkpoint was evaluated."""
+    path = metrics_path(stage, results)
+    metrics = read_json(path)
+    if metrics.get(RECIPE, {}).get("training") != recipe_digest(old):
+        raise InputError(f"{path}: expected the figures of the checkpoint beside it, got those of another training")
+    return load_nats(stage_folder(stage, results) / NATS, metrics[FILES][NATS])

@@ -1,0 +1,177 @@
+"""`spn adopt`: a checkpoint goes on under refactored code, if that evaluates it as before, and nothing else changed."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experiment import tiny_params, write_params
+
+from spn.checkpoint import load_tensors, save_tensors
+from spn.cli import main
+from spn.config import load_params
+from spn.files import read_json, write_json
+from spn.notes import RECIPE, content_digest
+from spn.paths import METRICS, NATS, checkpoint_path, metrics_path
+from spn.provenance import recipe_digest, stage_recipe
+
+OLD = "0" * 64
+"""The digest of code that trained, before it was refactored."""
+
+DATA, OUTPUT = "data/digits/S2_2+3.h5", "results/stages/low"
+TRAIN = ["train", "low", "--data", DATA, "--output", OUTPUT, "--device", "cpu"]
+EVALUATE = ["evaluate", "low", "--data", DATA, "--checkpoint", f"{OUTPUT}/checkpoint.safetensors", "--output", OUTPUT]
+ADOPT = ["adopt", "low", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage that was trained and evaluated by other code, as its notes have it."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_params(folder, tiny_params())
+        assert main(["preprocess", "--layout", "S2_2+3", "--output", DATA]) == 0
+        assert main(TRAIN) == 0
+        assert main(EVALUATE) == 0
+        change_recipe(lambda recipe: recipe.update(code_digest=OLD))
+    return folder
+
+
+def change_recipe(change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the recipe in the checkpoint, and what the figures say of it."""
+    weights, notes = load_tensors(checkpoint_path("low"))
+    change(notes[RECIPE])
+    save_tensors(checkpoint_path("low"), weights, notes)
+    metrics = read_json(metrics_path("low"))
+    metrics[RECIPE]["training"] = metrics["recipe_digest"] = recipe_digest(notes[RECIPE])
+    write_json(metrics_path("low"), metrics)
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_checkpoint_is_adopted_and_says_of_what(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, notes = load_tensors(checkpoint_path("low"))
+    assert main(ADOPT) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("low: adopted from code 000000000000: the nats of 10 test images differ by at most 0; taken")
+    after, now = load_tensors(checkpoint_path("low"))
+    assert all(torch.equal(weight, after[name]) for name, weight in weights.items())
+    params = load_params(Path("params.yaml"))
+    assert now[RECIPE] == stage_recipe(params, "low", notes[RECIPE]["data_digest"])
+    (adopted,) = now.pop("adopted")
+    assert now | {RECIPE: None} == notes | {RECIPE: None}
+    assert adopted.keys() == {"code_digest", "commit", "date", "images", "largest_difference", "on_trust"}
+    assert (adopted["code_digest"], adopted["images"], adopted["largest_difference"]) == (OLD, 10, 0.0)
+    assert "training step" in adopted["on_trust"]
+    assert "training step" in said
+
+
+def test_nothing_trains_an_adopted_stage_again(folder: Path) -> None:
+    assert main(ADOPT) == 0
+    content = checkpoint_path("low").read_bytes()
+    assert main(TRAIN) == 0
+    assert checkpoint_path("low").read_bytes() == content
+    assert main(EVALUATE) == 0
+
+
+def test_it_is_said_if_there_is_nothing_to_adopt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(ADOPT) == 0
+    content = checkpoint_path("low").read_bytes()
+    assert main(ADOPT) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "low: has the recipe asked for already"
+    assert checkpoint_path("low").read_bytes() == content
+
+
+def test_adoptions_follow_each_other_in_the_notes(folder: Path) -> None:
+    assert main(ADOPT) == 0
+    change_recipe(lambda recipe: recipe.update(code_digest="1" * 64))
+    assert main([*ADOPT, "--images", "3"]) == 0
+    adoptions = load_tensors(checkpoint_path("low"))[1]["adopted"]
+    assert [(each["code_digest"], each["images"]) for each in adoptions] == [(OLD, 10), ("1" * 64, 3)]
+
+
+def refused(capsys: pytest.CaptureFixture[str]) -> str:
+    """Adopt, which must be refused in one line and change nothing; return the line."""
+    content = checkpoint_path("low").read_bytes()
+    capsys.readouterr()
+    assert main(ADOPT) == 2
+    assert checkpoint_path("low").read_bytes() == content
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("spn: error: ")]
+    return line.removeprefix("spn: error: ")
+
+
+def test_other_weights_or_code_that_means_something_else_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from spn.layers import transformer
+
+    sound = transformer._attend
+    monkeypatch.setattr(transformer, "_attend", lambda queries, keys, values: 1.01 * sound(queries, keys, values))
+    line = refused(capsys)
+    assert line.startswith(f"{checkpoint_path('low')}: expected the nats that were kept, image by image")
+    assert line.endswith(": train again")
+
+
+@pytest.mark.parametrize("image", [0, 9])
+def test_a_difference_in_one_image_is_enough(folder: Path, image: int, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(OUTPUT) / NATS
+    nats = np.load(path)
+    for difference, is_adopted in ((1e-4, False), (5e-6, True)):
+        nats[image] += difference
+        np.save(path, nats)
+        metrics = read_json(Path(OUTPUT) / METRICS)
+        metrics["files"][NATS] = content_digest(path.read_bytes())
+        write_json(Path(OUTPUT) / METRICS, metrics)
+        if is_adopted:
+            assert main(ADOPT) == 0
+        else:
+            assert "under this code they differ by up to" in refused(capsys)
+        nats[image] -= difference
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a parameter": (
+        lambda params: params["stages"]["low"]["training"].update(steps=7),
+        "training.steps: expected 7, got 6",
+    ),
+    "the seed": (lambda params: params.update(seed=2), "seed: expected 2, got 1"),
+    "the data": (lambda params: params["data"].update(split_seed=2), "data.split_seed: expected 2, got 1"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_parameters_and_data_are_never_adopted(folder: Path, change: str, capsys: pytest.CaptureFixture[str]) -> None:
+    edit, message = CHANGES[change]
+    params = tiny_params()
+    edit(params)
+    write_params(folder, params)
+    line = refused(capsys)
+    assert line.startswith(f"{checkpoint_path('low')}: expected a checkpoint of these parameters and data")
+    assert line.endswith(message)
+
+
+def test_figures_of_another_checkpoint_show_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = read_json(metrics_path("low"))
+    metrics[RECIPE]["training"] = "2" * 64
+    write_json(metrics_path("low"), metrics)
+    assert refused(capsys).startswith(f"{metrics_path('low')}: expected the figures of the checkpoint beside it")
+
+
+def test_weights_of_another_network_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, notes = load_tensors(checkpoint_path("low"))
+    save_tensors(checkpoint_path("low"), {f"moved.{name}": each for name, each in weights.items()}, notes)
+    assert "expected the weights of the network that this code builds" in refused(capsys)
+
+
+def test_a_stage_without_a_checkpoint_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adopt", "high"]) == 2
+    assert capsys.readouterr().err.startswith(f"spn: error: {checkpoint_path('high')}: ")
