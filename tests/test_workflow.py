@@ -167,6 +167,19 @@ def test_a_line_of_a_model_trains_all_stages_of_its_family(workspace: Workspace)
     assert planned == {f"train/{stage}" for stage in STAGES}
 
 
+def test_adopted_checkpoints_are_trained_no_more(workspace: Workspace) -> None:
+    """The code is refactored, and means the same: scored again, sampled again, recorded again, but not trained."""
+    workspace.edit("spn/models/spn.py", "self.transformer(tokens", "self.transformer(1 * tokens")
+    assert {f"train/{stage}" for stage in STAGES} <= workspace.plan()
+    said = workspace.run("spn", "adopt", *STAGES).output
+    assert [line.partition(": adopted")[0] for line in said.splitlines() if ": adopted" in line] == list(STAGES)
+    done = workspace.snakemake()
+    assert done.trained == set()
+    assert {job for job in done.ran if job.startswith(("preprocess", "train"))} == set()
+    assert {f"evaluate/{stage}" for stage in STAGES} <= done.ran
+    assert workspace.snakemake().ran == {"reproduce"}
+
+
 def test_a_typo_stops_everything_before_it_begins(workspace: Workspace) -> None:
     params = tiny_params()
     params["stages"]["low"]["training"]["lerning_rate"] = 0.1
