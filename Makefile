@@ -1,7 +1,7 @@
 # make reproduce: install, run the default experiment, print its table.   make test, make check: what CI runs.
 # make ablations, make compare: the same with the preset of that name, in experiments/.
 .DELETE_ON_ERROR:
-.PHONY: install install-test reproduce ablations compare test check bench bench-gpu mutants packages clean
+.PHONY: install install-test reproduce ablations compare test test-fast check bench bench-gpu mutants packages clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -55,7 +55,11 @@ ablations compare: install
 
 # Two processes, and a third that mostly waits for Slurm; tests of a group share what they start, and so a process.
 test: install-test packages
-	pytest -n 3 --dist loadgroup
+	pytest -n 3 --dist loadgroup --durations 10
+
+# For the inner loop: without the tests that start real tools or take long.
+test-fast: install-test
+	pytest -n 2 --dist loadgroup -m "not slow"
 
 check: install-test
 	ruff format --check .

@@ -11,7 +11,7 @@ from spn.config import Params, load_params
 from spn.config.section import Section
 from spn.provenance import results_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGEST = "0" * 64
 
 Values = dict[str, Any]

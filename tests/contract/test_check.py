@@ -8,7 +8,7 @@ import planted
 import pytest
 import torch
 from contract import SMALL, Part, Problem, chains, resolve
-from test_families import PLUS_PLUS
+from families import PLUS_PLUS
 from torch import Tensor
 
 from spn.config import FamilySection, InputError

@@ -1,13 +1,12 @@
 """Files that are not valid YAML, or hold anything at all: one line, never a traceback."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from params_file import TEXT, changed, error_of, load, plain
+from params_file import TEXT, changed, dotted_keys, error_of, load, plain
 
 from spn.config import InputError, Params
 
@@ -51,15 +50,6 @@ def params_or_message(folder: Path, content: dict[str, Any]) -> Params | str:
         return load(folder, content)
     except InputError as error:
         return str(error)
-
-
-def dotted_keys(value: object, key: str = "") -> Iterator[str]:
-    """List every dotted key of params.yaml, sections and lists included."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            path = f"{key}.{name}" if key else name
-            yield path
-            yield from dotted_keys(inner, path)
 
 
 JSON = st.recursive(

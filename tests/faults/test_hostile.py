@@ -19,8 +19,7 @@ import torch
 from bombs import BOMBS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from params_file import ALIASED, as_written, error_of, load, plain
-from test_params_fuzz import dotted_keys
+from params_file import ALIASED, as_written, dotted_keys, error_of, load, plain
 
 from spn.checkpoint import load_notes, load_tensors, load_weights
 from spn.config import InputError, Params
@@ -32,7 +31,7 @@ FILES = {"zip": "set.zip", "png": "set.zip", "npz": "train.npz", "gz": "-ubyte.g
 
 def test_bombs_take_little_memory_and_write_nothing(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
-    command = [sys.executable, str(Path(__file__).parent / "bombs.py"), str(tmp_path / "inside")]
+    command = [sys.executable, str(Path(__file__).parents[1] / "helpers/bombs.py"), str(tmp_path / "inside")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr}"
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ruamel.yaml import YAML
 
 from spn.config import InputError, Params, load_params
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 TEXT = FILES[0].read_text()
 COMPLETE = load_params(FILES[0]).model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -84,3 +85,12 @@ def error_of(folder: Path, content: str | bytes | dict[str, Any]) -> str:
     start = f"{folder / 'params.yaml'}: "
     assert message.startswith(start)
     return message.removeprefix(start)
+
+
+def dotted_keys(value: object, key: str = "") -> Iterator[str]:
+    """List every dotted key of params.yaml, sections and lists included."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            path = f"{key}.{name}" if key else name
+            yield path
+            yield from dotted_keys(inner, path)

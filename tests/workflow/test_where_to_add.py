@@ -13,7 +13,7 @@ from experiment import tiny_params, write_params
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 FAMILY_SECTION = '''
 class ToySection(FamilySection):

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from experiment import tiny_params, write_params
+from made_up_machine import PLENTY, SPEEDS
 from ruamel.yaml import YAML
 from torch import Tensor
 
 from spn.cli import main
 from spn.config import Params, PixelCnnPpSection, load_params
 from spn.models import num_parameters
-from spn.planning import Speeds, forecast, plan_json, plan_table, warnings
+from spn.planning import forecast, plan_json, plan_table, warnings
 from spn.planning.cost import forward_flops, sampling_work, step_cost
 from spn.planning.images import count_images
 from spn.planning.speed import Speed, fit_speed
@@ -24,12 +25,9 @@ from spn.planning.step import Step
 from spn.planning.work import Tally, Work, imagined
 from spn.stages import Stage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "presets" / "photos.yaml"
 CPU = torch.device("cpu")
-EVEN = Speed(per_flop=1e-10, per_call=1e-5, per_byte=1e-10)
-SPEEDS = Speeds({"float32": EVEN, "bfloat16": EVEN}, sampling=EVEN)
-PLENTY = 1 << 50
 
 
 def tiny(**changes: Any) -> Params:

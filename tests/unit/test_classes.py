@@ -13,8 +13,8 @@ from contract import SMALL, Check, build_problem, chains
 from contract.model_checks import check_context_is_used, check_target_mass
 from contract.sample_checks import check_batches
 from experiment import read_history, tiny_params, write_params
+from families import SECTIONS
 from params_file import changed, error_of, load
-from test_families import SECTIONS
 
 from spn.cli import main
 from spn.config import FamilySection, InputError, Params, load_params

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 Edit = tuple[str, str, str]
 """A module, what is there, and what takes its place; with nothing there, a new module or an end to it."""

@@ -16,7 +16,7 @@ from spn.tracking import Experiment, load_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 
-SCREENSHOTS = Path(__file__).parent.parent / "test-output"
+SCREENSHOTS = Path(__file__).parents[2] / "test-output"
 RUN_NAME = "attributes.`Run Name`"
 BITS_PER_DIM = "metrics.`bits_per_dim`"
 

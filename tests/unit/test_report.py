@@ -24,7 +24,7 @@ from spn.report.pictures import save_grid
 from spn.report.summary import write_report
 from spn.report.tables import text_table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 180, "test": 360}
 CIFAR10 = {"source": "cifar10", "name": "cifar10", "bits": 8, "validation": 500}
 IMAGENET = {"source": "arrays", "name": "im", "bits": 8, "size": 32, "channels": 3, "release": "imagenet-32-original"}

@@ -1,4 +1,4 @@
-"""States of an experiment between which tests/chaos.py edits: of params.yaml, of the sources and of the code.
+"""States of an experiment between which tests/helpers/chaos.py edits: of params.yaml, of the sources and of the code.
 
 A state says of every knob at which of its positions it is. Setting a knob edits one thing, in place, as a user would.
 """

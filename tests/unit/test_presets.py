@@ -27,7 +27,7 @@ from spn.stages import Stage
 from spn.trained import load_trained
 from spn.training import train_stage
 
-PRESETS = Path(__file__).parents[1] / "presets"
+PRESETS = Path(__file__).parents[2] / "presets"
 CPU = torch.device("cpu")
 FEW = {"train": 12, "validation": 4, "test": 4}
 Fill = Callable[[Path], None]

@@ -5,11 +5,17 @@ from collections.abc import Callable
 import pytest
 import torch
 from contract import MODEL_CHECKS, Problem, build_problem, chains
-from test_families import SECTIONS
+from families import SECTIONS
 from torch import Tensor
 
-from spn.layers import ShiftedUpsampling, StrictAttentionSteps, UpsamplingSteps, shifted_start, strict_attention
-from spn.layers.pixel_head import MixtureHeadSteps
+from spn.layers import (
+    MixtureHeadSteps,
+    ShiftedUpsampling,
+    StrictAttentionSteps,
+    UpsamplingSteps,
+    shifted_start,
+    strict_attention,
+)
 from spn.likelihood import DiscretisedMixture
 from spn.models import pixelcnn_pp
 

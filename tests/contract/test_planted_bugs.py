@@ -23,8 +23,8 @@ from contract import (
     resolve,
 )
 from experiment import tiny_params, write_params
+from families import PLUS_PLUS
 from planted import Plant
-from test_families import PLUS_PLUS
 
 from spn.cli import main
 from spn.config import InputError

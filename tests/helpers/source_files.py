@@ -13,7 +13,7 @@ from spn.config import DataSection
 from spn.data.layout import Split
 from spn.data.sources import Source
 
-REAL_DATA = Path(os.environ.get("SPN_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+REAL_DATA = Path(os.environ.get("SPN_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def real_file(name: str) -> Path:

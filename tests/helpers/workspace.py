@@ -16,7 +16,7 @@ from typing import Any
 
 from experiment import tiny_params, write_params
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT = (".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "Snakefile", "dvc.yaml")
 PROJECT += ("pyproject.toml", "sources/README.md", "spn", "workflow")
 OWN = ("DVC_", "GIT_", "MLFLOW_", "SNAKEMAKE_")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from contract import SMALL
 from experiment import tiny_params, write_params
-from test_families import GATED, PLUS_PLUS, SNAIL
-from test_plan import PLENTY, SPEEDS
+from families import GATED, PLUS_PLUS, SNAIL
+from made_up_machine import PLENTY, SPEEDS
 
 from spn.config import FamilySection, load_params
 from spn.evaluation.dependence import sight

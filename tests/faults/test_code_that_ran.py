@@ -19,7 +19,7 @@ from spn.checkpoint import load_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECONDS = 300
 
 SCHEDULE = "training/optimiser.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos"

@@ -1,0 +1,34 @@
+"""Small sections of every family, and of their laws."""
+
+from contract import SMALL
+
+from spn.config import FamilySection, GatedPixelCnnSection, PixelCnnPpSection, PixelSnailSection
+
+GATED = GatedPixelCnnSection(family="gated_pixelcnn", width=24, layers=2, mixtures=2, embedder_layers=1)
+PLUS_PLUS = PixelCnnPpSection(family="pixelcnn_pp", filters=6, resnets=1, mixtures=2, embedder_layers=1, dropout=0.0)
+SNAIL = PixelSnailSection(
+    family="pixelsnail",
+    width=8,
+    blocks=2,
+    resnets=1,
+    key_width=4,
+    value_width=6,
+    mixtures=2,
+    embedder_layers=1,
+)
+
+
+def changed(section: FamilySection, **changes: object) -> FamilySection:
+    return section.model_copy(update=changes)
+
+
+SECTIONS: dict[str, FamilySection] = {
+    "spn_mixture": changed(SMALL, law="mixture", mixtures=2),
+    "gated_pixelcnn": GATED,
+    "gated_pixelcnn_mixture": changed(GATED, law="mixture", layers=3),
+    "pixelcnn_pp": PLUS_PLUS,
+    "pixelcnn_pp_softmax": changed(PLUS_PLUS, law="softmax", resnets=2, downsampling=False),
+    "pixelcnn_pp_no_short_cuts": changed(PLUS_PLUS, short_cuts=False),
+    "pixelsnail": SNAIL,
+    "pixelsnail_softmax": changed(SNAIL, law="softmax"),
+}
