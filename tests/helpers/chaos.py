@@ -1,10 +1,11 @@
 """Kills the whole workflow at random, with an edit between any two kills, and compares what it ends with.
 
 `python tests/helpers/chaos.py --rounds 30 --seed N` prints what happened in each round, and ends with status 1 if
-anything disagreed. A round begins with an empty folder. Several times the workflow is started, by Snakemake or by DVC, and
-killed at a moment of its own; params.yaml, the sources or the code are edited between the kills, some of them while it
-runs. Then everything is set to one of a few final states, the workflow is run to its end, and the results must be
-those of a run of that state which nothing disturbed. At any moment, status 0 must mean that `spn verify` agrees.
+anything disagreed. A round begins with an empty folder. Several times the workflow is started, by Snakemake or by DVC,
+and killed at a moment of its own; params.yaml, the sources or the code are edited between the kills, some of them
+while it runs. Then everything is set to one of a few final states, the workflow is run to its end, and the results
+must be those of a run of that state which nothing disturbed. At any moment, status 0 must mean that `spn verify`
+agrees.
 """
 
 import argparse
