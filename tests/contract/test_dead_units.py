@@ -1,5 +1,6 @@
 """Outputs that see nothing, and gradients that are not finite: neither may stop training without a word."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from spn.data.preprocess import write_slices
 from spn.layers.weight_norm import gain, initialised_by_data, normalised
 from spn.models import Context, Signature, build_model
 from spn.provenance import stage_recipe
+from spn.training.finite import check_finite, worst_gradient
 from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -123,3 +125,33 @@ def test_a_gradient_that_is_not_finite_stops_with_stage_step_and_parameter(
     assert said.endswith(" for entry.weight")
     assert said.splitlines() == [said]
     assert not (tmp_path / "state.safetensors").exists()
+
+
+def with_gradients(**gradients: float) -> nn.Module:
+    """Make a network of single numbers with these gradients."""
+    model = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in ("frozen", *gradients)})
+    for name, gradient in gradients.items():
+        model[name].grad = torch.tensor(gradient)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("gradients", "worst"),
+    [((1.0, 3.0, -2.0), 1), ((1.0, math.inf, math.nan), 1), ((1.0, math.nan, -math.inf), 1), ((1.0, 2.0, math.nan), 2)],
+)
+def test_the_first_gradient_that_is_not_finite_is_blamed(gradients: tuple[float, ...], worst: int) -> None:
+    model = with_gradients(**dict(zip("abc", gradients, strict=True)))
+    assert worst_gradient(model).item() == worst
+
+
+def test_the_first_step_that_is_not_finite_is_named() -> None:
+    model, sound, culprit = with_gradients(a=1.0, b=2.0), torch.tensor(1.0), torch.tensor(1.0)
+    norms = [torch.tensor(each) for each in (1.0, 1.0, math.inf, math.nan)]
+    pending = [(sound, norm, culprit) for norm in norms]
+    check_finite("low", model, torch.ones(2), pending[:2], step=9)
+    with pytest.raises(FloatingPointError) as told:
+        check_finite("low", model, torch.ones(4), pending, step=9)
+    assert str(told.value) == "stage low, step 8: expected a finite gradient, got a norm of inf for b"
+    with pytest.raises(FloatingPointError) as told:
+        check_finite("low", model, torch.tensor([1.0, math.nan, 1.0, 1.0]), pending, step=9)
+    assert str(told.value) == "stage low, step 7: expected a finite loss, got nan"

@@ -1,0 +1,250 @@
+"""The loop around the steps: what it shows, when it saves, what a saved state has, and what it hands on."""
+
+import fcntl
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from experiment import tiny_params, write_params
+from torch import Tensor, nn
+
+from spn.checkpoint import load_tensors
+from spn.config import InputError, Params, load_params
+from spn.data.hdf5 import SliceFile
+from spn.data.preprocess import write_slices
+from spn.provenance import stage_recipe
+from spn.training import TerminatedError, claim, parallel, train, train_stage, trainer
+from spn.training.history import HISTORY, Row, history_text
+from spn.training.run import Run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    section = load_params(write_params(folder, tiny_params())).data
+    write_slices(section, 2, (0, 2, 5), folder / "sources", folder / "low.h5", progress=False)
+    return folder / "low.h5"
+
+
+def params_of(folder: Path, **training: object) -> Params:
+    raw = tiny_params()
+    raw["stages"]["low"]["training"] |= training
+    return load_params(write_params(folder, raw))
+
+
+def trainer_of(data: Path, folder: Path, **training: object) -> trainer.Trainer:
+    params, file = params_of(folder, **training), SliceFile(data)
+    return trainer.Trainer(params, "low", file, stage_recipe(params, "low", file.digest), CPU)
+
+
+class Clock:
+    """A clock that is moved by hand."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(trainer, "time", clock)
+    return clock
+
+
+def ticking(training: trainer.Trainer, clock: Clock, seconds: float) -> None:
+    """Let every step take so many seconds."""
+    step = training.train_step
+
+    def slow() -> Any:
+        clock.now += seconds
+        return step()
+
+    training.train_step = slow  # type: ignore[method-assign]
+
+
+def test_the_bar_tells_stage_steps_and_figures(
+    data: Path, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = trainer_of(data, tmp_path, steps=4, validate_every=4, batch_size=8)
+    ticking(training, clock, 2.0)
+    rows: list[Row] = []
+    training.advance(tmp_path / "state.safetensors", rows.append)
+    last = capsys.readouterr().err.rsplit("\r", 1)[-1]
+    figures = f"{rows[-1]['train_bits_per_dim_estimate']:.3f} bits/dim, 4 images/s"
+    validation = f"validation {rows[-1]['validation_bits_per_dim_estimate']:.3f}"
+    assert last.startswith("low: 100%")
+    assert " 4/4 [" in last
+    assert "step" in last
+    assert f"{figures}, {validation}" in last
+
+
+def test_a_process_that_is_not_the_first_shows_and_saves_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "is_first", lambda: False)
+    trainer_of(data, tmp_path, steps=2, validate_every=2).advance(tmp_path / "state.safetensors", lambda row: None)
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "saved"), [(1.0, [6, 10]), (trainer.SAVE_SECONDS / 2, [3, 6, 9, 10]), (100.0, [*range(1, 11)])]
+)
+def test_a_state_is_saved_at_validations_and_when_a_minute_has_passed(
+    data: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: float, saved: list[int]
+) -> None:
+    training, found = trainer_of(data, tmp_path, steps=10, validate_every=6), list[int]()
+    ticking(training, clock, seconds)
+    monkeypatch.setattr(Run, "save", lambda run, path: found.append(run.step))
+    training.advance(tmp_path / "state.safetensors", lambda row: None)
+    assert sorted({*found}) == saved
+
+
+def test_a_row_tells_seconds_images_and_validation(data: Path, tmp_path: Path, clock: Clock) -> None:
+    training = trainer_of(data, tmp_path, steps=4, validate_every=2, batch_size=8)
+    ticking(training, clock, 2.0)
+    rows, figures = list[Row](), iter([1.5, 2.5])
+    training.validate = lambda *arguments: next(figures)  # type: ignore[method-assign]
+    training.advance(tmp_path / "state.safetensors", rows.append)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["training_seconds"] for row in rows] == [2.0, 4.0, 6.0, 8.0]
+    assert [row["images_per_second"] for row in rows] == [4.0] * 4
+    assert [row.get("validation_bits_per_dim_estimate") for row in rows] == [None, 1.5, None, 2.5]
+
+
+def test_rows_come_at_whole_shares_of_the_steps(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "ROWS", 2)
+    rows: list[Row] = []
+    trainer_of(data, tmp_path, steps=5, validate_every=5).advance(tmp_path / "state.safetensors", rows.append)
+    assert [row["step"] for row in rows] == [2, 4, 5]
+
+
+def test_sigterm_is_told_with_stage_and_step_and_the_state_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "ROWS", 1)  # so that the losses of three steps wait for their row
+    training, state = trainer_of(data, tmp_path, steps=6, validate_every=6), tmp_path / "state.safetensors"
+    step = training.train_step
+
+    def interrupted() -> Any:
+        pending = step()
+        if training.run.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return pending
+
+    training.train_step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(TerminatedError, match=r"^stage low: stopped by SIGTERM and saved after step 3$"):
+        training.advance(state, lambda row: None)
+    resumed = trainer_of(data, tmp_path, steps=6, validate_every=6)
+    resumed.run.restore(state)
+    assert (resumed.run.step, len(resumed.run.pending)) == (3, 3)
+    for kept, restored in zip(training.run.pending, resumed.run.pending, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(kept, restored, strict=True))
+
+
+def test_a_state_of_another_recipe_is_named(data: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    trainer_of(data, tmp_path).run.save(state)
+    other = trainer_of(data, tmp_path, steps=7)
+    with pytest.raises(InputError, match=rf"^{state}: made from another recipe"):
+        other.run.restore(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "handed_on"), [({}, (False, False)), ({"compiled": True, "recompute": True}, (True, True))]
+)
+def test_what_belongs_to_the_machine_is_handed_on(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, bool],
+    handed_on: tuple[bool, bool],
+) -> None:
+    given: list[tuple[object, ...]] = []
+
+    def noted(*arguments: object) -> None:
+        given.append(arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr(train, "Trainer", noted)
+    with pytest.raises(InterruptedError):
+        train_stage(params_of(tmp_path), "low", SliceFile(data), tmp_path / "out", tmp_path / "runs", CPU, **options)
+    assert given[0][-2:] == handed_on
+
+
+def test_a_checkpoint_vouches_for_its_history(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    train_stage(params_of(tmp_path, steps=2, validate_every=2), "low", SliceFile(data), out, tmp_path / "runs", CPU)
+    history = (out / "history.csv").read_bytes()
+    assert load_tensors(out / "checkpoint.safetensors")[1]["files"] == {
+        "history.csv": hashlib.sha256(history).hexdigest()
+    }
+
+
+def test_a_history_is_a_table_of_lines() -> None:
+    row: Row = dict.fromkeys(HISTORY, 1)
+    assert history_text([row]) == f"{','.join(HISTORY)}\n{','.join('1' * len(HISTORY))}\n"
+
+
+def test_several_processes_compute_the_same_nats(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "num_processes", lambda: 2)
+    monkeypatch.setattr(parallel, "gradient_group", lambda device: None)
+    monkeypatch.setattr(parallel, "DistributedDataParallel", lambda module, **options: module)
+    training = trainer_of(data, tmp_path)
+    training.model.eval()
+    slices, position, labels = training._batch(0)
+    shared: Callable[..., Tensor] = parallel.parallel_nats(training.stage, training.model, CPU, compiled=False)
+    assert isinstance(shared, nn.Module)
+    assert torch.equal(shared(slices, position, labels), training.stage.nats(training.model, slices, position, labels))
+
+
+def recipe_of(data: Path, folder: Path) -> dict[str, Any]:
+    return stage_recipe(params_of(folder), "low", SliceFile(data).digest)
+
+
+def test_a_second_training_waits_for_the_first(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(claim, "POLL_SECONDS", 0.01)
+    recipe, runs, order = recipe_of(data, tmp_path), tmp_path / "runs", list[str]()
+    state = claim.state_path(runs, recipe)
+    assert state.parent == runs
+    assert state.name.startswith("low-")
+    runs.mkdir()
+    with state.with_name(f".{state.stem}.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def second() -> None:
+            with claim.claimed(runs, recipe):
+                order.append("second")
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert capsys.readouterr().err == "low: waiting for another process that trains it now\n"
+
+
+def test_a_file_system_without_locks_is_told_of(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(claim.fcntl, "flock", refuse)
+    with claim.claimed(tmp_path / "runs", recipe_of(data, tmp_path)):
+        pass
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(".lock: not locked, so do not train this stage twice at once: no locks here")
