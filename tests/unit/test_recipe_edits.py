@@ -109,6 +109,7 @@ import itertools, json, sys
 from pathlib import Path
 from spn.provenance import code
 
+assert Path.cwd() in code.ROOT.parents, "only the copy is edited"
 code.loaded_source = lambda name: None  # as they lie on the disk, which is edited here
 kinds = list(itertools.product(*json.loads(sys.argv[1])))
 
@@ -137,7 +138,9 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     edits = PLUMBING | {name: edit for name, (edit, _, _) in SCIENCE.items()}
     kinds = json.dumps([sorted(ALL), sorted(SOFTMAX | MIXTURE)])
     command = [sys.executable, "-c", DIGESTS, kinds, json.dumps(list(edits.values()))]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(folder)}, text=True, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    # In its folder: Python looks there before it looks anywhere else.
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     return dict(zip(edits, map(set, map(json.loads, done.stdout.splitlines())), strict=True))
 
