@@ -98,8 +98,10 @@ class WholePasses(Steps):
 def build_steps(model: Model, batch: int) -> Steps:
     """Build the step form of a model for batches of so many slices, in evaluation mode, with the current weights.
 
-    A family without one is walked by whole passes: the same laws, more slowly.
+    A model without one is walked by whole passes: the same laws, more slowly.
     """
+    if model.family is None:
+        return WholePasses(model)
     # By name, so that a step form is in no digest but those of samples.
     family = importlib.import_module(f"spn.models.{model.family}")
     return family.steps(model, batch) if hasattr(family, "steps") else WholePasses(model)

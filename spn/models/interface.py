@@ -91,8 +91,8 @@ class Model(nn.Module, ABC):
     """
 
     signature: Signature
-    family: str
-    """The name of its file."""
+    family: str | None = None
+    """The name of its file in `spn/models/`; None for a model that was built elsewhere."""
 
     @abstractmethod
     def embed_target(

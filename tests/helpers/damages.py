@@ -183,7 +183,7 @@ class Experiment:
             self.evaluate(name)
         self.sample("high")
 
-    def train_stage(self, name: str, output: Path) -> None:
+    def train(self, name: str, output: Path) -> None:
         """What the verb does, less the tracking."""
         with contextlib.redirect_stderr(io.StringIO()):
             data = SliceFile(self.data)

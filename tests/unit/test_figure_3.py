@@ -7,7 +7,7 @@ from contract import Chain, Part
 from torch import Tensor
 
 from spn.config import StagePlan, tile
-from spn.generation import SAMPLERS, WholePasses, sample_stage
+from spn.generation import SAMPLERS, sample_stage
 from spn.image.order import Step, generation_order, step_numbers
 from spn.likelihood import Categorical
 from spn.models import Context, Model, Signature
@@ -89,9 +89,6 @@ class Uninformed(Model):
 
     def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Categorical:
         return Noted(embedded.new_zeros(*embedded.shape[:-1], self.signature.num_levels), self)
-
-    def steps(self, batch: int) -> WholePasses:
-        return WholePasses(self)
 
 
 class Noted(Categorical):
