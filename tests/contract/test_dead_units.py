@@ -76,6 +76,7 @@ BLIND: dict[str, tuple[FamilySection, int]] = {
 
 
 @pytest.mark.parametrize("case", BLIND)
+@pytest.mark.slow
 def test_networks_whose_layers_see_nothing_learn_the_frequencies(case: str) -> None:
     section, side = BLIND[case]
     torch.manual_seed(1)

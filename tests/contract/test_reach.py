@@ -92,6 +92,7 @@ def test_a_stage_without_context_has_no_reach() -> None:
     assert sight(*problem) is None
 
 
+@pytest.mark.slow
 def test_spn_plan_says_the_reach(tmp_path: Path) -> None:
     raw = tiny_params()
     raw["stages"]["high"] |= {"scale_factor": 1}

@@ -36,6 +36,7 @@ def damage_files(folder: Path) -> list[dict[str, str]]:
     return [line for line in lines if "outcome" in line]
 
 
+@pytest.mark.slow
 def test_no_damage_is_taken_for_data(tmp_path: Path) -> None:
     tried = damage_files(tmp_path)
     assert [case for case in tried if case["outcome"] not in ("refused", "harmless")] == []

@@ -29,6 +29,7 @@ MEGABYTES = 1024
 FILES = {"zip": "set.zip", "png": "set.zip", "npz": "train.npz", "gz": "-ubyte.gz", "tar": "cifar-10-python.tar.gz"}
 
 
+@pytest.mark.slow
 def test_bombs_take_little_memory_and_write_nothing(tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers/bombs.py"), str(tmp_path / "inside")]

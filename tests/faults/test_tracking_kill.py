@@ -24,6 +24,8 @@ from spn.files import write_json
 from spn.tracking import load_experiment
 from spn.tracking.schema import prepare
 
+pytestmark = pytest.mark.slow
+
 KILLS = 30
 HANDLE = Path("mlflow/experiment.json")
 

@@ -165,6 +165,7 @@ def test_stages_that_are_told_the_class_are_checked(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_stages_that_are_told_the_class_are_planned(family: str, tmp_path: Path) -> None:
     section = load(tmp_path, tiny()).stages["low"].model_copy(update={"model": FAMILIES[family]})
     (stage,) = contract.resolve(CHAINS["raster"], (4, 4, 1), 2, num_classes=3).stages
@@ -329,6 +330,7 @@ def test_a_chain_gives_its_images_one_class_in_all_its_stages(
         assert line.endswith(", got 7")
 
 
+@pytest.mark.slow
 def test_results_say_that_they_are_given_the_class(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -274,6 +274,7 @@ def test_a_preset_is_planned() -> None:
         assert (" - " in times) == ("test" not in images)
 
 
+@pytest.mark.slow
 def test_the_largest_stage_of_the_presets_is_planned_in_little_memory(tmp_path: Path) -> None:
     params = YAML(typ="safe", pure=True).load(ROOT / "presets" / "celeba_hq256.yaml")
     params["stages"] = {"stage": params["stages"]["rest"] | {"slices": "all"}}

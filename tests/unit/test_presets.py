@@ -119,6 +119,7 @@ def test_no_preset_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("preset", CASES)
+@pytest.mark.slow
 def test_a_preset_runs_on_real_images(preset: str, tmp_path: Path) -> None:
     fill, data = CASES[preset]
     params = small(preset, data)

@@ -203,6 +203,7 @@ def test_a_test_count_is_no_key_of_the_section():
         cifar(test=3)
 
 
+@pytest.mark.slow
 def test_real_cifar10(tmp_path):
     script = real_file("unpack_cifar10.py")
     subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True)

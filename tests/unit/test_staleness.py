@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import get_args
 
+import pytest
 from perturbed import bases, jobs_of, leaves, validated, with_another
 
 from spn.config import Params
@@ -123,6 +124,7 @@ FIXED = {"DigitsData.bits"}
 """Fields of one value."""
 
 
+@pytest.mark.slow
 def test_every_leaf_makes_stale_just_what_it_decides() -> None:
     wrong, used, changed, met = [], set(), set(), set()
     for name, params in bases().items():

@@ -162,6 +162,7 @@ def test_the_same_recipe_gives_the_same_weights(data, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["raster", "high", "low"])
+@pytest.mark.slow
 def test_training_learns_more_than_the_histogram(data, tmp_path, stage):
     # A network whose gates saturate or whose units die still learns how frequent each level is, and no more.
     params = changed(tmp_path, steps=300, validate_every=100, batch_size=32)

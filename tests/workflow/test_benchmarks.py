@@ -25,6 +25,8 @@ from spn.config import SpnSection
 from spn.generation import SAMPLERS
 from spn.planning.work import imagined
 
+pytestmark = pytest.mark.slow
+
 ROW = {"group", "name", "unit", "ours", "baseline", "ratio", "target", "note", "met"}
 
 

@@ -13,6 +13,8 @@ from spn.config import InputError
 from spn.provenance import recipe_digest
 from spn.tracking import Experiment, StageRun, record_chain, record_evaluation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:

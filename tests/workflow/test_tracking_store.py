@@ -18,6 +18,8 @@ from spn.config import InputError
 from spn.files import write_json
 from spn.tracking import Experiment, load_experiment, open_experiment
 
+pytestmark = pytest.mark.slow
+
 STAGES = [f"raster_{index}" for index in range(6)]
 
 
