@@ -68,7 +68,7 @@ class CommonPixelSnail(nn.Module):
         self.logits = nn.Conv2d(width, channels * num_levels, 1)
 
     def forward(self, levels: Tensor) -> Tensor:
-        """Give the logits [batch, channel, level, height, width] of levels [batch, channel, height, width]."""
+        """Return the logits [batch, channel, level, height, width] of levels [batch, channel, height, width]."""
         scaled = levels.to(self.logits.weight.dtype) * (2 / (self.num_levels - 1)) - 1
         logits = self.logits(F.elu(self.blocks(self.entry(scaled))))
         return logits.unflatten(1, (self.shape[0], self.num_levels))

@@ -141,7 +141,7 @@ class CommonDecoder(nn.Module):
         self.logits = MaskedConv2d(width, outputs, (1, 1), channels_mask(width, outputs, channels, strict=False))
 
     def forward(self, levels: Tensor) -> Tensor:
-        """Give the logits [batch, level, channel, height, width] of levels [batch, channel, height, width]."""
+        """Return the logits [batch, level, channel, height, width] of levels [batch, channel, height, width]."""
         scaled = levels.to(self.row_positions.dtype) * (2 / (self.signature.num_levels - 1)) - 1
         image = torch.stack((scaled, torch.ones_like(scaled)), dim=2).flatten(1, 2)
         shifted = F.pad(image.flatten(2), (1, 0))[:, :, :-1].view_as(image)
@@ -155,7 +155,7 @@ class CommonDecoder(nn.Module):
         return logits.unflatten(1, (self.signature.channels, -1)).transpose(1, 2)
 
     def loss(self, levels: Tensor) -> Tensor:
-        """Give the mean nats of a sub-pixel."""
+        """Return the mean nats of a sub-pixel."""
         return F.cross_entropy(self(levels), levels)
 
 

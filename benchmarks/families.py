@@ -11,7 +11,7 @@ GROUP = "Sampling of other families"
 
 
 def sections(scale: Scale) -> dict[str, tuple[FamilySection, Target | None]]:
-    """Give PixelCNN++ at its smallest published size, and the others at about as many parameters."""
+    """Return PixelCNN++ at its smallest published size, and the others at about as many parameters."""
     width = 8 if scale.tiny else 32
     return {
         f"PixelCNN++ 1/{width}": (

@@ -25,7 +25,7 @@ STEP = Target(200, 100, at_most=True)
 
 
 def wide(width: int) -> SpnSection:
-    """Give the reference network at another width, in the proportions of the presets for GPUs."""
+    """Return the reference network at another width, in the proportions of the presets for GPUs."""
     return SpnSection(
         family="spn",
         width=width,
@@ -138,7 +138,7 @@ def _common(section: SpnSection, size: int, scale_factor: int) -> Problem:
 
 
 def _held(problem: Problem, device: torch.device, batch: int = 4) -> tuple[float, float]:
-    """Give the bytes that an image adds: those kept after the forward pass, and the most in forward and backward."""
+    """Return the bytes that an image adds: those kept after the forward pass, and the most in forward and backward."""
     with torch.device(device):
         measure = _held_on_cuda if device.type == "cuda" else _held_on_cpu
         one, two = (measure(*problem(count)) for count in (batch, 2 * batch))

@@ -67,7 +67,7 @@ class _Storages(TorchDispatchMode):
 
 
 def peak_bytes(loss: Callable[[], Tensor]) -> int:
-    """Give the most memory that the tensors of a forward and backward pass take at once."""
+    """Return the most memory that the tensors of a forward and backward pass take at once."""
     with Tally() as tally:
         loss().backward()
     return tally.peak_bytes

@@ -22,7 +22,7 @@ class Spread:
     high: float
 
     def times(self, factor: float) -> "Spread":
-        """Give the spread in another unit."""
+        """Return the spread in another unit."""
         return Spread(self.median * factor, self.low * factor, self.high * factor)
 
 

@@ -56,13 +56,13 @@ class Part:
 
 
 def subscale_stage(image_size: int, scale_factor: int) -> Stage:
-    """Give the stage that generates all slices, and all 8 bits, of square RGB images; S = 1 has no context."""
+    """Return the stage that generates all slices, and all 8 bits, of square RGB images; S = 1 has no context."""
     (plan,) = tile("chain", {"stage": Part(scale_factor, "all", (0, 8))}, image_bits=8)
     return Stage(plan, (image_size, image_size, 3))
 
 
 def decoder_signature(size: int, channels: int = 3, num_levels: int = 256) -> Signature:
-    """Give the problem of a square slice without context."""
+    """Return the problem of a square slice without context."""
     return Signature(size, size, channels, num_levels, num_cells=0, context_levels=num_levels, num_positions=1)
 
 
@@ -84,14 +84,14 @@ def randomised(section: FamilySection, signature: Signature, seed: int = 1) -> M
 
 
 def no_context(signature: Signature, batch: int, device: torch.device = CPU) -> Context:
-    """Give the context of a stage that has none."""
+    """Return the context of a stage that has none."""
     cells = torch.zeros(batch, 0, signature.height, signature.width, signature.channels, dtype=torch.long)
     present = torch.zeros(batch, 0, dtype=torch.bool)
     return Context(cells.to(device), present.to(device), torch.zeros(batch, dtype=torch.long, device=device))
 
 
 def no_slices(stage: Stage, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give black images, and the position of the last slice, which sees the most."""
+    """Return black images, and the position of the last slice, which sees the most."""
     size, shape = stage.plan.scale_factor, stage.signature
     slices = torch.zeros(batch, size, size, shape.height, shape.width, shape.channels, dtype=torch.uint8)
     return slices, stage.positions(stage.targets[-1], batch)

@@ -1,4 +1,4 @@
-"""Gives the common-style decoder the weights of ours, so that both compute the same function.
+"""Copies our weights into the common-style decoder, so that both compute the same function.
 
 A causal layer of ours is an affine map that is the same at every pixel; whatever its parameters look like, the kernel
 of a masked convolution can be read off its response to impulses.
@@ -16,7 +16,7 @@ from spn.models.spn import SubscalePixelNetwork
 
 @torch.no_grad()
 def common_decoder(ours: SubscalePixelNetwork, common: CommonDecoder) -> CommonDecoder:
-    """Copy the weights of a decoder without context into its common-style twin, in float64; give the twin."""
+    """Copy the weights of a decoder without context into its common-style twin, in float64; return the twin."""
     ours, common = copy.deepcopy(ours).double(), common.double()
     common.entry.weight.copy_(ours.entry.weight[:, :, None, None])
     common.entry.bias.copy_(ours.entry.bias)

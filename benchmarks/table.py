@@ -39,7 +39,7 @@ class Row:
         return self.target.is_met(figure) if self.target else None
 
     def as_json(self) -> dict[str, Any]:
-        """Give the row as JSON values."""
+        """Return the row as JSON values."""
         return asdict(self) | {"met": self.met}
 
 

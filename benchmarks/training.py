@@ -46,7 +46,7 @@ def rows(scale: Scale, folder: Path, peaks: Peaks) -> list[Row]:
 
 
 def precision_of(name: str) -> str:
-    """Give the precision of a step that is named after it."""
+    """Return the precision of a step that is named after it."""
     return name.split()[0]
 
 

@@ -30,7 +30,7 @@ def is_one_of_several() -> bool:
 
 
 def local_rank() -> int:
-    """Give the number of this process among those of its machine, from 0: that of its GPU."""
+    """Return the number of this process among those of its machine, from 0: that of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if is_one_of_several() else 0
 
 
@@ -62,7 +62,7 @@ def num_processes() -> int:
 
 
 def rank() -> int:
-    """Give the number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -90,7 +90,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def share(items: Items) -> Items:
-    """Give this process its share: every so manieth."""
+    """Return the items of this process: every n-th of them, n being the number of processes."""
     return items[rank() :: num_processes()]
 
 

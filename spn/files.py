@@ -54,7 +54,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, which takes its place in the end, or is removed on an error.
+    """Yield a temporary name beside `path`; the file replaces `path` at the end, or is removed on an error.
 
     Folders are made. The content is on the disk before it gets its name, so that not even a power failure leaves a file
     by halves. Processes may write the same file at once: each has a name of its own, and what a dead process of this

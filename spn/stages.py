@@ -107,7 +107,7 @@ class Stage:
     def nats(
         self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None
     ) -> Float64[Tensor, " batch"]:
-        """Give -log p(target | context) of each image's slice at `position`, in nats; summed in float64."""
+        """Return -log p(target | context) of each image's slice at `position`, in nats; summed in float64."""
         target = self.target(slices, position)
         log_probs = model(target, self.context(slices, position, labels)).log_prob(target)
         return -log_probs.flatten(1).sum(1, dtype=torch.float64)

@@ -89,7 +89,7 @@ class Estimate:
         return (self.seconds or {}).get(job.stage or "", {}).get(job.rule) or 0.0
 
     def _ratio(self, rule: str) -> float:
-        """Give measured over planned seconds, of jobs of this rule, or of all where none of it was measured."""
+        """Return measured over planned seconds, of jobs of this rule, or of all where none of it was measured."""
         for rules in ({rule}, {job.rule for job in self.jobs.values()}):
             seen = [number for number in self.work if self.jobs[number].rule in rules and self._planned(number)]
             if seen:

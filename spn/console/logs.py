@@ -94,7 +94,7 @@ def last_word(lines: list[str]) -> str:
 
 
 def _exception(lines: list[str]) -> str | None:
-    """Give the line that ends a traceback: the first one that is not indented."""
+    """Return the line that ends a traceback: the first one that is not indented."""
     return next((line for line in lines if not line[0].isspace()), None)
 
 

@@ -33,7 +33,7 @@ class ResidentSlices:
         return self.file.num_images(split)
 
     def slices(self, split: Split, indices: Int64[Tensor, " batch"]) -> UInt8[Tensor, "batch S S height width channel"]:
-        """Give the slices of some images on the device; `indices` are on the CPU."""
+        """Return the slices of some images on the device; `indices` are on the CPU."""
         if split not in self._held:
             self._held[split] = self._hold(split)
         held = self._held[split]
@@ -42,7 +42,7 @@ class ResidentSlices:
         return held.index_select(0, send(indices, self.device))
 
     def labels(self, split: Split, indices: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
-        """Give the labels of some images of a split that has them, on the device; `indices` are on the CPU."""
+        """Return the labels of some images of a split that has them, on the device; `indices` are on the CPU."""
         if split not in self._labels:
             # Always held there: eight bytes an image.
             every = self.file.labels(split, np.arange(self.num_images(split)))

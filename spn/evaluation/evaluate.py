@@ -44,7 +44,7 @@ def stage_nats(
     batch_size: int = BATCH_SIZE,
     num_images: int | None = None,
 ) -> Float64[np.ndarray, " image"]:
-    """Give -log p of the stage's cells for every image of a split, in nats: all slices, none drawn.
+    """Return -log p of the stage's cells for every image of a split, in nats: all slices, none drawn.
 
     A batch is `batch_size` slices, of one image or of several; the sums are in float64. Where the model gives a bound,
     its noise is a function of the stage's name, the batches and the kind of device. Several processes
@@ -130,7 +130,7 @@ def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float6
 
 
 def save_nats(path: Path, nats: NDArray[np.float64]) -> str:
-    """Write nats per image as .npy, by renaming; give the SHA-256 of the file."""
+    """Write nats per image as .npy, by renaming; return the SHA-256 of the file."""
     buffer = io.BytesIO()
     np.save(buffer, nats, allow_pickle=False)
     write_bytes(path, buffer.getvalue())

@@ -12,7 +12,7 @@ History = Sequence[Mapping[str, int | float]]
 
 
 def training_speed(stages: Iterable[tuple[History, int]]) -> Metrics:
-    """Give a chain's seconds of training, and how many images a second all its stages together are trained on.
+    """Return a chain's seconds of training, and how many images a second all its stages together are trained on.
 
     Of each stage: its history, and its batch size. A training step takes one slice of each image of its batch.
     """

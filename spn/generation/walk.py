@@ -86,7 +86,7 @@ class WholePasses(Steps):
         self._column = column
 
     def law(self, channel: int) -> Law:
-        """Give the laws of a channel of the pixel."""
+        """Return the laws of a channel of the pixel."""
         laws = self.model.laws(self.model.embed_target(self._levels), self._features, self._context)
         return laws.select(self._row, self._column, channel)
 

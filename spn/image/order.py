@@ -30,7 +30,7 @@ def generation_order(plans: Iterable[StagePlan], height: int, width: int) -> lis
 
 
 def step_numbers(steps: list[Step], shape: tuple[int, int, int]) -> Int64[np.ndarray, "bit height width"]:
-    """Give the number, from 1, of the step that generates each bit of each pixel, and 0 where none does.
+    """Return the number, from 1, of the step that generates each bit of each pixel, and 0 where none does.
 
     `shape` is (bits, height, width); bits count from the most significant one.
     """

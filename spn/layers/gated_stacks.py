@@ -54,7 +54,7 @@ class GatedStacks(Recomputing):
     def forward(
         self, embedded: Features, conditions: Conditions, high: Int[Tensor, "batch height width channel"] | None
     ) -> Law:
-        """Give the laws [batch, height, width, channel]; `embedded` has the channels outermost in its features."""
+        """Return the laws [batch, height, width, channel]; `embedded` has the channels outermost in its features."""
         vertical, horizontal = down_shift(embedded), embedded
         for layer in self.layers:
             vertical, horizontal = self.run_layer(layer, vertical, horizontal, conditions)
@@ -106,7 +106,7 @@ class GatedStacksSteps:
             layer.start_pixel(column, condition)
 
     def law(self, channel: int) -> Law:
-        """Give the laws of a channel of the pixel, the channels before it being filled in."""
+        """Return the laws of a channel of the pixel, the channels before it being filled in."""
         for layer in self.layers:
             layer.step(channel)
         outputs, rectified, hidden = self._of_channel[channel]

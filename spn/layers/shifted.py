@@ -100,7 +100,7 @@ class ShiftedConvSteps:
         self._base += self._bias if beside is None else self._bias + beside
 
     def step(self, column: int) -> Pixel:
-        """Give the output at its `column`."""
+        """Return the output at its `column`."""
         return torch.addmm(self._bases[column], self._pairs[column], self._here)
 
 
@@ -124,5 +124,5 @@ class UpsamplingSteps:
         place.copy_(torch.addmm(self._bias, features, self._weight).view(place.shape))
 
     def pixel(self, row: int, column: int) -> Pixel:
-        """Give a pixel of the output."""
+        """Return a pixel of the output."""
         return self._pixels[row % 2][column]

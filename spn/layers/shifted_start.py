@@ -67,7 +67,7 @@ class ShiftedStartSteps:
             self.features += beside
 
     def pixel(self, column: int) -> Pixel:
-        """Give the features of the pixel at `column`, all before it being filled in."""
+        """Return the features of the pixel at `column`, all before it being filled in."""
         features = self._pixels[column]
         if column:
             self._left.add_to(features, self._inputs[column - 1])
@@ -78,5 +78,5 @@ class ShiftedStartSteps:
         self._here[:, column, channel] = self._scale.embed(levels, self._here.dtype)
 
     def inputs(self, column: int) -> Pixel:
-        """Give what is filled in of a pixel, and its one."""
+        """Return what is filled in of a pixel, and its one."""
         return self._inputs[column]

@@ -14,7 +14,7 @@ Places = Float[Tensor, "*pixels 2"]
 
 
 def coordinates(height: int, width: int) -> Float[Tensor, "height width 2"]:
-    """Give the row and the column of each pixel, from -1/2 to 1/2."""
+    """Return the row and the column of each pixel, from -1/2 to 1/2."""
     rows, columns = torch.arange(height) / height - 0.5, torch.arange(width) / width - 0.5
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 

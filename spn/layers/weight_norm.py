@@ -23,7 +23,7 @@ would overflow.
 
 
 def normalised(layer: Map, scale: float = 1.0) -> Map:
-    """Give a layer a gain for each of its outputs, beside the direction of their weights; a gain of 1, no bias.
+    """Reparametrise a layer's weight as a direction and a gain of 1 for each output, and zero its bias.
 
     `scale` is the standard deviation that data-dependent initialisation gives its outputs.
     """
@@ -38,9 +38,10 @@ def normalised(layer: Map, scale: float = 1.0) -> Map:
 
 
 def plain(model: nn.Module) -> Any:
-    """Give a twin of a model that holds the weights which gains and directions make, and does not make them at a pass.
+    """Return a copy of the model with weight normalisation folded into plain weights, the effective weights.
 
-    All else the two share. (Not a copy without its parametrizations: that shares the class, so the model loses them.)
+    Everything else is shared with the model. (Removing the parametrizations from a copy would not do: the copy shares
+    the class that they changed, so the model would lose them too.)
     """
     twin: Any = object.__new__(parametrize.type_before_parametrizations(model))
     vars(twin).update(vars(model))
@@ -56,7 +57,7 @@ def plain(model: nn.Module) -> Any:
 
 
 def gain(layer: nn.Module) -> nn.Parameter:
-    """Give the gains of a normalised layer."""
+    """Return the gains of a normalised layer."""
     return layer.get_parameter("parametrizations.weight.original0")
 
 

@@ -31,7 +31,7 @@ class Chunked(Law):
         self.features, self.head, self.recompute = features, head, recompute
 
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Give the log-probability of `levels`, in nats."""
+        """Return the log-probability of `levels`, in nats."""
         of_pixels = self._split(levels.flatten(0, self.features.ndim - 2))
         chunks = list(zip(self._split(self.features.flatten(0, -2)), of_pixels, strict=True))
         if self.recompute and torch.is_grad_enabled():
@@ -41,7 +41,7 @@ class Chunked(Law):
         return torch.cat(parts).view(levels.shape)
 
     def probs(self) -> Float[Tensor, "*batch num_levels"]:
-        """Give the probability of every level."""
+        """Return the probability of every level."""
         parts = [self.head(chunk).probs() for chunk in self._split(self.features.flatten(0, -2))]
         return torch.cat(parts).unflatten(0, self.features.shape[:-1])
 

@@ -38,7 +38,7 @@ class JointMixture:
         self._values: list[Tensor] = []
 
     def law(self) -> DiscretisedMixture:
-        """Give the law of the next channel."""
+        """Return the law of the next channel."""
         channel = len(self._values)
         num_levels, high_levels = self._levels
         mean = self._means[channel]
@@ -67,7 +67,7 @@ def joint_mixture(
     high_levels: int = 1,
     law: type[DiscretisedMixture] = DiscretisedMixture,
 ) -> DiscretisedMixture:
-    """Give the laws [*pixels, channels] of whole pixels, each channel's beside the `values` of those before it."""
+    """Return the laws [*pixels, channels] of whole pixels, each channel's beside the `values` of those before it."""
     joint = JointMixture(parameters, values.shape[-1], num_levels, high, high_levels, law)
     laws = [joint.law()]
     for value in values.unbind(-1)[:-1]:

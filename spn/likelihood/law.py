@@ -13,11 +13,11 @@ class Law(ABC):
 
     @abstractmethod
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Give the log-probability of `levels`, in nats."""
+        """Return the log-probability of `levels`, in nats."""
 
     @abstractmethod
     def probs(self) -> Float[Tensor, "*batch num_levels"]:
-        """Give the probability of every level."""
+        """Return the probability of every level."""
 
     @abstractmethod
     def select(self, row: int, column: int, channel: int) -> "Law":
@@ -42,14 +42,14 @@ class Categorical(Law):
         self.logits = logits
 
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Give the log-probability of `levels`, in nats; the softmax is computed in float32 or better."""
+        """Return the log-probability of `levels`, in nats; the softmax is computed in float32 or better."""
         logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
         return -F.cross_entropy(logits.reshape(-1, logits.shape[-1]), levels.flatten().long(), reduction="none").view(
             levels.shape
         )
 
     def probs(self) -> Float[Tensor, "*batch num_levels"]:
-        """Give the probability of every level."""
+        """Return the probability of every level."""
         return self.logits.double().softmax(-1)
 
     def select(self, row: int, column: int, channel: int) -> "Categorical":

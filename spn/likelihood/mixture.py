@@ -47,7 +47,7 @@ class DiscretisedMixture(Law):
         return self.num_levels * self.high_levels - 1
 
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Give the log-probability of `levels`, in nats."""
+        """Return the log-probability of `levels`, in nats."""
         lower, upper = self._bin(levels)
         if self.high is None:
             return torch.logsumexp(self._weights() + self._log_mass(lower, upper), -1)
@@ -56,7 +56,7 @@ class DiscretisedMixture(Law):
         return torch.logsumexp(self._weights_of_group() + shares, -1)
 
     def probs(self) -> Float[Tensor, "*batch num_levels"]:
-        """Give the probability of every level, in float64."""
+        """Return the probability of every level, in float64."""
         return self._log_probs().exp()
 
     def select(self, row: int, column: int, channel: int) -> "DiscretisedMixture":
@@ -79,7 +79,7 @@ class DiscretisedMixture(Law):
         return (cumulative <= uniform.double()[..., None]).sum(-1)
 
     def component_log_mass(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch num_mixtures"]:
-        """Give the log-mass that each logistic has in the bin of a value in [-1, 1]; differentiable in it."""
+        """Return the log-mass that each logistic has in the bin of a value in [-1, 1]; differentiable in it."""
         half = 1 / self._last
         lower, upper = values - half, values + half
         lower = torch.where(values < half - 1, -torch.inf, lower)
@@ -92,7 +92,7 @@ class DiscretisedMixture(Law):
         return exact.log_prob(levels.expand(*self.means.shape[:-1], -1))
 
     def _mapped(self, change: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> "DiscretisedMixture":
-        """Give the laws that are made of these by a change of every tensor's batch dimensions."""
+        """Return the laws that are made of these by a change of every tensor's batch dimensions."""
         return DiscretisedMixture(
             change(self.log_weights.to(dtype or self.log_weights.dtype)),
             change(self.means.to(dtype or self.means.dtype)),
@@ -103,37 +103,37 @@ class DiscretisedMixture(Law):
         )
 
     def _bin(self, levels: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
-        """Give the edges of the bins of `levels`; those of neighbours are the same numbers, so that masses add."""
+        """Return the edges of the bins of `levels`; those of neighbours are the same numbers, so that masses add."""
         full = levels if self.high is None else self.high * self.num_levels + levels
         return self._edge(full), self._edge(full + 1)
 
     def _group(self, high: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
-        """Give the edges of the groups of bins that the known bits name."""
+        """Return the edges of the groups of bins that the known bits name."""
         return self._edge(high * self.num_levels), self._edge((high + 1) * self.num_levels)
 
     def _edge(self, full: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch 1"]:
-        """Give the lower edge of a bin, on the scale of all bits so far; tails belong to the outermost."""
+        """Return the lower edge of a bin, on the scale of all bits so far; tails belong to the outermost."""
         edges = (2 * full.double() - 1) / self._last - 1
         edges = edges.masked_fill(full == 0, -torch.inf).masked_fill(full > self._last, torch.inf)
         return edges.to(at_least_float32(self.means))[..., None]
 
     def _weights(self) -> Tensor:
-        """Give the logarithms of the weights, normalised."""
+        """Return the logarithms of the weights, normalised."""
         return self.log_weights.to(at_least_float32(self.log_weights)).log_softmax(-1)
 
     def _weights_of_group(self) -> Tensor:
-        """Give the logarithms of the weights that the known bits leave the logistics."""
+        """Return the logarithms of the weights that the known bits leave the logistics."""
         if self.high is None:
             return self._weights()
         return (self._weights() + self._log_mass(*self._group(self.high))).log_softmax(-1)
 
     def _log_mass(self, lower: Tensor, upper: Tensor) -> Float[Tensor, "*batch num_mixtures"]:
-        """Give log(sigmoid(b) - sigmoid(a)), a and b being edges in units of each scale, to the last digits."""
+        """Return log(sigmoid(b) - sigmoid(a)), a and b being edges in units of each scale, to the last digits."""
         within = torch.log(-torch.expm1(self._gap(lower, upper)))
         return F.logsigmoid(self._scaled(upper)) + F.logsigmoid(-self._scaled(lower)) + within
 
     def _log_share(self, lower: Tensor, upper: Tensor, first: Tensor, end: Tensor) -> Tensor:
-        """Give the log-mass of a bin as a share of its group's, from differences: masses may be too far out to divide.
+        """Return the log of a bin's mass divided by its group's, without dividing: far out, both masses may round to 0.
 
         first <= lower < upper <= end.
         """
@@ -143,13 +143,13 @@ class DiscretisedMixture(Law):
         return above + below + torch.log(within) - torch.log(whole)
 
     def _scaled(self, edge: Tensor) -> Tensor:
-        """Give an edge in units of each scale from each mean."""
+        """Return an edge in units of each scale from each mean."""
         # What is infinite is kept out of products, whose gradients would not be finite.
         finite = (edge.masked_fill(edge.isinf(), 0) - self.means.to(edge.dtype)) * self._inverse_scales()
         return torch.where(edge.isinf(), edge.clamp(-FAR, FAR), finite)
 
     def _gap(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Give lower - upper in units of each scale, whatever the means."""
+        """Return lower - upper in units of each scale, whatever the means."""
         gap = lower - upper
         return torch.where(gap.isfinite(), gap.nan_to_num(0, 0, 0) * self._inverse_scales(), -FAR)
 
@@ -158,13 +158,13 @@ class DiscretisedMixture(Law):
 
 
 def _log_sigmoid_ratio(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:
-    """Give log(sigmoid(a) / sigmoid(b)) of a <= b, with a - b = `difference` where neither is infinite."""
+    """Return log(sigmoid(a) / sigmoid(b)) of a <= b, with a - b = `difference` where neither is infinite."""
     far_left = difference - F.softplus(first) + F.softplus(second)
     return torch.where(second > 0, F.logsigmoid(first) - F.logsigmoid(second), far_left)
 
 
 def at_least_float32(values: Tensor) -> torch.dtype:
-    """Give the type in which laws are computed: that of `values`, but never half precision."""
+    """Return the type in which laws are computed: that of `values`, but never half precision."""
     return torch.promote_types(values.dtype, torch.float32)
 
 

@@ -90,7 +90,7 @@ class GatedPixelCnnSteps(Steps):
         self._pixelcnn.start_pixel(column)
 
     def law(self, channel: int) -> Law:
-        """Give the laws of a channel of the pixel, all before it being known."""
+        """Return the laws of a channel of the pixel, all before it being known."""
         return self._pixelcnn.law(channel)
 
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:

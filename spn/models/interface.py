@@ -76,7 +76,7 @@ class Steps(ABC):
 
     @abstractmethod
     def law(self, channel: int) -> Law:
-        """Give the laws [batch] of a channel of the pixel, all before it being known."""
+        """Return the laws [batch] of a channel of the pixel, all before it being known."""
 
     @abstractmethod
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
@@ -111,13 +111,13 @@ class Model(nn.Module, ABC):
         features: Float[Tensor, "batch height width _"] | None,
         context: Context,
     ) -> Law:
-        """Give the laws of all sub-pixels [batch, height, width, channel], beside a context and its features."""
+        """Return the laws of all sub-pixels [batch, height, width, channel], beside a context and its features."""
 
     def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
         """Set what a family sets by a first batch of data, in training mode; nothing, but for weight normalisation."""
 
     def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
-        """Give the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
+        """Return the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
         return self.laws(self.embed_target(levels), self.embed_context(context), context)
 
 
@@ -142,5 +142,5 @@ def one_hot(context: Context, signature: Signature, dtype: torch.dtype) -> Float
 
 
 def held(before: Tensor | None, now: Tensor | None) -> Tensor | None:
-    """Give `now`, in the place of `before` where there is one: captured graphs read it where it was."""
+    """Return `now`, in the place of `before` where there is one: captured graphs read it where it was."""
     return now if before is None or now is None else before.copy_(now)

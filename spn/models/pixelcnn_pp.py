@@ -181,7 +181,7 @@ class PixelCnnPpSteps(Steps):
         self._column = column
 
     def law(self, channel: int) -> Law:
-        """Give the laws of a channel of the pixel, all before it being known."""
+        """Return the laws of a channel of the pixel, all before it being known."""
         return self._head.law(channel)
 
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:

@@ -146,7 +146,7 @@ class PixelSnailSteps(Steps):
         self._head.start(F.elu(stream), None if self._high is None else self._high[:, self._row, column])
 
     def law(self, channel: int) -> Law:
-        """Give the laws of a channel of the pixel, all before it being known."""
+        """Return the laws of a channel of the pixel, all before it being known."""
         return self._head.law(channel)
 
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:

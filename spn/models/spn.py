@@ -121,7 +121,7 @@ class SubscaleSteps(Steps):
         self._pixelcnn.start_pixel(column, attended)
 
     def law(self, channel: int) -> Law:
-        """Give the laws of a channel of the pixel, all before it being known."""
+        """Return the laws of a channel of the pixel, all before it being known."""
         return self._pixelcnn.law(channel)
 
     def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:

@@ -48,7 +48,7 @@ def adopt(
     device: str = "auto",
     threads: int = 1,
 ) -> Iterator[str]:
-    """Give checkpoints the recipe of the code as it is, if it evaluates them as the code did that trained them.
+    """Adopt checkpoints: they get the current code's recipe if it evaluates them as the code that trained them did.
 
     Evaluates the first `images` of the test split, or all if there are fewer, and compares with the nats that were
     kept, image by image. What a checkpoint was adopted from is added to its notes. Yields a line for each stage.

@@ -115,7 +115,7 @@ def _network(each: Probe, precision: Precision, device: torch.device) -> tuple[S
 
 
 def _time(run: Callable[[], object], device: torch.device) -> float:
-    """Give the median seconds of a run."""
+    """Return the median seconds of a run."""
     seconds = []
     for _ in range(1 + REPEATS):
         start = time.perf_counter()

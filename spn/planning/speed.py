@@ -36,7 +36,7 @@ def fit_speed(measured: Sequence[tuple[Work, float]]) -> Speed:
 
 
 def _least_squares(columns: Tensor, chosen: list[int]) -> tuple[float, Tensor]:
-    """Weigh the chosen columns so that every row adds up to 1; give the squared error and all weights."""
+    """Weigh the chosen columns so that every row adds up to 1; return the squared error and all weights."""
     ones = columns.new_ones(len(columns), 1)
     weights = columns.new_zeros(columns.shape[1])
     weights[chosen] = torch.linalg.lstsq(columns[:, chosen], ones).solution[:, 0]

@@ -102,7 +102,7 @@ class Tally(TorchDispatchMode):
 
 
 def imagined() -> FakeTensorMode:
-    """Give the mode under which tensors have shapes and no values; real tensors may meet them."""
+    """Return the mode under which tensors have shapes and no values; real tensors may meet them."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 

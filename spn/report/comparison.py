@@ -39,7 +39,7 @@ def comparable(data: DataSection, num_test_images: int) -> Comparison | str:
 
 
 def official_count(data: DataSection) -> int | None:
-    """Give the number of test images that the release named in the configuration has, where that is known to us."""
+    """Return the number of test images that the release named in the configuration has, where that is known to us."""
     benchmark = _benchmark(data)
     return None if isinstance(benchmark, str) else benchmark.num_test_images
 
@@ -61,7 +61,7 @@ def _benchmark(data: DataSection) -> Benchmark | str:
 
 
 def _count_images(data: DataSection, benchmark: Benchmark, count: int) -> tuple[str, ...] | str:
-    """Give what must be said of the number of test images, as caveats, or as the reason against a comparison."""
+    """Return what must be said of the number of test images, as caveats, or as the reason against a comparison."""
     expected = benchmark.num_test_images
     if count == expected:
         return ()

@@ -95,7 +95,7 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
 
 
 def _styles(params: Params) -> Styles:
-    """Give every stage the look that it has in all figures; where colours come round, the rest of it differs."""
+    """Return the look that each stage has in all figures; where colours repeat, line style or marker differs."""
     styles = {}
     for index, name in enumerate(params.stage_plans):
         times, colour = divmod(index, len(COLOURS))

@@ -19,7 +19,7 @@ from spn.tracking.stage_run import stage_run
 def record_chain(
     experiment: Experiment, chain: str, metrics: Mapping[str, Any], samples: Mapping[str, Path] | None = None
 ) -> str:
-    """Record a chain's metrics.json and the throughput of its sampling; give the id of the run.
+    """Record a chain's metrics.json and the throughput of its sampling; return the id of the run.
 
     `samples` are pictures to keep as artefacts, by the name they get there. The run is identified by the chain's name
     and the recipes of its stages: recording it again makes no second run, writes figures only where they differ, and

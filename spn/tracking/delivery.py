@@ -97,12 +97,12 @@ class Delivery:
             self._failure = error
 
     def _next_batch(self) -> list[Metric]:
-        """Wait for values; give none when there are no more to come."""
+        """Wait for values; return none when there are no more to come."""
         self._wait(lambda: bool(self._pending) or self._end is not None)
         return self._pending[:_BATCH]
 
     def _deliver(self, write: Callable[[], None]) -> bool:
-        """Call `write` until the store has taken it; give False where that was given up."""
+        """Call `write` until the store has taken it; return False where that was given up."""
         while not self._abandoned:
             ending = self._end
             try:

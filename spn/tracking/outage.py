@@ -59,7 +59,7 @@ def opening(uri: str, place: str = "") -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Give the first line of what an error began with, such as `Connection refused`: MLflow wraps it in a page."""
+    """Return the first line of what an error began with, such as `Connection refused`: MLflow wraps it in a page."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return _first_line(error)

@@ -37,7 +37,7 @@ def view_tags() -> dict[str, str]:
 
 
 def view_path(experiment_id: str, kind: str) -> str:
-    """Give the part of the UI's address that opens the view of all runs of a kind, after the server's own."""
+    """Return the part of the UI's address that opens the view of all runs of a kind, after the server's own."""
     # Without the workflow, MLflow shows the side of it that traces language models.
     return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={kind}s&workflowType=machine_learning"
 

@@ -43,7 +43,7 @@ def claimed(runs: Path, recipe: Recipe) -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> bool:
-    """Lock an open file until it is closed; give False where another process has it."""
+    """Lock an open file until it is closed; return False where another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -30,7 +30,7 @@ def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optim
 
 
 def learning_rate(section: TrainingSection, step: int) -> float:
-    """Give the learning rate of `step`, counted from 0: a linear warm-up, then what the schedule names."""
+    """Return the learning rate of `step`, counted from 0: a linear warm-up, then what the schedule names."""
     peak = section.optimiser.learning_rate
     if step < section.warmup_steps:
         return peak * (step + 1) / (section.warmup_steps + 1)

@@ -29,7 +29,7 @@ class _StageNats(nn.Module):
 
 
 def parallel_nats(stage: Stage, model: Model, device: torch.device, compiled: bool) -> Nats:
-    """Give `Stage.nats` of a model, whose gradients are averaged over the processes; see `Trainer` on `compiled`."""
+    """Return `Stage.nats` of a model, whose gradients are averaged over the processes; see `Trainer` on `compiled`."""
     nats: Callable[..., Tensor] = stage.nats
     if compiled:
         # With torch's own random numbers, so that dropout is the same as without.

@@ -13,7 +13,7 @@ class TerminatedError(BaseException):
 
 @contextmanager
 def noting_sigterm() -> Iterator[Callable[[], bool]]:
-    """Take note of SIGTERM, which otherwise ends a process on the spot; give what tells whether it came.
+    """Take note of SIGTERM, which otherwise ends a process on the spot; return what tells whether it came.
 
     Signals reach the main thread alone: in another one nothing is noted, and SIGTERM stays what it was.
     """

@@ -69,7 +69,7 @@ def train_stage(
 
 
 def trained_history(checkpoint: Path, recipe: Recipe) -> list[Row] | None:
-    """Give the history in a checkpoint of exactly this recipe; None where there is none.
+    """Return the history in a checkpoint of exactly this recipe; None where there is none.
 
     Raises InputError where the checkpoint is damaged.
     """

@@ -160,7 +160,7 @@ class Trainer:
         return self.data.slices("train", indices), send(positions, self.device), self._labels("train", indices)
 
     def _labels(self, split: Split, indices: Tensor) -> Tensor | None:
-        """Give the classes of some images, where the stage is told of them."""
+        """Return the classes of some images, where the stage is told of them."""
         return self.data.labels(split, indices) if self.stage.plan.num_classes else None
 
     def _stop_clock(self) -> None:
@@ -193,7 +193,7 @@ class Trainer:
         }
 
     def _losses(self) -> Tensor:
-        """Give the loss of every pending step, over the whole batch."""
+        """Return the loss of every pending step, over the whole batch."""
         return mean(torch.stack([loss for loss, _, _ in self.run.pending]))
 
     def _bits_per_dim(self, nats_per_slice: float) -> float:

@@ -200,7 +200,7 @@ class Doubled(Chunked):
     """A law whose every probability is twice what it should be."""
 
     def log_prob(self, levels: Tensor) -> Tensor:
-        """Give twice the probability."""
+        """Return twice the probability."""
         return super().log_prob(levels) + 0.7
 
 

@@ -66,7 +66,7 @@ ORDERS = ("depth", "multidimensional", "low_before_high", "low_before_rest")
 
 
 def enumerable(family: str) -> FamilySection:
-    """Give a family that takes single pixels."""
+    """Return a family that takes single pixels."""
     section = EVERY_LAW[family]
     return changed(section, downsampling=False) if isinstance(section, PixelCnnPpSection) else section
 

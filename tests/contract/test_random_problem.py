@@ -99,11 +99,11 @@ class Linear(Law):
         self.scores = scores
 
     def probs(self) -> Tensor:
-        """Give both levels the score, with opposite signs, as probabilities that sum to one would change."""
+        """Return the score for both levels, with opposite signs, as probabilities that sum to one would change."""
         return torch.stack([self.scores, 1 - self.scores], dim=-1)
 
     def log_prob(self, levels: Tensor) -> Tensor:
-        """Give the score."""
+        """Return the score."""
         return self.scores
 
     select = tempered = None  # type: ignore[assignment]
@@ -123,11 +123,11 @@ class ByHand(Model):
         self.signature, self.weights, self.reaches, self.seen_where = signature, weights, reaches, seen_where
 
     def embed_target(self, levels: Tensor) -> Tensor:
-        """Give a sub-pixel two units."""
+        """Embed a sub-pixel as two units."""
         return torch.stack([levels, -levels], dim=-1).double()
 
     def embed_context(self, context: Context) -> Tensor | None:
-        """Give each pixel one feature, made of the last cell."""
+        """Return one feature for each pixel, made of the last cell."""
         assert ((context.cells >= 0) & (context.cells < self.signature.context_levels)).all()
         pixels = context.cells[:, -1].double().sum(-1).flatten(1)
         return (pixels @ self.reaches.T).view(-1, self.signature.height, self.signature.width, 1)
@@ -205,7 +205,7 @@ class Noisy(Linear):
     """A law that is a bound: it draws noise."""
 
     def log_prob(self, levels: Tensor) -> Tensor:
-        """Give the score, with noise."""
+        """Return the score, with noise."""
         return self.scores + torch.rand_like(self.scores)
 
 

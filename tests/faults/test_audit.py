@@ -208,7 +208,7 @@ def test_verify_refuses_samples_of_other_settings(
 
 
 def refused_sample(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
-    """Run `spn sample`, which must refuse something in one line, and write nothing; give the line."""
+    """Run `spn sample`, which must refuse something in one line, and write nothing; return the line."""
     capsys.readouterr()
     assert main(command) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line]

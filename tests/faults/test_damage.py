@@ -25,7 +25,7 @@ SECONDS = 180
 
 
 def damage_files(folder: Path) -> list[dict[str, str]]:
-    """Run the damages in a process of their own; give what came of each."""
+    """Run the damages in a process of their own; return what came of each."""
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers/damages.py"), str(folder), str(COUNT)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)

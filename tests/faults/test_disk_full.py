@@ -37,7 +37,7 @@ class Disk:
         (self.place / "ballast").write_bytes(bytes(state.f_bavail * state.f_frsize - leaving))
 
     def empty(self) -> None:
-        """Give the room back."""
+        """Free the room."""
         (self.place / "ballast").unlink()
 
     def refuse(self) -> None:
@@ -84,7 +84,7 @@ def experiment(made: Path, disk: Disk) -> Experiment:
 
 
 def fails(command: list[object], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that must end with status 1; give its one line."""
+    """Run a command that must end with status 1; return its one line."""
     capsys.readouterr()
     assert main([str(argument) for argument in command]) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -191,7 +191,7 @@ def test_report(experiment: Experiment, disk: Disk, capsys: pytest.CaptureFixtur
 
 
 def written_by(verb: str, experiment: Experiment) -> tuple[list[object], Path]:
-    """Give the command of a verb that writes to the small disk, and what it writes there first."""
+    """Return the command of a verb that writes to the small disk, and what it writes there first."""
     common: list[object] = ["--params", experiment.params, "--data", experiment.data]
     low, elsewhere = ["--checkpoint", experiment.checkpoint("low")], experiment.folder.parents[1]
     runs, handle = experiment.folder / "runs", experiment.folder / "mlflow" / "experiment.json"

@@ -51,7 +51,7 @@ print(verb_digest("train", load_params(Path("params.yaml")).stages["low"].model)
 
 
 def params_of(steps: int, seed: int) -> dict[str, Any]:
-    """Give one chain of two stages, of which the second trains for some time."""
+    """Return one chain of two stages, of which the second trains for some time."""
     params = tiny_params()
     del params["stages"]["raster"], params["chains"]["raster"]
     params["stages"]["low"]["training"] |= {"steps": steps, "validate_every": 50}

@@ -41,7 +41,7 @@ def training_of(snakemake: "subprocess.Popen[bytes]", stage: str) -> psutil.Proc
 
 
 def step_of(workspace: Workspace, before: set[Path]) -> int:
-    """Give the step of the training state that is new in runs/; 0 where there is none."""
+    """Return the step of the training state that is new in runs/; 0 where there is none."""
     new = set((workspace.folder / "runs").glob("low-*.safetensors")) - before
     return load_notes(new.pop())["step"] if new else 0
 

@@ -73,7 +73,7 @@ def assert_curve_is_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def step_of(folder: Path, place: str) -> int:
-    """Give the step of the saved state, which is a whole file at any moment; 0 where there is none."""
+    """Return the step of the saved state, which is a whole file at any moment; 0 where there is none."""
     states = list((folder / place).glob(STATE))
     return load_notes(states[0])["step"] if states else 0
 

@@ -20,7 +20,7 @@ from spn.training import train_stage
 
 
 def folder_params(**keys: Any) -> dict[str, Any]:
-    """Give the tiny experiment of two stages on a folder of pictures, 8x8 and grey."""
+    """Return the tiny experiment of two stages on a folder of pictures, 8x8 and grey."""
     params = tiny_params()
     section = {"source": "folder", "name": "pictures", "bits": 5, "size": 8, "channels": 1}
     params["data"] = section | {"fit": "crop", "filter": "box", "validation": 2, "test": 2} | keys
@@ -43,7 +43,7 @@ def preprocess(root: Path, params: dict[str, Any]) -> int:
 
 
 def mistake(root: Path, params: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """Give the one line that preprocess ends with, having written nothing."""
+    """Return the one line that preprocess ends with, having written nothing."""
     assert preprocess(root, params) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line and "image/s" not in line]
     assert not (root / "S2_2+3.h5").exists()

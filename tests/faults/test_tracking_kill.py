@@ -39,7 +39,7 @@ def open_in(folder: Path) -> None:
 
 
 def come_first(folder: Path, kill_after: float | None = None) -> tuple[int | None, float]:
-    """Open the experiment of a folder in a process, which may be killed; give its exit code and its seconds."""
+    """Open the experiment of a folder in a process, which may be killed; return its exit code and its seconds."""
     folder.mkdir(exist_ok=True)
     process = context().Process(target=open_in, args=(folder,))
     process.start()

@@ -78,7 +78,7 @@ def npy_header(shape: tuple[int, ...], length: int | None = None) -> bytes:
 
 
 def mnist(images: bytes, labels: bytes) -> Write:
-    """Give good test files and these training files."""
+    """Return good test files and these training files."""
 
     def write(root: Path) -> None:
         (root / "mnist").mkdir()

@@ -114,7 +114,7 @@ class Round:
         return path.exists() and path.stat().st_mtime >= since
 
     def wait(self, process: "subprocess.Popen[bytes]", place: str, since: float) -> bool:
-        """Wait until a job starts; give False if the tool ends without it."""
+        """Wait until a job starts; return False if the tool ends without it."""
         while place and not self.is_new(place, since):
             if process.poll() is not None:
                 self.done.append(f"{' '.join(process.args[:2])} ended before {place}")
@@ -123,7 +123,7 @@ class Round:
         return True
 
     def sleep(self, process: "subprocess.Popen[bytes]", seconds: float) -> bool:
-        """Wait for some seconds; give False if the tool ends meanwhile."""
+        """Wait for some seconds; return False if the tool ends meanwhile."""
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:

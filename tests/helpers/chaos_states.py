@@ -55,7 +55,7 @@ FINAL: tuple[State, ...] = (
 
 
 def params_of(state: State) -> dict[str, Any]:
-    """Give params.yaml of a state: a chain of two stages on a folder of small pictures."""
+    """Return params.yaml of a state: a chain of two stages on a folder of small pictures."""
     data = {"source": "folder", "name": NAME, "bits": 2, "split_seed": 1, "size": 8, "channels": 1, "fit": "crop"}
     bits = {"high": [0, 1], "low": [1, 2]}
     params: dict[str, Any] = {

@@ -32,7 +32,7 @@ TRAINING = {
 
 
 def tiny_params() -> dict[str, Any]:
-    """Give a fresh params.yaml of three stages and two chains, as a dictionary."""
+    """Return a fresh params.yaml of three stages and two chains, as a dictionary."""
     stages = {
         "raster": {"scale_factor": 1, "slices": "all", "bits": [0, 5]},
         "high": {"scale_factor": 2, "slices": "all", "bits": [0, 2]},

@@ -140,7 +140,7 @@ def after(*paths: str) -> set[str]:
 
 
 def made_params(**data: Any) -> dict[str, Any]:
-    """Give the parameters of the experiment, whose source is one file of arrays."""
+    """Return the parameters of the experiment, whose source is one file of arrays."""
     section = {"source": "arrays", "name": "made", "channels": 1, "size": 8, "bits": 5, "validation": 2, "test": 2}
     return tiny_params() | {"data": section | {"release": "made here"} | data}
 
@@ -157,7 +157,7 @@ def write_notes(path: str, notes: Notes) -> None:
 
 
 def notes_of(params: Params, path: str) -> Notes:
-    """Give the notes that a result must have, given the files beside it."""
+    """Return the notes that a result must have, given the files beside it."""
     notes: Notes = {"recipe": MADE[path].recipe(params)}
     if path in (WHOLE, SPLIT):
         digest = DIGESTS["raster" if path == WHOLE else "high"]

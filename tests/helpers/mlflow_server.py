@@ -66,7 +66,7 @@ class MlflowServer:
 
 
 def listening(address: str) -> set[str]:
-    """Give the interfaces on which the processes behind an address listen, at whatever port."""
+    """Return the interfaces on which the processes behind an address listen, at whatever port."""
     sockets = [each for each in psutil.net_connections("inet") if each.status == psutil.CONN_LISTEN]
     processes = {each.pid for each in sockets if each.laddr.port == urlsplit(address).port}
     return {each.laddr.ip for each in sockets if each.pid in processes}

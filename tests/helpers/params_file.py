@@ -77,7 +77,7 @@ def load(folder: Path, content: str | bytes | dict[str, Any]) -> Params:
 
 
 def error_of(folder: Path, content: str | bytes | dict[str, Any]) -> str:
-    """Give the one line that a mistake is told, less the name of the file."""
+    """Return the one line that a mistake is told, less the name of the file."""
     with pytest.raises(InputError) as caught:
         load(folder, content)
     message = str(caught.value)

@@ -35,7 +35,7 @@ def make_experiment(folder: Path, params: dict[str, Any]) -> Path:
 
 
 def train_command(stage: str, place: str = "out") -> list[str]:
-    """Give the command that trains a stage into a folder, with the state of the run in it."""
+    """Return the command that trains a stage into a folder, with the state of the run in it."""
     given = ["--data", DATA[stage], "--experiment", "experiment.json"]
     return ["train", stage, *given, "--output", place, "--runs", f"{place}/runs"]
 
@@ -60,13 +60,13 @@ def start(folder: Path, command: list[str], log: str = "log", variables: dict[st
 
 
 def host_store() -> int:
-    """Host what processes find each other by, as torchrun does, for as long as the tests run; give its port."""
+    """Host what processes find each other by, as torchrun does, for as long as the tests run; return its port."""
     _stores.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
     return _stores[-1].port
 
 
 def torchrun_variables(rank: int, count: int) -> dict[str, str]:
-    """Give what torchrun tells a process, without the port."""
+    """Return what torchrun tells a process, without the port."""
     common = {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1"}
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     return common | {name: str(number) for name, number in numbers.items()}

@@ -152,7 +152,7 @@ class Cluster:
         ).stdout
 
     def jobs(self) -> list[Job]:
-        """Give the records of all jobs, the oldest first."""
+        """Return the records of all jobs, the oldest first."""
         # The accounting learns of comments at the end of a job only.
         comments = dict(line.split("|") for line in self.run("squeue", "-ht", "all", "-o", "%i|%k").splitlines())
         fields = "JobIDRaw,State,NodeList,AllocTRES,ReqMem,TimelimitRaw,Start,End"
@@ -160,7 +160,7 @@ class Cluster:
         return [_job(comments, line.split("|")) for line in table.splitlines()]
 
     def job_of(self, process: psutil.Process) -> Job:
-        """Give the job that runs a process."""
+        """Return the job that runs a process."""
         number = process.environ()["SLURM_JOB_ID"]
         return next(job for job in reversed(self.jobs()) if job.id == number)
 
@@ -307,7 +307,7 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def _find(program: str) -> str:
-    """Give the path of a program; one that is missing stops the test with the command that installs it."""
+    """Return the path of a program; one that is missing stops the test with the command that installs it."""
     path = shutil.which(program, path=PATH)
     assert path is not None, f"{program} is missing: make packages"
     return path

@@ -17,7 +17,7 @@ REAL_DATA = Path(os.environ.get("SPN_REAL_DATA", Path(__file__).parents[3] / "sh
 
 
 def real_file(name: str) -> Path:
-    """Give a real data file or folder; skip the test where there is none."""
+    """Return a real data file or folder; skip the test where there is none."""
     path = REAL_DATA / name
     if not path.exists():
         pytest.skip(f"data files are not present on this machine: {name}")

@@ -192,7 +192,7 @@ def finished(session: Path) -> tuple[Workspace, Done]:
 
 
 def with_steps(stage: str, steps: int, validate_every: int = 3) -> dict[str, Any]:
-    """Give the tiny experiment with another training of one stage."""
+    """Return the tiny experiment with another training of one stage."""
     params = tiny_params()
     params["stages"][stage]["training"] |= {"steps": steps, "validate_every": validate_every}
     return params

@@ -44,7 +44,7 @@ CHECKS = (check_context_is_used, contract.check_cached_walk, check_batches)
 
 
 def tiny(*told: str) -> dict[str, Any]:
-    """Give the tiny experiment, in which the stages `told` are told the class of each image."""
+    """Return the tiny experiment, in which the stages `told` are told the class of each image."""
     raw = tiny_params()
     for name in told:
         raw["stages"][name]["class_conditional"] = True
@@ -77,7 +77,7 @@ def write_tones(path: Path, labels: Labels) -> SliceFile:
 
 
 def tones() -> dict[str, Any]:
-    """Give the experiment whose data are the even tones."""
+    """Return the experiment whose data are the even tones."""
     raw = tiny("raster")
     raw["data"] = {"source": "arrays", "name": "tones", "bits": 5, "size": 2, "channels": 1, "release": "ours"}
     raw["data"]["num_classes"] = 10

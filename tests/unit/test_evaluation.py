@@ -77,7 +77,7 @@ def test_a_chain_is_a_bound_where_a_stage_is(stages: tuple[str, ...], total: str
 
 
 def figures(nats: list[float], num_dims: int = 4, **changes: object) -> tuple[dict[str, Any], np.ndarray]:
-    """Give what the evaluation of a stage wrote, of these nats per image."""
+    """Return what the evaluation of a stage wrote, of these nats per image."""
     told = {"split": "test", "estimate": "exact", "conditioning": "none", "num_parameters": 1, "recipe_digest": ""}
     return told | likelihood_metrics(np.array(nats), num_dims) | changes, np.array(nats)
 

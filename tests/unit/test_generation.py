@@ -82,14 +82,14 @@ class Skewed(Model):
         self.signature = PROBLEM.stages[0].signature
 
     def embed_target(self, levels: torch.Tensor) -> torch.Tensor:
-        """Give the levels."""
+        """Return the levels."""
         return levels[..., None].double()
 
     def embed_context(self, context: Context) -> None:
-        """Give nothing."""
+        """Do nothing."""
 
     def laws(self, embedded: torch.Tensor, features: torch.Tensor | None, context: Context) -> Categorical:
-        """Give that law."""
+        """Return that law."""
         return Categorical(torch.tensor([1.0, 3.0], dtype=torch.float64).log().expand(*embedded.shape[:-1], 2))
 
 

@@ -241,7 +241,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
 
 
 def bars(figure: Figure) -> list[list[tuple[float, float]]]:
-    """Give where the parts of each bar begin, and how long they are."""
+    """Return where the parts of each bar begin, and how long they are."""
     (axes,) = figure.axes
     rows: dict[float, list[tuple[float, float]]] = {}
     for container in axes.containers:
@@ -251,7 +251,7 @@ def bars(figure: Figure) -> list[list[tuple[float, float]]]:
 
 
 def whiskers(figure: Figure) -> list[tuple[float, float]]:
-    """Give where the whiskers at the bars' ends begin and end."""
+    """Return where the whiskers at the bars' ends begin and end."""
     (axes,) = figure.axes
     lines = [line for each in axes.containers if isinstance(each, ErrorbarContainer) for line in each.lines[2]]
     return [tuple(segment[:, 0]) for line in lines for segment in line.get_segments()]

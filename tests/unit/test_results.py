@@ -34,7 +34,7 @@ RECORDS = {"mlflow/chains/raster.json", "mlflow/chains/depth.json"}
 
 
 def told(found: Audit) -> dict[str, str]:
-    """Give what is said of each result that is not sound, by its path."""
+    """Return what is said of each result that is not sound, by its path."""
     return {str(problem.result.path): problem.reason for problem in found.problems}
 
 

@@ -51,7 +51,7 @@ def png_contents(prefix=""):
 
 
 def sole_image(root, content, suffix="png", **keys):
-    """Give the levels made of one file, put in every split."""
+    """Return the levels made of one file, put in every split."""
     write_folder(root, {f"{split}/a.{suffix}": content for split in SPLITS})
     source = open_source(folder_section(**{"validation": None, "test": None} | keys), root)
     return images_of(source, "test")[0]

@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def together(folder: Path, command: list[str], log: str) -> str:
-    """Run a verb in two processes; give what they said."""
+    """Run a verb in two processes; return what they said."""
     processes = start_several(folder, command, 2, log)
     for process in processes:
         process.join(300)

@@ -54,7 +54,7 @@ class Story:
     """The steps at which the trainings of a stage were stopped, to meet a fault."""
 
     def of(self, name: str) -> list[Job]:
-        """Give the records of a job, the oldest first."""
+        """Return the records of a job, the oldest first."""
         return [job for job in self.jobs if job.name == name]
 
     def slurm_log(self, job: Job) -> str:
@@ -102,7 +102,7 @@ class Author:
         return self.cluster.job_of(trainings[0])
 
     def step(self, stage: str) -> int:
-        """Give the step of the saved state of a training; 0 where there is none."""
+        """Return the step of the saved state of a training; 0 where there is none."""
         states = list((self.workspace.folder / "runs").glob(f"{stage}-*.safetensors"))
         return load_notes(states[0])["step"] if states else 0
 

@@ -196,7 +196,7 @@ def test_a_typo_stops_everything_before_it_begins(workspace: Workspace) -> None:
 
 
 def contents(workspace: Workspace) -> dict[str, int]:
-    """Give every file of a workspace with its time, but for Snakemake's own and compiled Python."""
+    """Return every file of a workspace with its time, but for Snakemake's own and compiled Python."""
     own = {".snakemake", "__pycache__"}
     files = [path for path in workspace.folder.rglob("*") if path.is_file() and not own & set(path.parts)]
     return {str(path): path.stat().st_mtime_ns for path in files}

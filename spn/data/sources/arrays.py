@@ -75,7 +75,7 @@ class ArrayPool(Pool):
         return sum(file.count for file in self.files)
 
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Give the images at `indices`."""
+        """Return the images at `indices`."""
         first = 0
         for file in self.files:
             inside = indices[(indices >= first) & (indices < first + file.count)] - first
@@ -168,7 +168,7 @@ def _read_labels(path: Path, count: int, first_label: int) -> Int64[np.ndarray, 
 
 @contextmanager
 def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Open the array of an `.npy`, or that called `key` of an `.npz`; give its bytes and their number."""
+    """Open the array of an `.npy`, or that called `key` of an `.npz`; return its bytes and their number."""
     if path.suffix == ".npy":
         with path.open("rb") as file:
             yield file, path.stat().st_size

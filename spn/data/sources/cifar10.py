@@ -64,7 +64,7 @@ class BatchPool(Pool):
         return sum(len(batch.labels) for batch in self.batches)
 
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Give the images at `indices`."""
+        """Return the images at `indices`."""
         first = 0
         for batch in self.batches:
             inside = (indices >= first) & (indices < first + len(batch.labels))

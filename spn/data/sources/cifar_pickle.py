@@ -96,7 +96,7 @@ class BatchUnpickler(pickle.Unpickler):
     """Admits plain containers, strings, numbers and what `ADMITTED` stands in for."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Give the stand-in of a global; raise UnpicklingError where there is none."""
+        """Return the stand-in of a global; raise UnpicklingError where there is none."""
         if (module, name) not in ADMITTED:
             raise pickle.UnpicklingError(f"a pickle that names {module}.{name}")
         return ADMITTED[module, name]

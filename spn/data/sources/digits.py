@@ -27,7 +27,7 @@ class DigitsPool(Pool):
         return len(self.images)
 
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Give the digits at `indices`."""
+        """Return the digits at `indices`."""
         for index in indices:
             yield self.images[index], int(self.labels[index])
 

@@ -63,7 +63,7 @@ class PicturePool(Pool):
         return len(self.names)
 
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Give the pictures at `indices`."""
+        """Return the pictures at `indices`."""
         for index in indices:
             name = self.names[index]
             try:

@@ -45,7 +45,7 @@ class IdxPool(Pool):
         return len(self.labels)
 
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Give the images at `indices`."""
+        """Return the images at `indices`."""
         with gzip.open(self.images) as file:
             _read_header(file, self.images, IMAGES_MAGIC, 3)
             for first in range(0, int(indices[-1]) + 1, BLOCK):

@@ -31,7 +31,7 @@ class CropPool(Pool):
         return len(self.corners)
 
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Give the crops at `indices`."""
+        """Return the crops at `indices`."""
         for index in indices:
             photo, top, left = self.corners[index]
             yield self.photos[photo][top : top + self.size, left : left + self.size], None

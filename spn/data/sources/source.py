@@ -34,7 +34,7 @@ class Pool(ABC):
 
     @abstractmethod
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Give the images at `indices`, which ascend, holding no more than one file of them in memory."""
+        """Return the images at `indices`, which ascend, holding no more than one file of them in memory."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Source:
         return self.parts[split].pool.labelled
 
     def stream(self, split: Split) -> Iterator[Item]:
-        """Give the images of a split, in the order of the source's files, and their labels."""
+        """Return the images of a split, in the order of the source's files, and their labels."""
         part = self.parts[split]
         for image, label in part.pool.stream(part.indices):
             yield image >> self.drop_bits, label

@@ -21,7 +21,7 @@ def by_split(names: tuple[str, ...], where: Path) -> dict[Split, list[str]]:
 
 
 def class_labels(names: tuple[str, ...], where: Path, num_classes: int) -> dict[str, int]:
-    """Give each name the number of its class: of the folder directly below its split's, in sorted order from 0.
+    """Return the class of each name: the number, from 0, of the folder directly below its split's, in sorted order.
 
     Raises InputError where an image lies in no such folder, or their number in the training split is not `num_classes`,
     or another split has other ones.

@@ -19,7 +19,7 @@ ONLY = 1
 
 
 def _last_targets(problem: Problem) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:
-    """Give a few targets of every stage's last slice: it has the most context."""
+    """Return a few targets of every stage's last slice: it has the most context."""
     for case in problem.cases(8):
         if case[2] == case[0].targets[-1]:
             yield case
@@ -64,7 +64,7 @@ def check_context_is_used(problem: Problem) -> None:
 
 
 def _laws(model: Model, target: Tensor, contexts: Sequence[Context]) -> Tensor:
-    """Give the probabilities of one target under each of several contexts."""
+    """Return the probabilities of one target under each of several contexts."""
     parts = ([getattr(each, field.name) for each in contexts] for field in fields(Context))
     stacked = Context(*(None if part[0] is None else torch.cat(part) for part in parts))
     return model(target.repeat(len(contexts), 1, 1, 1), stacked).probs().unflatten(0, (len(contexts), -1))

@@ -91,7 +91,7 @@ class Problem:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Give the stages, in the order of the chain."""
+        """Return the stages, in the order of the chain."""
         return tuple(Stage(plan, self.shape) for plan in self.plans)
 
     @property
@@ -105,7 +105,7 @@ class Problem:
         return torch.randint(1 << self.bits, (count, *self.shape), generator=generator).to(torch.uint8)
 
     def labels(self, count: int) -> Tensor | None:
-        """Give images classes, all of them in turn; None where no stage is told of classes."""
+        """Return a class for each image, all of them in turn; None where no stage is told of classes."""
         num_classes = max(plan.num_classes for plan in self.plans)
         return torch.arange(count) % num_classes if num_classes else None
 
@@ -114,7 +114,7 @@ class Problem:
         return labels if stage.plan.num_classes else None
 
     def cases(self, count: int = 2) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:
-        """Give every target slice of every stage, with the target and context that noise has there."""
+        """Return every target slice of every stage, with the target and context that noise has there."""
         for stage, model in self.parts:
             slices = split_slices(self.images(count), stage.plan.scale_factor)
             for position in stage.targets:
