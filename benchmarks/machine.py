@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Run, timer_of
-from spn.machine import fast_products
+from spn.machine import onednn_matmul
 from spn.provenance import git_commit
 
 
@@ -98,7 +98,7 @@ def onednn(is_on: bool) -> Iterator[None]:
 
 def trains_through_onednn(device: torch.device) -> bool:
     """Tell whether training sends its float32 products to oneDNN on this machine."""
-    with fast_products(device):
+    with onednn_matmul(device):
         return device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 
 

@@ -10,7 +10,7 @@ FLOAT32_ERROR = 1e-5
 
 
 @contextmanager
-def fast_products(device: torch.device) -> Iterator[str]:
+def onednn_matmul(device: torch.device) -> Iterator[str]:
     """Route the CPU's float32 matrix products through oneDNN while in this context, where they stay float32.
 
     oneDNN is twice as fast as MKL on AMD processors, but reached only by allowing bfloat16, which it makes no use of

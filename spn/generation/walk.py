@@ -48,7 +48,7 @@ def walk_pixel(
     chosen = []
     for channel, here in enumerate(given.unbind(1)):
         chosen.append(choose(steps.law(channel), here))
-        steps.put(channel, chosen[-1])
+        steps.observe(channel, chosen[-1])
     return torch.stack(chosen, dim=1)
 
 
@@ -90,7 +90,7 @@ class WholePasses(Steps):
         laws = self.model.laws(self.model.embed_target(self._levels), self._features, self._context)
         return laws.select(self._row, self._column, channel)
 
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel of the pixel known."""
         self._levels[:, self._row, self._column, channel] = levels
 

@@ -1,7 +1,7 @@
 """The laws that a model's section can name (`law: softmax`): a file for each.
 
-A file has `form`, how a network's outputs at a sub-pixel become its law. It may have a `head` of its own, for networks
-whose features see no channel of the pixel; without one, `ChannelHead` makes one of the form.
+A file defines `output_law`: how a network's outputs at a sub-pixel become its law. It may define a `head` too, for
+networks whose features see no channel of the pixel; without one, `ChannelHead` is built around the output law.
 """
 
 import importlib
@@ -9,14 +9,14 @@ from types import ModuleType
 
 from spn.config import Law as LawName
 from spn.layers import ChannelHead, ChannelHeadSteps, PixelHead, PixelHeadSteps, Scale
-from spn.likelihood import LawForm
+from spn.likelihood import OutputLaw
 
-__all__ = ["build_head", "head_steps", "law_form"]
+__all__ = ["build_head", "head_steps", "output_law"]
 
 
-def law_form(law: LawName, scale: Scale, num_mixtures: int) -> LawForm:
-    """Return the form of a law; a mixture has `num_mixtures` components."""
-    return _module(law).form(scale, num_mixtures)
+def output_law(law: LawName, scale: Scale, num_mixtures: int) -> OutputLaw:
+    """Return the output law of that name; a mixture has `num_mixtures` components."""
+    return _module(law).output_law(scale, num_mixtures)
 
 
 def build_head(law: LawName, num_in: int, channels: int, scale: Scale, num_mixtures: int) -> PixelHead:
@@ -25,7 +25,7 @@ def build_head(law: LawName, num_in: int, channels: int, scale: Scale, num_mixtu
     if hasattr(module, "head"):
         head: PixelHead = module.head(num_in, channels, scale, num_mixtures)
     else:
-        head = ChannelHead(num_in, channels, scale, module.form(scale, num_mixtures))
+        head = ChannelHead(num_in, channels, scale, module.output_law(scale, num_mixtures))
     head.law = law
     return head
 

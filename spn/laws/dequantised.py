@@ -1,15 +1,15 @@
 """The mixture of logistics before it is discretised (Salimans et al. 2017, Table 2): trains and evaluates a bound."""
 
-from spn.laws.mixture import MixtureForm, head_steps
+from spn.laws.mixture import MixtureOutputLaw, head_steps
 from spn.layers import MixtureHead, PixelHead, Scale
-from spn.likelihood import DequantisedMixture, LawForm
+from spn.likelihood import DequantisedMixture, OutputLaw
 
-__all__ = ["form", "head", "head_steps"]
+__all__ = ["head", "head_steps", "output_law"]
 
 
-def form(scale: Scale, num_mixtures: int) -> LawForm:
-    """Return the form on the scale of a stage."""
-    return MixtureForm(scale, num_mixtures, DequantisedMixture)
+def output_law(scale: Scale, num_mixtures: int) -> OutputLaw:
+    """Return the output law on the scale of a stage."""
+    return MixtureOutputLaw(scale, num_mixtures, DequantisedMixture)
 
 
 def head(num_in: int, channels: int, scale: Scale, num_mixtures: int) -> PixelHead:

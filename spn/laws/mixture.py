@@ -4,10 +4,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spn.layers import MixtureHead, MixtureHeadSteps, PixelHead, PixelHeadSteps, Scale
-from spn.likelihood import DiscretisedMixture, Law, LawForm
+from spn.likelihood import DiscretisedMixture, Law, OutputLaw
 
 
-class MixtureForm(LawForm):
+class MixtureOutputLaw(OutputLaw):
     """A mixture of each sub-pixel's own: weights, means and log-scales."""
 
     def __init__(self, scale: Scale, num_mixtures: int, mixture: type[DiscretisedMixture]) -> None:
@@ -20,9 +20,9 @@ class MixtureForm(LawForm):
         return self.mixture(weights, means, log_scales, self.scale.num_levels, high, self.scale.high_levels)
 
 
-def form(scale: Scale, num_mixtures: int) -> LawForm:
-    """Return the form on the scale of a stage."""
-    return MixtureForm(scale, num_mixtures, DiscretisedMixture)
+def output_law(scale: Scale, num_mixtures: int) -> OutputLaw:
+    """Return the output law on the scale of a stage."""
+    return MixtureOutputLaw(scale, num_mixtures, DiscretisedMixture)
 
 
 def head(num_in: int, channels: int, scale: Scale, num_mixtures: int) -> PixelHead:

@@ -4,10 +4,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spn.layers import Scale
-from spn.likelihood import Categorical, Law, LawForm
+from spn.likelihood import Categorical, Law, OutputLaw
 
 
-class SoftmaxForm(LawForm):
+class SoftmaxOutputLaw(OutputLaw):
     """A logit for each level. What is known of the more significant bits tells the network, not the law."""
 
     is_large = True
@@ -20,6 +20,6 @@ class SoftmaxForm(LawForm):
         return Categorical(outputs)
 
 
-def form(scale: Scale, num_mixtures: int) -> LawForm:
-    """Return the form over the levels of a stage."""
-    return SoftmaxForm(scale.num_levels)
+def output_law(scale: Scale, num_mixtures: int) -> OutputLaw:
+    """Return the output law over the levels of a stage."""
+    return SoftmaxOutputLaw(scale.num_levels)

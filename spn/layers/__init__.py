@@ -32,7 +32,7 @@ from spn.layers.shifted_start import ShiftedStart, ShiftedStartSteps, with_ones
 from spn.layers.slice_embedder import SliceEmbedder
 from spn.layers.strict_attention import StrictAttention, StrictAttentionSteps, coordinates
 from spn.layers.transformer import RasterTransformer, TransformerSteps
-from spn.layers.weight_norm import initialised_by_data, plain
+from spn.layers.weight_norm import fold_weight_norm, initialised_by_data
 
 __all__ = [
     "ChannelCausalLinear",
@@ -76,8 +76,8 @@ __all__ = [
     "down_right_shifted",
     "down_shift",
     "down_shifted",
+    "fold_weight_norm",
     "initialised_by_data",
-    "plain",
     "raster_shift",
     "recompute_layers",
     "right_shift",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from spn.layers.causal import ChannelCausalLinear, ChannelSteps, down_shift
 from spn.layers.gated import GatedLayer, GatedLayerSteps
 from spn.layers.recompute import Recomputing
-from spn.likelihood import Chunked, Law, LawForm
+from spn.likelihood import Chunked, Law, OutputLaw
 
 Features = Float[Tensor, "batch height width _"]
 Row = Float[Tensor, "batch width _"]
@@ -32,7 +32,7 @@ class GatedStacks(Recomputing):
         num_layers: int,
         channels: int,
         num_conditions: tuple[int, int],
-        form: LawForm,
+        output_law: OutputLaw,
         dropout: float,
     ) -> None:
         super().__init__()
@@ -48,8 +48,8 @@ class GatedStacks(Recomputing):
             for depth in range(num_layers)
         )
         self.hidden = ChannelCausalLinear(width, width, channels, strict=False)
-        self.logits = ChannelCausalLinear(width, channels * form.num_outputs, channels, strict=False)
-        self.channels, self.form = channels, form
+        self.logits = ChannelCausalLinear(width, channels * output_law.num_outputs, channels, strict=False)
+        self.channels, self.output_law = channels, output_law
 
     def forward(
         self, embedded: Features, conditions: Conditions, high: Int[Tensor, "batch height width channel"] | None
@@ -62,9 +62,9 @@ class GatedStacks(Recomputing):
 
         def laws(features: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch channel"] | None = None) -> Law:
             outputs = F.linear(F.relu(F.linear(F.relu(features), *to_hidden)), *to_logits)
-            return self.form(rearrange(outputs, "... (c output) -> ... c output", c=self.channels), high)
+            return self.output_law(rearrange(outputs, "... (c output) -> ... c output", c=self.channels), high)
 
-        return Chunked(horizontal, laws, self.recompute) if self.form.is_large else laws(horizontal, high)
+        return Chunked(horizontal, laws, self.recompute) if self.output_law.is_large else laws(horizontal, high)
 
 
 class GatedStacksSteps:
@@ -81,7 +81,7 @@ class GatedStacksSteps:
         self._of_channel = list(
             zip(*(each.chunk(pixelcnn.channels, dim=1) for each in (inputs, rectified, hidden)), strict=True)
         )
-        self._form = pixelcnn.form
+        self._output_law = pixelcnn.output_law
         self._row = embedded.new_zeros(len(embedded), columns, embedded.shape[1])
         self._pixels = self._row.unbind(1)
 
@@ -113,7 +113,7 @@ class GatedStacksSteps:
         torch.clamp_min(outputs, 0, out=rectified)
         torch.clamp_min(self._hidden.step(channel), 0, out=hidden)
         high = None if self._high is None else self._high[:, self._row_index, self._column, channel]
-        return self._form(self._logits.step(channel), high)
+        return self._output_law(self._logits.step(channel), high)
 
     def end_pixel(self) -> None:
         """Keep the pixel, all its channels being filled in, for the row below."""

@@ -50,8 +50,8 @@ class MixtureHeadSteps(PixelHeadSteps):
         """Return the laws [batch] of a channel."""
         return self._mixture.law()
 
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel known."""
         if channel + 1 < self._head.channels:
             scale, high = self._head.scale, None if self._high is None else self._high[:, channel]
-            self._mixture.put(scale.values(scale.embed(levels, self._out.dtype), high))
+            self._mixture.observe(scale.values(scale.embed(levels, self._out.dtype), high))

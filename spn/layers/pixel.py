@@ -49,7 +49,7 @@ class EmbeddedPixel:
         self.values = self._table.new_zeros(batch, channels * table.shape[1])
         self._channels = self.values.chunk(channels, dim=1)
 
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make one channel known."""
         self._channels[channel].copy_(self._table[levels])
 

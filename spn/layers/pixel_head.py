@@ -16,7 +16,7 @@ from spn.layers.intensity import scale_levels
 from spn.layers.pixel import EmbeddedPixel, PixelLinear
 from spn.layers.recompute import Recomputing
 from spn.layers.weight_norm import normalised
-from spn.likelihood import Chunked, Law, LawForm
+from spn.likelihood import Chunked, Law, OutputLaw
 
 Features = Float[Tensor, "batch height width _"]
 Embedded = Float[Tensor, "batch height width channel"]
@@ -55,7 +55,7 @@ class PixelHead(Recomputing, ABC):
 
 
 class PixelHeadSteps(ABC):
-    """The step form of a `PixelHead`: pixel by pixel `start`, and for each channel `law`, and then `put`."""
+    """The step form of a `PixelHead`: pixel by pixel `start`, and for each channel `law`, and then `observe`."""
 
     @abstractmethod
     def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
@@ -66,7 +66,7 @@ class PixelHeadSteps(ABC):
         """Return the laws [batch] of a channel."""
 
     @abstractmethod
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel known."""
 
 
@@ -77,29 +77,29 @@ class ChannelHead(PixelHead):
     each channel, which their levels enter, is ours.
     """
 
-    def __init__(self, num_in: int, channels: int, scale: Scale, form: LawForm) -> None:
+    def __init__(self, num_in: int, channels: int, scale: Scale, output_law: OutputLaw) -> None:
         super().__init__()
-        self.channels, self.scale, self.form = channels, scale, form
+        self.channels, self.scale, self.output_law = channels, scale, output_law
         self.hidden = normalised(nn.Linear(num_in, channels * num_in))
         self.before = ChannelCausalLinear(channels, channels * num_in, channels, strict=True)
-        self.logits = nn.ModuleList(nn.Linear(num_in, form.num_outputs) for _ in range(channels))
+        self.logits = nn.ModuleList(nn.Linear(num_in, output_law.num_outputs) for _ in range(channels))
 
     def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
         """Return the laws [batch, height, width, channel]."""
         hidden = self.hidden(features) + self.before(embedded)
-        return Chunked(hidden, self._laws, self.recompute) if self.form.is_large else self._laws(hidden, high)
+        return Chunked(hidden, self._laws, self.recompute) if self.output_law.is_large else self._laws(hidden, high)
 
     def _laws(self, hidden: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch channel"] | None = None) -> Law:
         groups = F.elu(hidden).chunk(self.channels, dim=-1)
         outputs = [logits(group) for logits, group in zip(self.logits, groups, strict=True)]
-        return self.form(torch.stack(outputs, dim=-2), high)
+        return self.output_law(torch.stack(outputs, dim=-2), high)
 
 
 class ChannelHeadSteps(PixelHeadSteps):
     """The step form of a `ChannelHead`."""
 
     def __init__(self, head: ChannelHead, batch: int) -> None:
-        self._form = head.form
+        self._output_law = head.output_law
         self._hidden = PixelLinear(head.hidden.weight, head.hidden.bias)
         weight = head.hidden.weight
         table = head.scale.embed(torch.arange(head.scale.num_levels, device=weight.device), weight.dtype)
@@ -115,8 +115,8 @@ class ChannelHeadSteps(PixelHeadSteps):
     def law(self, channel: int) -> Law:
         """Return the laws [batch] of a channel."""
         outputs = self._logits[channel](F.elu(self._groups[channel] + self._before.step(channel)))
-        return self._form(outputs, None if self._high is None else self._high[:, channel])
+        return self._output_law(outputs, None if self._high is None else self._high[:, channel])
 
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel known."""
-        self._pixel.put(channel, levels)
+        self._pixel.observe(channel, levels)

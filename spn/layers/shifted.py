@@ -118,7 +118,7 @@ class UpsamplingSteps:
         self._places = [self._rows[:, :, 2 * column : 2 * column + 2] for column in range(columns)]
         self._pixels = [row.unbind(1) for row in self._rows.unbind(1)]
 
-    def put(self, column: int, features: Pixel) -> None:
+    def write(self, column: int, features: Pixel) -> None:
         """Take a pixel of the input."""
         place = self._places[column]
         place.copy_(torch.addmm(self._bias, features, self._weight).view(place.shape))

@@ -73,7 +73,7 @@ class ShiftedStartSteps:
             self._left.add_to(features, self._inputs[column - 1])
         return features
 
-    def put(self, column: int, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, column: int, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Fill in a channel of a pixel of the row."""
         self._here[:, column, channel] = self._scale.embed(levels, self._here.dtype)
 

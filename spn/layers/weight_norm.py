@@ -37,7 +37,7 @@ def normalised(layer: Map, scale: float = 1.0) -> Map:
     return layer
 
 
-def plain(model: nn.Module) -> Any:
+def fold_weight_norm(model: nn.Module) -> Any:
     """Return a copy of the model with weight normalisation folded into plain weights, the effective weights.
 
     Everything else is shared with the model. (Removing the parametrizations from a copy would not do: the copy shares
@@ -47,7 +47,7 @@ def plain(model: nn.Module) -> Any:
     vars(twin).update(vars(model))
     twin._parameters = dict(model._parameters)
     twin._modules = {
-        name: None if child is None else plain(child)
+        name: None if child is None else fold_weight_norm(child)
         for name, child in model._modules.items()
         if name != "parametrizations"
     }

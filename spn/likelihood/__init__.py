@@ -2,10 +2,10 @@
 
 from spn.likelihood.bits_per_dim import bits_per_dim
 from spn.likelihood.chunked import Chunked, Head
-from spn.likelihood.form import LawForm
 from spn.likelihood.joint_mixture import JointMixture, joint_mixture, num_joint_outputs
 from spn.likelihood.law import Categorical, Law
 from spn.likelihood.mixture import DequantisedMixture, DiscretisedMixture
+from spn.likelihood.output_law import OutputLaw
 
 __all__ = [
     "Categorical",
@@ -15,7 +15,7 @@ __all__ = [
     "Head",
     "JointMixture",
     "Law",
-    "LawForm",
+    "OutputLaw",
     "bits_per_dim",
     "joint_mixture",
     "num_joint_outputs",

@@ -48,7 +48,7 @@ class JointMixture:
         self._next = self._law(self._weights, mean, self._log_scales[channel], num_levels, high, high_levels)
         return self._next
 
-    def put(self, values: Float[Tensor, "*pixels"]) -> None:
+    def observe(self, values: Float[Tensor, "*pixels"]) -> None:
         """Make the channel known whose law was given last, as a value in [-1, 1] on the scale of all bits so far."""
         self._weights = self._weights + self._next.component_log_mass(values)
         self._values.append(values)
@@ -71,7 +71,7 @@ def joint_mixture(
     joint = JointMixture(parameters, values.shape[-1], num_levels, high, high_levels, law)
     laws = [joint.law()]
     for value in values.unbind(-1)[:-1]:
-        joint.put(value)
+        joint.observe(value)
         laws.append(joint.law())
     return law(*_stacked(laws), num_levels, high, high_levels)
 

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spn.config import GatedPixelCnnSection
-from spn.laws import law_form
+from spn.laws import output_law
 from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, Scale, build_intensity
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held, one_hot
+from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
 
 Features = Float[Tensor, "batch height width _"]
 
@@ -32,7 +32,7 @@ class GatedPixelCnn(Model):
             section.layers,
             signature.channels,
             num_conditions=(num_conditions, num_conditions),
-            form=law_form(section.law, Scale(signature.num_levels, signature.high_levels), section.mixtures),
+            output_law=output_law(section.law, Scale(signature.num_levels, signature.high_levels), section.mixtures),
             dropout=section.dropout,
         )
 
@@ -76,8 +76,8 @@ class GatedPixelCnnSteps(Steps):
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices beside `context`."""
-        self._features = held(self._features, self.model.embed_context(context))
-        self._high = held(self._high, context.high)
+        self._features = copy_into_buffer(self._features, self.model.embed_context(context))
+        self._high = copy_into_buffer(self._high, context.high)
         self._pixelcnn.begin(self._high)
 
     def start_row(self, row: int) -> None:
@@ -93,9 +93,9 @@ class GatedPixelCnnSteps(Steps):
         """Return the laws of a channel of the pixel, all before it being known."""
         return self._pixelcnn.law(channel)
 
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel of the pixel known."""
-        self._pixel.put(channel, levels)
+        self._pixel.observe(channel, levels)
         if self._pixel.is_last(channel):
             self._pixelcnn.end_pixel()
 

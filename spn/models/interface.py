@@ -59,7 +59,7 @@ class Steps(ABC):
     """The step form of a model, for slices walked one after another: the laws that `forward` gives, one at a time.
 
     Slice by slice `begin`; row by row `start_row`; pixel by pixel `start_pixel`; and for each channel `law`, and then
-    `put` with the levels that the pixel has there. What is kept lies in buffers that are made once.
+    `observe` with the levels that the pixel has there. What is kept lies in buffers that are made once.
     """
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Steps(ABC):
         """Return the laws [batch] of a channel of the pixel, all before it being known."""
 
     @abstractmethod
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel of the pixel known."""
 
 
@@ -141,6 +141,6 @@ def one_hot(context: Context, signature: Signature, dtype: torch.dtype) -> Float
     return None if context.label is None else F.one_hot(context.label, signature.num_classes).to(dtype)
 
 
-def held(before: Tensor | None, now: Tensor | None) -> Tensor | None:
+def copy_into_buffer(before: Tensor | None, now: Tensor | None) -> Tensor | None:
     """Return `now`, in the place of `before` where there is one: captured graphs read it where it was."""
     return now if before is None or now is None else before.copy_(now)

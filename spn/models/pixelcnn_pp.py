@@ -31,13 +31,13 @@ from spn.layers import (
     down_right_shifted,
     down_shift,
     down_shifted,
+    fold_weight_norm,
     initialised_by_data,
-    plain,
     shifted_row,
     with_ones,
 )
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held, one_hot
+from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
 
 Features = Float[Tensor, "batch height width _"]
 Row = Float[Tensor, "batch width _"]
@@ -159,9 +159,9 @@ class PixelCnnPpSteps(Steps):
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices beside `context`."""
-        self._features = held(self._features, self.model.embed_context(context))
-        self._high = held(self._high, context.high)
-        self._label = held(self._label, one_hot(context, self.model.signature, self._start.features.dtype))
+        self._features = copy_into_buffer(self._features, self.model.embed_context(context))
+        self._high = copy_into_buffer(self._high, context.high)
+        self._label = copy_into_buffer(self._label, one_hot(context, self.model.signature, self._start.features.dtype))
         self._streams.begin(self._label)
 
     def start_row(self, row: int) -> None:
@@ -184,10 +184,10 @@ class PixelCnnPpSteps(Steps):
         """Return the laws of a channel of the pixel, all before it being known."""
         return self._head.law(channel)
 
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel of the pixel known."""
-        self._start.put(self._column, channel, levels)
-        self._head.put(channel, levels)
+        self._start.observe(self._column, channel, levels)
+        self._head.observe(channel, levels)
 
 
 class _ResolutionSteps:
@@ -288,7 +288,7 @@ class _Below:
                 self._leave.slots[column].copy_(below)
                 return self._leave.step(column)
             assert self._upsampling is not None
-            self._upsampling.put(inside, below)
+            self._upsampling.write(inside, below)
         assert self._upsampling is not None
         return self._upsampling.pixel(row, column)
 
@@ -300,4 +300,4 @@ def build(section: PixelCnnPpSection, signature: Signature) -> PixelCnnPp:
 
 def steps(model: PixelCnnPp, batch: int) -> PixelCnnPpSteps:
     """Build the step form, whose weights have their normalisation folded in."""
-    return PixelCnnPpSteps(plain(model), batch)
+    return PixelCnnPpSteps(fold_weight_norm(model), batch)

@@ -25,12 +25,12 @@ from spn.layers import (
     StrictAttention,
     StrictAttentionSteps,
     coordinates,
+    fold_weight_norm,
     initialised_by_data,
-    plain,
     with_ones,
 )
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held, one_hot
+from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
 
 Features = Float[Tensor, "batch height width _"]
 Pixel = Float[Tensor, "batch _"]
@@ -122,9 +122,9 @@ class PixelSnailSteps(Steps):
     def begin(self, context: Context) -> None:
         """Begin a batch of slices beside `context`."""
         model = self.model
-        self._features = held(self._features, model.embed_context(context))
-        self._high = held(self._high, context.high)
-        self._label = held(self._label, one_hot(context, model.signature, self._start.features.dtype))
+        self._features = copy_into_buffer(self._features, model.embed_context(context))
+        self._high = copy_into_buffer(self._high, context.high)
+        self._label = copy_into_buffer(self._label, one_hot(context, model.signature, self._start.features.dtype))
         for block in self._blocks:
             block.begin(self._label)
 
@@ -149,10 +149,10 @@ class PixelSnailSteps(Steps):
         """Return the laws of a channel of the pixel, all before it being known."""
         return self._head.law(channel)
 
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel of the pixel known."""
-        self._start.put(self._column, channel, levels)
-        self._head.put(channel, levels)
+        self._start.observe(self._column, channel, levels)
+        self._head.observe(channel, levels)
         if channel + 1 == self.model.signature.channels:
             for block in self._blocks:
                 block.remember(self._column, self._start.inputs(self._column))
@@ -192,4 +192,4 @@ def build(section: PixelSnailSection, signature: Signature) -> PixelSnail:
 
 def steps(model: PixelSnail, batch: int) -> PixelSnailSteps:
     """Build the step form, whose weights have their normalisation folded in."""
-    return PixelSnailSteps(plain(model), batch)
+    return PixelSnailSteps(fold_weight_norm(model), batch)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spn.config import SpnSection
-from spn.laws import law_form
+from spn.laws import output_law
 from spn.layers import (
     EmbeddedPixel,
     GatedStacks,
@@ -25,7 +25,7 @@ from spn.layers import (
     raster_shift,
 )
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, build_embedder, embed, held
+from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed
 
 Features = Float[Tensor, "batch height width _"]
 
@@ -55,7 +55,7 @@ class SubscalePixelNetwork(Model):
             section.pixelcnn_layers,
             signature.channels,
             num_conditions=(section.width if self.to_pixelcnn else 0, section.width),
-            form=law_form(section.law, Scale(signature.num_levels, signature.high_levels), section.mixtures),
+            output_law=output_law(section.law, Scale(signature.num_levels, signature.high_levels), section.mixtures),
             dropout=section.dropout,
         )
 
@@ -102,8 +102,8 @@ class SubscaleSteps(Steps):
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices beside `context`."""
-        self._features = held(self._features, self.model.embed_context(context))
-        self._high = held(self._high, context.high)
+        self._features = copy_into_buffer(self._features, self.model.embed_context(context))
+        self._high = copy_into_buffer(self._high, context.high)
         self._pixelcnn.begin(self._high)
         # Before the first pixel there is none, whose embedding would not be zero.
         self._previous.zero_()
@@ -124,9 +124,9 @@ class SubscaleSteps(Steps):
         """Return the laws of a channel of the pixel, all before it being known."""
         return self._pixelcnn.law(channel)
 
-    def put(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Make a channel of the pixel known."""
-        self._pixel.put(channel, levels)
+        self._pixel.observe(channel, levels)
         if self._pixel.is_last(channel):
             self._previous.copy_(self._pixel.values)
             self._pixelcnn.end_pixel()

@@ -7,7 +7,7 @@ from spn.data.hdf5 import SliceFile
 from spn.distributed import is_first, joined
 from spn.evaluation.evaluate import Metrics, save_nats, stage_metrics, stage_nats
 from spn.files import write_json
-from spn.machine import fast_products
+from spn.machine import onednn_matmul
 from spn.notes import FILES, RECIPE
 from spn.paths import METRICS, NATS
 from spn.pipeline.names import check_stage
@@ -31,7 +31,7 @@ def evaluate(
     slices = SliceFile(data)
     recipe = evaluation_recipe(params, stage, slices.digest)
     trained, model = load_trained(params, stage, slices.digest, checkpoint, place)
-    with joined(recipe_digest(recipe)), fast_products(place) as products:
+    with joined(recipe_digest(recipe)), onednn_matmul(place) as products:
         log_place(stage, place, products)
         nats = stage_nats(trained, model, slices, "test", place)
         if not is_first():

@@ -8,14 +8,14 @@ from spn import tracking
 from spn.config import Params
 from spn.data.hdf5 import SliceFile
 from spn.distributed import is_first, joined
-from spn.machine import fast_products
+from spn.machine import onednn_matmul
 from spn.models import num_parameters
 from spn.paths import CHECKPOINT, HANDLE, RUNS
 from spn.pipeline.names import check_stage
 from spn.pipeline.place import choose_device, log_place
 from spn.provenance import Recipe, load_verb, recipe_digest, stage_recipe
 from spn.stages import Stage
-from spn.training import claimed, train_stage
+from spn.training import train_stage, training_lock
 from spn.training.history import Row
 
 
@@ -46,8 +46,8 @@ def train(
     checkpoint = output / CHECKPOINT
     with (
         joined(recipe_digest(recipe)),
-        claimed(runs, recipe),
-        fast_products(place) as products,
+        training_lock(runs, recipe),
+        onednn_matmul(place) as products,
         _recorded(params, recipe, experiment, checkpoint) as observe,
     ):
         log_place(stage, place, products)

@@ -10,7 +10,7 @@ import torch
 
 from spn.config import AdamW, SpnSection, StageSection, TrainingSection, tile
 from spn.generation import SAMPLERS, sample_stage
-from spn.machine import fast_products
+from spn.machine import onednn_matmul
 from spn.planning.cost import sampling_work, step_cost
 from spn.planning.speed import Speed, fit_speed
 from spn.planning.step import Step
@@ -51,7 +51,7 @@ class Speeds:
 def measure_speeds(device: torch.device, precisions: Collection[Precision]) -> Speeds:
     """Time small networks on `device`, in float32 and in `precisions`."""
     busy = 1 if device.type == "cpu" else BUSY
-    with fast_products(device):
+    with onednn_matmul(device):
         training = {
             precision: fit_speed(
                 [_multiply(precision, busy, device), *(_train(each, precision, busy, device) for each in TRAINED)]

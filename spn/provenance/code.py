@@ -46,9 +46,9 @@ PLUMBING = {
 DOORS = {
     "data/sources/__init__.py:open_source": ("data/sources/{source}.py:open_{source}",),
     "generation/walk.py:build_steps": ("models/{family}.py:steps",),
-    "laws/__init__.py:build_head": ("laws/{law}.py:head", "laws/{law}.py:form"),
+    "laws/__init__.py:build_head": ("laws/{law}.py:head", "laws/{law}.py:output_law"),
     "laws/__init__.py:head_steps": ("laws/{law}.py:head_steps",),
-    "laws/__init__.py:law_form": ("laws/{law}.py:form",),
+    "laws/__init__.py:output_law": ("laws/{law}.py:output_law",),
     "models/__init__.py:build_model": ("models/{family}.py:build",),
 }
 """Definitions that call others by names out of params.yaml, and these: the first that there is."""

@@ -42,7 +42,7 @@ def learning_rate(section: TrainingSection, step: int) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class Averaged:
+class EmaModel:
     """A copy of a model whose weights are the Polyak average of the model's.
 
     The decay of step t is at most (1 + t) / (10 + t), so that the random first weights are soon forgotten.

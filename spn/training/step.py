@@ -17,7 +17,7 @@ from spn.seeds import derive_seed, seeded
 from spn.stages import Stage
 from spn.training.batches import batch_indices, draw_positions
 from spn.training.finite import Pending, worst_gradient
-from spn.training.optimiser import Averaged, build_optimiser, learning_rate
+from spn.training.optimiser import EmaModel, build_optimiser, learning_rate
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 """Slices of levels [batch, S, S, height, width, channel], the meta-positions of the targets among them, and the images'
@@ -37,7 +37,7 @@ class Learner:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, name, "weights"))
             self.model = build_model(params.stages[name].model, self.stage.signature).to(device)
-        self.average = Averaged(self.model, self.section.ema_decay)
+        self.average = EmaModel(self.model, self.section.ema_decay)
         self.optimiser = build_optimiser(self.model, self.section.optimiser)
 
     @torch.no_grad()

@@ -16,8 +16,8 @@ from spn.distributed import is_first
 from spn.files import write_text
 from spn.notes import FILES, RECIPE, content_digest
 from spn.provenance import Recipe, stage_recipe
-from spn.training.claim import state_path
 from spn.training.history import Row, history_text
+from spn.training.lock import state_path
 from spn.training.trainer import Observe, Trainer
 
 
@@ -50,19 +50,19 @@ def train_stage(
             observe(row)
     else:
         trainer = Trainer(params, name, data, recipe, device, compiled, recompute)
-        state = state_path(runs, recipe)
-        if state.exists():
-            trainer.run.restore(state)
+        path = state_path(runs, recipe)
+        if path.exists():
+            trainer.state.restore(path)
         else:
             trainer.initialise()
-        history = trainer.run.history
+        history = trainer.state.history
         for row in history:
             observe(row)
-        trainer.advance(state, observe)
+        trainer.advance(path, observe)
     if is_first():
         text = history_text(history)
         if trainer is not None:
-            weights = trainer.run.average.model.state_dict()
+            weights = trainer.state.average.model.state_dict()
             files = {"history.csv": content_digest(text.encode())}
             save_tensors(checkpoint, weights, {RECIPE: recipe, FILES: files, "history": history})
         write_text(output / "history.csv", text)

@@ -22,7 +22,7 @@ from spn.training.finite import Pending, check_finite
 from spn.training.history import Row
 from spn.training.optimiser import learning_rate
 from spn.training.parallel import parallel_nats
-from spn.training.run import Run
+from spn.training.state import TrainingState
 from spn.training.step import Batch, Learner
 from spn.training.termination import TerminatedError, noting_sigterm
 
@@ -66,18 +66,18 @@ class Trainer:
         self.section = section.training
         self.learner = learner = Learner(params, name, device)
         self.stage, self.model = learner.stage, learner.model
-        self.run = Run(recipe, learner.model, learner.average, learner.optimiser)
+        self.state = TrainingState(recipe, learner.model, learner.average, learner.optimiser)
         if recompute:
             recompute_layers(self.model)
         self._nats = parallel_nats(self.stage, self.model, device, compiled)
         self._since = self._saved = time.monotonic()
         """When the clock of training was started, and when the state was saved."""
 
-    def advance(self, state: Path, observe: Observe) -> None:
-        """Train up to the last step, saving to `state` on the way; on SIGTERM save and raise TerminatedError."""
-        section, run = self.section, self.run
+    def advance(self, path: Path, observe: Observe) -> None:
+        """Train up to the last step, saving to `path` on the way; on SIGTERM save and raise TerminatedError."""
+        section, state = self.section, self.state
         bar = tqdm(
-            initial=run.step,
+            initial=state.step,
             total=section.steps,
             desc=self.name,
             unit="step",
@@ -87,7 +87,7 @@ class Trainer:
         )
         with torch.random.fork_rng(), bar, noting_sigterm() as terminated:
             self._since = time.monotonic()
-            while run.step < section.steps or self._owes_row():
+            while state.step < section.steps or self._owes_row():
                 if self._owes_row():
                     row = self._make_row(terminated)
                     if row is not None:
@@ -95,24 +95,24 @@ class Trainer:
                         bar.set_postfix_str(_postfix(row))
                     saves = self._validates()
                 else:
-                    run.pending.append(self.train_step())
+                    state.pending.append(self.train_step())
                     bar.update()
                     saves = False
                 stops, overdue = any_of(terminated(), is_first() and time.monotonic() - self._saved > SAVE_SECONDS)
                 if saves or stops or overdue:
-                    self._save(state)
+                    self._save(path)
                 if stops:
-                    raise TerminatedError(f"stage {self.name}: stopped by SIGTERM and saved after step {run.step}")
+                    raise TerminatedError(f"stage {self.name}: stopped by SIGTERM and saved after step {state.step}")
 
     def _validates(self) -> bool:
         """Tell whether the step just done is one of those that are validated."""
-        return self.run.step == self.section.steps or self.run.step % self.section.validate_every == 0
+        return self.state.step == self.section.steps or self.state.step % self.section.validate_every == 0
 
     def _owes_row(self) -> bool:
         """Tell whether the history lacks a row of the step just done."""
-        run, every = self.run, max(1, self.section.steps // ROWS)
-        is_due = run.step > 0 and (self._validates() or run.step % every == 0)
-        return is_due and not (run.history and run.history[-1]["step"] == run.step)
+        state, every = self.state, max(1, self.section.steps // ROWS)
+        is_due = state.step > 0 and (self._validates() or state.step % every == 0)
+        return is_due and not (state.history and state.history[-1]["step"] == state.step)
 
     def _make_row(self, terminated: Callable[[], bool]) -> Row | None:
         """Add a row to the history; None where SIGTERM came while it was validated, and it is owed still."""
@@ -124,18 +124,18 @@ class Trainer:
             if validation is None:
                 return None
             row["validation_bits_per_dim_estimate"] = validation
-        self.run.history.append(row)
-        self.run.pending.clear()
+        self.state.history.append(row)
+        self.state.pending.clear()
         return row
 
-    def _save(self, state: Path) -> None:
+    def _save(self, path: Path) -> None:
         self._stop_clock()
-        if self.run.pending:
+        if self.state.pending:
             # Of whole batches, because another number of processes may go on.
-            _, norms, culprits = zip(*self.run.pending, strict=True)
-            self.run.pending = list(zip(self._losses(), norms, culprits, strict=True))
+            _, norms, culprits = zip(*self.state.pending, strict=True)
+            self.state.pending = list(zip(self._losses(), norms, culprits, strict=True))
         if is_first():
-            self.run.save(state)
+            self.state.save(path)
         self._saved = self._since = time.monotonic()
 
     def initialise(self) -> None:
@@ -144,9 +144,9 @@ class Trainer:
 
     def train_step(self) -> Pending:
         """Take one step; return what is pending of it: its loss is the mean of this process' share alone."""
-        step = self.run.step
+        step = self.state.step
         pending = self.learner.take(step, self._batch(step), self._nats)
-        self.run.step += 1
+        self.state.step += 1
         return pending
 
     def _batch(self, step: int, shared: bool = True) -> Batch:
@@ -168,33 +168,33 @@ class Trainer:
 
         This is the only place where training waits for the device.
         """
-        run = self.run
-        if run.pending:
-            check_finite(self.name, self.model, self._losses(), run.pending, run.step)
+        state = self.state
+        if state.pending:
+            check_finite(self.name, self.model, self._losses(), state.pending, state.step)
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         now = time.monotonic()
-        run.seconds += now - self._since
+        state.seconds += now - self._since
         self._since = now
 
     def _row(self) -> Row:
         """Summarise the steps since the last row."""
-        run = self.run
-        norms = torch.stack([norm for _, norm, _ in run.pending]).mean().item()
-        before: Row = run.history[-1] if run.history else {"step": 0, "training_seconds": 0.0}
-        images = (run.step - before["step"]) * self.section.batch_size
+        state = self.state
+        norms = torch.stack([norm for _, norm, _ in state.pending]).mean().item()
+        before: Row = state.history[-1] if state.history else {"step": 0, "training_seconds": 0.0}
+        images = (state.step - before["step"]) * self.section.batch_size
         return {
-            "step": run.step,
+            "step": state.step,
             "train_bits_per_dim_estimate": self._bits_per_dim(self._losses().mean().item()),
-            "learning_rate": learning_rate(self.section, run.step - 1),
+            "learning_rate": learning_rate(self.section, state.step - 1),
             "gradient_norm": norms,
-            "images_per_second": images / (run.seconds - before["training_seconds"]),
-            "training_seconds": run.seconds,
+            "images_per_second": images / (state.seconds - before["training_seconds"]),
+            "training_seconds": state.seconds,
         }
 
     def _losses(self) -> Tensor:
         """Return the loss of every pending step, over the whole batch."""
-        return mean(torch.stack([loss for loss, _, _ in self.run.pending]))
+        return mean(torch.stack([loss for loss, _, _ in self.state.pending]))
 
     def _bits_per_dim(self, nats_per_slice: float) -> float:
         return bits_per_dim(nats_per_slice * len(self.stage.targets), self.stage.image_dims)
@@ -215,7 +215,7 @@ class Trainer:
                 return None
             for indices, position in batches[first + rank() : first + rank() + 1]:
                 slices, labels = self.data.slices("validation", indices), self._labels("validation", indices)
-                parts.append(self.stage.nats(self.run.average.model, slices, send(position, self.device), labels))
+                parts.append(self.stage.nats(self.state.average.model, slices, send(position, self.device), labels))
         return self._bits_per_dim(torch.cat(collect(parts)).mean().item())
 
 

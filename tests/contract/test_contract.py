@@ -171,8 +171,8 @@ class Visits(WholePasses):
         super().__init__(model)
         self.visited = list[tuple[int, int, int]]()
 
-    def put(self, channel: int, levels: torch.Tensor) -> None:
-        super().put(channel, levels)
+    def observe(self, channel: int, levels: torch.Tensor) -> None:
+        super().observe(channel, levels)
         self.visited.append((self._row, self._column, channel))
 
 

@@ -116,7 +116,7 @@ def test_a_gradient_that_is_not_finite_stops_with_stage_step_and_parameter(
 
     def spoil(gradient: Tensor) -> Tensor:
         # Finite, but too large for the sum of its squares, where the factor is.
-        return gradient.sign() * factor if trainer.run.step == 1 else gradient
+        return gradient.sign() * factor if trainer.state.step == 1 else gradient
 
     parameter.register_hook(spoil)
     with pytest.raises(FloatingPointError) as caught:

@@ -97,7 +97,7 @@ def test_channel_by_channel_it_is_that_by_hand_too(place: int) -> None:
     for channel, level in enumerate(levels):
         product *= steps.law().probs()[level].item()
         full = level + (0 if high is None else high[channel] * LEVELS)
-        steps.put(torch.tensor(2 * full / (LEVELS * groups - 1) - 1, dtype=torch.float64))
+        steps.observe(torch.tensor(2 * full / (LEVELS * groups - 1) - 1, dtype=torch.float64))
     assert product == pytest.approx(pixel_probability(outputs, levels, high), rel=1e-9)
 
 

@@ -139,7 +139,7 @@ def test_channel_by_channel_gives_the_same_laws() -> None:
     for channel in range(3):
         law = steps.law()
         torch.testing.assert_close(law.probs(), whole.probs()[:, channel])
-        steps.put(values[:, channel])
+        steps.observe(values[:, channel])
 
 
 def test_dequantisation_bounds_the_law_from_below() -> None:

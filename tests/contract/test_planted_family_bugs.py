@@ -61,8 +61,8 @@ def green_shifted_by_blue(patch: pytest.MonkeyPatch) -> None:
 
 
 def red_is_black_in_the_step_form(patch: pytest.MonkeyPatch) -> None:
-    sound = MixtureHeadSteps.put
-    patch.setattr(MixtureHeadSteps, "put", lambda self, channel, levels: sound(self, channel, 0 * levels))
+    sound = MixtureHeadSteps.observe
+    patch.setattr(MixtureHeadSteps, "observe", lambda self, channel, levels: sound(self, channel, 0 * levels))
 
 
 def rows_below_swapped_in_the_step_form(patch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from spn.config import load_params
 from spn.data.hdf5 import SliceFile, read_images
 from spn.files import WriteError, write_json
 from spn.training import train_stage
-from spn.training.run import Row
+from spn.training.state import Row
 
 MEGABYTES = 4
 

@@ -164,7 +164,7 @@ def test_sigterm_amid_a_step_or_a_validation_loses_no_row(
     work = getattr(trainer.Trainer, method)
 
     def interrupted(training: trainer.Trainer, *arguments: Any) -> Any:
-        if training.run.step == 25:
+        if training.state.step == 25:
             os.kill(os.getpid(), signal.SIGTERM)
         return work(training, *arguments)
 

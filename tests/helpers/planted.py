@@ -135,14 +135,14 @@ def rows_overlap_in_the_cache(patch: pytest.MonkeyPatch) -> None:
 
 
 def pixel_is_not_remembered(patch: pytest.MonkeyPatch) -> None:
-    sound = SubscaleSteps.put
+    sound = SubscaleSteps.observe
 
-    def put(self: SubscaleSteps, channel: int, levels: Tensor) -> None:
+    def observe(self: SubscaleSteps, channel: int, levels: Tensor) -> None:
         kept = self._previous.clone()
         sound(self, channel, levels)
         self._previous.copy_(kept)
 
-    patch.setattr(SubscaleSteps, "put", put)
+    patch.setattr(SubscaleSteps, "observe", observe)
 
 
 # Bugs of the law.

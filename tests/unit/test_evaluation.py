@@ -20,7 +20,7 @@ from spn.models import build_model
 from spn.stages import Stage
 from spn.training import train_stage, trainer
 from spn.training.history import Row
-from spn.training.run import Run
+from spn.training.state import TrainingState
 from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -199,7 +199,7 @@ def test_seconds_of_training_are_those_of_steps_and_go_on_after_a_kill(
 
     slow(Trainer, "train_step", STEP)
     slow(Trainer, "validate", VALIDATION)
-    slow(Run, "save", SAVING)
+    slow(TrainingState, "save", SAVING)
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(trainer, "ROWS", 2)
     monkeypatch.setattr(trainer, "SAVE_SECONDS", 2)  # between rows, too

@@ -15,7 +15,7 @@ from spn.data.preprocess import write_slices
 from spn.data.resident import ResidentSlices
 from spn.evaluation.evaluate import stage_nats
 from spn.likelihood import Categorical, Chunked, Law, chunked
-from spn.machine import FLOAT32_ERROR, fast_products
+from spn.machine import FLOAT32_ERROR, onednn_matmul
 from spn.models import build_model
 from spn.provenance import stage_recipe
 from spn.stages import Stage
@@ -163,21 +163,21 @@ def setting() -> Iterator[object]:
 
 
 @pytest.mark.parametrize("former", ["none", "ieee"])
-def test_fast_products_are_float32_and_leave_the_setting_as_it_was(setting, former):
+def test_onednn_matmul_is_float32_and_leave_the_setting_as_it_was(setting, former):
     setting.fp32_precision = former
     generator = torch.Generator().manual_seed(1)
     left, right = (torch.randn(300, 300, generator=generator) for _ in range(2))
     exact = left.double() @ right.double()
-    with fast_products(CPU) as line:
+    with onednn_matmul(CPU) as line:
         assert ((left @ right - exact).abs().max() / exact.abs().max()).item() < FLOAT32_ERROR
         assert line.startswith("float32 products ")
         assert line.splitlines() == [line]
     assert setting.fp32_precision == former
 
 
-def test_fast_products_leave_the_setting_as_it_was_after_an_error(setting):
+def test_onednn_matmul_leaves_the_setting_as_it_was_after_an_error(setting):
     former = setting.fp32_precision
-    with pytest.raises(KeyError), fast_products(CPU):
+    with pytest.raises(KeyError), onednn_matmul(CPU):
         raise KeyError
     assert setting.fp32_precision == former
 

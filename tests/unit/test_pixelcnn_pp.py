@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from spn.config import PixelCnnPpSection, TrainingSection
-from spn.layers.weight_norm import initialised_by_data, normalised, plain
+from spn.layers.weight_norm import fold_weight_norm, initialised_by_data, normalised
 from spn.models import Context, Model, Signature, build_model, num_parameters
 from spn.training.optimiser import build_optimiser, learning_rate
 
@@ -86,7 +86,7 @@ def test_a_plain_copy_leaves_the_model_as_it_is() -> None:
     model, levels, context = problem()
     model.eval()
     expected = model(levels, context).probs()
-    copied = plain(model)
+    copied = fold_weight_norm(model)
     assert not normalised_layers(copied)
     torch.testing.assert_close(copied(levels, context).probs(), expected)
     torch.testing.assert_close(model(levels, context).probs(), expected)

@@ -15,8 +15,8 @@ Edit = tuple[str, str, str]
 """A module, what is there, and what takes its place; with nothing there, a new module or an end to it."""
 
 PLUMBING: dict[str, Edit] = {
-    "a message of the lock": ("training/claim.py", "waiting for another process that trains it now", "waiting"),
-    "how long the lock waits": ("training/claim.py", "POLL_SECONDS = 5.0", "POLL_SECONDS = 1.0"),
+    "a message of the lock": ("training/lock.py", "waiting for another process that trains it now", "waiting"),
+    "how long the lock waits": ("training/lock.py", "POLL_SECONDS = 5.0", "POLL_SECONDS = 1.0"),
     "how slices are sealed": ("data/seal.py", "CHUNK = ", "CHUNK = 2 * "),
     "how weights are saved": ("checkpoint.py", "sort_keys=True)", "sort_keys=True, indent=1)"),
     "how often the state is saved": ("training/trainer.py", "SAVE_SECONDS = 60", "SAVE_SECONDS = 300"),
@@ -30,7 +30,7 @@ PLUMBING: dict[str, Edit] = {
     "a step form's class": ("models/spn.py", "self._previous.zero_()", "self._previous.fill_(0)"),
     "an unused function": ("layers/residual.py", "", "\n\ndef unused(x: int) -> int:\n    return x\n"),
     "a family": ("models/toy.py", "", "from spn.models.spn import build\n\n__all__ = ['build']\n"),
-    "a law": ("laws/toy.py", "", "from spn.laws.softmax import form\n\n__all__ = ['form']\n"),
+    "a law": ("laws/toy.py", "", "from spn.laws.softmax import output_law\n\n__all__ = ['output_law']\n"),
     "a source": ("data/sources/toy.py", "", "from spn.data.sources.digits import open_digits as open_toy\n"),
     "its section": ("config/data.py", "", '\n\nclass ToyData(DigitsData):\n    source: Literal["toy"]\n'),
     "a page of the report": ("report/page.py", "", "\n\nPAGES = 2\n"),

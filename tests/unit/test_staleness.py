@@ -262,7 +262,7 @@ MODULES: dict[str, Row] = {
 
 MIXED = {
     # Networks that see the channels before, and heads of each channel by itself.
-    "likelihood/form.py": (staged(families=STACKED), staged(families=SHIFTED, laws=("softmax",))),
+    "likelihood/output_law.py": (staged(families=STACKED), staged(families=SHIFTED, laws=("softmax",))),
     # Its head is the dequantised mixture's own, but the step form of that head is the same.
     "laws/mixture.py": (
         staged(families=STACKED, laws=MIXTURES),

@@ -85,9 +85,9 @@ def test_averaging_begins_with_what_data_initialised(data, tmp_path):
     params = load_params(write_params(tmp_path, raw))
     file = SliceFile(data / "S2_2+3.h5")
     trainer = Trainer(params, "low", file, stage_recipe(params, "low", file.digest), CPU)
-    fresh = {name: weight.clone() for name, weight in trainer.run.average.model.state_dict().items()}
+    fresh = {name: weight.clone() for name, weight in trainer.state.average.model.state_dict().items()}
     trainer.initialise()
-    averaged = trainer.run.average.model.state_dict()
+    averaged = trainer.state.average.model.state_dict()
     assert_same(averaged, trainer.model.state_dict())
     assert any(not torch.equal(averaged[name], fresh[name]) for name in fresh)
 

@@ -21,7 +21,7 @@ from spn.models import Model
 from spn.provenance import stage_recipe
 from spn.seeds import seeded
 from spn.training.batches import draw_positions
-from spn.training.optimiser import Averaged, build_optimiser, learning_rate
+from spn.training.optimiser import EmaModel, build_optimiser, learning_rate
 from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def weights_of(model: nn.Module) -> list[np.ndarray]:
 def test_an_average_moves_by_one_minus_its_decay(step: int, kept: float) -> None:
     """Decay 0.9; the ramp (1 + t) / (10 + t) is below it up to step 80."""
     model = Weights(matrix=(3, 2), bias=(2,))
-    average = Averaged(model, decay=0.9)
+    average = EmaModel(model, decay=0.9)
     assert not any(weight.requires_grad for weight in average.model.parameters())
     before = weights_of(average.model)
     with torch.no_grad():
@@ -86,13 +86,13 @@ def test_an_average_moves_by_one_minus_its_decay(step: int, kept: float) -> None
 
 def test_every_step_moves_the_averages_by_its_own_decay(folder: Path) -> None:
     trainer = trainer_of(folder)
-    expected = weights_of(trainer.run.average.model)
+    expected = weights_of(trainer.state.average.model)
     for step in range(3):
         trainer.train_step()
         kept = (1 + step) / (10 + step)
         live = weights_of(trainer.model)
         expected = [kept * old + (1 - kept) * new for old, new in zip(expected, live, strict=True)]
-        for actual, each in zip(weights_of(trainer.run.average.model), expected, strict=True):
+        for actual, each in zip(weights_of(trainer.state.average.model), expected, strict=True):
             np.testing.assert_allclose(actual, each, rtol=1e-4, atol=1e-6)
 
 
@@ -103,7 +103,7 @@ def test_every_step_moves_the_averages_by_its_own_decay(folder: Path) -> None:
 def test_validation_is_that_of_the_averaged_weights_without_dropout(folder: Path, stage: str) -> None:
     trainer = trainer_of(folder, stage)
     generator = torch.Generator().manual_seed(3)
-    averaged = trainer.run.average.model
+    averaged = trainer.state.average.model
     with torch.no_grad():
         for weight in averaged.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
@@ -259,7 +259,7 @@ def test_every_step_is_taken_at_its_own_rate(folder: Path) -> None:
     rates = []
     for _ in range(4):
         trainer.train_step()
-        rates += {group["lr"] for group in trainer.run.optimiser.param_groups}
+        rates += {group["lr"] for group in trainer.state.optimiser.param_groups}
     assert rates == pytest.approx([0.01, 0.02, 0.03, 0.015], rel=1e-12)
 
 

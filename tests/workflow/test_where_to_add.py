@@ -78,10 +78,10 @@ LAW = '''
 import torch
 
 from spn.layers import Scale
-from spn.likelihood import Categorical, LawForm
+from spn.likelihood import Categorical, OutputLaw
 
 
-class ParabolaForm(LawForm):
+class ParabolaOutputLaw(OutputLaw):
     """Its slope and its bend."""
 
     num_outputs = 2
@@ -95,9 +95,9 @@ class ParabolaForm(LawForm):
         return Categorical(outputs[..., :1] * levels + outputs[..., 1:] * levels**2)
 
 
-def form(scale: Scale, num_mixtures: int) -> LawForm:
-    """Return the form."""
-    return ParabolaForm(scale.num_levels)
+def output_law(scale: Scale, num_mixtures: int) -> OutputLaw:
+    """Return the output law."""
+    return ParabolaOutputLaw(scale.num_levels)
 '''
 
 SOURCE_SECTION = '''

@@ -108,8 +108,8 @@ class _WatchedSteps(Steps):
         self.offered.append(law.probs())
         return law
 
-    def put(self, channel: int, levels: Tensor) -> None:
-        self.steps.put(channel, levels)
+    def observe(self, channel: int, levels: Tensor) -> None:
+        self.steps.observe(channel, levels)
 
 
 SAMPLE_CHECKS: tuple[Check, ...] = (check_batches, check_samples_replay, check_samplers_agree)

@@ -8,7 +8,7 @@ from torch import Tensor
 from spn.likelihood.law import Law
 
 
-class LawForm(ABC):
+class OutputLaw(ABC):
     """A law of each sub-pixel by itself, for networks that see the channels before it."""
 
     num_outputs: int

@@ -11,11 +11,11 @@ from spn.models import Model
 from spn.provenance import Recipe, check_recipe
 from spn.training.finite import Pending
 from spn.training.history import Row
-from spn.training.optimiser import Averaged
+from spn.training.optimiser import EmaModel
 
 
 @dataclass
-class Run:
+class TrainingState:
     """Weights, their averages, the optimiser and the history after `step` steps, which took `seconds` of training.
 
     `pending` has what is to be told of every step since the last line of the history.
@@ -23,7 +23,7 @@ class Run:
 
     recipe: Recipe
     model: Model
-    average: Averaged
+    average: EmaModel
     optimiser: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0

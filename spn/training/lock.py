@@ -22,7 +22,7 @@ def state_path(runs: Path, recipe: Recipe) -> Path:
 
 
 @contextmanager
-def claimed(runs: Path, recipe: Recipe) -> Iterator[None]:
+def training_lock(runs: Path, recipe: Recipe) -> Iterator[None]:
     """Wait until no other process trains `recipe`, and keep others waiting meanwhile.
 
     The system gives the lock back when its process dies, however it dies. A file system without locks is told of;
