@@ -1,4 +1,4 @@
-"""A discretised mixture of logistics (Salimans et al. 2017, Sec. 2.1 and 2.2), in its exact form."""
+"""A discretised mixture of logistics (Salimans et al. 2017, Sec. 2.1 and 2.2), computed exactly."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -8,14 +8,14 @@ from spn.likelihood import DiscretisedMixture, Law, OutputLaw
 
 
 class MixtureOutputLaw(OutputLaw):
-    """A mixture of each sub-pixel's own: weights, means and log-scales."""
+    """A mixture for each sub-pixel by itself: its weights, means and log-scales."""
 
     def __init__(self, scale: Scale, num_mixtures: int, mixture: type[DiscretisedMixture]) -> None:
         self.num_outputs = 3 * num_mixtures
         self.scale, self.mixture = scale, mixture
 
     def __call__(self, outputs: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch"] | None) -> Law:
-        """Make the laws [*batch]."""
+        """Return the laws [*batch]."""
         weights, means, log_scales = outputs.chunk(3, dim=-1)
         return self.mixture(weights, means, log_scales, self.scale.num_levels, high, self.scale.high_levels)
 

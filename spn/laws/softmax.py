@@ -8,7 +8,7 @@ from spn.likelihood import Categorical, Law, OutputLaw
 
 
 class SoftmaxOutputLaw(OutputLaw):
-    """A logit for each level. What is known of the more significant bits tells the network, not the law."""
+    """A logit for each level. More significant bits that are known condition the network, not the law."""
 
     is_large = True
 
@@ -16,7 +16,7 @@ class SoftmaxOutputLaw(OutputLaw):
         self.num_outputs = num_levels
 
     def __call__(self, outputs: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch"] | None) -> Law:
-        """Make the laws [*batch]."""
+        """Return the laws [*batch]."""
         return Categorical(outputs)
 
 

@@ -1,7 +1,8 @@
-"""Convolutions that are causal by construction: shifted inputs and live taps only, never masked weights.
+"""Convolutions that are causal by construction: inputs are shifted and only live weights exist; no weight is masked.
 
 The two stacks of the Gated PixelCNN (van den Oord et al. 2016): the vertical one sees whole rows above, so it needs no
-order among channels; the horizontal one sees the row to the left, and of the pixel itself the channels before.
+order among channels. The horizontal one sees the row to the left and, of the pixel itself, only the channels before
+each (mask A), or these and its own (mask B).
 """
 
 import torch
@@ -26,13 +27,13 @@ def right_shift(features: Features) -> Features:
 
 
 def raster_shift(features: Features) -> Features:
-    """Move every pixel one on in raster order, across the ends of rows, putting zeros first."""
+    """Move every pixel one place on in raster order, across the ends of rows, putting zeros first."""
     flat = features.flatten(1, 2)
     return F.pad(flat, (0, 0, 1, 0))[:, :-1].unflatten(1, features.shape[1:3])
 
 
 class VerticalConv(nn.Module):
-    """A 2x3 convolution over the row above and the row itself; applied to down-shifted features it sees rows above."""
+    """A 2x3 convolution over the row above and the row itself; on down-shifted features it sees only rows above."""
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class VerticalConv(nn.Module):
 
 
 def vertical_row(vertical: VerticalConv, above: Row, here: Row) -> Row:
-    """Return one row of what a `VerticalConv` returns, given that row of its input and the one above: its step form."""
+    """Return one row of a `VerticalConv`'s output, given that row of its input and the row above: its step form."""
     padded = F.pad(torch.stack((above, here), dim=1), (0, 0, 1, 1))
     return vertical.conv(padded.permute(0, 3, 1, 2))[:, :, 0].transpose(1, 2)
 
@@ -54,13 +55,14 @@ class ChannelCausalLinear(nn.Module):
     """A linear map at each pixel, in which an image channel's features see those of the channels before it.
 
     Features are in `num_channels` equal groups, one per image channel. With `strict` a group does not see itself (mask
-    A), otherwise it does (mask B). Only the live weights exist.
+    A), otherwise it does (mask B). The parameters are the live weights alone.
     """
 
     def __init__(self, num_in: int, num_out: int, num_channels: int, strict: bool) -> None:
         super().__init__()
         assert num_in % num_channels == 0
         assert num_out % num_channels == 0
+        # Mask A: group c sees the groups 0 .. c - 1. Mask B: it sees the groups 0 .. c.
         seen = [(group if strict else group + 1) * num_in // num_channels for group in range(num_channels)]
         self.groups = nn.ModuleList(_linear(width, num_out // num_channels) for width in seen)
         self.seen = seen
@@ -68,7 +70,7 @@ class ChannelCausalLinear(nn.Module):
 
     @property
     def num_dead(self) -> int:
-        """Zeros in the weight that `dense` assembles."""
+        """Number of zeros in the weight that `dense` assembles."""
         num_outputs = len(self.groups[0].get_parameter("bias"))
         return num_outputs * sum(self.num_in - width for width in self.seen)
 
@@ -79,7 +81,7 @@ class ChannelCausalLinear(nn.Module):
     def dense(self) -> tuple[Float[Tensor, "num_out num_in"], Float[Tensor, " num_out"]]:
         """Assemble the weight, with zeros for what is not seen, and the bias.
 
-        One product with some dead weights is faster than a product per group: those copy slices of the features.
+        One product with some dead weights is faster than a product per group, which copies slices of the features.
         """
         weights: list[Tensor] = []
         biases: list[Tensor] = []
@@ -91,7 +93,7 @@ class ChannelCausalLinear(nn.Module):
 
 
 class _BiasOnly(nn.Module):
-    """A linear map that sees nothing: the first channel of mask A."""
+    """A linear map without inputs: the first channel under mask A."""
 
     def __init__(self, num_out: int) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ def _linear(num_in: int, num_out: int) -> nn.Module:
 class ChannelSteps:
     """The step form of a `ChannelCausalLinear`: one channel at a time, of pixels [batch, num_in].
 
-    It reads `features` in place: of them a step needs the channels that the channel may see, and no others.
+    It reads `features` in place; a step needs only the channels that its channel may see to be filled in.
     """
 
     def __init__(self, linear: ChannelCausalLinear, features: Float[Tensor, "batch num_in"]) -> None:
@@ -117,16 +119,16 @@ class ChannelSteps:
         ]
 
     def step(self, channel: int) -> Float[Tensor, "batch _"]:
-        """Map one channel."""
+        """Compute one channel of the output."""
         return self._groups[channel](self._seen[channel])
 
     def add_to(self, base: Float[Tensor, "batch _"], channel: int) -> None:
-        """Add the map of one channel to `base`, without its bias."""
+        """Add one channel of the output, without the bias, to `base` in place."""
         self._groups[channel].add_to(base, self._seen[channel])
 
 
 class HorizontalConv(nn.Module):
-    """A 1x2 convolution over the pixel to the left, all its channels, and the pixel itself, channels in order."""
+    """A 1x2 convolution over the whole pixel to the left, and the pixel itself under mask A (`strict`) or mask B."""
 
     def __init__(self, num_in: int, num_out: int, num_channels: int, strict: bool) -> None:
         super().__init__()

@@ -15,8 +15,9 @@ Pixel = Float[Tensor, "batch _"]
 class GatedLayer(nn.Module):
     """One layer of the Gated PixelCNN (van den Oord et al. 2016, Fig. 2): tanh * sigmoid gates on both stacks.
 
-    Each stack has conditions of its own, which enter every gate. What depends on the slice itself may condition the
-    horizontal stack alone: the vertical one's 3-wide kernel would carry what lies left of the next pixel to this one.
+    Each stack has conditions of its own, which enter every gate. Conditions that depend on the slice itself may enter
+    the horizontal stack alone: the vertical stack's kernel is 3 wide, and would bring in the condition of the next
+    pixel, which depends on this one.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class GatedLayer(nn.Module):
     ) -> tuple[Features, Features]:
         """Advance both stacks by one layer; `conditions` are those of the vertical and of the horizontal stack.
 
-        What the vertical stack hands on is gated by the layer that takes it: after the last one nobody does.
+        The vertical output is returned before its gate: the next layer gates it, and after the last one it is not used.
         """
         above = self.vertical(self.entering(vertical))
         if self.vertical_condition:
@@ -51,23 +52,23 @@ class GatedLayer(nn.Module):
         return above, gated if self.first else horizontal + gated
 
     def entering(self, vertical: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
-        """Gate what the vertical stack of the layer before handed on; the first layer takes the slice itself."""
+        """Gate the vertical output of the layer before; the first layer takes the slice itself."""
         return vertical if self.first else gate(vertical, 1)
 
 
 def gate(features: Float[Tensor, "*batch _"], num_groups: int) -> Float[Tensor, "*batch _"]:
-    """Gate each group of features by its own other half, so that no channel gates another."""
-    # Unbound, not indexed: each index would cost a tensor of zeros and an addition on the way back.
+    """Return tanh(first half) * sigmoid(second half) of each group of features, so that no channel gates another."""
+    # Unbound, not indexed: in the backward pass each index would cost a tensor of zeros and an addition.
     values, openness = features.unflatten(-1, (num_groups, 2, -1)).unbind(-2)
     return (values.tanh() * openness.sigmoid()).flatten(-2)
 
 
 class GatedLayerSteps:
-    """The step form of a `GatedLayer`: only what is masked by channel is done once per channel.
+    """The step form of a `GatedLayer`: only the maps that are masked by channel run once per channel.
 
     The vertical stack advances once per row; the conditions and the pixel to the left enter once per pixel. `inputs`
-    [batch, num_in] is the layer's input at the current pixel, filled in channel by channel by whoever makes it;
-    `outputs` [batch, width] is what this layer makes of it, the next layer's input.
+    [batch, num_in] is the layer's input at the current pixel, which its owner fills in channel by channel; `outputs`
+    [batch, width] is the layer's output there, the next layer's input.
     """
 
     def __init__(self, layer: GatedLayer, inputs: Pixel, columns: int) -> None:
@@ -93,7 +94,7 @@ class GatedLayerSteps:
         self._above.zero_()
 
     def start_row(self, vertical: Row, conditions: tuple[Row | None, Row | None]) -> Row:
-        """Advance the vertical stack by one row; `conditions` are the context's, as far as each stack sees it."""
+        """Advance the vertical stack by one row; `conditions` are those of the whole row, for each stack."""
         vertical = self.layer.entering(vertical)
         above = vertical_row(self.layer.vertical, self._above, vertical)
         if self.layer.vertical_condition:
@@ -106,9 +107,9 @@ class GatedLayerSteps:
         return above
 
     def start_pixel(self, column: int, condition: Pixel | None = None) -> None:
-        """Take what `inputs` holds for the pixel to the left, and prepare for the pixel at `column`.
+        """Prepare for the pixel at `column`, while `inputs` still holds the pixel to the left.
 
-        `condition` is what conditions the horizontal stack beside what `start_row` was given.
+        `condition` conditions the horizontal stack in addition to what `start_row` was given.
         """
         self._base.copy_(self._pixels[column])
         if condition is not None:
@@ -116,7 +117,7 @@ class GatedLayerSteps:
         self._left.add_to(self._base, self.inputs)
 
     def step(self, channel: int) -> None:
-        """Make one channel of `outputs`."""
+        """Compute one channel of `outputs`."""
         base, value, openness, gated, inputs, outputs = self._of_channel[channel]
         self._itself.add_to(base, channel)
         torch.mul(value.tanh_(), openness.sigmoid_(), out=gated)

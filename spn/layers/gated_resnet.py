@@ -1,4 +1,4 @@
-"""The gated residual block of PixelCNN++ (Salimans et al. 2017), which PixelSNAIL has as well."""
+"""The gated residual block of PixelCNN++ (Salimans et al. 2017), which PixelSNAIL uses as well."""
 
 from typing import cast
 
@@ -24,8 +24,8 @@ def concat_elu(features: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]
 class GatedResnet(nn.Module):
     """Two convolutions and a gate: x + a * sigmoid(b). The kernels are [2, 3], [2, 2] or [1, 1].
 
-    `num_beside` features, wholly known or shifted themselves, enter after the first convolution; the image's class,
-    as one of `num_classes` one-hot planes, before the gate.
+    `num_beside` further features, known in advance or shifted themselves, enter after the first convolution; the
+    image's class, as one of `num_classes` one-hot planes, enters before the gate.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class GatedResnet(nn.Module):
     def forward(
         self, features: Features, beside: Features | None, label: Float[Tensor, "batch classes"] | None
     ) -> Features:
-        """Advance the stream by one block; with a kernel of [1, 1] single pixels [batch, filters] as well."""
+        """Advance the stream by one block; a kernel of [1, 1] takes single pixels [batch, filters] as well."""
         hidden = self.first(concat_elu(features))
         if self.beside:
             assert beside is not None
@@ -81,7 +81,7 @@ class GatedResnetRows:
         self._label = label
 
     def row(self, features: Row, beside: Row | None) -> Row:
-        """Advance one row; to be called row after row."""
+        """Advance one row; called for the rows in order."""
         block = self._block
         above, hidden_above = self._inputs
         entering = concat_elu(features)
@@ -101,7 +101,7 @@ class GatedResnetRows:
 class GatedResnetSteps:
     """The step form of a block of the down-right-shifted stream.
 
-    Of what enters beside, the first `num_per_row` features are known row by row, the others pixel by pixel.
+    Of the features `beside`, the first `num_per_row` are known row by row, the others pixel by pixel.
     """
 
     def __init__(self, block: GatedResnet, num_per_row: int, batch: int, columns: int) -> None:
@@ -125,7 +125,7 @@ class GatedResnetSteps:
         self._label = label
 
     def start_row(self, beside: Row | None) -> None:
-        """Begin a row, given what enters beside and is known of all of it."""
+        """Begin a row, given those of the features `beside` that are known for the whole row."""
         block, term = self._block, None
         if self._per_row is not None:
             assert beside is not None

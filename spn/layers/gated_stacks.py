@@ -1,4 +1,4 @@
-"""The Gated PixelCNN (van den Oord et al. 2016): its two stacks, and the head that makes laws of what they give."""
+"""The Gated PixelCNN (van den Oord et al. 2016): its two stacks, and the head that turns their output into laws."""
 
 from typing import cast
 
@@ -22,7 +22,7 @@ Conditions = tuple[Features | None, Features | None]
 class GatedStacks(Recomputing):
     """Masked convolutions in the exact order of pixels, and of the channels within each.
 
-    `num_conditions` are the widths of what conditions the vertical and the horizontal stack, 0 for nothing.
+    `num_conditions` are the widths of the features that condition the vertical and the horizontal stack, 0 for none.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class GatedStacks(Recomputing):
 
 
 class GatedStacksSteps:
-    """The step form of a `GatedStacks`; whoever knows the pixel fills in `embedded` [batch, channel * units]."""
+    """The step form of a `GatedStacks`; the caller fills in `embedded` [batch, channel * units] channel by channel."""
 
     def __init__(self, pixelcnn: GatedStacks, embedded: Pixel, columns: int) -> None:
         self.embedded = inputs = embedded
@@ -86,27 +86,27 @@ class GatedStacksSteps:
         self._pixels = self._row.unbind(1)
 
     def begin(self, high: Int[Tensor, "batch height width channel"] | None) -> None:
-        """Forget the slices walked before; `high` holds the bits known of these."""
+        """Forget the slices walked before; `high` holds the more significant bits of the new ones, where known."""
         self._high = high
         self._row.zero_()
         for layer in self.layers:
             layer.begin()
 
     def start_row(self, row: int, conditions: tuple[Row | None, Row | None]) -> None:
-        """Begin a row, given what conditions the stacks there."""
+        """Begin a row, given the features that condition each stack there."""
         self._row_index = row
         vertical = self._row
         for layer in self.layers:
             vertical = layer.start_row(vertical, conditions)
 
     def start_pixel(self, column: int, condition: Pixel | None = None) -> None:
-        """Begin a pixel, given what conditions the horizontal stack there, beside what conditions its row."""
+        """Begin a pixel; `condition` conditions the horizontal stack in addition to the conditions of the row."""
         self._column = column
         for layer in self.layers:
             layer.start_pixel(column, condition)
 
     def law(self, channel: int) -> Law:
-        """Return the laws of a channel of the pixel, the channels before it being filled in."""
+        """Return the laws of a channel of the pixel; the channels before it are filled in."""
         for layer in self.layers:
             layer.step(channel)
         outputs, rectified, hidden = self._of_channel[channel]
@@ -116,5 +116,5 @@ class GatedStacksSteps:
         return self._output_law(self._logits.step(channel), high)
 
     def end_pixel(self) -> None:
-        """Keep the pixel, all its channels being filled in, for the row below."""
+        """Keep the pixel, whose channels are all filled in, for the row below."""
         self._pixels[self._column].copy_(self.embedded)

@@ -1,4 +1,4 @@
-"""How levels enter a network; element by element, so that neither form can mix pixels or channels."""
+"""How levels enter a network: element by element, so that no pixels or channels are mixed."""
 
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -24,7 +24,7 @@ def scale_levels(levels: Int[Tensor, "*batch"], num_levels: int, dtype: torch.dt
 
 
 class ScaledIntensity(Intensity):
-    """The level scaled to [-1, 1], and a plane that tells whether there is one."""
+    """The level scaled to [-1, 1], and a plane that is 1 where a level is present and 0 where none is."""
 
     def __init__(self, num_levels: int) -> None:
         super().__init__()
@@ -54,5 +54,5 @@ class EmbeddedIntensity(Intensity):
 
 
 def build_intensity(kind: Literal["scaled", "embedded"], num_levels: int, units: int) -> Intensity:
-    """Build the form that a model's section names."""
+    """Build the `Intensity` that a model's section names."""
     return ScaledIntensity(num_levels) if kind == "scaled" else EmbeddedIntensity(num_levels, units)

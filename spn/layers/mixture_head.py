@@ -51,7 +51,7 @@ class MixtureHeadSteps(PixelHeadSteps):
         return self._mixture.law()
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel known."""
+        """Fill in a channel of the pixel."""
         if channel + 1 < self._head.channels:
             scale, high = self._head.scale, None if self._high is None else self._high[:, channel]
             self._mixture.observe(scale.values(scale.embed(levels, self._out.dtype), high))

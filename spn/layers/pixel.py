@@ -1,4 +1,4 @@
-"""Linear maps laid out for step forms, which map a pixel of each slice of a batch at a time."""
+"""Linear maps laid out for step forms, which map one pixel of each slice of a batch at a time."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,9 +8,9 @@ Pixel = Float[Tensor, "batch _"]
 
 
 class PixelLinear:
-    """A linear map of few rows at a time, of nn.Linear's weight; without one it sees nothing and gives its bias.
+    """A linear map of a few rows at a time, with nn.Linear's weight and bias; without a weight it returns the bias.
 
-    The weight is kept transposed: products of a few rows are up to twice as fast so.
+    The weight is kept transposed, which makes products of a few rows up to twice as fast.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class PixelLinear:
 
 
 class EmbeddedPixel:
-    """The embedding [batch, channel * units] of a pixel that is made known channel by channel.
+    """The embedding [batch, channel * units] of a pixel that is filled in channel by channel.
 
-    `table` [level, units] embeds each level: levels enter networks one by one, so a row each is all there is to know.
+    `table` [level, units] holds the embedding of every level: levels are embedded one by one (`Intensity`).
     """
 
     def __init__(self, table: Float[Tensor, "level units"], batch: int, channels: int) -> None:
@@ -50,9 +50,9 @@ class EmbeddedPixel:
         self._channels = self.values.chunk(channels, dim=1)
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make one channel known."""
+        """Fill in one channel."""
         self._channels[channel].copy_(self._table[levels])
 
     def is_last(self, channel: int) -> bool:
-        """Tell whether the pixel is known with this channel."""
+        """Tell whether this channel completes the pixel."""
         return channel + 1 == len(self._channels)

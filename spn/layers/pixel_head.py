@@ -1,6 +1,6 @@
-"""Heads of networks whose features see no channel of the pixel: they make its laws, channel by channel.
+"""Heads for networks whose features at a pixel see none of its channels: they make its laws channel by channel.
 
-The order of the channels is then the head's affair. (In a Gated PixelCNN it is the network's: see `GatedStacks`.)
+So it is the head that keeps the order of the channels. (In a Gated PixelCNN it is the network: see `GatedStacks`.)
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ Pixel = Float[Tensor, "batch _"]
 
 @dataclass(frozen=True)
 class Scale:
-    """The levels of a stage's sub-pixels, and those of the more significant bits that are known beforehand."""
+    """How many levels a stage's sub-pixels have, and how many their more significant bits, where known beforehand."""
 
     num_levels: int
     high_levels: int
@@ -36,18 +36,19 @@ class Scale:
         return scale_levels(levels, self.num_levels, dtype)
 
     def values(self, embedded: Float[Tensor, "*batch"], high: Int[Tensor, "*batch"] | None) -> Float[Tensor, "*batch"]:
-        """Move what `embed` gave to the scale of all bits so far, again [-1, 1]; differentiable."""
+        """Map what `embed` returned to the scale of all bits so far, again [-1, 1]; differentiable."""
         if high is None:
             return embedded
+        # Full level = high * num_levels + own level.
         levels = (embedded + 1) * ((self.num_levels - 1) / 2) + high * self.num_levels
         return levels * (2 / (self.num_levels * self.high_levels - 1)) - 1
 
 
 class PixelHead(Recomputing, ABC):
-    """Makes the laws of pixels out of their features, and of the channels before within each."""
+    """Maps the features of pixels, and the channels before within each, to the laws of the channels."""
 
     law: str
-    """Its name in the sections of models."""
+    """The name of the law in a model's section."""
 
     @abstractmethod
     def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
@@ -55,7 +56,7 @@ class PixelHead(Recomputing, ABC):
 
 
 class PixelHeadSteps(ABC):
-    """The step form of a `PixelHead`: pixel by pixel `start`, and for each channel `law`, and then `observe`."""
+    """The step form of a `PixelHead`: `start` for each pixel, then `law` and `observe` for each of its channels."""
 
     @abstractmethod
     def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
@@ -67,11 +68,11 @@ class PixelHeadSteps(ABC):
 
     @abstractmethod
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel known."""
+        """Fill in a channel of the pixel."""
 
 
 class ChannelHead(PixelHead):
-    """A law for each channel by itself, of the pixel's features and the channels before.
+    """A law for each channel by itself, given the pixel's features and the channels before.
 
     NOTE: how PixelCNN++ made its ablation with a softmax depend on the channels before is not known; a hidden layer for
     each channel, which their levels enter, is ours.
@@ -118,5 +119,5 @@ class ChannelHeadSteps(PixelHeadSteps):
         return self._output_law(outputs, None if self._high is None else self._high[:, channel])
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel known."""
+        """Fill in a channel of the pixel."""
         self._pixel.observe(channel, levels)

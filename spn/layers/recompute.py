@@ -8,12 +8,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Recomputing(nn.Module):
-    """A stack of layers that, told to `recompute`, keeps what enters each and makes the rest again on the way back."""
+    """Layers that, with `recompute`, keep only their inputs and compute the rest again in the backward pass."""
 
     recompute = False
 
     def run_layer(self, layer: nn.Module, *inputs: Any) -> Any:
-        """Apply one layer; dropout is the same when it is made again."""
+        """Apply one layer; dropout is the same when it is computed again."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)

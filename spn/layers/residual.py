@@ -1,4 +1,4 @@
-"""Residual convolutions at constant size, not causal: for what is wholly known before a slice begins."""
+"""Residual convolutions at constant size, not causal: for input that is all known before a slice begins."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ class _ResidualBlock(nn.Module):
 class ConvStack(Recomputing):
     """A 3x3 convolution, residual blocks of two more each (pre-norm), and a last norm.
 
-    `dilations` has one for each convolution.
-    The norms are not idle: without the last one the output grows until the gates it enters are saturated for good.
+    `dilations` has one entry for each convolution. The last norm is needed: without it the output grows until the
+    gates that it enters are saturated for good.
     """
 
     def __init__(self, num_in: int, width: int, dilations: tuple[int, ...]) -> None:

@@ -1,8 +1,8 @@
 """The shifted convolutions of PixelCNN++ (Salimans et al. 2017): padding makes them causal, not masks.
 
-A *down-shifted* one sees the rows above and the row itself, on both sides; a *down-right-shifted* one sees of them
-what lies left of a pixel, and the pixel. Strided by 2 they halve the resolution, and transposed they double it.
-Their inputs must already be shifted, so that a pixel's holds nothing of the pixel.
+A *down-shifted* convolution sees the rows above and the row itself, on both sides of a pixel; a *down-right-shifted*
+one sees, of the same rows, the pixel and what lies to its left. With a stride of 2 they halve the resolution;
+transposed they double it. Their inputs must be shifted already: at a pixel they hold nothing of that pixel.
 """
 
 import torch
@@ -36,7 +36,7 @@ class ShiftedConv(nn.Module):
 
 
 def shifted_row(shifted: ShiftedConv, above: Row, here: Row) -> Float[Tensor, "batch columns _"]:
-    """Return one row of what a `ShiftedConv` returns, given that row of its input and the one above: its row form."""
+    """Return one row of a `ShiftedConv`'s output, given that row of its input and the row above: its row form."""
     padded = F.pad(torch.stack((above, here), dim=1), (0, 0, *shifted.padding))
     return shifted.conv(padded.permute(0, 3, 1, 2))[:, :, -1].transpose(1, 2)
 
@@ -51,7 +51,7 @@ class ShiftedUpsampling(nn.Module):
         self.conv = normalised(nn.ConvTranspose2d(num_in, num_out, kernel, stride=2, output_padding=1))
 
     def forward(self, features: Features) -> Float[Tensor, "batch rows columns _"]:
-        """Double the resolution. A row of the input makes two rows of the output, which no other row enters."""
+        """Double the resolution. Each row of the input makes two rows of the output, which no other row enters."""
         height, width = features.shape[1:3]
         doubled = self.conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return doubled[:, : 2 * height, self.crop : self.crop + 2 * width]
@@ -70,8 +70,8 @@ def down_right_shifted(num_in: int, num_out: int, kernel: tuple[int, int] = (2, 
 class ShiftedConvSteps:
     """The step form of a down-right-shifted convolution with a kernel of [2, 2].
 
-    What the row above gives is computed once per row. `columns` are those of the input. Write a pixel's input into
-    `slots[column]`, then ask for the output of that pixel.
+    The part that comes from the row above is computed once per row. `columns` counts the input's. Write a pixel's
+    input into `slots[column]`, then call `step` for the output of that pixel.
     """
 
     def __init__(self, conv: ShiftedConv, batch: int, columns: int) -> None:
@@ -94,21 +94,21 @@ class ShiftedConvSteps:
         self._row.zero_()
 
     def start_row(self, beside: Float[Tensor, "batch _ num_out"] | None = None) -> None:
-        """Begin a row of the output, `slots` still holding the row above; `beside` is added to what it will be."""
+        """Begin a row of the output, while `slots` still hold the row above; `beside` is added to the output."""
         pairs = self._row.unfold(1, 2, self.stride).transpose(2, 3).flatten(2)
         torch.matmul(pairs, self._above, out=self._base)
         self._base += self._bias if beside is None else self._bias + beside
 
     def step(self, column: int) -> Pixel:
-        """Return the output at its `column`."""
+        """Return the output at a `column` of its own."""
         return torch.addmm(self._bases[column], self._pairs[column], self._here)
 
 
 class UpsamplingSteps:
-    """The step form of a down-right-shifted transposed convolution: a pixel of the input makes two by two pixels."""
+    """The step form of a down-right-shifted transposed convolution: each pixel of the input makes 2x2 of the output."""
 
     def __init__(self, upsampling: ShiftedUpsampling, batch: int, columns: int) -> None:
-        """Take the `columns` of the input."""
+        """Allocate buffers; `columns` counts the input's."""
         weight, bias = upsampling.conv.weight.detach(), upsampling.conv.bias
         assert bias is not None
         num_out = weight.shape[1]
@@ -119,7 +119,7 @@ class UpsamplingSteps:
         self._pixels = [row.unbind(1) for row in self._rows.unbind(1)]
 
     def write(self, column: int, features: Pixel) -> None:
-        """Take a pixel of the input."""
+        """Write the 2x2 pixels of the output that a pixel of the input makes."""
         place = self._places[column]
         place.copy_(torch.addmm(self._bias, features, self._weight).view(place.shape))
 

@@ -1,4 +1,4 @@
-"""Where the down-right-shifted stream begins (Salimans et al. 2017): with convolutions whose outputs are shifted."""
+"""The start of the down-right-shifted stream (Salimans et al. 2017): convolutions whose outputs are shifted."""
 
 import torch
 from jaxtyping import Float, Int
@@ -16,12 +16,12 @@ Pixel = Float[Tensor, "batch _"]
 
 
 def with_ones(values: Features) -> Features:
-    """Append a plane of ones, which tells the image from the padding."""
+    """Append a plane of ones, which distinguishes the image from its padding."""
     return F.pad(values, (0, 1), value=1.0)
 
 
 class ShiftedStart(nn.Module):
-    """From an image with a plane of ones to features of what lies above and to the left of each pixel."""
+    """Maps an image with a plane of ones to features of what lies above and to the left of each pixel."""
 
     def __init__(self, num_in: int, filters: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class ShiftedStartSteps:
             self.features += beside
 
     def pixel(self, column: int) -> Pixel:
-        """Return the features of the pixel at `column`, all before it being filled in."""
+        """Return the features of the pixel at `column`; all pixels before it are filled in."""
         features = self._pixels[column]
         if column:
             self._left.add_to(features, self._inputs[column - 1])
@@ -78,5 +78,5 @@ class ShiftedStartSteps:
         self._here[:, column, channel] = self._scale.embed(levels, self._here.dtype)
 
     def inputs(self, column: int) -> Pixel:
-        """Return what is filled in of a pixel, and its one."""
+        """Return a pixel of the row as it is filled in so far, followed by its one."""
         return self._inputs[column]

@@ -1,4 +1,4 @@
-"""The slice embedder (Menick & Kalchbrenner 2018, Fig. 4a): from what is known beside a slice to one tensor."""
+"""The slice embedder (Menick & Kalchbrenner 2018, Fig. 4a): it turns the context of a slice into one tensor."""
 
 import torch
 from einops import rearrange
@@ -11,11 +11,11 @@ from spn.layers.residual import ConvStack
 
 
 class SliceEmbedder(nn.Module):
-    """The cells of context concatenated along depth, through convolutions at constant size.
+    """Concatenates the cells of context along depth and convolves them at constant size.
 
-    NOTE: an empty cell is told from intensity 0 by `Intensity`, and learned embeddings of the meta-position and, with
-    `num_classes`, of the image's class are added as planes; all three are ours. So is `embedder_dilation`: how far the
-    convolutions reach (`FamilySection.context_reach`) is not in the paper.
+    NOTE: three things are ours: `Intensity` distinguishes an empty cell from intensity 0, and learned embeddings of
+    the meta-position and, with `num_classes`, of the image's class are appended as planes. So is `embedder_dilation`:
+    how far the convolutions reach (`FamilySection.context_reach`) is not in the paper.
     """
 
     def __init__(
@@ -27,10 +27,11 @@ class SliceEmbedder(nn.Module):
         num_positions: int,
         num_classes: int = 0,
     ) -> None:
-        """Take `cells`, the number of cells and of channels in each, and their levels."""
+        """Take the number of cells and of channels in each as `cells`, and how many levels these have."""
         super().__init__()
         num_cells, channels = cells
         self.intensity = build_intensity(section.intensity, context_levels, section.intensity_units)
+        # The embedding of the meta-position (m, n) of the target slice, numbered m * S + n.
         self.position = nn.Embedding(num_positions, section.meta_position_units)
         num_planes = num_cells * channels * self.intensity.units + section.meta_position_units
         if num_classes:

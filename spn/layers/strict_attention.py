@@ -1,4 +1,4 @@
-"""Attention over all pixels strictly before (Chen et al. 2018)."""
+"""Attention over all pixels strictly before each (Chen et al. 2018)."""
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from spn.layers.weight_norm import normalised
 
 Features = Float[Tensor, "*batch _"]
 Places = Float[Tensor, "*pixels 2"]
-"""Of the last dimensions of a batch, as `coordinates` gives them."""
+"""Coordinates of pixels, as `coordinates` returns them."""
 
 
 def coordinates(height: int, width: int) -> Float[Tensor, "height width 2"]:
@@ -20,9 +20,10 @@ def coordinates(height: int, width: int) -> Float[Tensor, "height width 2"]:
 
 
 class StrictAttention(nn.Module):
-    """Keys and values of the image, the features and the coordinates; queries of the features and the coordinates.
+    """Single-head attention of every pixel to the pixels before it.
 
-    NOTE: beside the pixels before, each query sees a key and a value of zeros, and the first pixel sees nothing else.
+    Keys and values are made from the image, the features and the coordinates; queries from the features and the
+    coordinates. NOTE: each query also sees one key and one value of zeros; the first pixel sees nothing else.
     """
 
     def __init__(self, num_image: int, width: int, key_width: int, value_width: int, dropout: float) -> None:
@@ -40,21 +41,21 @@ class StrictAttention(nn.Module):
         features: Float[Tensor, "batch height width _"],
         places: Float[Tensor, "height width 2"],
     ) -> Float[Tensor, "batch height width value_width"]:
-        """Mix the values of the pixels before each."""
+        """Average the values of the pixels before each, weighted by attention."""
         keys, values = (_nothing_first(part.flatten(1, 2)) for part in self.remember(image, features, places))
         queries = self.ask(features, places).flatten(1, 2)
-        # One head; whose keys are moved on by one, so that a pixel sees those before it and not itself.
+        # Single-head attention; keys and values are shifted by one pixel, so that a query never sees its own.
         mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], is_causal=True)
         return mixed[:, 0].unflatten(1, features.shape[1:3])
 
     def remember(self, image: Features, features: Features, places: Places) -> tuple[Features, Features]:
-        """Make the keys and the values of pixels."""
+        """Compute the keys and the values of pixels."""
         content = torch.cat((image, features, places.expand(*features.shape[:-1], 2)), dim=-1)
         keys, values = self.keys_values(self.content(content, None, None)).split(self.widths, dim=-1)
         return keys, values
 
     def ask(self, features: Features, places: Places) -> Features:
-        """Make the queries of pixels."""
+        """Compute the queries of pixels."""
         question = torch.cat((features, places.expand(*features.shape[:-1], 2)), dim=-1)
         return self.queries(self.question(question, None, None))
 
@@ -64,7 +65,7 @@ def _nothing_first(tokens: Float[Tensor, "batch token _"]) -> Float[Tensor, "bat
 
 
 class StrictAttentionSteps:
-    """The step form: for each pixel `step`, and once the pixel is known `remember`."""
+    """The step form, with a key-value cache: `step` for each pixel, and `remember` once the pixel is known."""
 
     def __init__(self, attention: StrictAttention, places: Float[Tensor, "height width 2"], batch: int) -> None:
         self._attention, self._places = attention, places.flatten(0, 1)
@@ -72,13 +73,13 @@ class StrictAttentionSteps:
         self._keys, self._values = (places.new_zeros(batch, 1, num_pixels + 1, width) for width in attention.widths)
 
     def step(self, pixel: int, features: Float[Tensor, "batch _"]) -> Float[Tensor, "batch value_width"]:
-        """Mix the values of the pixels before number `pixel`."""
+        """Average the values of the pixels before number `pixel`, weighted by attention."""
         queries = self._attention.ask(features, self._places[pixel])[:, None, None]
         seen = slice(0, pixel + 1)
         return F.scaled_dot_product_attention(queries, self._keys[:, :, seen], self._values[:, :, seen])[:, 0, 0]
 
     def remember(self, pixel: int, image: Float[Tensor, "batch _"], features: Float[Tensor, "batch _"]) -> None:
-        """Keep the key and the value of number `pixel`."""
+        """Append the key and the value of number `pixel` to the cache."""
         keys, values = self._attention.remember(image, features, self._places[pixel])
         self._keys[:, 0, pixel + 1] = keys
         self._values[:, 0, pixel + 1] = values

@@ -32,7 +32,7 @@ class _CausalAttention(nn.Module):
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if (queries.device.type, queries.dtype) != ("cpu", torch.bfloat16):
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-    # On a CPU bfloat16 is the slower of the two here, backwards by a factor of two.
+    # On a CPU attention in bfloat16 is slower than in float32, in the backward pass by a factor of two.
     with torch.autocast("cpu", enabled=False):
         mixed = F.scaled_dot_product_attention(queries.float(), keys.float(), values.float(), is_causal=True)
     return mixed.to(queries.dtype)
@@ -53,7 +53,7 @@ class _Block(nn.Module):
 
 
 class RasterTransformer(Recomputing):
-    """Causal self-attention over pixels; token t sees tokens up to and with t, so its input must lie before pixel t."""
+    """Causal self-attention over pixels; token t sees tokens 0 .. t, so its input must lie before pixel t."""
 
     def __init__(self, width: int, heads: int, num_layers: int, height: int, columns: int, dropout: float) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class RasterTransformer(Recomputing):
 
 
 class _BlockSteps:
-    """The step form of a block, with the keys and values [batch, head, token, width / heads] of the tokens so far."""
+    """The step form of a block, with a key-value cache [2, batch, head, token, width / heads] of the tokens so far."""
 
     def __init__(self, block: _Block, batch: int, num_tokens: int) -> None:
         attention = block.attention
@@ -86,7 +86,7 @@ class _BlockSteps:
         self.enlarge = PixelLinear(enlarge.weight, enlarge.bias)
         self.shrink = PixelLinear(shrink.weight, shrink.bias)
         width = attention.out.in_features
-        # Keys and values in one tensor, as they come: one copy a token.
+        # Keys and values in one tensor, as the projection makes them: one copy a token.
         self._cache = enlarge.weight.new_zeros(2, batch, self.heads, num_tokens, width // self.heads)
         self._places = self._cache.unbind(3)
 
@@ -95,14 +95,14 @@ class _BlockSteps:
         split = self.queries_keys_values(self.attention_norm(token)).view(len(token), 3, self.heads, -1).transpose(0, 1)
         self._places[place].copy_(split[1:])
         keys, values = self._cache[:, :, :, : place + 1].unbind(0)
-        # Never is_causal with a single query: it would see the first token alone.
+        # Not is_causal: with a single query it would leave the first token alone visible.
         mixed = F.scaled_dot_product_attention(split[0].unsqueeze(2), keys, values)
         token = token + self.out(mixed.view(token.shape))
         return token + self.shrink(F.gelu(self.enlarge(self.mlp_norm(token))))
 
 
 class TransformerSteps:
-    """The step form of a `RasterTransformer`: one token at a time, beside the keys and values of those before."""
+    """The step form of a `RasterTransformer`: one token at a time, with a key-value cache."""
 
     def __init__(self, transformer: RasterTransformer, batch: int) -> None:
         height, _, width = transformer.row_positions.shape
@@ -114,7 +114,7 @@ class TransformerSteps:
         self._pixels = self._entering.unbind(1)
 
     def start_row(self, row: int, context: Float[Tensor, "batch columns width"] | None) -> None:
-        """Prepare a row, whose tokens have `context` added to them."""
+        """Prepare a row; `context` is added to its tokens."""
         entering = self._positions[row] if context is None else self._positions[row] + context
         self._entering.copy_(entering.expand_as(self._entering))
         self._first = row * self.columns

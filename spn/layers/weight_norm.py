@@ -1,4 +1,7 @@
-"""Weight normalisation with data-dependent initialisation (Salimans & Kingma 2016), as PixelCNN++ has it."""
+"""Weight normalisation with data-dependent initialisation (Salimans & Kingma 2016), as in PixelCNN++.
+
+The effective weight of an output is w = g v / |v|, with a gain g and a direction v as parameters.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,9 +19,9 @@ SPREAD = 0.05
 LEAST_SPREAD = 1e-4
 """Least standard deviation that counts as variance, as a share of the root mean square of all the layer's outputs.
 
-Rounding in float32 makes about 1e-6 of it. Below, an output is the same for every image and place, such as that of a
-resolution whose one pixel sees nothing; dividing by its variance would multiply its gain by up to 1e5, and training
-would overflow.
+Rounding in float32 alone makes about 1e-6. An output with less variance is the same for every image and place, such as
+that of a resolution whose one pixel sees nothing. Dividing by its deviation would multiply its gain by up to 1e5, and
+training would overflow.
 """
 
 
@@ -63,11 +66,11 @@ def gain(layer: nn.Module) -> nn.Parameter:
 
 @contextmanager
 def initialised_by_data(model: nn.Module) -> Iterator[None]:
-    """Let a pass inside initialise every normalised layer that it goes through, one after the other.
+    """Initialise normalised layers by data: a forward pass in this context sets their gains and biases in turn.
 
-    Each layer's gains and biases are set so that over this batch each of its outputs has mean 0 and the layer's scale
-    as its standard deviation; and it gives the new outputs, which the next layer is then initialised with. An output
-    without variance (`LEAST_SPREAD`) keeps its gain and bias.
+    They are set so that over this batch each output of a layer has mean 0 and the layer's scale as its standard
+    deviation. The layer then returns the new outputs, by which the next one is initialised. An output without variance
+    (`LEAST_SPREAD`) keeps its gain and bias.
     """
     with ExitStack() as hooks, torch.no_grad():
         for module in model.modules():

@@ -12,10 +12,10 @@ from spn.likelihood.mixture import DiscretisedMixture, at_least_float32
 class JointMixture:
     """The laws of a pixel's channels under one mixture indicator, channel by channel (Salimans et al. 2017, Sec. 2.2).
 
-    A channel's means are shifted by the values of the channels before it; and by what the channels before it are, its
-    weights are those that the indicator then has. `parameters` [*pixels, P] hold the logarithms of the weights, then
-    for each channel its means and its log-scales, then the coefficients of the shifts: for channels 1, 3: 3, 10 a
-    mixture.
+    A channel's means are shifted linearly by the values of the channels before it, and its mixture weights are the
+    posterior over components given those channels. `parameters` [*pixels, P] hold the log-weights, then every
+    channel's means, then every channel's log-scales, then the coefficients of the shifts. For M components and C
+    channels P = M (1 + 2 C + C (C - 1) / 2): 3 M for grey images, 10 M for RGB.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class JointMixture:
         high_levels: int,
         law: type[DiscretisedMixture] = DiscretisedMixture,
     ) -> None:
-        # Before anything is added: half precision would move the means by whole levels.
+        # Converted before anything is added, because half precision would move the means by whole levels.
         exact = parameters.to(at_least_float32(parameters))
         split = exact.unflatten(-1, (num_joint_outputs(channels, 1), -1)).unbind(-2)
         self._weights: Tensor = split[0]
@@ -41,6 +41,7 @@ class JointMixture:
         """Return the law of the next channel."""
         channel = len(self._values)
         num_levels, high_levels = self._levels
+        # mu_c + sum of tanh(alpha_ck) x_k over the channels k < c; tanh bounds alpha, as in the paper's code.
         mean = self._means[channel]
         for value in self._values:
             mean = mean + torch.tanh(next(self._coefficients)) * value[..., None]
@@ -49,7 +50,8 @@ class JointMixture:
         return self._next
 
     def observe(self, values: Float[Tensor, "*pixels"]) -> None:
-        """Make the channel known whose law was given last, as a value in [-1, 1] on the scale of all bits so far."""
+        """Condition on the `values` in [-1, 1], on the scale of all bits so far, of the channel whose law came last."""
+        # Bayes' rule, up to a constant: log p(i | x_1 .. x_c) = log p(i | x_1 .. x_{c-1}) + log p(x_c | i, ...).
         self._weights = self._weights + self._next.component_log_mass(values)
         self._values.append(values)
 
@@ -67,7 +69,7 @@ def joint_mixture(
     high_levels: int = 1,
     law: type[DiscretisedMixture] = DiscretisedMixture,
 ) -> DiscretisedMixture:
-    """Return the laws [*pixels, channels] of whole pixels, each channel's beside the `values` of those before it."""
+    """Return the laws [*pixels, channels] of whole pixels, each channel's given the `values` of those before it."""
     joint = JointMixture(parameters, values.shape[-1], num_levels, high, high_levels, law)
     laws = [joint.law()]
     for value in values.unbind(-1)[:-1]:

@@ -1,9 +1,12 @@
-"""The discretised mixture of logistics (Salimans et al. 2017, Sec. 2.1), in its exact form.
+"""The discretised mixture of logistics (Salimans et al. 2017, Sec. 2.1), computed exactly.
 
-The levels of a sub-pixel lie on [-1, 1], and a level's probability is the mass of a mixture of logistics in the bin
-around it; the two outermost bins take the tails. Where the more significant bits are known, the mixture lies on the
-scale of all bits so far, and the levels are its bins within the group that those bits name, divided by the mass of the
-group. (NOTE: PixelCNN++ has no such stages; this conditioning is ours.)
+The levels of a sub-pixel lie on [-1, 1]. The probability of level x is the mass of the mixture in the bin around it,
+
+    P(x) = sum_i pi_i [sigmoid((x + b - mu_i) / s_i) - sigmoid((x - b - mu_i) / s_i)], b being half a bin,
+
+and the two outermost bins take the tails. Where the more significant bits are known, the mixture lies on the scale of
+all bits so far. The levels are then the bins within the group that those bits select, and their masses are divided by
+that of the group. (NOTE: PixelCNN++ has no such stages; this conditioning is ours.)
 """
 
 from collections.abc import Callable
@@ -16,17 +19,17 @@ from torch.nn import functional as F
 from spn.likelihood.law import Categorical, Law
 
 LEAST_LOG_SCALE = -7.0
-"""Of a logistic; the paper's code has the same."""
+"""Least log-scale of a logistic, as in the paper's code."""
 
 FAR = 1e6
-"""Stands for infinity, in units of a scale: the tails there have no mass."""
+"""Stands for infinity, in units of a scale: the tails beyond it have no mass."""
 
 
 class DiscretisedMixture(Law):
     """Mixtures of `num_mixtures` logistics each, discretised.
 
-    `high` holds what is known of each sub-pixel's more significant bits, as one of `high_levels` levels. Computed in
-    float32 or better; in float64 the probabilities sum to 1 within 1e-12 whatever the means and scales.
+    `high` holds each sub-pixel's more significant bits, where they are known, as one of `high_levels` levels. Computed
+    in float32 or better; in float64 the probabilities sum to 1 within 1e-12 whatever the means and scales.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class DiscretisedMixture(Law):
         lower, upper = self._bin(levels)
         if self.high is None:
             return torch.logsumexp(self._weights() + self._log_mass(lower, upper), -1)
+        # Within the group: log sum_i p(i | group) p(bin | i, group).
         first, end = self._group(self.high)
         shares = self._log_share(lower, upper, first, end)
         return torch.logsumexp(self._weights_of_group() + shares, -1)
@@ -79,7 +83,7 @@ class DiscretisedMixture(Law):
         return (cumulative <= uniform.double()[..., None]).sum(-1)
 
     def component_log_mass(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch num_mixtures"]:
-        """Return the log-mass that each logistic has in the bin of a value in [-1, 1]; differentiable in it."""
+        """Return the log-mass of each logistic in the bin of a value in [-1, 1]; differentiable in the value."""
         half = 1 / self._last
         lower, upper = values - half, values + half
         lower = torch.where(values < half - 1, -torch.inf, lower)
@@ -92,7 +96,7 @@ class DiscretisedMixture(Law):
         return exact.log_prob(levels.expand(*self.means.shape[:-1], -1))
 
     def _mapped(self, change: Callable[[Tensor], Tensor], dtype: torch.dtype | None = None) -> "DiscretisedMixture":
-        """Return the laws that are made of these by a change of every tensor's batch dimensions."""
+        """Return these laws with `change` applied to the batch dimensions of every tensor."""
         return DiscretisedMixture(
             change(self.log_weights.to(dtype or self.log_weights.dtype)),
             change(self.means.to(dtype or self.means.dtype)),
@@ -103,53 +107,56 @@ class DiscretisedMixture(Law):
         )
 
     def _bin(self, levels: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
-        """Return the edges of the bins of `levels`; those of neighbours are the same numbers, so that masses add."""
+        """Return the edges of the bins of `levels`; neighbours share one edge exactly, so that their masses add up."""
         full = levels if self.high is None else self.high * self.num_levels + levels
         return self._edge(full), self._edge(full + 1)
 
     def _group(self, high: Int[Tensor, "*batch"]) -> tuple[Tensor, Tensor]:
-        """Return the edges of the groups of bins that the known bits name."""
+        """Return the edges of the groups of bins that the known bits select."""
         return self._edge(high * self.num_levels), self._edge((high + 1) * self.num_levels)
 
     def _edge(self, full: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch 1"]:
-        """Return the lower edge of a bin, on the scale of all bits so far; tails belong to the outermost."""
+        """Return the lower edge of a bin, on the scale of all bits so far; the outermost edges are infinite."""
         edges = (2 * full.double() - 1) / self._last - 1
         edges = edges.masked_fill(full == 0, -torch.inf).masked_fill(full > self._last, torch.inf)
         return edges.to(at_least_float32(self.means))[..., None]
 
     def _weights(self) -> Tensor:
-        """Return the logarithms of the weights, normalised."""
+        """Return the normalised log-weights, log pi_i."""
         return self.log_weights.to(at_least_float32(self.log_weights)).log_softmax(-1)
 
     def _weights_of_group(self) -> Tensor:
-        """Return the logarithms of the weights that the known bits leave the logistics."""
+        """Return the log-weights given the known bits: log p(i | group)."""
         if self.high is None:
             return self._weights()
+        # Bayes' rule: p(i | group) is proportional to pi_i p(group | i).
         return (self._weights() + self._log_mass(*self._group(self.high))).log_softmax(-1)
 
     def _log_mass(self, lower: Tensor, upper: Tensor) -> Float[Tensor, "*batch num_mixtures"]:
-        """Return log(sigmoid(b) - sigmoid(a)), a and b being edges in units of each scale, to the last digits."""
+        """Return log(sigmoid(b) - sigmoid(a)) to the last digits, a and b being the edges in units of each scale."""
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which cancels no digits.
         within = torch.log(-torch.expm1(self._gap(lower, upper)))
         return F.logsigmoid(self._scaled(upper)) + F.logsigmoid(-self._scaled(lower)) + within
 
     def _log_share(self, lower: Tensor, upper: Tensor, first: Tensor, end: Tensor) -> Tensor:
         """Return the log of a bin's mass divided by its group's, without dividing: far out, both masses may round to 0.
 
-        first <= lower < upper <= end.
+        The edges are in order: first <= lower < upper <= end.
         """
+        # Both masses as products of three factors, see `_log_mass`; each factor is divided by its counterpart.
         above = _log_sigmoid_ratio(self._scaled(upper), self._scaled(end), self._gap(upper, end))
         below = _log_sigmoid_ratio(-self._scaled(lower), -self._scaled(first), self._gap(first, lower))
         within, whole = (-torch.expm1(self._gap(*edges)) for edges in ((lower, upper), (first, end)))
         return above + below + torch.log(within) - torch.log(whole)
 
     def _scaled(self, edge: Tensor) -> Tensor:
-        """Return an edge in units of each scale from each mean."""
-        # What is infinite is kept out of products, whose gradients would not be finite.
+        """Return the distance of an edge from each mean, in units of each scale: (edge - mu_i) / s_i."""
+        # Infinite edges are kept out of products, whose gradients would not be finite.
         finite = (edge.masked_fill(edge.isinf(), 0) - self.means.to(edge.dtype)) * self._inverse_scales()
         return torch.where(edge.isinf(), edge.clamp(-FAR, FAR), finite)
 
     def _gap(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return lower - upper in units of each scale, whatever the means."""
+        """Return (lower - upper) / s_i, in which the means cancel."""
         gap = lower - upper
         return torch.where(gap.isfinite(), gap.nan_to_num(0, 0, 0) * self._inverse_scales(), -FAR)
 
@@ -158,20 +165,21 @@ class DiscretisedMixture(Law):
 
 
 def _log_sigmoid_ratio(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:
-    """Return log(sigmoid(a) / sigmoid(b)) of a <= b, with a - b = `difference` where neither is infinite."""
+    """Return log(sigmoid(first) / sigmoid(second)) for first <= second; `difference` is first - second where finite."""
+    # log sigmoid(x) = x - softplus(x): far to the left the difference keeps the digits that two logarithms lose.
     far_left = difference - F.softplus(first) + F.softplus(second)
     return torch.where(second > 0, F.logsigmoid(first) - F.logsigmoid(second), far_left)
 
 
 def at_least_float32(values: Tensor) -> torch.dtype:
-    """Return the type in which laws are computed: that of `values`, but never half precision."""
+    """Return the dtype in which laws are computed: that of `values`, but never half precision."""
     return torch.promote_types(values.dtype, torch.float32)
 
 
 class DequantisedMixture(DiscretisedMixture):
-    """The mixture before it is discretised, of levels with uniform noise added: a bound and not a law.
+    """The density of the mixture at levels with uniform noise added: it trains and evaluates a bound, not a law.
 
-    What it draws, and its probabilities, are those of the mixture discretised, which the bound holds for as well.
+    Samples and probabilities are those of the discretised mixture, for which the bound holds as well.
     """
 
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -182,6 +190,7 @@ class DequantisedMixture(DiscretisedMixture):
         full = levels if self.high is None else self.high * self.num_levels + levels
         noise = torch.rand_like(full, dtype=self.means.dtype)
         values = (2 * (full + noise) - 1) / self._last - 1
+        # The density of a logistic is sigmoid(z) sigmoid(-z) / s with z = (x - mu) / s; a bin is 2 / last wide.
         scaled = (values[..., None] - self.means) * self._inverse_scales()
         density = F.logsigmoid(scaled) + F.logsigmoid(-scaled) + torch.log(self._inverse_scales() * 2 / self._last)
         group = 0.0 if self.high is None else self._log_mass(*self._group(self.high))

@@ -9,13 +9,13 @@ from spn.likelihood.law import Law
 
 
 class OutputLaw(ABC):
-    """A law of each sub-pixel by itself, for networks that see the channels before it."""
+    """Turns a network's outputs at each sub-pixel into its law, for networks that see the channels before it."""
 
     num_outputs: int
-    """Outputs of the network for a sub-pixel."""
+    """Number of network outputs for a sub-pixel."""
     is_large: bool = False
-    """Whether a slice's outputs are so many that laws are rather made some pixels at a time (`Chunked`)."""
+    """Whether a slice has so many outputs that its laws should be computed a chunk of pixels at a time (`Chunked`)."""
 
     @abstractmethod
     def __call__(self, outputs: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch"] | None) -> Law:
-        """Make the laws [*batch]; `high` holds what is known of the sub-pixels' more significant bits."""
+        """Return the laws [*batch]; `high` holds the sub-pixels' more significant bits, where these are known."""
