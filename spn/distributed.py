@@ -1,7 +1,7 @@
 """One job of several processes: which of them this is, what they agree on, and how they share work.
 
-torchrun starts them, one for each GPU of the job. Where it did not, there is one process, and nothing is communicated.
-What is said here goes over gloo, between CPUs, so that no GPU is waited for; gradients take a group of their own.
+torchrun starts them, one for each GPU of the job. Without torchrun there is one process, and nothing is communicated.
+Messages go over gloo, between CPUs, so that none waits for a GPU; gradients have a process group of their own.
 """
 
 import os
@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 Items = TypeVar("Items", Tensor, tuple[Tensor, ...])
 
 _groups: list[dist.ProcessGroup | None] = []
-"""Every group that was made, so that none is freed before the process ends. DistributedDataParallel would free the last
-reference to one with Python's lock held, wait for the group's threads, and one of these may wait for the lock."""
+"""Every process group that was made, kept until the process ends, to prevent a deadlock: DistributedDataParallel would
+free the last reference while it holds the GIL, and wait for the group's threads, of which one may wait for the GIL."""
 
 
 def is_one_of_several() -> bool:
@@ -30,7 +30,7 @@ def is_one_of_several() -> bool:
 
 
 def local_rank() -> int:
-    """Return the number of this process among those of its machine, from 0: that of its GPU."""
+    """Return the number of this process on its machine, from 0, which is the number of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if is_one_of_several() else 0
 
 
@@ -72,7 +72,7 @@ def is_first() -> bool:
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Tell of each flag whether it is set in any process; all of them must ask."""
+    """Tell of each flag whether it is set in any process; every process must call this."""
     if num_processes() == 1:
         return flags
     raised = torch.tensor(flags, dtype=torch.uint8)
@@ -95,7 +95,7 @@ def share(items: Items) -> Items:
 
 
 def collect(mine: Sequence[Item]) -> list[Item]:
-    """Put together what all processes made of their shares, in the order of the items; all of them get it."""
+    """Gather what all processes made of their shares, in the order of the items; every process gets all of it."""
     if num_processes() == 1:
         return list(mine)
     shares: list[list[Item]] = [[] for _ in range(num_processes())]
@@ -105,7 +105,7 @@ def collect(mine: Sequence[Item]) -> list[Item]:
 
 
 def gradient_group(device: torch.device) -> dist.ProcessGroup | None:
-    """Make the group that averages gradients on a device; all processes must ask."""
+    """Make the process group that averages gradients on a device; every process must call this."""
     if device.type != "cuda":
         return dist.group.WORLD
     _groups.append(dist.new_group(backend="nccl"))

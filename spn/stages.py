@@ -1,4 +1,4 @@
-"""A stage is a bijection between the image and (target, context); only here is it known what upscaling is.
+"""A stage is a bijection between the image and (target, context); only this file knows what upscaling is.
 
 Size upscaling, depth upscaling and both (Menick & Kalchbrenner 2018, Sec. 3.2 and 3.3) differ only in which bits of
 which slices are known before a target slice: that is the stage's plan, and two rules turn it into the model's context.
@@ -27,7 +27,7 @@ class Stage:
     """The targets and contexts of one stage, for images given as slices of full levels [batch, S, S, h, w, C].
 
     Bits of `slices` that are not yet generated never reach a context, so training may pass whole images. `device` is
-    where slices are to be expected: what contexts are gathered with is kept there, for every copy makes it wait.
+    where slices will be: the indices that gather contexts are kept there, because every copy would make it wait.
     """
 
     def __init__(self, plan: StagePlan, shape: tuple[int, int, int], device: torch.device = CPU) -> None:
@@ -71,7 +71,7 @@ class Stage:
         return (levels & self.plan.own_mask) >> (self.plan.image_bits - self.plan.bits[1])
 
     def context(self, slices: Slices, position: Positions, labels: Labels | None = None) -> Context:
-        """Gather what is known beside each image's slice at `position`; `labels` where the stage is told of classes."""
+        """Gather the context of each image's slice at `position`; `labels` where the stage is told of classes."""
         assert (labels is not None) == bool(self.plan.num_classes), "labels where the stage is told of classes"
         size = self.plan.scale_factor
         device = slices.device
@@ -114,7 +114,7 @@ class Stage:
 
     def positions(self, position: tuple[int, int], batch: int, device: torch.device | None = None) -> Positions:
         """Repeat one meta-position for a batch."""
-        # Filled in on the device: a copy would make it wait.
+        # Filled on the device, because a copy would make it wait.
         return torch.stack([torch.full((batch,), index, device=device) for index in position], dim=1)
 
 

@@ -10,8 +10,8 @@ from spn.models import Context, Steps
 class CapturedWalk:
     """`walk`, captured row by row for one step form, one driver and one size of batch.
 
-    A row is a graph, because what attention looks at grows from pixel to pixel. `choose` must be made of operations on
-    the device alone.
+    Each row is a graph of its own, because attention sees more pixels from one to the next. `choose` must be made of
+    operations on the device alone.
     """
 
     @torch.inference_mode()

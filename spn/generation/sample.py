@@ -34,7 +34,7 @@ def sample_stage(
     `images` numbers the images of the batch: a number, `seed` and, where the stage is told of classes, the image's
     label decide a sample, whatever the batch. That is exact in float64; in float32 the last bit of a logit depends on
     the shape of the batch, and can in rare cases flip a draw. `observe` is called after each slice. A stage that is not
-    told of classes leaves `labels` aside.
+    told of classes ignores `labels`.
     """
     shape = stage.signature
     told = labels if stage.plan.num_classes else None
@@ -60,7 +60,7 @@ def sample_chain_stage(
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
 
     `before` is what the stages before it sampled; None for the first stage of a chain. `labels` are the classes of the
-    images, the same for all stages of a chain; a stage that is not told of classes leaves them aside. Every `sampler`
+    images, the same for all stages of a chain; a stage that is not told of classes ignores them. Every `sampler`
     gives the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all images.
     """
     small, size = stage.signature, stage.plan.scale_factor

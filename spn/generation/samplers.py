@@ -1,4 +1,4 @@
-"""Ways to draw a slice from the same uniforms: they give the same sample, and differ in time alone."""
+"""Ways to draw a slice from the same uniforms: they return the same sample, and differ in time alone."""
 
 from collections.abc import Callable
 from functools import partial
@@ -42,7 +42,7 @@ class CachedWalk:
 
 
 def plain_walk(model: Model, temperature: float) -> Draw:
-    """Walk with a whole pass over the slice for every sub-pixel: what the others are measured against."""
+    """Walk with a whole pass over the slice for every sub-pixel: the reference for the other samplers."""
     choose = _choose(temperature)
     return lambda context, uniforms: walk(WholePasses(model), context, uniforms, choose)
 
@@ -68,6 +68,7 @@ def _solve(model: Model, choose: Choose, context: Context, uniforms: Uniforms) -
 
 
 def _choose(temperature: float) -> Choose:
+    # Temperature T: p^(1/T), normalised again.
     def choose(law: Law, uniform: Tensor) -> Tensor:
         return (law if temperature == 1 else law.tempered(temperature)).quantile(uniform)
 

@@ -1,7 +1,7 @@
 """The one traversal of a slice: it offers the law of the next sub-pixel and is given its value.
 
-Sampling and scoring are drivers of it, so they cannot disagree about order or context. Whether each law comes out of a
-whole pass over the slice or out of caches is the business of the steps it walks.
+Sampling and scoring are drivers of it, so they cannot disagree about order or context. Whether each law comes from a
+whole pass over the slice or from caches is decided by the `Steps` that it walks.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from spn.models import Context, Model, Steps
 Levels = Int[Tensor, "batch height width channel"]
 Given: TypeAlias = Num[Tensor, "batch height width channel"]
 Choose: TypeAlias = Callable[[Law, Tensor], Tensor]
-"""Is offered the laws [batch] of a sub-pixel and what is given there; answers with levels [batch]."""
+"""Chooses levels [batch], given the laws [batch] of a sub-pixel and what is given there."""
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def walk_pixel(
 
 
 def replay(steps: Steps, context: Context, levels: Levels) -> Float[Tensor, "batch height width channel"]:
-    """Walk over known levels and give the log-probability of each, in nats."""
+    """Walk over known levels and return the log-probability of each, in nats (teacher forcing)."""
     log_probs = []
 
     def score(law: Law, level: Tensor) -> Tensor:
@@ -65,13 +65,13 @@ def replay(steps: Steps, context: Context, levels: Levels) -> Float[Tensor, "bat
 
 
 class WholePasses(Steps):
-    """The plain walk, which the others are compared with: every law out of a whole pass over the slice."""
+    """The plain walk, with which the others are compared: every law comes from a whole pass over the slice."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
     def begin(self, context: Context) -> None:
-        """Begin a batch of slices beside `context`."""
+        """Begin a batch of slices, given their context."""
         shape = self.model.signature
         size = (len(context.cells), shape.height, shape.width, shape.channels)
         self._levels = torch.zeros(size, dtype=torch.long, device=context.cells.device)
@@ -91,17 +91,17 @@ class WholePasses(Steps):
         return laws.select(self._row, self._column, channel)
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel of the pixel known."""
+        """Fill in a channel of the pixel."""
         self._levels[:, self._row, self._column, channel] = levels
 
 
 def build_steps(model: Model, batch: int) -> Steps:
-    """Build the step form of a model for batches of so many slices, in evaluation mode, with the current weights.
+    """Build the step form of a model for batches of `batch` slices, in evaluation mode, with the current weights.
 
     A model without one is walked by whole passes: the same laws, more slowly.
     """
     if model.family is None:
         return WholePasses(model)
-    # By name, so that a step form is in no digest but those of samples.
+    # Imported by name, so that step forms are in the digests of samples alone.
     family = importlib.import_module(f"spn.models.{model.family}")
     return family.steps(model, batch) if hasattr(family, "steps") else WholePasses(model)

@@ -1,7 +1,7 @@
 """The Gated PixelCNN (van den Oord et al. 2016): two stacks of masked convolutions without a blind spot.
 
-Context conditions the gates of both stacks, pixel-aligned: as the paper's location-dependent conditioning does, with
-the slice embedder for its deconvolutional network. The class conditions them as a bias of each gate, as in the paper.
+Context conditions the gates of both stacks, pixel-aligned, as in the paper's location-dependent conditioning, with the
+slice embedder in place of its deconvolutional network. The class conditions them as a bias of each gate, as there.
 """
 
 import torch
@@ -43,7 +43,7 @@ class GatedPixelCnn(Model):
         return self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
 
     def embed_context(self, context: Context) -> Features | None:
-        """Run the slice embedder, and append the class as planes, one for each; None with neither."""
+        """Run the slice embedder, and append the class as one-hot planes; None with neither."""
         embedded = embed(self.embedder, context)
         features = [] if embedded is None else [embedded]
         label = one_hot(context, self.signature, next(self.parameters()).dtype)
@@ -62,7 +62,7 @@ class GatedPixelCnn(Model):
 
 
 class GatedPixelCnnSteps(Steps):
-    """The step form: vertical stack once per row, what is masked by channel once per channel."""
+    """The step form: the vertical stack runs once per row, maps masked by channel once per channel."""
 
     def __init__(self, model: GatedPixelCnn, batch: int) -> None:
         shape = model.signature
@@ -75,7 +75,7 @@ class GatedPixelCnnSteps(Steps):
         self._pixelcnn = GatedStacksSteps(model.pixelcnn, self._pixel.values, shape.width)
 
     def begin(self, context: Context) -> None:
-        """Begin a batch of slices beside `context`."""
+        """Begin a batch of slices, given their context."""
         self._features = copy_into_buffer(self._features, self.model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
         self._pixelcnn.begin(self._high)
@@ -94,7 +94,7 @@ class GatedPixelCnnSteps(Steps):
         return self._pixelcnn.law(channel)
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel of the pixel known."""
+        """Fill in a channel of the pixel."""
         self._pixel.observe(channel, levels)
         if self._pixel.is_last(channel):
             self._pixelcnn.end_pixel()

@@ -40,31 +40,32 @@ class Context:
     """What is known beside the target, pixel-aligned with it.
 
     An empty cell (outside the grid of slices, or of a slice not yet generated) is False in `present`: not intensity 0.
-    `high` holds the target's own more significant bits as levels, None where the signature has none of them, and
-    `label` the class of each image, None where the stage is not told.
+    `high` holds the target's own more significant bits as levels, or None where the signature has none of them;
+    `label` holds the class of each image, or None where the stage is not told.
     """
 
     cells: Int[Tensor, "batch cell height width channel"]
     present: Bool[Tensor, "batch cell"]
     position: Int[Tensor, " batch"]
+    """The target's meta-position (m, n), numbered m * S + n."""
     high: Int[Tensor, "batch height width channel"] | None = None
     label: Int[Tensor, " batch"] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Context":
-        """Change every tensor there is."""
+        """Return a context with `change` applied to every tensor."""
         return replace(self, **{name: change(each) for name, each in vars(self).items() if each is not None})
 
 
 class Steps(ABC):
-    """The step form of a model, for slices walked one after another: the laws that `forward` gives, one at a time.
+    """The step form of a model: the laws that `forward` returns, one sub-pixel at a time, with caches.
 
-    Slice by slice `begin`; row by row `start_row`; pixel by pixel `start_pixel`; and for each channel `law`, and then
-    `observe` with the levels that the pixel has there. What is kept lies in buffers that are made once.
+    Call `begin` for each slice, `start_row` for each row, `start_pixel` for each pixel, and for each channel `law`,
+    then `observe` with the levels that the pixel has there. The caches are buffers that are allocated once.
     """
 
     @abstractmethod
     def begin(self, context: Context) -> None:
-        """Begin a batch of slices beside `context`."""
+        """Begin a batch of slices, given their context."""
 
     @abstractmethod
     def start_row(self, row: int) -> None:
@@ -80,7 +81,7 @@ class Steps(ABC):
 
     @abstractmethod
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel of the pixel known."""
+        """Fill in a channel of the pixel."""
 
 
 class Model(nn.Module, ABC):
@@ -111,10 +112,10 @@ class Model(nn.Module, ABC):
         features: Float[Tensor, "batch height width _"] | None,
         context: Context,
     ) -> Law:
-        """Return the laws of all sub-pixels [batch, height, width, channel], beside a context and its features."""
+        """Return the laws of all sub-pixels [batch, height, width, channel], given a context and its features."""
 
     def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
-        """Set what a family sets by a first batch of data, in training mode; nothing, but for weight normalisation."""
+        """Initialise by a first batch, in training mode; only families with weight normalisation do anything."""
 
     def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
         """Return the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
@@ -124,7 +125,7 @@ class Model(nn.Module, ABC):
 def build_embedder(
     section: FamilySection, signature: Signature, width: int, num_classes: int = 0
 ) -> SliceEmbedder | None:
-    """Build the slice embedder of a stage that has something to embed; `num_classes` where the class enters there."""
+    """Build the slice embedder, or return None if there is nothing to embed; `num_classes` if the class enters here."""
     if not signature.num_cells and not num_classes:
         return None
     cells = signature.num_cells, signature.channels
@@ -142,5 +143,5 @@ def one_hot(context: Context, signature: Signature, dtype: torch.dtype) -> Float
 
 
 def copy_into_buffer(before: Tensor | None, now: Tensor | None) -> Tensor | None:
-    """Return `now`, in the place of `before` where there is one: captured graphs read it where it was."""
+    """Copy `now` into `before`, if there is one, and return that: captured CUDA graphs read the same memory again."""
     return now if before is None or now is None else before.copy_(now)

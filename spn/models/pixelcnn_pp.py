@@ -1,7 +1,7 @@
 """PixelCNN++ (Salimans et al. 2017): shifted convolutions at three resolutions, and a discretised mixture of logistics.
 
-Two streams of features run beside each other: the down-shifted one, `u`, sees the rows above; the down-right-shifted
-one, `ul`, sees what lies to the left as well, and the first stream.
+There are two streams of features: the down-shifted one, `u`, sees the rows above; the down-right-shifted one, `ul`,
+sees what lies to the left as well, and the first stream.
 
 NOTE: context has no place in the paper. Ours: the slice embedder's output, pixel-aligned, is added to both streams
 where they begin, through a linear map each; it is known before the slice, so nothing need be shifted.
@@ -48,7 +48,7 @@ RESOLUTIONS = 3
 
 
 class Resolution(Recomputing):
-    """The blocks of both streams at one resolution on the way up and down, and between them the lower resolutions."""
+    """The blocks of both streams at one resolution, on the way up and down, with the lower resolutions between."""
 
     def __init__(self, section: PixelCnnPpSection, num_classes: int, below: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class PixelCnnPp(Model):
         features: Features | None,
         context: Context,
     ) -> Law:
-        """Advance both streams, and make laws of the second."""
+        """Run both streams; the head makes the laws from the second."""
         values = embedded[..., 0]
         image = with_ones(values)
         u, ul = down_shift(self.first_u(image)), self.first_ul(image)
@@ -139,13 +139,13 @@ class PixelCnnPp(Model):
         return self.head(F.elu(ul), values, context.high)
 
     def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
-        """Set gains and biases by a batch, layer by layer, dropout being on."""
+        """Initialise gains and biases by a batch, layer by layer, with dropout on."""
         with initialised_by_data(self):
             self(levels, context).log_prob(levels)
 
 
 class PixelCnnPpSteps(Steps):
-    """The step form: the first stream once per row, the second once per pixel, lower resolutions where theirs begin."""
+    """The step form: `u` runs once per row, `ul` once per pixel, lower resolutions at their own rows and pixels."""
 
     def __init__(self, model: PixelCnnPp, batch: int) -> None:
         shape = model.signature
@@ -158,7 +158,7 @@ class PixelCnnPpSteps(Steps):
         self._label: Label | None = None
 
     def begin(self, context: Context) -> None:
-        """Begin a batch of slices beside `context`."""
+        """Begin a batch of slices, given their context."""
         self._features = copy_into_buffer(self._features, self.model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
         self._label = copy_into_buffer(self._label, one_hot(context, self.model.signature, self._start.features.dtype))
@@ -185,7 +185,7 @@ class PixelCnnPpSteps(Steps):
         return self._head.law(channel)
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel of the pixel known."""
+        """Fill in a channel of the pixel."""
         self._start.observe(self._column, channel, levels)
         self._head.observe(channel, levels)
 
@@ -237,7 +237,7 @@ class _ResolutionSteps:
 
 
 class _Below:
-    """What lies below a resolution: into it at every other row and column, and out of it at every one."""
+    """The step form of what lies below a resolution: entered at its stride's rows and columns, left at every one."""
 
     def __init__(self, streams: Resolution, batch: int, columns: int) -> None:
         assert streams.below is not None

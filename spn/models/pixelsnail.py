@@ -1,7 +1,7 @@
 """PixelSNAIL (Chen et al. 2018): gated residual convolutions, and attention over all pixels before.
 
 One down-right-shifted stream at one resolution. A block is some gated residual blocks and then attention, whose keys
-and values come of the image, the features and the coordinates, its queries of the features and the coordinates.
+and values come from the image, the features and the coordinates, its queries from the features and the coordinates.
 
 NOTE: context has no place in the paper. Ours: the slice embedder's output, pixel-aligned, is added to the stream where
 it begins, through a linear map. A class enters every convolutional block, as in PixelCNN++.
@@ -39,7 +39,7 @@ Places = Float[Tensor, "height width 2"]
 
 
 class Block(nn.Module):
-    """Gated residual convolutions, attention, and what it gives taken in."""
+    """Gated residual blocks, attention, and a gated block that merges its output into the stream."""
 
     def __init__(self, section: PixelSnailSection, num_image: int, num_classes: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class PixelSnail(Recomputing, Model):
         features: Features | None,
         context: Context,
     ) -> Law:
-        """Advance the stream, and make laws of it."""
+        """Run the stream; the head makes the laws from it."""
         values, label = embedded[..., 0], one_hot(context, self.signature, embedded.dtype)
         image = with_ones(values)
         stream = self.start(image)
@@ -99,13 +99,13 @@ class PixelSnail(Recomputing, Model):
         return self.head(F.elu(stream), values, context.high)
 
     def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
-        """Set gains and biases by a batch, layer by layer, dropout being on."""
+        """Initialise gains and biases by a batch, layer by layer, with dropout on."""
         with initialised_by_data(self):
             self(levels, context).log_prob(levels)
 
 
 class PixelSnailSteps(Steps):
-    """The step form: the stream once per pixel, with the keys and values of those before."""
+    """The step form: the stream runs once per pixel; attention has a key-value cache."""
 
     def __init__(self, model: PixelSnail, batch: int) -> None:
         shape = model.signature
@@ -120,7 +120,7 @@ class PixelSnailSteps(Steps):
         self._label: Label | None = None
 
     def begin(self, context: Context) -> None:
-        """Begin a batch of slices beside `context`."""
+        """Begin a batch of slices, given their context."""
         model = self.model
         self._features = copy_into_buffer(self._features, model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
@@ -150,7 +150,7 @@ class PixelSnailSteps(Steps):
         return self._head.law(channel)
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel of the pixel known."""
+        """Fill in a channel of the pixel."""
         self._start.observe(self._column, channel, levels)
         self._head.observe(channel, levels)
         if channel + 1 == self.model.signature.channels:

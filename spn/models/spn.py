@@ -85,7 +85,7 @@ class SubscalePixelNetwork(Model):
 
 
 class SubscaleSteps(Steps):
-    """The step form: embedder once per slice, vertical stack once per row, attention once per pixel."""
+    """The step form: the embedder runs once per slice, the vertical stack once per row, attention once per pixel."""
 
     def __init__(self, model: SubscalePixelNetwork, batch: int) -> None:
         shape = model.signature
@@ -101,11 +101,11 @@ class SubscaleSteps(Steps):
         self._pixelcnn = GatedStacksSteps(model.pixelcnn, self._pixel.values, shape.width)
 
     def begin(self, context: Context) -> None:
-        """Begin a batch of slices beside `context`."""
+        """Begin a batch of slices, given their context."""
         self._features = copy_into_buffer(self._features, self.model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
         self._pixelcnn.begin(self._high)
-        # Before the first pixel there is none, whose embedding would not be zero.
+        # No pixel precedes the first: its token is zero, not the embedding of a level.
         self._previous.zero_()
 
     def start_row(self, row: int) -> None:
@@ -125,7 +125,7 @@ class SubscaleSteps(Steps):
         return self._pixelcnn.law(channel)
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
-        """Make a channel of the pixel known."""
+        """Fill in a channel of the pixel."""
         self._pixel.observe(channel, levels)
         if self._pixel.is_last(channel):
             self._previous.copy_(self._pixel.values)

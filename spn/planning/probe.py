@@ -20,10 +20,10 @@ from spn.stages import Stage
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 REPEATS = 3
-"""Timed runs, of which the median counts; one more goes before them, which finds nothing warm."""
+"""Timed runs, of which the median counts, after one more to warm up."""
 
 BUSY = 64
-"""Times the slices a step on a GPU, which small batches would leave idle."""
+"""Factor on the number of slices per step on a GPU, which small batches would leave idle."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def measure_speeds(device: torch.device, precisions: Collection[Precision]) -> S
 
 
 def _multiply(precision: Precision, busy: int, device: torch.device) -> tuple[Work, float]:
-    """Time a product of matrices: no FLOP of a network comes cheaper than these."""
+    """Time a product of matrices, which no FLOP of a network is cheaper than."""
     size = 1024 * round(busy**0.5)
     matrix = torch.ones(size, size, dtype=getattr(torch, precision), device=device)
     return Work(2 * size**3, 1, 3 * matrix.nbytes), _time(lambda: matrix @ matrix, device)

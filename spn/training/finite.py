@@ -14,9 +14,10 @@ Pending: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 def worst_gradient(model: nn.Module) -> Tensor:
-    """Return which of the parameters that have gradients is the first whose norm is not finite, or else the largest.
+    """Return the index of the first gradient whose norm is not finite, or else of the largest.
 
-    To be called before clipping. It stays on the device, for training must not wait.
+    Parameters without gradients do not count. To be called before clipping. The result stays on the device, because
+    training must not wait for it.
     """
     norms = torch._foreach_norm([each.grad for each in model.parameters() if each.grad is not None])
     return torch.stack(norms).nan_to_num(torch.inf, torch.inf).argmax().double()

@@ -1,4 +1,4 @@
-"""The history of a training: a row now and then, as a CSV file for people and for DVC's plots."""
+"""The history of a training: rows at intervals, written as a CSV file for people and for DVC's plots."""
 
 import csv
 import io

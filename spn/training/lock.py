@@ -1,4 +1,4 @@
-"""One training of a recipe at a time, though a killed Snakemake may leave one running, and the next start another."""
+"""A lock on each recipe: a killed Snakemake may leave a training running, and the next one must not start it twice."""
 
 import fcntl
 import sys
@@ -13,11 +13,11 @@ from spn.files import writing
 from spn.provenance import Recipe, recipe_digest
 
 POLL_SECONDS = 5.0
-"""Between two looks whether the other training has ended."""
+"""Between two attempts to take the lock."""
 
 
 def state_path(runs: Path, recipe: Recipe) -> Path:
-    """Name the file under `runs` that has the state of a recipe's training."""
+    """Name the file under `runs` that holds the state of a recipe's training."""
     return runs / f"{recipe['stage']}-{recipe_digest(recipe)[:16]}.safetensors"
 
 
@@ -25,8 +25,8 @@ def state_path(runs: Path, recipe: Recipe) -> Path:
 def training_lock(runs: Path, recipe: Recipe) -> Iterator[None]:
     """Wait until no other process trains `recipe`, and keep others waiting meanwhile.
 
-    The system gives the lock back when its process dies, however it dies. A file system without locks is told of;
-    WriteError is raised where one takes no file.
+    The system releases the lock when its process ends, however it ends. A line on stderr tells of a file system
+    without locks; WriteError is raised where the lock's file cannot be made.
     """
     state = state_path(runs, recipe)
     lock = state.with_name(f".{state.stem}.lock")

@@ -1,4 +1,4 @@
-"""Optimisers, the schedule of the learning rate, and Polyak averaging."""
+"""Optimisers, the schedule of the learning rate, and the EMA of the weights (Polyak averaging)."""
 
 import copy
 import math
@@ -19,7 +19,8 @@ def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optim
         return torch.optim.RMSprop(
             model.parameters(), lr=section.learning_rate, alpha=section.smoothing, momentum=section.momentum
         )
-    # The gains of normalised convolutions have as many dimensions as their weights, but one of more than one entry.
+    # By entries, not dimensions: the gains of a normalised convolution have all dimensions of its weight, but only one
+    # with more than one entry.
     parameters = list(model.parameters())
     matrices = [each for each in parameters if each.numel() > max(each.shape, default=1)]
     vectors = [each for each in parameters if each.numel() <= max(each.shape, default=1)]
@@ -43,9 +44,10 @@ def learning_rate(section: TrainingSection, step: int) -> float:
 
 
 class EmaModel:
-    """A copy of a model whose weights are the Polyak average of the model's.
+    """A copy of a model whose weights are an exponential moving average (EMA) of the model's.
 
-    The decay of step t is at most (1 + t) / (10 + t), so that the random first weights are soon forgotten.
+    At step t: average <- d average + (1 - d) weights, with d = min(decay, (1 + t) / (10 + t)), so that the random
+    first weights are soon forgotten.
     """
 
     def __init__(self, model: Model, decay: float) -> None:
@@ -54,7 +56,7 @@ class EmaModel:
 
     @torch.no_grad()
     def update(self, model: Model, step: int) -> None:
-        """Move the averages towards the model's weights after `step`, counted from 0."""
+        """Move the average towards the model's weights after `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         move = get_ema_multi_avg_fn(decay)
         move(list(self.model.parameters()), list(model.parameters()), step)

@@ -18,7 +18,7 @@ from spn.training.optimiser import EmaModel
 class TrainingState:
     """Weights, their averages, the optimiser and the history after `step` steps, which took `seconds` of training.
 
-    `pending` has what is to be told of every step since the last line of the history.
+    `pending` holds the loss and the gradient's norm of every step since the last row of the history.
     """
 
     recipe: Recipe
@@ -42,7 +42,7 @@ class TrainingState:
         save_tensors(path, tensors, notes)
 
     def restore(self, path: Path) -> None:
-        """Go on from what `save` wrote for the same recipe."""
+        """Load what `save` wrote for the same recipe."""
         tensors, notes = load_tensors(path)
         check_recipe(path, self.recipe, notes.get("recipe"))
         self.model.load_state_dict(_under("model", tensors))

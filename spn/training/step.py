@@ -1,4 +1,4 @@
-"""What a training does to weights: the digest of its code starts here, and what this leads to is all that decides them.
+"""What training does to weights: the digest of a training's code starts here, and all that decides weights follows.
 
 Weights, batches, slices and dropout are functions of (seed, stage, step), so a training that was killed goes on as if
 it had not been.
@@ -28,7 +28,7 @@ Nats: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Learner:
-    """A model in training, the average of its weights, its optimiser, and what one step does to them."""
+    """A model in training, the EMA of its weights, its optimiser, and what one step does to them."""
 
     def __init__(self, params: Params, name: str, device: torch.device) -> None:
         self.name, self.seed, self._device = name, params.seed, device
@@ -42,7 +42,7 @@ class Learner:
 
     @torch.no_grad()
     def initialise(self, batch: Batch) -> None:
-        """Let the first batch set what the family sets by data; to be called before the first step, and once."""
+        """Initialise the model by the first batch, where its family does so; called once, before the first step."""
         slices, position, labels = batch
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, self.name, "initialisation"))

@@ -13,9 +13,9 @@ class TerminatedError(BaseException):
 
 @contextmanager
 def noting_sigterm() -> Iterator[Callable[[], bool]]:
-    """Take note of SIGTERM, which otherwise ends a process on the spot; return what tells whether it came.
+    """Yield a function that tells whether SIGTERM came, which no longer ends the process on the spot.
 
-    Signals reach the main thread alone: in another one nothing is noted, and SIGTERM stays what it was.
+    Signals reach the main thread alone: in any other thread nothing is noted, and SIGTERM has its usual effect.
     """
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():

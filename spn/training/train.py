@@ -36,9 +36,9 @@ def train_stage(
 
     Trains nothing where `output` holds a checkpoint of the same recipe; the history is in it, so history.csv may be
     missing. Goes on from the state that an earlier run of the recipe left under `runs`. `observe` is given every row
-    of the history, those of earlier runs included. `compiled` and `recompute` are the machine's affair: see `Trainer`.
+    of the history, those of earlier runs included. `compiled` and `recompute` suit the machine: see `Trainer`.
     Several processes (`spn.distributed`) train one stage together, and the first of them writes.
-    Raises InputError when the data are not the stage's, or lack the labels that it is told, FloatingPointError when a
+    Raises InputError when the data are not the stage's, or lack the labels that it needs, FloatingPointError when a
     loss or a gradient is not finite, and TerminatedError on SIGTERM, when the state is saved.
     """
     recipe = stage_recipe(params, name, data.digest)

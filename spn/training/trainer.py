@@ -39,7 +39,7 @@ class Trainer:
     """The training loop of one stage.
 
     With `compiled` the network is compiled, which takes a minute or more before the first step; with `recompute` the
-    activations within layers are made again on the way back, for less memory.
+    activations within layers are computed again in the backward pass, to save memory.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Trainer:
         return is_due and not (state.history and state.history[-1]["step"] == state.step)
 
     def _make_row(self, terminated: Callable[[], bool]) -> Row | None:
-        """Add a row to the history; None where SIGTERM came while it was validated, and it is owed still."""
+        """Add a row to the history; None if SIGTERM interrupted validation: the row is written after resuming."""
         self._stop_clock()
         row = self._row()
         if self._validates():
@@ -131,7 +131,7 @@ class Trainer:
     def _save(self, path: Path) -> None:
         self._stop_clock()
         if self.state.pending:
-            # Of whole batches, because another number of processes may go on.
+            # Losses over whole batches, because another number of processes may resume.
             _, norms, culprits = zip(*self.state.pending, strict=True)
             self.state.pending = list(zip(self._losses(), norms, culprits, strict=True))
         if is_first():
@@ -139,11 +139,11 @@ class Trainer:
         self._saved = self._since = time.monotonic()
 
     def initialise(self) -> None:
-        """Let the first batch set what the family sets by data; to be called before the first step, and once."""
+        """Initialise the model by the first batch, where its family does so; called once, before the first step."""
         self.learner.initialise(self._batch(step=0, shared=False))
 
     def train_step(self) -> Pending:
-        """Take one step; return what is pending of it: its loss is the mean of this process' share alone."""
+        """Take one step and return its `Pending`, whose loss is the mean over this process' share alone."""
         step = self.state.step
         pending = self.learner.take(step, self._batch(step), self._nats)
         self.state.step += 1
@@ -160,7 +160,7 @@ class Trainer:
         return self.data.slices("train", indices), send(positions, self.device), self._labels("train", indices)
 
     def _labels(self, split: Split, indices: Tensor) -> Tensor | None:
-        """Return the classes of some images, where the stage is told of them."""
+        """Return the classes of some images; None if the stage is not told of them."""
         return self.data.labels(split, indices) if self.stage.plan.num_classes else None
 
     def _stop_clock(self) -> None:
@@ -203,7 +203,7 @@ class Trainer:
     def validate(self, terminated: Callable[[], bool] = lambda: False) -> float | None:
         """Estimate the averaged weights' bits/dim on the validation split, always with the same slice per image.
 
-        None where a process is `terminated` meanwhile.
+        Return None if a process is `terminated` meanwhile.
         """
         num_images, size = self.data.num_images("validation"), 2 * self.section.batch_size
         images = torch.arange(num_images)
@@ -220,6 +220,6 @@ class Trainer:
 
 
 def _postfix(row: Row) -> str:
-    text = f"{row['train_bits_per_dim_estimate']:.3f} bits/dim, {row['images_per_second']:.0f} images/s"
+    text = f"{row['train_bits_per_dim_estimate']:.3f} bits per dim, {row['images_per_second']:.0f} images/s"
     validation = row.get("validation_bits_per_dim_estimate")
     return text if validation is None else f"{text}, validation {validation:.3f}"
