@@ -1,8 +1,8 @@
 """HDF5 files that can be checked for damage before the HDF5 library reads them.
 
 The HDF5 library may hang or crash on damaged metadata, and has no checksums of contiguous data. So a file begins with
-a block that HDF5 leaves to applications, the seal: SHA-256 digests of itself, of every dataset's bytes, and of all other
-bytes, HDF5's metadata. These are few, so they are checked whenever a file is opened.
+a block that HDF5 leaves to applications, the seal: SHA-256 digests of itself, of every dataset's bytes, and of all
+other bytes, HDF5's metadata. These are few, so they are checked whenever a file is opened.
 """
 
 import hashlib

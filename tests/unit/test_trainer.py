@@ -21,7 +21,7 @@ from spn.data.preprocess import write_slices
 from spn.provenance import stage_recipe
 from spn.training import TerminatedError, claim, parallel, train, train_stage, trainer
 from spn.training.history import HISTORY, Row, history_text
-from spn.training.run import Run
+from spn.training.state import TrainingState
 
 CPU = torch.device("cpu")
 
@@ -105,7 +105,7 @@ def test_a_state_is_saved_at_validations_and_when_a_minute_has_passed(
 ) -> None:
     training, found = trainer_of(data, tmp_path, steps=10, validate_every=6), list[int]()
     ticking(training, clock, seconds)
-    monkeypatch.setattr(Run, "save", lambda run, path: found.append(run.step))
+    monkeypatch.setattr(TrainingState, "save", lambda state, path: found.append(state.step))
     training.advance(tmp_path / "state.safetensors", lambda row: None)
     assert sorted({*found}) == saved
 
@@ -138,7 +138,7 @@ def test_sigterm_is_told_with_stage_and_step_and_the_state_goes_on(
 
     def interrupted() -> Any:
         pending = step()
-        if training.run.step == 3:
+        if training.state.step == 3:
             signal.raise_signal(signal.SIGTERM)
         return pending
 
@@ -146,18 +146,18 @@ def test_sigterm_is_told_with_stage_and_step_and_the_state_goes_on(
     with pytest.raises(TerminatedError, match=r"^stage low: stopped by SIGTERM and saved after step 3$"):
         training.advance(state, lambda row: None)
     resumed = trainer_of(data, tmp_path, steps=6, validate_every=6)
-    resumed.run.restore(state)
-    assert (resumed.run.step, len(resumed.run.pending)) == (3, 3)
-    for kept, restored in zip(training.run.pending, resumed.run.pending, strict=True):
+    resumed.state.restore(state)
+    assert (resumed.state.step, len(resumed.state.pending)) == (3, 3)
+    for kept, restored in zip(training.state.pending, resumed.state.pending, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(kept, restored, strict=True))
 
 
 def test_a_state_of_another_recipe_is_named(data: Path, tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
-    trainer_of(data, tmp_path).run.save(state)
+    trainer_of(data, tmp_path).state.save(state)
     other = trainer_of(data, tmp_path, steps=7)
     with pytest.raises(InputError, match=rf"^{state}: made from another recipe"):
-        other.run.restore(state)
+        other.state.restore(state)
 
 
 @pytest.mark.parametrize(

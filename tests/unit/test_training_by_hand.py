@@ -170,7 +170,7 @@ def test_draws_are_functions_of_seed_stage_and_step(folder: Path) -> None:
 def test_a_step_draws_the_same_wherever_training_began(folder: Path) -> None:
     *_, third = drawn(trainer_of(folder), 3)
     resumed = trainer_of(folder)
-    resumed.run.step = 2
+    resumed.state.step = 2
     alone = next(drawn(resumed, 1))
     assert all(torch.equal(left, right) for left, right in zip(third, alone, strict=True))
 
