@@ -1,4 +1,4 @@
-"""Files of the pipeline: there as a whole or not at all, and never taken for whole where they are damaged."""
+"""Files of the pipeline: written as a whole or not at all, and never accepted when damaged."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from spn.config import InputError
 
 SEAL = "sha256"
-"""The key under which a JSON file has the digest of the rest of it."""
+"""The key under which a JSON file holds the digest of the rest of it."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -32,11 +32,11 @@ class WriteError(Exception):
 
 
 def check_file(path: Path) -> None:
-    """Raise InputError where `path` is there, but is no file: reading a pipe may wait without end."""
+    """Raise InputError if `path` exists but is not a regular file: reading a pipe could wait for ever."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError):
-        return  # who opens it says why it cannot be
+        return  # whoever opens it reports the reason
     if kind != stat.S_IFREG:
         raise InputError(f"{path}: expected a file, got {_KINDS.get(kind, 'something else')}")
 
@@ -47,7 +47,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # h5py has long texts of its own for the errors of the system.
+        # h5py wraps system errors in long texts of its own.
         reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
         raise WriteError(f"{path}: could not be written: {reason}") from error
 
@@ -56,9 +56,9 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; the file replaces `path` at the end, or is removed on an error.
 
-    Folders are made. The content is on the disk before it gets its name, so that not even a power failure leaves a file
-    by halves. Processes may write the same file at once: each has a name of its own, and what a dead process of this
-    host left is removed by the next one. Raises WriteError where the file system refuses.
+    Folders are made. The content is flushed to disk before the renaming, so that not even a power failure leaves half a
+    file. Several processes may write the same file at once: each has a temporary name of its own, and the next writer
+    removes what a dead process of this host left. Raises WriteError where the file system refuses.
     """
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
@@ -86,7 +86,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object and the digest of it, by renaming."""
+    """Write a JSON object and its digest, by renaming."""
     write_text(path, json.dumps(value | {SEAL: json_digest(value)}, indent=2, allow_nan=False) + "\n")
 
 
@@ -114,7 +114,7 @@ def json_digest(value: Any) -> str:
 
 
 def _remove_left(path: Path) -> None:
-    """Remove the temporary files of `path` whose processes, on this host, are no more."""
+    """Remove the temporary files of `path` that dead processes of this host left."""
     start = f".{path.name}.{platform.node()}."
     for left in path.parent.glob(f"{start}*"):
         process = left.name.removeprefix(start).partition("-")[0]  # SQLite's journal has a name with -journal
@@ -123,7 +123,7 @@ def _remove_left(path: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Tell whether a process of this host is there."""
+    """Tell whether a process of this host is alive."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

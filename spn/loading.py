@@ -1,8 +1,8 @@
 """Import hook: every module of this package keeps the source that it was compiled from.
 
-A result's recipe has a digest of the code that made it. The digest must be of the code that ran, so it is taken of what
-was loaded, not of what lies on the disk by then. For the same reason bytecode is reused by the content of its source:
-Python itself goes by size and time, both of which an edit can leave as they were (`touch -r`, `rsync -t`).
+A result's recipe holds a digest of the code that made it. The digest must be that of the code that ran, so it is
+computed from what was loaded, not from what is on the disk by then. For the same reason cached bytecode is matched by
+the content of its source: Python matches by size and time, which edits can leave unchanged (`touch -r`, `rsync -t`).
 """
 
 import hashlib
@@ -26,13 +26,13 @@ class KeepingLoader(SourceFileLoader):
     source: bytes
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the code of the source as it is now, compiled before or not."""
+        """Return the code of the source as it is now, from cached bytecode if that matches."""
         self.source = self.get_data(self.path)
-        # With the path, which the code holds: a folder that was copied has bytecode of its own.
+        # With the path, which code objects contain: a copied folder needs bytecode of its own.
         key = hashlib.sha256(self.path.encode() + self.source).digest()[:8]
         head = importlib.util.MAGIC_NUMBER + CHECKED_BY_HASH + key
         cache = Path(importlib.util.cache_from_source(self.path))
-        with suppress(OSError, EOFError, ValueError, TypeError):  # no bytecode, or a damaged one: compiled again
+        with suppress(OSError, EOFError, ValueError, TypeError):  # bytecode is missing or damaged: compile again
             content = cache.read_bytes()
             if content.startswith(head):
                 return marshal.loads(content[len(head) :])
@@ -59,7 +59,7 @@ class KeepingFinder(PathFinder):
 def keep_sources() -> None:
     """Have all modules of this package that are imported from now on keep their source."""
     if KeepingFinder not in sys.meta_path:
-        # Right before Python's own, so that hooks which come earlier, such as a type checker's, still do.
+        # Right before Python's own finder, so that earlier hooks, such as a type checker's, still come first.
         sys.meta_path.insert(sys.meta_path.index(PathFinder), KeepingFinder)
 
 
@@ -70,7 +70,7 @@ def loaded_source(name: str) -> bytes | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write bytecode by renaming; without it a module is compiled again, so a folder that is read-only does no harm."""
+    """Write bytecode by renaming; in a read-only folder nothing is written, and the module is compiled each time."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         path.parent.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""What a result says of itself: its *notes*, read without the libraries that read the rest of the file.
+"""The *notes* inside every result, read without the libraries that read the rest of the file.
 
-Every result has notes in it, whole or refused: an HDF5 file in the block before HDF5's own, a checkpoint in the
-metadata of safetensors, a JSON file as a whole. Under `recipe` they say what the result was made from. Under `files`
-they have the digests of the files that were written beside it, so that these cannot be of another run.
+Notes are in an HDF5 file's first block, before HDF5's own bytes, in a checkpoint's safetensors metadata, and in a JSON
+file as a whole; damaged notes are refused. Under `recipe` they say what the result was made from. Under `files` they
+hold the digests of the files written along with it, so that files of another run are noticed.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ SEAL_BYTES = 16384
 """The first block of an HDF5 file: enough for three splits of eight bit ranges, and a recipe. A power of two."""
 
 METADATA, NOTES = "__metadata__", "notes"
-"""The entry of a safetensors file's header, and in it that of the pipeline."""
+"""The metadata entry of a safetensors header, and the pipeline's entry in that."""
 MAX_HEADER_BYTES = 100_000_000
 """The largest header that safetensors itself accepts."""
 
@@ -35,7 +35,7 @@ REMEDY = "delete it and run the workflow again"
 TRAIN_REMEDY = "delete it to train again"
 
 TENSORS_SEAL = "tensors_sha256"
-"""The key of a checkpoint's notes under which the digest of its tensors lies."""
+"""The key in a checkpoint's notes of the digest of its tensors."""
 DTYPES = {
     "BF16": "bfloat16",
     "BOOL": "bool",
@@ -61,7 +61,7 @@ def read_notes(path: Path) -> Notes:
 
 
 def seal_block(content: Notes) -> bytes:
-    """Lay out the first block of an HDF5 file: a digest and the JSON that it is of. Text, so that `head` shows it."""
+    """Lay out the first block of an HDF5 file: JSON and its digest, as text, so that `head` shows it."""
     text = f"\n{json.dumps(content, sort_keys=True)}\n".encode().ljust(SEAL_BYTES - len(MARK) - 64, b"\n")
     block = MARK + hashlib.sha256(text).hexdigest().encode() + text
     assert len(block) == SEAL_BYTES, f"a seal of {len(block)} bytes"
@@ -97,9 +97,9 @@ def read_tensor_notes(path: Path) -> Notes:
 
 
 def check_tensors(path: Path, file: Reader) -> Notes:
-    """Return the notes of an opened safetensors file; raise InputError unless its tensors are those they speak of.
+    """Return the notes of an opened safetensors file; raise InputError unless its tensors match the notes' digest.
 
-    All is read from `file`: another one may take the place of the one at `path` meanwhile.
+    Everything is read from `file`, because the file at `path` may be replaced meanwhile.
     """
     header = _tensor_header(path, file)
     notes = _tensor_notes(path, header)
@@ -132,7 +132,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def tensor_line(name: str, dtype: str, shape: Sequence[int]) -> bytes:
-    """Write out what the digest of tensors covers of one of them beside its bytes."""
+    """Return the line by which a tensor's name, type and shape enter the digest of tensors, before its bytes."""
     return f"{json.dumps(name)} torch.{dtype} {list(shape)}\n".encode()
 
 
@@ -164,7 +164,7 @@ def check_files(path: Path, notes: Notes) -> None:
 
 
 def _beside(folder: Path, name: str) -> Path:
-    """Name a file as a person would: without `..`."""
+    """Return the path of a file beside the notes, without `..`."""
     return Path(os.path.normpath(folder / name))
 
 

@@ -1,4 +1,4 @@
-"""One verb: parameters are loaded, the function of its name is called, and what it made is told."""
+"""Runs one verb: loads the parameters, calls the function of its name, and prints what it made."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What a person sees of the workflow while it runs: progress, the time left, and why a job failed.
+"""What a person sees of a running workflow: progress, the time left, and why a job failed.
 
 Snakemake tells its logger of every job; `follow` listens there. Nothing here imports Snakemake or torch.
 """

@@ -1,4 +1,4 @@
-"""Listens to Snakemake's logger: tells of progress, and in the last lines of a run why its jobs failed."""
+"""Listens to Snakemake's logger: prints progress, and at the end of a run why its jobs failed."""
 
 import atexit
 import logging
@@ -90,7 +90,7 @@ class Follower(logging.Handler):
     def end(self) -> None:
         """Say for every job that failed in the end, and that no retry made good, why it did."""
         self._end_progress()
-        if self._missing:  # which is told of no job
+        if self._missing:  # which names no job
             print(f"{ERROR}{self._missing}", file=sys.stderr)
         for failure in self._failures.values():
             where = f" ({failure.job.log})" if failure.job.log else ""

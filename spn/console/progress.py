@@ -37,7 +37,7 @@ class Run:
 
 
 class Progress:
-    """Knows what runs and what is done, and says so; its methods may be called by any thread."""
+    """Keeps track of what runs and what is done, and prints it; any thread may call its methods."""
 
     def __init__(self, run: Run, root: Path, is_quiet: bool) -> None:
         self._run, self._root, self._is_quiet = run, root, is_quiet
@@ -72,7 +72,7 @@ class Progress:
             self._write()
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Stop, and remove the files of this run."""
         self._ended.set()
         with self._guard:
             if self._plan is not None:
@@ -85,7 +85,7 @@ class Progress:
             tell(text)
 
     def _look_on(self) -> None:
-        """Look after the running jobs from time to time; an error in here ends the looking, and is told."""
+        """Look at the running jobs from time to time; an error in here stops that, and is printed."""
         try:
             while not self._ended.wait(TICK):
                 with self._guard:

@@ -75,7 +75,7 @@ def create_slices(
 
 
 class SliceFile:
-    """Reads a file of slices; may be pickled and forked, as it holds no h5py object.
+    """Reads a file of slices; may be pickled and forked, because it holds no h5py object.
 
     `digest` is the SHA-256 over the content of all datasets. Raises InputError where the file is missing, damaged or
     not one of slices. The slices of a split are compared with their digest when they are first read, which reads all of
@@ -157,7 +157,7 @@ class SliceFile:
         offset = dataset.id.get_offset()
         if dataset.shape != shape or dataset.dtype != np.dtype(dtype) or offset is None:
             raise ValueError(f"{dataset.name} is {dataset.dtype} {dataset.shape}, not contiguous {dtype} {shape}")
-        # Copied on write, which never happens: torch takes no array that is read-only.
+        # Copy on write, though nobody writes: torch takes no read-only array.
         return torch.from_numpy(np.asarray(np.memmap(self.path, dtype, "c", offset, shape)))
 
 

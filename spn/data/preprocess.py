@@ -34,7 +34,7 @@ class DuplicateCount:
         self._unmatched: Counter[bytes] = Counter()
 
     def update(self, split: Split, images: Images) -> None:
-        """Take note of some images."""
+        """Take in some images."""
         digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
         if split == "test":
             self._unmatched.update(digests)

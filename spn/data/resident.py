@@ -1,4 +1,4 @@
-"""Slices held where they are used, when they fit: beside the network on a GPU, or joined in memory."""
+"""Slices kept where they are used, if they fit: on the GPU beside the network, or joined in memory."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
 
 SHARE = 0.25
-"""Most of what is free that a split may take."""
+"""The largest share of free memory that a split may take."""
 
 
 class ResidentSlices:

@@ -26,7 +26,7 @@ CHUNK = 1 << 20
 """Bytes read at once to be digested."""
 
 NOT_OURS = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError)
-"""What h5py and numpy raise for files of another kind."""
+"""Exceptions of h5py and numpy for files of another kind."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Extent:
 
 
 class PatientFile(io.FileIO):
-    """A file that HDF5 writes to, which keeps an error until HDF5 has closed it: it cannot close one on a full disk."""
+    """A file that HDF5 writes to. It defers errors until HDF5 has closed it, which fails on a full disk otherwise."""
 
     error: OSError | None = None
 
@@ -102,7 +102,7 @@ class SealedWriter:
 
 @dataclass(frozen=True)
 class Seal:
-    """What a file says of its bytes: their number, the SHA-256 of the metadata, and the datasets."""
+    """What the seal states: the number of bytes, the SHA-256 of the metadata, and the datasets."""
 
     path: Path
     size: int
@@ -135,7 +135,7 @@ def create_sealed(path: Path) -> Iterator[SealedWriter]:
 def open_sealed(path: Path, expected: str) -> Iterator[tuple[h5py.File, Seal]]:
     """Open for reading a file whose seal and metadata are whole; the datasets are the caller's to check.
 
-    Without a lock, for finished files never change, and some file systems of clusters know none. Raises InputError,
+    Without a lock, because finished files never change, and some cluster file systems have no locks. Raises InputError,
     naming the file and what was expected of it, where it is missing, damaged, or of another kind.
     """
     if not path.is_file():
@@ -181,7 +181,7 @@ def _outside(extents: dict[str, Extent], size: int) -> Iterator[tuple[int, int]]
 
 
 def _sha256(path: Path, ranges: Iterable[tuple[int, int]]) -> str:
-    """Digest the bytes of some ranges, or as many as there are."""
+    """Digest the bytes of some ranges, as far as the file has them."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         for start, end in ranges:

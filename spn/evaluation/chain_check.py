@@ -1,7 +1,7 @@
-"""Check that a whole chain is a likelihood: the probabilities of all images it can make sum to one.
+"""Check that a whole chain is a likelihood: the probabilities of all images that it can make sum to one.
 
 A chain is shrunk until its images can be enumerated. What stays is the order in which its stages generate slices and
-bits, and which of them each sees: there lie the mistakes that no stage shows by itself.
+bits, and which of them each sees: mistakes there show in no stage by itself.
 """
 
 import math
@@ -77,7 +77,7 @@ def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[t
 
 
 def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> tuple[StagePlan, ...]:
-    """Tile a chain again, of its bits those between neighbouring `cuts` becoming one."""
+    """Tile a chain again, with the bits between neighbouring `cuts` merged into one."""
     shared = math.gcd(*(plan.scale_factor for plan in plans if plan.scale_factor > 1))
     cells = {
         plan.name: _Cells(

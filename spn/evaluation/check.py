@@ -71,7 +71,7 @@ def check_stage(plan: StagePlan, shape: tuple[int, int, int], section: ModelSect
     mass, what = _mass(section, stage.signature, small, generator)
     if not abs(mass - 1) <= TOLERANCE:
         raise InputError(f"stages.{plan.name}: expected probabilities that sum to 1, got {mass!r}")
-    # A narrow network sees what a wide one does, and soon enough beside slices of full size.
+    # On slices of full size a narrow network is fast enough, and it sees the same pixels as a wide one.
     seen = sight(*random_problem(section.narrowed(shape[2]), stage.signature, 2, generator))
     return (
         f"{plan.name}: causal (largest forbidden derivative {found.leak:g} on {small.height}x{small.width}, "
@@ -105,8 +105,8 @@ def _mass(
 ) -> tuple[float, str]:
     """Sum probabilities that must be 1, and say whose.
 
-    A family that takes no slice small enough for all targets to be enumerated is asked for its laws, which is as much
-    where none of them leaks; given is then the sum that is farthest from 1.
+    A family that takes no slice small enough for all targets to be enumerated is asked for its laws instead, which
+    proves as much where none of them leaks; the sum returned is then the one farthest from 1.
     """
     for tiny in tiny_signatures(signature):
         if (count := _num_targets(tiny)) <= MOST_IMAGES and takes(section, tiny):

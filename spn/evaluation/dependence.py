@@ -1,4 +1,4 @@
-"""On what a law depends: on its own slice, by autograd, and on the context beside it, by changing that."""
+"""What a law depends on: its own slice, by autograd, and the context, by changing it pixel by pixel."""
 
 from dataclasses import dataclass, replace
 
@@ -8,10 +8,10 @@ from torch import Tensor
 from spn.models import Context, Model
 
 MOST_PIXELS = 64
-"""Pixels of context that are changed, one by one; of a larger slice as many, evenly spaced."""
+"""Most pixels of context that are changed, one by one; on larger slices they are evenly spaced."""
 
 AT_ONCE = 16
-"""Of them, how many share a batch."""
+"""How many changed contexts share a batch."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def dependence(model: Model, context: Context, levels: Tensor) -> Dependence:
 
 @dataclass(frozen=True)
 class Sight:
-    """What laws see of the pixels of context beside a slice, `sees[law, context]`, both in raster order.
+    """Which pixels of context each law sees: `sees[law, context]`, both in raster order.
 
     `reach` is how many pixels away, in rows or in columns, context enters the features of a pixel; laws may see more,
     through the pixels before their own. `changed` are the pixels of context that were tried.
@@ -62,7 +62,7 @@ class Sight:
 
 @torch.inference_mode()
 def sight(model: Model, context: Context, levels: Tensor) -> Sight | None:
-    """Change the pixels of context one by one, in all cells, and see which features and laws of targets change with it.
+    """Change the pixels of context one by one, in all cells, and find which features and laws change with each.
 
     None where there is no cell of context. What does not depend on a pixel of context stays the same to the last bit.
     """
@@ -82,7 +82,7 @@ def sight(model: Model, context: Context, levels: Tensor) -> Sight | None:
 
 
 def _changes(model: Model, context: Context, levels: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Tell at which pixels the features, and the laws, change with each of some pixels of context; [pixels, h * w]."""
+    """Tell which pixels' features and laws change with each of some pixels of context, as two [pixels, h * w]."""
     repeated = context.map(lambda each: each.repeat(len(pixels), *[1] * (each.ndim - 1)))
     cells = repeated.cells.clone().unflatten(0, (len(pixels), -1)).flatten(-3, -2)
     for place, pixel in enumerate(pixels):
@@ -100,5 +100,5 @@ def _outputs(model: Model, context: Context, levels: Tensor) -> tuple[Tensor, Te
     assert features is not None, "cells of context are embedded"
     targets = levels.repeat(len(context.cells) // len(levels), 1, 1, 1)
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # for a law that is a bound draws noise
+        torch.manual_seed(0)  # because a law that is a bound draws noise
         return features, model.laws(model.embed_target(targets), features, context).log_prob(targets)

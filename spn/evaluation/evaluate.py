@@ -97,12 +97,12 @@ def stage_metrics(section: StageSection, stage: Stage, model: Model, nats: NDArr
 
 
 def estimate(are_bounds: Iterable[bool]) -> str:
-    """Name what a sum of figures is: `exact`, or a `bound` (an upper one) where any of them is."""
+    """Name what a sum of figures is: a `bound` (an upper one) if any of them is one, else `exact`."""
     return "bound" if any(are_bounds) else "exact"
 
 
 def conditioning(are_told: Iterable[bool]) -> str:
-    """Name what figures are given of an image: its `class` where any of a chain's stages is told it, or else `none`."""
+    """Name what figures are conditioned on: the `class` of an image if any stage is told it, else `none`."""
     return "class" if any(are_told) else "none"
 
 

@@ -49,7 +49,7 @@ def chain_log_probs(parts: Iterable[tuple[Stage, Model]], images: Tensor, labels
 
 
 def _log_probs(law: Law, levels: Tensor) -> Tensor:
-    """Return the log-probability of each slice of levels; of the law that a bound is for, where there is noise."""
+    """Return the log-probability of each slice of levels; for a bound, that of the law which it bounds."""
     if isinstance(law, DequantisedMixture):
         scores = law.probs().gather(-1, levels[..., None])[..., 0].log()
     else:

@@ -22,8 +22,8 @@ def random_model(section: ModelSection, signature: Signature, generator: torch.G
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
         model = build_model(section, signature).double().eval()
-        # Every weight random, for a zero left by the initialisation would hide a dependence; and scaled, for so would a
-        # gate that is saturated.
+        # Every weight is random, because a zero left by the initialisation would hide a dependence; and scaled, because
+        # a saturated gate would, too.
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3)
     return model

@@ -1,7 +1,7 @@
 """How fast chains are trained and sampled.
 
 An image goes through every stage of a chain, so the seconds that an image takes add up over the stages. These figures
-are measured where the work was done, and are no function of a recipe.
+depend on the machine that did the work, not on a recipe alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Stages and chains held against what a likelihood must be."""
+"""Checks that stages and chains are likelihoods."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Stages and chains that are asked for by name. A wrong name is one line."""
+"""Stages and chains by name; a wrong name is an InputError of one line."""
 
 from spn.config import InputError, Params
 

@@ -1,4 +1,4 @@
-"""What is known of stages and chains, read back from the results; refused if it is of other parameters or code.
+"""Metrics and histories of stages and chains, read from the results; refused if made by other parameters or code.
 
 How fast a chain was trained and sampled is not in the metrics.json, because these are versioned: made again from the
 same weights, they are the same. It is told by the history in the checkpoints, and by a timing.json beside the samples.
@@ -26,7 +26,7 @@ def metrics_of_stage(params: Params, stage: str, results: Path) -> dict[str, Any
 
 
 def data_digests(params: Params, stages: tuple[str, ...], results: Path) -> dict[str, str]:
-    """Read of each stage the digest of the data that it was evaluated on."""
+    """Read, for each stage, the digest of the data that it was evaluated on."""
     return {stage: metrics_of_stage(params, stage, results)[RECIPE]["data_digest"] for stage in stages}
 
 

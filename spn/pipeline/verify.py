@@ -1,4 +1,4 @@
-"""What is believed of the results, whatever Snakemake and DVC remember of them.
+"""A check of all results that trusts neither Snakemake's nor DVC's records.
 
 Both decide by their own records what to run again, and both can be told to look away (`--touch`, `dvc checkout`,
 `dvc commit`). What a result says of itself cannot: it is compared last, always, and before dvc.lock is written.

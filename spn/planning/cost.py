@@ -1,6 +1,6 @@
 """What a stage costs, in FLOPs and bytes: its real code run on tensors without values.
 
-NOTE: counted with the CPU's kernels on every machine, so that a plan can be made where the GPU is not. What a GPU keeps
+NOTE: counted with the CPU's kernels on every machine, so that a plan can be made without the GPU. What a GPU keeps
 for backward differs little; what kernels hold within themselves is in neither.
 """
 
@@ -96,7 +96,7 @@ def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute:
 
 
 def forward_flops(stage: Stage, section: StageSection, step: StepCost, batch_size: int) -> int:
-    """Count the live FLOPs of a forward pass over one slice: what the likelihood asks for, whatever the code computes.
+    """Count the live FLOPs of a forward pass over one slice: those that the likelihood needs.
 
     They are those of `step` without the zeros that maps masked by channel multiply by. Backward passes are counted as
     twice as much, as is usual.

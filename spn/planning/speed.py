@@ -28,7 +28,7 @@ def fit_speed(measured: Sequence[tuple[Work, float]]) -> Speed:
     works = torch.tensor([(work.flops, work.calls, work.bytes) for work, _ in measured], dtype=torch.float64)
     relative = works / torch.tensor([[seconds] for _, seconds in measured], dtype=torch.float64)
     scale = relative.amax(0)
-    # With three unknowns it is simplest to try which of them are 0: the best admissible fit is one of seven.
+    # With three unknowns it is simplest to try every choice of zeros: the best admissible fit is one of seven.
     subsets = [list(chosen) for size in (1, 2, 3) for chosen in combinations(range(3), size)]
     fits = [_least_squares(relative / scale, chosen) for chosen in subsets]
     _, best = min(((error, fit) for error, fit in fits if bool((fit >= 0).all())), key=lambda each: each[0])

@@ -1,4 +1,4 @@
-"""One step of training on images of no content, with or without values; the probe times what the plan counts."""
+"""One step of training on empty images, with or without values: the probe times the step that the plan counts."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ class Step:
         self, stage: Stage, section: StageSection, batch_size: int, device: torch.device, recompute: bool = False
     ) -> None:
         self.stage, self.training = stage, section.training
-        with device:  # moving there afterwards is more than tensors without values can do
+        with device:  # because tensors without values cannot be moved there afterwards
             self.model: Model = build_model(section.model, stage.signature)
         if recompute:
             recompute_layers(self.model)
@@ -28,7 +28,7 @@ class Step:
         )
         classes = stage.plan.num_classes
         self.labels = torch.zeros(batch_size, dtype=torch.long, device=device) if classes else None
-        # The last target sees the most, and no target costs less for seeing less.
+        # The last target, which sees the most; seeing less makes no target cheaper.
         self.position = stage.positions(stage.targets[-1], batch_size, device)
 
     def loss(self) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a computation asks of a machine, counted without doing it: FLOPs, kernels, bytes moved, memory held.
+"""The work of a computation, counted without doing it: FLOPs, kernels, bytes moved, memory held.
 
 The real code runs on tensors that have shapes but no values (`FakeTensorMode`, and not the meta device: autocast and
 the choice of the attention kernel go by the device, which fake tensors remember). A FLOP is one multiplication or one
@@ -68,7 +68,7 @@ class Tally(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run one kernel and count it; what merely views a tensor, or asks where it lies, is none."""
+        """Run one kernel and count it; views and queries of a tensor do not count."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func is not torch.ops.prim.device.default and not func.is_view:
@@ -102,7 +102,7 @@ class Tally(TorchDispatchMode):
 
 
 def imagined() -> FakeTensorMode:
-    """Return the mode under which tensors have shapes and no values; real tensors may meet them."""
+    """Return the mode under which tensors have shapes but no values; real tensors may be mixed in."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 

@@ -1,4 +1,4 @@
-"""What each result is made from: digests of code and sources, recipes, and whether the results on the disk have them.
+"""What each result is made from: digests of code and sources, recipes, and whether results on the disk match them.
 
 No torch and no numpy: the Snakefile imports it.
 """

@@ -1,12 +1,12 @@
 """Digests of code: the definitions that decide a result, as syntax trees.
 
-A digest starts at *roots* and follows names: a function or class that a root mentions belongs to it, and so does what
-that one mentions, as far as the package goes. What nobody mentions is not in it, though it stands in the same file.
+A digest starts at *roots* and follows names: a function or class that a root mentions is digested too, and so is what
+that one mentions, within this package. What nothing mentions is left out, even if it stands in the same file.
 Comments, docstrings, annotations and layout do not count, and neither does where a definition stands.
 
-A module that this process has loaded is digested as it was loaded, any other as it lies on the disk: so a verb first
-loads all of its code (`load_code`), and then states the digest of what it will run, whatever is edited meanwhile; what
-only compares (the Snakefile, `verify`) loads nothing.
+A module that this process has loaded is digested as it was loaded, any other as it is on the disk. So a verb first
+loads all of its code (`load_code`) and then states the digest of what it will run, whatever is edited meanwhile; the
+Snakefile and `verify`, which only compare, load nothing.
 """
 
 import ast
@@ -51,7 +51,7 @@ DOORS = {
     "laws/__init__.py:output_law": ("laws/{law}.py:output_law",),
     "models/__init__.py:build_model": ("models/{family}.py:build",),
 }
-"""Definitions that call others by names out of params.yaml, and these: the first that there is."""
+"""Definitions that call others by a name in params.yaml, and what each calls: the first of those that exist."""
 
 
 class Definition(NamedTuple):
@@ -128,7 +128,7 @@ class _Walk:
         return self.digests[definition]
 
     def _behind(self, definition: Definition) -> list[tuple[str, Definition]]:
-        """Find what a door leads to."""
+        """Find the definition that a door leads to."""
         key = f"{definition.path.relative_to(ROOT).as_posix()}:{definition.name}"
         names = [name for name in DOORS.get(key, ()) if name.split("{")[1].split("}")[0] in self.chosen]
         for name in (name.format(**self.chosen) for name in names):
@@ -254,7 +254,7 @@ def _bound(statement: ast.stmt) -> list[str]:
 
 
 def _imports(statement: ast.AST) -> Iterator[tuple[str, str]]:
-    """Go through what a statement imports of this package: the names, and what they stand for."""
+    """Yield what a statement imports from this package: each name, and the dotted name it stands for."""
     for node in ast.walk(statement):
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
@@ -277,25 +277,25 @@ def _text(statements: list[ast.stmt]) -> _Text:
 
 
 class _Bare(ast.NodeTransformer):
-    """Leaves the annotations out."""
+    """Removes annotations."""
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
-        """Leave out an argument's."""
+        """Remove an argument's annotation."""
         return ast.arg(node.arg)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        """Leave out what a function returns."""
+        """Remove the annotation of what a function returns."""
         node.returns = None
         return self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        """Leave out a variable's or field's."""
+        """Remove a variable's or field's annotation."""
         node.annotation = ast.Constant(None)
         return self.generic_visit(node)
 
 
 def _mentions(tree: ast.AST) -> Iterator[str]:
-    """Go through the names in a tree; a name with attributes counts with them, as far as they go."""
+    """Yield the names in a tree, each with the attributes that follow it."""
     if isinstance(tree, ast.Attribute):
         parts: list[str] = []
         node: ast.expr = tree

@@ -1,9 +1,9 @@
 """Recipes: what each result is made from, so that nothing is made twice and nothing stale is used.
 
-A recipe is a nested dictionary of JSON values. It is stated once, here, for each verb; the verb writes it into the
-result, whoever uses the result compares it with the one asked for, and the workflow makes again what differs
-(`spn.provenance.results`). What is in no recipe decides no result. A recipe names what it is given by the digest of
-that one's recipe, so that a change anywhere before reaches everything after.
+A recipe is a nested dictionary of JSON values. It is defined here, once for each verb. The verb writes it into the
+result, whoever uses the result compares it with the one expected, and the workflow makes again what differs
+(`spn.provenance.results`). What is in no recipe decides no result. A recipe refers to its inputs by the digests of
+their recipes, so that a change anywhere before reaches everything after.
 """
 
 from collections.abc import Mapping
@@ -42,13 +42,13 @@ def load_verb(verb: str, section: ModelSection | DataSection | None = None) -> N
 
 
 def _roots(verb: str, section: ModelSection | DataSection | None) -> tuple[str, ...]:
-    # Which files a source has, and what shape, is decided by its section.
+    # The section of a source decides which files it has, and their shape.
     name = type(section).__name__
     return (*CODE[verb], f"config/data.py:{name}") if verb == "preprocess" else CODE[verb]
 
 
 def _chosen(section: ModelSection | DataSection | None) -> dict[str, str]:
-    """Tell what is called by its name in params.yaml."""
+    """Return the choices in params.yaml that name a file of this package."""
     names = ("family", "law", "source")
     return {name: getattr(section, name) for name in names if hasattr(section, name)}
 
@@ -57,7 +57,7 @@ def slices_recipe(params: Params, layout: str) -> Recipe:
     """Resolve everything that decides the slices in an HDF5 file, beside the content of the source."""
     return {
         "layout": layout,
-        # The digest of the source says what is refused, not what is written.
+        # Not the source's stated digest, which decides what is refused, not what is written.
         "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
         "code_digest": verb_digest("preprocess", params.data),
     }
@@ -169,7 +169,7 @@ def summary_recipe(params: Params, chain: str, data_digests: Mapping[str, str]) 
 def record_recipe(
     params: Params, chain: str, data_digests: Mapping[str, str], experiment: Mapping[str, str] | None
 ) -> Recipe:
-    """Resolve everything that decides what MLflow is told of a chain, but for seconds.
+    """Resolve everything that decides what is recorded of a chain in MLflow, except times.
 
     `experiment` says where: the URI of a store, and an id in it; None if there is no such store any more.
     """
@@ -186,7 +186,7 @@ def record_recipe(
 
 
 def report_recipe(params: Params, data_digests: Mapping[str, str]) -> Recipe:
-    """Resolve everything that decides the tables and figures of the whole experiment, but for seconds."""
+    """Resolve everything that decides the tables and figures of the whole experiment, except times."""
     return {
         "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
         "num_real_images": params.sampling.num_images,

@@ -1,8 +1,8 @@
-"""Every result of an experiment: where it lies, what it must be made from, and whether it is.
+"""Every result of an experiment: where it lies, what it must be made from, and whether it was.
 
 The workflow asks `audit` what is outdated, and `ask` has it made again; `spn verify` asks `audit` before anything is
-believed. A result is sound if what it says of itself agrees with params.yaml, with the code on the disk, with the
-sources, and with the results that it is made from. No time of a file counts, and no record of Snakemake's or DVC's.
+believed. A result is sound if its notes agree with params.yaml, with the code on the disk, with the
+sources, and with the results that it is made from. Times of files and records of Snakemake or DVC do not count.
 """
 
 import os
@@ -50,7 +50,7 @@ from spn.provenance.sources import source_state
 SQLITE = "sqlite:///"
 
 Digests = Mapping[str, str]
-"""Of each stage: the digest of the data that it reads."""
+"""For each stage, the digest of the data that it reads."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Problem:
-    """A result that is not there, or is not the one asked for, and why."""
+    """A result that is missing or is not the one expected, and why."""
 
     result: Result
     reason: str
@@ -88,7 +88,7 @@ class Audit:
     problems: list[Problem] = field(default_factory=list)
     sound: dict[Path, Notes] = field(default_factory=dict)
     unread: list[Path] = field(default_factory=list)
-    """Files of slices whose source is not there any more, and so is not compared."""
+    """Files of slices whose source no longer exists, and so is not compared."""
 
 
 def results_of(params: Params) -> list[Result]:
@@ -197,7 +197,7 @@ def check_recipe(path: Path, expected: Recipe, actual: Recipe | None) -> None:
 
 
 def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -> None:
-    """Raise InputError unless a file of slices is made of the source as it is, and as params.yaml says it is."""
+    """Raise InputError unless a file of slices is made from the source as it is now, and as params.yaml states it."""
     if state is not None and notes["source_state"] != state:
         raise InputError(f"{path}: made from other files than those now in the source {params.data.name}")
     if params.data.source_digest not in (None, notes["source_digest"]):

@@ -1,4 +1,4 @@
-"""A store that does not answer: what counts as that, and what a person is told of it."""
+"""Which errors mean that a store does not answer, and what a person is told then."""
 
 import logging
 import sys
@@ -59,7 +59,7 @@ def opening(uri: str, place: str = "") -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what an error began with, such as `Connection refused`: MLflow wraps it in a page."""
+    """Return the first line of an error's cause, such as `Connection refused`, which MLflow wraps in a page of text."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return _first_line(error)

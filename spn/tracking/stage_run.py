@@ -118,7 +118,7 @@ def has_finished_run(experiment: Experiment, digest: str) -> bool:
 
 
 def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
-    """Add the figures of a stage's metrics.json to the run of the stage, and give the id of that run.
+    """Add the figures of a stage's metrics.json to the run of the stage, and return the id of that run.
 
     Recording the same figures again changes nothing. Raises InputError where the stage has no run, and TrackingError
     where the store does not answer.
