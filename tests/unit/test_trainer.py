@@ -19,7 +19,7 @@ from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
 from spn.provenance import stage_recipe
-from spn.training import TerminatedError, claim, parallel, train, train_stage, trainer
+from spn.training import TerminatedError, lock, parallel, train, train_stage, trainer
 from spn.training.history import HISTORY, Row, history_text
 from spn.training.state import TrainingState
 
@@ -215,9 +215,9 @@ def recipe_of(data: Path, folder: Path) -> dict[str, Any]:
 def test_a_second_training_waits_for_the_first(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(claim, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "POLL_SECONDS", 0.01)
     recipe, runs, order = recipe_of(data, tmp_path), tmp_path / "runs", list[str]()
-    state = claim.state_path(runs, recipe)
+    state = lock.state_path(runs, recipe)
     assert state.parent == runs
     assert state.name.startswith("low-")
     runs.mkdir()
@@ -225,7 +225,7 @@ def test_a_second_training_waits_for_the_first(
         fcntl.flock(held, fcntl.LOCK_EX)
 
         def second() -> None:
-            with claim.claimed(runs, recipe):
+            with lock.claimed(runs, recipe):
                 order.append("second")
 
         thread = threading.Thread(target=second)
@@ -243,8 +243,8 @@ def test_a_file_system_without_locks_is_told_of(
     def refuse(*arguments: object) -> None:
         raise OSError("no locks here")
 
-    monkeypatch.setattr(claim.fcntl, "flock", refuse)
-    with claim.claimed(tmp_path / "runs", recipe_of(data, tmp_path)):
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with lock.claimed(tmp_path / "runs", recipe_of(data, tmp_path)):
         pass
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(".lock: not locked, so do not train this stage twice at once: no locks here")
