@@ -225,7 +225,7 @@ def test_a_second_training_waits_for_the_first(
         fcntl.flock(held, fcntl.LOCK_EX)
 
         def second() -> None:
-            with lock.claimed(runs, recipe):
+            with lock.training_lock(runs, recipe):
                 order.append("second")
 
         thread = threading.Thread(target=second)
@@ -244,7 +244,7 @@ def test_a_file_system_without_locks_is_told_of(
         raise OSError("no locks here")
 
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
-    with lock.claimed(tmp_path / "runs", recipe_of(data, tmp_path)):
+    with lock.training_lock(tmp_path / "runs", recipe_of(data, tmp_path)):
         pass
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(".lock: not locked, so do not train this stage twice at once: no locks here")
