@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spn.config import FamilySection, Params, SpnSection, tile
-from spn.config.tiling import Slices
+from spn.config.tiling import SliceSelection
 from spn.data.hdf5 import SliceFile, create_slices
 from spn.data.layout import Layout, Origin
 from spn.models import Context, Model, Signature, build_model
@@ -51,7 +51,7 @@ class Part:
     """The cells of a stage."""
 
     scale_factor: int
-    slices: Slices
+    slices: SliceSelection
     bits: tuple[int, int]
 
 

@@ -10,16 +10,14 @@ which slices are known before a target slice: that is the stage's plan, and two 
 """
 
 import torch
-from jaxtyping import Float64, Int, Shaped
+from jaxtyping import Float64
 from torch import Tensor
 
 from spn.config import StagePlan
 from spn.image import causal_offsets, gather_window, window_offsets
 from spn.models import Context, Model, Signature
+from spn.shapes import Labels, Levels, Positions, Slices
 
-Slices = Shaped[Tensor, "batch S S height width channel"]
-Positions = Int[Tensor, "batch 2"]
-Labels = Int[Tensor, " batch"]
 CPU = torch.device("cpu")
 
 
@@ -65,7 +63,7 @@ class Stage:
         slices = [(int(m), int(n)) for m, n in known.nonzero()]
         return any((cell < target) == earlier for target in self.targets for cell in slices)
 
-    def target(self, slices: Slices, position: Positions) -> Int[Tensor, "batch height width channel"]:
+    def target(self, slices: Slices, position: Positions) -> Levels:
         """Cut the levels to be generated, 0 .. num_levels - 1, out of each image's slice at `position`."""
         levels = _at(slices, position)
         return (levels & self.plan.own_mask) >> (self.plan.image_bits - self.plan.bits[1])
@@ -87,15 +85,13 @@ class Stage:
             cells.long(), present, position[:, 0] * size + position[:, 1], self._high(slices, position), labels
         )
 
-    def _high(self, slices: Slices, position: Positions) -> Int[Tensor, "batch height width channel"] | None:
+    def _high(self, slices: Slices, position: Positions) -> Levels | None:
         """Cut out the more significant bits of each image's slice at `position`, where all of them are known."""
         if self.plan.high_levels == 1:
             return None
         return _at(slices, position) >> (self.plan.image_bits - self.plan.bits[0])
 
-    def insert(
-        self, slices: Slices, position: tuple[int, int], levels: Int[Tensor, "batch height width channel"]
-    ) -> Slices:
+    def insert(self, slices: Slices, position: tuple[int, int], levels: Levels) -> Slices:
         """Write generated levels into a copy of `slices`, all images at the same position."""
         every_bit = (1 << self.plan.image_bits) - 1
         filled = slices.clone()
@@ -118,7 +114,7 @@ class Stage:
         return torch.stack([torch.full((batch,), index, device=device) for index in position], dim=1)
 
 
-def _at(slices: Slices, position: Positions) -> Int[Tensor, "batch height width channel"]:
+def _at(slices: Slices, position: Positions) -> Levels:
     """Cut out each image's slice at `position`."""
     image = torch.arange(len(slices), device=slices.device)
     return slices[image, position[:, 0], position[:, 1]].long()

@@ -16,7 +16,7 @@ from spn.config.mistakes import describe, did_you_mean, with_line
 from spn.config.model import ModelSection
 from spn.config.reading import read_document, tell_of_aliases
 from spn.config.section import Count, CountOrZero, Name, Section, Seed, Whole
-from spn.config.tiling import Slices, StagePlan, tile
+from spn.config.tiling import SliceSelection, StagePlan, tile
 from spn.config.training import TrainingSection
 
 
@@ -28,7 +28,7 @@ class StageSection(Section):
 
     scale_factor: Annotated[int, Whole, Field(ge=1, le=16)]
     """S: the image is cut in S x S interleaved slices; 1 leaves it whole."""
-    slices: Slices
+    slices: SliceSelection
     """Which slices are generated: the first, the rest, or all of them in raster order."""
     bits: tuple[Annotated[int, Whole, Field(ge=0)], Annotated[int, Whole, Field(le=8)]]
     """Which bits are generated: first and end, counted from the most significant."""

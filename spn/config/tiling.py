@@ -12,7 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from spn.config.errors import InputError
 
-Slices = Literal["first", "rest", "all"]
+SliceSelection = Literal["first", "rest", "all"]
 MetaPosition = tuple[int, int]
 
 
@@ -23,7 +23,7 @@ class Cells(Protocol):
     @property
     def scale_factor(self) -> int: ...  # noqa: D102
     @property
-    def slices(self) -> Slices: ...  # noqa: D102
+    def slices(self) -> SliceSelection: ...  # noqa: D102
     @property
     def bits(self) -> tuple[int, int]: ...  # noqa: D102
 
@@ -77,7 +77,7 @@ def bit_mask(bits: tuple[int, int], image_bits: int) -> int:
     return (1 << (image_bits - start)) - (1 << (image_bits - end))
 
 
-def target_slices(slices: Slices, scale_factor: int) -> tuple[MetaPosition, ...]:
+def target_slices(slices: SliceSelection, scale_factor: int) -> tuple[MetaPosition, ...]:
     """List the meta-positions that `slices` names, in raster order."""
     grid = [(m, n) for m in range(scale_factor) for n in range(scale_factor)]
     return tuple({"first": grid[:1], "rest": grid[1:], "all": grid}[slices])

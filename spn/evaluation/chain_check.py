@@ -12,7 +12,7 @@ from itertools import product
 import torch
 
 from spn.config import InputError, ModelSection, PixelCnnPpSection, StagePlan, tile
-from spn.config.tiling import Slices, target_slices
+from spn.config.tiling import SliceSelection, target_slices
 from spn.evaluation.check import MOST_IMAGES, TOLERANCE, takes
 from spn.evaluation.mass import chain_log_probs, images_of
 from spn.evaluation.random_problem import random_model
@@ -27,7 +27,7 @@ class _Cells:
     """The cells of a stage, as its section of params.yaml names them."""
 
     scale_factor: int
-    slices: Slices
+    slices: SliceSelection
     bits: tuple[int, int]
 
 
@@ -91,9 +91,9 @@ def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> t
     return tuple(replace(new, num_classes=old.num_classes) for new, old in zip(tiled, plans, strict=True))
 
 
-def _slices(plan: StagePlan) -> Slices:
+def _slices(plan: StagePlan) -> SliceSelection:
     """Name the slices of a plan."""
-    kinds: tuple[Slices, ...] = ("all", "first", "rest")
+    kinds: tuple[SliceSelection, ...] = ("all", "first", "rest")
     return next(kind for kind in kinds if target_slices(kind, plan.scale_factor) == plan.targets)
 
 

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from spn.generation.walk import Choose, Given, Levels, walk_row
+from spn.generation.walk import Choose, Given, walk_row
 from spn.models import Context, Steps
+from spn.shapes import Levels
 
 
 class CapturedWalk:

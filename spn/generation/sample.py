@@ -12,9 +12,8 @@ from spn.generation.samplers import SAMPLERS, Draw
 from spn.generation.uniforms import keyed_uniforms
 from spn.image import join_slices, split_slices
 from spn.models import Model
+from spn.shapes import ByteSlices
 from spn.stages import Stage
-
-Slices = UInt8[Tensor, "batch S S height width channel"]
 
 BATCH_SIZE = 64
 """Images sampled at a time, unless told otherwise."""
@@ -23,12 +22,12 @@ BATCH_SIZE = 64
 def sample_stage(
     stage: Stage,
     draw: Draw,
-    slices: Slices,
+    slices: ByteSlices,
     images: Sequence[int],
     seed: int,
     observe: Callable[[], object] = lambda: None,
     labels: Int[Tensor, " batch"] | None = None,
-) -> Slices:
+) -> ByteSlices:
     """Sample the cells of `stage` given the `slices` that the stages before it sampled.
 
     `images` numbers the images of the batch: a number, `seed` and, where the stage is told of classes, the image's

@@ -9,9 +9,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from spn.generation.captured import CapturedWalk
-from spn.generation.walk import Choose, Levels, WholePasses, build_steps, walk
+from spn.generation.walk import Choose, WholePasses, build_steps, walk
 from spn.likelihood import Law
 from spn.models import Context, Model
+from spn.shapes import Levels
 
 Uniforms: TypeAlias = Float64[Tensor, "batch height width channel"]
 Draw: TypeAlias = Callable[[Context, Uniforms], Levels]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from spn.likelihood import Law
 from spn.models import Context, Model, Steps
+from spn.shapes import Levels
 
-Levels = Int[Tensor, "batch height width channel"]
 Given: TypeAlias = Num[Tensor, "batch height width channel"]
 Choose: TypeAlias = Callable[[Law, Tensor], Tensor]
 """Chooses levels [batch], given the laws [batch] of a sub-pixel and what is given there."""

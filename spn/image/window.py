@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from spn.shapes import Positions, Slices
+
 Offset = tuple[int, int]
 
 
@@ -23,9 +25,9 @@ def causal_offsets(scale_factor: int) -> list[Offset]:
 
 
 def gather_window(
-    slices: Shaped[Tensor, "batch S S height width channel"],
+    slices: Slices,
     visible: Int[Tensor, "S S"],
-    position: Int[Tensor, "batch 2"],
+    position: Positions,
     offsets: Int[Tensor, "cell 2"],
 ) -> tuple[Shaped[Tensor, "batch cell height width channel"], Bool[Tensor, "batch cell"]]:
     """Gather, for each image, the slices at `offsets` from its own meta-position.

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.layers.pixel import PixelLinear
-
-Features = Float[Tensor, "batch height width _"]
-Row = Float[Tensor, "batch width _"]
+from spn.shapes import Features, Pixel, Row
 
 
 def down_shift(features: Features) -> Features:
@@ -118,11 +116,11 @@ class ChannelSteps:
             for weight, bias, width in zip(weights, biases, linear.seen, strict=True)
         ]
 
-    def step(self, channel: int) -> Float[Tensor, "batch _"]:
+    def step(self, channel: int) -> Pixel:
         """Compute one channel of the output."""
         return self._groups[channel](self._seen[channel])
 
-    def add_to(self, base: Float[Tensor, "batch _"], channel: int) -> None:
+    def add_to(self, base: Pixel, channel: int) -> None:
         """Add one channel of the output, without the bias, to `base` in place."""
         self._groups[channel].add_to(base, self._seen[channel])
 

@@ -1,15 +1,11 @@
 """The layer of the Gated PixelCNN (van den Oord et al. 2016, Fig. 2)."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from spn.layers.causal import ChannelCausalLinear, ChannelSteps, HorizontalConv, VerticalConv, vertical_row
 from spn.layers.pixel import PixelLinear
-
-Features = Float[Tensor, "batch height width _"]
-Row = Float[Tensor, "batch width _"]
-Pixel = Float[Tensor, "batch _"]
+from spn.shapes import AnyFeatures, Features, Pixel, Row
 
 
 class GatedLayer(nn.Module):
@@ -51,12 +47,12 @@ class GatedLayer(nn.Module):
         gated = self.dropout(self.out(gate(along, self.channels)))
         return above, gated if self.first else horizontal + gated
 
-    def entering(self, vertical: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
+    def entering(self, vertical: AnyFeatures) -> AnyFeatures:
         """Gate the vertical output of the layer before; the first layer takes the slice itself."""
         return vertical if self.first else gate(vertical, 1)
 
 
-def gate(features: Float[Tensor, "*batch _"], num_groups: int) -> Float[Tensor, "*batch _"]:
+def gate(features: AnyFeatures, num_groups: int) -> AnyFeatures:
     """Return tanh(first half) * sigmoid(second half) of each group of features, so that no channel gates another."""
     # Unbound, not indexed: in the backward pass each index would cost a tensor of zeros and an addition.
     values, openness = features.unflatten(-1, (num_groups, 2, -1)).unbind(-2)

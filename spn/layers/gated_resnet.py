@@ -3,20 +3,16 @@
 from typing import cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.layers.pixel import PixelLinear
 from spn.layers.shifted import ShiftedConv, ShiftedConvSteps, shifted_row
 from spn.layers.weight_norm import SPREAD, normalised
-
-Features = Float[Tensor, "*batch _"]
-Row = Float[Tensor, "batch width _"]
-Pixel = Float[Tensor, "batch _"]
+from spn.shapes import AnyFeatures, OneHot, Pixel, Row
 
 
-def concat_elu(features: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
+def concat_elu(features: AnyFeatures) -> AnyFeatures:
     """Apply elu to the features and to their negatives."""
     return F.elu(torch.cat((features, -features), dim=-1))
 
@@ -40,9 +36,7 @@ class GatedResnet(nn.Module):
             nn.init.normal_(self.label.weight, std=SPREAD)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, features: Features, beside: Features | None, label: Float[Tensor, "batch classes"] | None
-    ) -> Features:
+    def forward(self, features: AnyFeatures, beside: AnyFeatures | None, label: OneHot | None) -> AnyFeatures:
         """Advance the stream by one block; a kernel of [1, 1] takes single pixels [batch, filters] as well."""
         hidden = self.first(concat_elu(features))
         if self.beside:
@@ -75,7 +69,7 @@ class GatedResnetRows:
         weight = self._first.conv.weight
         self._inputs = weight.new_zeros(2, batch, columns, weight.shape[1])
 
-    def begin(self, label: Float[Tensor, "batch classes"] | None) -> None:
+    def begin(self, label: OneHot | None) -> None:
         """Forget the slices walked before."""
         self._inputs.zero_()
         self._label = label
@@ -118,7 +112,7 @@ class GatedResnetSteps:
                 self._per_pixel = PixelLinear(per_pixel)
                 self._beside = per_pixel.new_zeros(batch, per_pixel.shape[1])
 
-    def begin(self, label: Float[Tensor, "batch classes"] | None) -> None:
+    def begin(self, label: OneHot | None) -> None:
         """Forget the slices walked before."""
         self._first.begin()
         self._second.begin()

@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,10 +12,8 @@ from spn.layers.causal import ChannelCausalLinear, ChannelSteps, down_shift
 from spn.layers.gated import GatedLayer, GatedLayerSteps
 from spn.layers.recompute import Recomputing
 from spn.likelihood import Chunked, Law, OutputLaw
+from spn.shapes import AnyFeatures, Features, Levels, Pixel, Row
 
-Features = Float[Tensor, "batch height width _"]
-Row = Float[Tensor, "batch width _"]
-Pixel = Float[Tensor, "batch _"]
 Conditions = tuple[Features | None, Features | None]
 
 
@@ -51,16 +49,14 @@ class GatedStacks(Recomputing):
         self.logits = ChannelCausalLinear(width, channels * output_law.num_outputs, channels, strict=False)
         self.channels, self.output_law = channels, output_law
 
-    def forward(
-        self, embedded: Features, conditions: Conditions, high: Int[Tensor, "batch height width channel"] | None
-    ) -> Law:
+    def forward(self, embedded: Features, conditions: Conditions, high: Levels | None) -> Law:
         """Return the laws [batch, height, width, channel]; `embedded` has the channels outermost in its features."""
         vertical, horizontal = down_shift(embedded), embedded
         for layer in self.layers:
             vertical, horizontal = self.run_layer(layer, vertical, horizontal, conditions)
         to_hidden, to_logits = self.hidden.dense(), self.logits.dense()
 
-        def laws(features: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch channel"] | None = None) -> Law:
+        def laws(features: AnyFeatures, high: Int[Tensor, "*batch channel"] | None = None) -> Law:
             outputs = F.linear(F.relu(F.linear(F.relu(features), *to_hidden)), *to_logits)
             return self.output_law(rearrange(outputs, "... (c output) -> ... c output", c=self.channels), high)
 
@@ -85,7 +81,7 @@ class GatedStacksSteps:
         self._row = embedded.new_zeros(len(embedded), columns, embedded.shape[1])
         self._pixels = self._row.unbind(1)
 
-    def begin(self, high: Int[Tensor, "batch height width channel"] | None) -> None:
+    def begin(self, high: Levels | None) -> None:
         """Forget the slices walked before; `high` holds the more significant bits of the new ones, where known."""
         self._high = high
         self._row.zero_()

@@ -1,17 +1,13 @@
 """The head of PixelCNN++ (Salimans et al. 2017): one mixture of logistics for all channels of a pixel."""
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from spn.layers.pixel import PixelLinear
 from spn.layers.pixel_head import PixelHead, PixelHeadSteps, Scale
 from spn.layers.weight_norm import normalised
 from spn.likelihood import DiscretisedMixture, JointMixture, Law, joint_mixture, num_joint_outputs
-
-Features = Float[Tensor, "batch height width _"]
-Embedded = Float[Tensor, "batch height width channel"]
-High = Int[Tensor, "batch height width channel"]
-Pixel = Float[Tensor, "batch _"]
+from spn.shapes import Features, Levels, Pixel, Values
 
 
 class MixtureHead(PixelHead):
@@ -24,7 +20,7 @@ class MixtureHead(PixelHead):
         self.channels, self.scale, self.mixture = channels, scale, mixture
         self.out = normalised(nn.Linear(num_in, num_joint_outputs(channels, num_mixtures)))
 
-    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
+    def forward(self, features: Features, embedded: Values, high: Levels | None) -> Law:
         """Return the laws [batch, height, width, channel]."""
         scale = self.scale
         values = scale.values(embedded, high)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Pixel = Float[Tensor, "batch _"]
+from spn.shapes import Pixel
 
 
 class PixelLinear:

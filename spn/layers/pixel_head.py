@@ -17,11 +17,7 @@ from spn.layers.pixel import EmbeddedPixel, PixelLinear
 from spn.layers.recompute import Recomputing
 from spn.layers.weight_norm import normalised
 from spn.likelihood import Chunked, Law, OutputLaw
-
-Features = Float[Tensor, "batch height width _"]
-Embedded = Float[Tensor, "batch height width channel"]
-High = Int[Tensor, "batch height width channel"]
-Pixel = Float[Tensor, "batch _"]
+from spn.shapes import AnyFeatures, Features, Levels, Pixel, Values
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class PixelHead(Recomputing, ABC):
     """The name of the law in a model's section."""
 
     @abstractmethod
-    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
+    def forward(self, features: Features, embedded: Values, high: Levels | None) -> Law:
         """Return the laws [batch, height, width, channel]; `embedded` is the target as `Scale` embeds it."""
 
 
@@ -85,12 +81,12 @@ class ChannelHead(PixelHead):
         self.before = ChannelCausalLinear(channels, channels * num_in, channels, strict=True)
         self.logits = nn.ModuleList(nn.Linear(num_in, output_law.num_outputs) for _ in range(channels))
 
-    def forward(self, features: Features, embedded: Embedded, high: High | None) -> Law:
+    def forward(self, features: Features, embedded: Values, high: Levels | None) -> Law:
         """Return the laws [batch, height, width, channel]."""
         hidden = self.hidden(features) + self.before(embedded)
         return Chunked(hidden, self._laws, self.recompute) if self.output_law.is_large else self._laws(hidden, high)
 
-    def _laws(self, hidden: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch channel"] | None = None) -> Law:
+    def _laws(self, hidden: AnyFeatures, high: Int[Tensor, "*batch channel"] | None = None) -> Law:
         groups = F.elu(hidden).chunk(self.channels, dim=-1)
         outputs = [logits(group) for logits, group in zip(self.logits, groups, strict=True)]
         return self.output_law(torch.stack(outputs, dim=-2), high)

@@ -1,12 +1,10 @@
 """Residual convolutions at constant size, not causal: for input that is all known before a slice begins."""
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from spn.layers.recompute import Recomputing
-
-Features = Float[Tensor, "batch height width _"]
+from spn.shapes import Features
 
 
 def _conv(num_in: int, num_out: int, dilation: int) -> nn.Conv2d:

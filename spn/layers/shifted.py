@@ -11,10 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.layers.weight_norm import normalised
-
-Features = Float[Tensor, "batch height width _"]
-Row = Float[Tensor, "batch width _"]
-Pixel = Float[Tensor, "batch _"]
+from spn.shapes import Features, Pixel, Row
 
 
 class ShiftedConv(nn.Module):

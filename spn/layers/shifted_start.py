@@ -1,7 +1,7 @@
 """The start of the down-right-shifted stream (Salimans et al. 2017): convolutions whose outputs are shifted."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,10 +9,7 @@ from spn.layers.causal import down_shift, right_shift
 from spn.layers.pixel import PixelLinear
 from spn.layers.pixel_head import Scale
 from spn.layers.shifted import down_right_shifted, down_shifted, shifted_row
-
-Features = Float[Tensor, "batch height width _"]
-Row = Float[Tensor, "batch width _"]
-Pixel = Float[Tensor, "batch _"]
+from spn.shapes import Features, Pixel, Row
 
 
 def with_ones(values: Features) -> Features:

@@ -2,12 +2,13 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from spn.config import FamilySection
 from spn.layers.intensity import build_intensity
 from spn.layers.residual import ConvStack
+from spn.shapes import Features
 
 
 class SliceEmbedder(nn.Module):
@@ -45,7 +46,7 @@ class SliceEmbedder(nn.Module):
         present: Bool[Tensor, "batch cell"],
         position: Int[Tensor, " batch"],
         label: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, "batch height width _"]:
+    ) -> Features:
         """Embed the context as [batch, height, width, feature]."""
         is_there = present[:, :, None, None, None].expand(cells.shape)
         planes = [rearrange(self.intensity(cells, is_there), "b k h w c e -> b h w (k c e)")]

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from spn.layers.gated_resnet import GatedResnet
 from spn.layers.weight_norm import normalised
+from spn.shapes import AnyFeatures, Features, Pixel
 
-Features = Float[Tensor, "*batch _"]
 Places = Float[Tensor, "*pixels 2"]
 """Coordinates of pixels, as `coordinates` returns them."""
 
@@ -37,8 +37,8 @@ class StrictAttention(nn.Module):
 
     def forward(
         self,
-        image: Float[Tensor, "batch height width _"],
-        features: Float[Tensor, "batch height width _"],
+        image: Features,
+        features: Features,
         places: Float[Tensor, "height width 2"],
     ) -> Float[Tensor, "batch height width value_width"]:
         """Average the values of the pixels before each, weighted by attention."""
@@ -48,13 +48,13 @@ class StrictAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], is_causal=True)
         return mixed[:, 0].unflatten(1, features.shape[1:3])
 
-    def remember(self, image: Features, features: Features, places: Places) -> tuple[Features, Features]:
+    def remember(self, image: AnyFeatures, features: AnyFeatures, places: Places) -> tuple[AnyFeatures, AnyFeatures]:
         """Compute the keys and the values of pixels."""
         content = torch.cat((image, features, places.expand(*features.shape[:-1], 2)), dim=-1)
         keys, values = self.keys_values(self.content(content, None, None)).split(self.widths, dim=-1)
         return keys, values
 
-    def ask(self, features: Features, places: Places) -> Features:
+    def ask(self, features: AnyFeatures, places: Places) -> AnyFeatures:
         """Compute the queries of pixels."""
         question = torch.cat((features, places.expand(*features.shape[:-1], 2)), dim=-1)
         return self.queries(self.question(question, None, None))
@@ -72,13 +72,13 @@ class StrictAttentionSteps:
         num_pixels = len(self._places)
         self._keys, self._values = (places.new_zeros(batch, 1, num_pixels + 1, width) for width in attention.widths)
 
-    def step(self, pixel: int, features: Float[Tensor, "batch _"]) -> Float[Tensor, "batch value_width"]:
+    def step(self, pixel: int, features: Pixel) -> Float[Tensor, "batch value_width"]:
         """Average the values of the pixels before number `pixel`, weighted by attention."""
         queries = self._attention.ask(features, self._places[pixel])[:, None, None]
         seen = slice(0, pixel + 1)
         return F.scaled_dot_product_attention(queries, self._keys[:, :, seen], self._values[:, :, seen])[:, 0, 0]
 
-    def remember(self, pixel: int, image: Float[Tensor, "batch _"], features: Float[Tensor, "batch _"]) -> None:
+    def remember(self, pixel: int, image: Pixel, features: Pixel) -> None:
         """Append the key and the value of number `pixel` to the cache."""
         keys, values = self._attention.remember(image, features, self._places[pixel])
         self._keys[:, 0, pixel + 1] = keys

@@ -13,8 +13,7 @@ from spn.laws import output_law
 from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, Scale, build_intensity
 from spn.likelihood import Law
 from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
-
-Features = Float[Tensor, "batch height width _"]
+from spn.shapes import Features, Levels
 
 
 class GatedPixelCnn(Model):
@@ -36,9 +35,7 @@ class GatedPixelCnn(Model):
             dropout=section.dropout,
         )
 
-    def embed_target(
-        self, levels: Int[Tensor, "batch height width channel"]
-    ) -> Float[Tensor, "batch height width channel units"]:
+    def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel units"]:
         """Turn the target's levels into numbers, sub-pixel by sub-pixel."""
         return self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
 

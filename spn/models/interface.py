@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from spn.config import FamilySection
 from spn.layers import SliceEmbedder
 from spn.likelihood import Law
+from spn.shapes import Features, Levels, OneHot
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Context:
     present: Bool[Tensor, "batch cell"]
     position: Int[Tensor, " batch"]
     """The target's meta-position (m, n), numbered m * S + n."""
-    high: Int[Tensor, "batch height width channel"] | None = None
+    high: Levels | None = None
     label: Int[Tensor, " batch"] | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Context":
@@ -96,28 +97,26 @@ class Model(nn.Module, ABC):
     """The name of its file in `spn/models/`; None for a model that was built elsewhere."""
 
     @abstractmethod
-    def embed_target(
-        self, levels: Int[Tensor, "batch height width channel"]
-    ) -> Float[Tensor, "batch height width channel units"]:
+    def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel units"]:
         """Turn the target's levels into numbers, sub-pixel by sub-pixel."""
 
     @abstractmethod
-    def embed_context(self, context: Context) -> Float[Tensor, "batch height width _"] | None:
+    def embed_context(self, context: Context) -> Features | None:
         """Turn the context into features, once per slice; None for a stage with nothing to embed."""
 
     @abstractmethod
     def laws(
         self,
         embedded: Float[Tensor, "batch height width channel units"],
-        features: Float[Tensor, "batch height width _"] | None,
+        features: Features | None,
         context: Context,
     ) -> Law:
         """Return the laws of all sub-pixels [batch, height, width, channel], given a context and its features."""
 
-    def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
+    def initialise(self, levels: Levels, context: Context) -> None:
         """Initialise by a first batch, in training mode; only families with weight normalisation do anything."""
 
-    def forward(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> Law:
+    def forward(self, levels: Levels, context: Context) -> Law:
         """Return the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
         return self.laws(self.embed_target(levels), self.embed_context(context), context)
 
@@ -132,12 +131,12 @@ def build_embedder(
     return SliceEmbedder(section, width, cells, signature.context_levels, signature.num_positions, num_classes)
 
 
-def embed(embedder: SliceEmbedder | None, context: Context) -> Float[Tensor, "batch height width _"] | None:
+def embed(embedder: SliceEmbedder | None, context: Context) -> Features | None:
     """Run the slice embedder, where a stage has one."""
     return embedder(context.cells, context.present, context.position, context.label) if embedder else None
 
 
-def one_hot(context: Context, signature: Signature, dtype: torch.dtype) -> Float[Tensor, "batch classes"] | None:
+def one_hot(context: Context, signature: Signature, dtype: torch.dtype) -> OneHot | None:
     """Turn the images' classes into one-hot vectors; None for a stage that is not told."""
     return None if context.label is None else F.one_hot(context.label, signature.num_classes).to(dtype)
 

@@ -38,11 +38,7 @@ from spn.layers import (
 )
 from spn.likelihood import Law
 from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
-
-Features = Float[Tensor, "batch height width _"]
-Row = Float[Tensor, "batch width _"]
-Pixel = Float[Tensor, "batch _"]
-Label = Float[Tensor, "batch classes"]
+from spn.shapes import Features, Levels, OneHot, Pixel, Row
 
 RESOLUTIONS = 3
 
@@ -72,7 +68,7 @@ class Resolution(Recomputing):
             self.leave_u = _leave(filters, stride, sees_right=True)
             self.leave_ul = _leave(filters, stride, sees_right=False)
 
-    def forward(self, u: Features, ul: Features, label: Label | None) -> tuple[Features, Features]:
+    def forward(self, u: Features, ul: Features, label: OneHot | None) -> tuple[Features, Features]:
         """Advance both streams up to the lowest resolution and back to this one."""
         us, uls = [u], [ul]
         for of_u, of_ul in zip(self.up_u, self.up_ul, strict=True):
@@ -113,9 +109,7 @@ class PixelCnnPp(Model):
         self.streams = Resolution(section, signature.num_classes, RESOLUTIONS - 1)
         self.head = build_head(section.law, filters, channels, self.scale, section.mixtures)
 
-    def embed_target(
-        self, levels: Int[Tensor, "batch height width channel"]
-    ) -> Float[Tensor, "batch height width channel 1"]:
+    def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
         """Scale the target's levels to [-1, 1]."""
         return self.scale.embed(levels, next(self.parameters()).dtype)[..., None]
 
@@ -138,7 +132,7 @@ class PixelCnnPp(Model):
         _, ul = self.streams(u, ul, one_hot(context, self.signature, values.dtype))
         return self.head(F.elu(ul), values, context.high)
 
-    def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
+    def initialise(self, levels: Levels, context: Context) -> None:
         """Initialise gains and biases by a batch, layer by layer, with dropout on."""
         with initialised_by_data(self):
             self(levels, context).log_prob(levels)
@@ -155,7 +149,7 @@ class PixelCnnPpSteps(Steps):
         self._head = head_steps(model.head, batch)
         self._features: Features | None = None
         self._high: Tensor | None = None
-        self._label: Label | None = None
+        self._label: OneHot | None = None
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
@@ -205,7 +199,7 @@ class _ResolutionSteps:
         )
         self._below: _Below | None = _Below(streams, batch, columns) if streams.below else None
 
-    def begin(self, label: Label | None) -> None:
+    def begin(self, label: OneHot | None) -> None:
         for of_u in self._up_u + self._down_u:
             of_u.begin(label)
         for of_ul in self._up_ul + self._down_ul:
@@ -254,7 +248,7 @@ class _Below:
         else:
             self._leave = ShiftedConvSteps(cast(ShiftedConv, streams.leave_ul), batch, columns)
 
-    def begin(self, label: Label | None) -> None:
+    def begin(self, label: OneHot | None) -> None:
         self._above.zero_()
         self._leaving.zero_()
         self._enter.begin()

@@ -31,10 +31,8 @@ from spn.layers import (
 )
 from spn.likelihood import Law
 from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
+from spn.shapes import Features, Levels, OneHot, Pixel
 
-Features = Float[Tensor, "batch height width _"]
-Pixel = Float[Tensor, "batch _"]
-Label = Float[Tensor, "batch classes"]
 Places = Float[Tensor, "height width 2"]
 
 
@@ -50,7 +48,7 @@ class Block(nn.Module):
         self.attention = StrictAttention(num_image, width, section.key_width, section.value_width, dropout)
         self.merge = GatedResnet(width, (1, 1), section.value_width, 0, dropout)
 
-    def forward(self, features: Features, image: Features, places: Places, label: Label | None) -> Features:
+    def forward(self, features: Features, image: Features, places: Places, label: OneHot | None) -> Features:
         """Advance the stream."""
         for resnet in self.resnets:
             features = resnet(features, None, label)
@@ -72,9 +70,7 @@ class PixelSnail(Recomputing, Model):
         self.head = build_head(section.law, width, channels, self.scale, section.mixtures)
         self.register_buffer("places", coordinates(signature.height, signature.width), persistent=False)
 
-    def embed_target(
-        self, levels: Int[Tensor, "batch height width channel"]
-    ) -> Float[Tensor, "batch height width channel 1"]:
+    def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
         """Scale the target's levels to [-1, 1]."""
         return self.scale.embed(levels, next(self.parameters()).dtype)[..., None]
 
@@ -98,7 +94,7 @@ class PixelSnail(Recomputing, Model):
             stream = self.run_layer(block, stream, image, self.get_buffer("places"), label)
         return self.head(F.elu(stream), values, context.high)
 
-    def initialise(self, levels: Int[Tensor, "batch height width channel"], context: Context) -> None:
+    def initialise(self, levels: Levels, context: Context) -> None:
         """Initialise gains and biases by a batch, layer by layer, with dropout on."""
         with initialised_by_data(self):
             self(levels, context).log_prob(levels)
@@ -117,7 +113,7 @@ class PixelSnailSteps(Steps):
         self._head = head_steps(model.head, batch)
         self._features: Features | None = None
         self._high: Tensor | None = None
-        self._label: Label | None = None
+        self._label: OneHot | None = None
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
@@ -166,7 +162,7 @@ class _BlockSteps:
         self._attention = StrictAttentionSteps(block.attention, places, batch)
         self._merge, self._columns = block.merge, columns
 
-    def begin(self, label: Label | None) -> None:
+    def begin(self, label: OneHot | None) -> None:
         for resnet in self._resnets:
             resnet.begin(label)
 

@@ -26,8 +26,7 @@ from spn.layers import (
 )
 from spn.likelihood import Law
 from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed
-
-Features = Float[Tensor, "batch height width _"]
+from spn.shapes import Features, Levels
 
 
 class SubscalePixelNetwork(Model):
@@ -59,9 +58,7 @@ class SubscalePixelNetwork(Model):
             dropout=section.dropout,
         )
 
-    def embed_target(
-        self, levels: Int[Tensor, "batch height width channel"]
-    ) -> Float[Tensor, "batch height width channel units"]:
+    def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel units"]:
         """Turn the target's levels into numbers, sub-pixel by sub-pixel."""
         return self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spn.config import FamilySection, SpnSection, StagePlan, tile
-from spn.config.tiling import Slices
+from spn.config.tiling import SliceSelection
 from spn.image import split_slices
 from spn.models import Context, Model, Signature, build_model
 from spn.stages import Stage
@@ -21,7 +21,7 @@ class Part:
     """The cells of a stage, as its section of params.yaml names them."""
 
     scale_factor: int
-    slices: Slices
+    slices: SliceSelection
     bits: tuple[int, int]
 
 

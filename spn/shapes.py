@@ -1,0 +1,30 @@
+"""Names for the shapes of tensors that several modules share; jaxtyping checks them in every test."""
+
+from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor
+
+Slices = Shaped[Tensor, "batch S S height width channel"]
+"""Images of full levels, cut into their S x S slices."""
+ByteSlices = UInt8[Tensor, "batch S S height width channel"]
+
+Positions = Int[Tensor, "batch 2"]
+"""The meta-position (m, n) of each image's target slice."""
+
+Labels = Int[Tensor, " batch"]
+"""The class of each image."""
+OneHot = Float[Tensor, "batch classes"]
+"""The same as one-hot vectors."""
+
+Levels = Int[Tensor, "batch height width channel"]
+"""One slice of each image: a target, or its more significant bits."""
+Values = Float[Tensor, "batch height width channel"]
+"""The same, scaled to [-1, 1]."""
+
+Features = Float[Tensor, "batch height width _"]
+"""Features of all pixels of a slice."""
+Row = Float[Tensor, "batch width _"]
+"""Those of a row of pixels."""
+Pixel = Float[Tensor, "batch _"]
+"""Those of one pixel."""
+AnyFeatures = Float[Tensor, "*batch _"]
+"""Those of any number of pixels, laid out in any way."""
