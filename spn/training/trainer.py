@@ -220,6 +220,6 @@ class Trainer:
 
 
 def _postfix(row: Row) -> str:
-    text = f"{row['train_bits_per_dim_estimate']:.3f} bits per dim, {row['images_per_second']:.0f} images/s"
+    text = f"{row['train_bits_per_dim_estimate']:.3f} bits/dim, {row['images_per_second']:.0f} images/s"
     validation = row.get("validation_bits_per_dim_estimate")
     return text if validation is None else f"{text}, validation {validation:.3f}"
