@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.config import SpnSection
-from spn.models import Signature
+from spn.models import StageShape
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -121,14 +121,14 @@ class CommonGatedLayer(nn.Module):
 class CommonDecoder(nn.Module):
     """Attention, then masked convolutions, then a softmax per sub-pixel; for a stage without context."""
 
-    def __init__(self, section: SpnSection, signature: Signature) -> None:
+    def __init__(self, section: SpnSection, shape: StageShape) -> None:
         super().__init__()
-        self.signature = signature
-        channels, width, num_in = signature.channels, section.pixelcnn_width, 2 * signature.channels
-        num_pixels = signature.height * signature.width
+        self.shape = shape
+        channels, width, num_in = shape.channels, section.pixelcnn_width, 2 * shape.channels
+        num_pixels = shape.height * shape.width
         self.entry = nn.Conv2d(num_in, section.width, 1)
-        self.row_positions = nn.Parameter(0.02 * torch.randn(1, section.width, signature.height, 1))
-        self.column_positions = nn.Parameter(0.02 * torch.randn(1, section.width, 1, signature.width))
+        self.row_positions = nn.Parameter(0.02 * torch.randn(1, section.width, shape.height, 1))
+        self.column_positions = nn.Parameter(0.02 * torch.randn(1, section.width, 1, shape.width))
         blocks = (CommonBlock(section.width, section.heads, num_pixels) for _ in range(section.transformer_layers))
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(section.width)
@@ -136,13 +136,13 @@ class CommonDecoder(nn.Module):
             CommonGatedLayer(width if depth else num_in, width, section.width, channels, first=depth == 0)
             for depth in range(section.pixelcnn_layers)
         )
-        outputs = channels * signature.num_levels
+        outputs = channels * shape.num_levels
         self.hidden = MaskedConv2d(width, width, (1, 1), channels_mask(width, width, channels, strict=False))
         self.logits = MaskedConv2d(width, outputs, (1, 1), channels_mask(width, outputs, channels, strict=False))
 
     def forward(self, levels: Tensor) -> Tensor:
         """Return the logits [batch, level, channel, height, width] of levels [batch, channel, height, width]."""
-        scaled = levels.to(self.row_positions.dtype) * (2 / (self.signature.num_levels - 1)) - 1
+        scaled = levels.to(self.row_positions.dtype) * (2 / (self.shape.num_levels - 1)) - 1
         image = torch.stack((scaled, torch.ones_like(scaled)), dim=2).flatten(1, 2)
         shifted = F.pad(image.flatten(2), (1, 0))[:, :, :-1].view_as(image)
         tokens = self.entry(shifted) + self.row_positions + self.column_positions
@@ -152,7 +152,7 @@ class CommonDecoder(nn.Module):
         for layer in self.layers:
             vertical, horizontal = layer(vertical, horizontal, attended)
         logits = self.logits(F.relu(self.hidden(F.relu(horizontal))))
-        return logits.unflatten(1, (self.signature.channels, -1)).transpose(1, 2)
+        return logits.unflatten(1, (self.shape.channels, -1)).transpose(1, 2)
 
     def loss(self, levels: Tensor) -> Tensor:
         """Return the mean nats of a sub-pixel."""

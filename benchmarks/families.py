@@ -1,7 +1,7 @@
 """Sampling of the other families with caches, against a full forward pass for every pixel."""
 
 from benchmarks.measure import interleaved
-from benchmarks.reference import Scale, build, decoder_signature, no_context
+from benchmarks.reference import Scale, build, decoder_shape, no_context
 from benchmarks.sampling import compare_samples, first_pixels, uniforms_of
 from benchmarks.table import Row, Target, faster
 from spn.config import FamilySection, GatedPixelCnnSection, PixelCnnPpSection, PixelSnailSection
@@ -38,8 +38,8 @@ def rows(scale: Scale) -> list[Row]:
 
 def _against_passes(scale: Scale, name: str, section: FamilySection, target: Target | None) -> Row:
     size, batch = scale.size(32), 8
-    model = build(section, decoder_signature(size)).eval().requires_grad_(False)
-    context, uniforms = no_context(model.signature, batch), uniforms_of(model, batch)
+    model = build(section, decoder_shape(size)).eval().requires_grad_(False)
+    context, uniforms = no_context(model.shape, batch), uniforms_of(model, batch)
     draw, pixels = SAMPLERS["cached"](model, 1.0), size * size
     seconds = interleaved(
         {"ours": lambda: draw(context, uniforms), "passes": lambda: first_pixels(model, context, uniforms, 1)},

@@ -39,7 +39,7 @@ def rows(scale: Scale) -> list[Row]:
 
 
 def _stage_rows(scale: Scale, stage: Stage) -> list[Row]:
-    shape, batch = stage.signature, 4
+    shape, batch = stage.shape, 4
     size, bits = shape.height, stage.plan.bits[1] - stage.plan.bits[0]
     steps = scale.repetitions(160)
     model = trained(stage, TINY if scale.tiny else SECTION, steps=steps)
@@ -83,10 +83,10 @@ def _stage_rows(scale: Scale, stage: Stage) -> list[Row]:
 
 def trained(stage: Stage, section: SpnSection, steps: int) -> Model:
     """Train a network on crops of photographs."""
-    model = build(section, stage.signature)
+    model = build(section, stage.shape)
     optimiser = build_optimiser(model, AdamW(name="adamw", learning_rate=0.003))
     for step in range(steps):
-        slices = crops(16, stage.signature.height, seed=100 + step)
+        slices = crops(16, stage.shape.height, seed=100 + step)
         loss = stage.nats(model, slices, stage.positions((0, 0), len(slices))).mean() / slices[0].numel()
         optimiser.zero_grad()
         loss.backward()
@@ -97,7 +97,7 @@ def trained(stage: Stage, section: SpnSection, steps: int) -> Model:
 @torch.inference_mode()
 def bits_of(stage: Stage, model: Model) -> float:
     """Measure the bits/dim of a stage on other crops than it was trained on."""
-    slices = crops(64, stage.signature.height, seed=3)
+    slices = crops(64, stage.shape.height, seed=3)
     nats = stage.nats(model, slices, stage.positions((0, 0), len(slices))).mean()
     return bits_per_dim(float(nats), stage.image_dims)
 

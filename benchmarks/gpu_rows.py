@@ -12,7 +12,7 @@ from benchmarks.machine import Peaks
 from benchmarks.measure import Run, interleaved, spread, timer_of
 from benchmarks.memory import MEGABYTE
 from benchmarks.problems import common_image, one_slice
-from benchmarks.reference import TINY, Scale, build, decoder_signature, no_context, trainer
+from benchmarks.reference import TINY, Scale, build, decoder_shape, no_context, trainer
 from benchmarks.sampling import compare_samples, uniforms_of
 from benchmarks.table import Row, Target, faster
 from spn.config import SpnSection
@@ -71,10 +71,10 @@ def sampling(scale: Scale, folder: Path, peaks: Peaks, device: torch.device) -> 
     """Sample slices of 16x16: throughput at a large batch, and one pixel step at small ones, eager beside."""
     compare_samples(TINY, device)
     size, large = scale.size(16), 4 if scale.tiny else 1024
-    model = build(scale.section, decoder_signature(size)).to(device).eval().requires_grad_(False)
+    model = build(scale.section, decoder_shape(size)).to(device).eval().requires_grad_(False)
     draw, pixels, found = SAMPLERS["cached"](model, 1.0), size * size, []
     for batch in (1, 16, large):
-        context, uniforms = no_context(model.signature, batch, device), uniforms_of(model, batch).to(device)
+        context, uniforms = no_context(model.shape, batch, device), uniforms_of(model, batch).to(device)
         steps = build_steps(model, batch)
         runs: dict[str, Run] = {
             "ours": lambda context=context, uniforms=uniforms: draw(context, uniforms),

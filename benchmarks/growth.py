@@ -6,7 +6,7 @@ from benchmarks.kept import forward_flops
 from benchmarks.measure import Run, Spread, interleaved, spread
 from benchmarks.memory import MEGABYTE, kept_of_slice
 from benchmarks.problems import one_slice
-from benchmarks.reference import Scale, build, decoder_signature, no_context, trainer
+from benchmarks.reference import Scale, build, decoder_shape, no_context, trainer
 from benchmarks.sampling import uniforms_of
 from benchmarks.table import Row, faster
 from spn.generation import SAMPLERS
@@ -67,7 +67,7 @@ def _row(group: str, size: int, factor: int, unit: str, one: Spread, full: Sprea
 
 def _batches(scale: Scale) -> list[Row]:
     size = scale.size(16)
-    model = build(scale.section, decoder_signature(size)).eval().requires_grad_(False)
+    model = build(scale.section, decoder_shape(size)).eval().requires_grad_(False)
     batches = (1, 2) if scale.tiny else (1, 2, 4, 8, 16, 32, 64)
     # Each with a sampler of its own, for that keeps its buffers from one batch to the next of the same size.
     seconds = interleaved({str(batch): _draw(model, batch) for batch in batches}, scale.repetitions(3))
@@ -85,6 +85,6 @@ def _batches(scale: Scale) -> list[Row]:
 
 
 def _draw(model: Model, batch: int) -> Run:
-    context, uniforms = no_context(model.signature, batch), uniforms_of(model, batch)
+    context, uniforms = no_context(model.shape, batch), uniforms_of(model, batch)
     draw = SAMPLERS["cached"](model, 1.0)
     return lambda: draw(context, uniforms)

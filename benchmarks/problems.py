@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from benchmarks.common_snail import CommonPixelSnail
 from benchmarks.common_style import CommonDecoder
 from benchmarks.kept import Problem
-from benchmarks.reference import decoder_signature, no_slices, subscale_stage
+from benchmarks.reference import decoder_shape, no_slices, subscale_stage
 from spn.config import SpnSection
 from spn.layers import recompute_layers
 from spn.models import build_model
@@ -19,7 +19,7 @@ def one_slice(section: SpnSection, image_size: int, scale_factor: int, recompute
     stage = subscale_stage(image_size, scale_factor)
 
     def problem(batch: int) -> tuple[nn.Module, Callable[[], Tensor]]:
-        model = build_model(section, stage.signature)
+        model = build_model(section, stage.shape)
         if recompute:
             recompute_layers(model)
         slices, positions = no_slices(stage, batch)
@@ -32,7 +32,7 @@ def common_image(section: SpnSection, size: int) -> Problem:
     """Take a whole image in the common style."""
 
     def problem(batch: int) -> tuple[nn.Module, Callable[[], Tensor]]:
-        model = CommonDecoder(section, decoder_signature(size))
+        model = CommonDecoder(section, decoder_shape(size))
         levels = torch.zeros(batch, 3, size, size, dtype=torch.long)
         return model, lambda: model.loss(levels)
 

@@ -11,7 +11,7 @@ from spn.config import FamilySection, Params, SpnSection, tile
 from spn.config.tiling import SliceSelection
 from spn.data.hdf5 import SliceFile, create_slices
 from spn.data.layout import Layout, Origin
-from spn.models import Context, Model, Signature, build_model
+from spn.models import Context, Model, StageShape, build_model
 from spn.provenance import stage_recipe
 from spn.stages import Stage
 from spn.training.trainer import Trainer
@@ -61,21 +61,21 @@ def subscale_stage(image_size: int, scale_factor: int) -> Stage:
     return Stage(plan, (image_size, image_size, 3))
 
 
-def decoder_signature(size: int, channels: int = 3, num_levels: int = 256) -> Signature:
+def decoder_shape(size: int, channels: int = 3, num_levels: int = 256) -> StageShape:
     """Return the problem of a square slice without context."""
-    return Signature(size, size, channels, num_levels, num_cells=0, context_levels=num_levels, num_positions=1)
+    return StageShape(size, size, channels, num_levels, num_cells=0, context_levels=num_levels, num_positions=1)
 
 
-def build(section: FamilySection, signature: Signature, seed: int = 1) -> Model:
+def build(section: FamilySection, shape: StageShape, seed: int = 1) -> Model:
     """Build a network as training begins with it."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_model(section, signature)
+        return build_model(section, shape)
 
 
-def randomised(section: FamilySection, signature: Signature, seed: int = 1) -> Model:
+def randomised(section: FamilySection, shape: StageShape, seed: int = 1) -> Model:
     """Build a network in float64 whose laws depend strongly on all they may see, unlike those of a fresh one."""
-    model = build(section, signature).double().eval().requires_grad_(False)
+    model = build(section, shape).double().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         scale = 1.5 * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
@@ -83,16 +83,16 @@ def randomised(section: FamilySection, signature: Signature, seed: int = 1) -> M
     return model
 
 
-def no_context(signature: Signature, batch: int, device: torch.device = CPU) -> Context:
+def no_context(shape: StageShape, batch: int, device: torch.device = CPU) -> Context:
     """Return the context of a stage that has none."""
-    cells = torch.zeros(batch, 0, signature.height, signature.width, signature.channels, dtype=torch.long)
+    cells = torch.zeros(batch, 0, shape.height, shape.width, shape.channels, dtype=torch.long)
     present = torch.zeros(batch, 0, dtype=torch.bool)
     return Context(cells.to(device), present.to(device), torch.zeros(batch, dtype=torch.long, device=device))
 
 
 def no_slices(stage: Stage, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return black images, and the position of the last slice, which sees the most."""
-    size, shape = stage.plan.scale_factor, stage.signature
+    size, shape = stage.plan.scale_factor, stage.shape
     slices = torch.zeros(batch, size, size, shape.height, shape.width, shape.channels, dtype=torch.uint8)
     return slices, stage.positions(stage.targets[-1], batch)
 

@@ -26,7 +26,7 @@ def common_decoder(ours: SubscalePixelNetwork, common: CommonDecoder) -> CommonD
     for block, source in zip(common.blocks, ours.transformer.blocks, strict=True):
         _copy_block(block, source)
     for layer, source in zip(common.layers, ours.pixelcnn.layers, strict=True):
-        _copy_layer(layer, source, common.signature.channels)
+        _copy_layer(layer, source, common.shape.channels)
     for name in ("hidden", "logits"):
         _copy_kernel(getattr(common, name), getattr(ours.pixelcnn, name))
     return common

@@ -8,7 +8,7 @@ from benchmarks.kept import forward_flops
 from benchmarks.measure import interleaved
 from benchmarks.problems import common_snail as snail_problem
 from benchmarks.problems import one_slice
-from benchmarks.reference import CPU, TINY, Scale, build, decoder_signature, no_context, randomised
+from benchmarks.reference import CPU, TINY, Scale, build, decoder_shape, no_context, randomised
 from benchmarks.table import Row, Target, faster
 from spn.config import FamilySection
 from spn.generation import SAMPLERS, WholePasses, keyed_uniforms
@@ -33,9 +33,9 @@ def rows(scale: Scale) -> list[Row]:
 
 def compare_samples(section: FamilySection, device: torch.device = CPU, size: int = 5) -> None:
     """Check in float64 that every sampler draws the same levels from the same uniforms."""
-    signature = decoder_signature(size, num_levels=16)
-    model = randomised(section, signature).to(device)
-    context, uniforms = no_context(signature, 3, device), uniforms_of(model, 3).to(device)
+    shape = decoder_shape(size, num_levels=16)
+    model = randomised(section, shape).to(device)
+    context, uniforms = no_context(shape, 3, device), uniforms_of(model, 3).to(device)
     drawn = {name: sampler(model, 1.0)(context, uniforms) for name, sampler in SAMPLERS.items()}
     for name, levels in drawn.items():
         assert torch.equal(levels, drawn["plain"]), f"expected the sample of the plain walk from {name}"
@@ -43,7 +43,7 @@ def compare_samples(section: FamilySection, device: torch.device = CPU, size: in
 
 def uniforms_of(model: Model, batch: int) -> Tensor:
     """Draw the keyed uniforms of a batch."""
-    shape = model.signature
+    shape = model.shape
     return keyed_uniforms(1, "stage", (0, 0), range(batch), (shape.height, shape.width, shape.channels))
 
 
@@ -65,8 +65,8 @@ def first_pixels(model: Model, context: Context, uniforms: Tensor, pixels: int) 
 
 def _against_passes(scale: Scale, size: int, batch: int) -> Row:
     target, size = TARGETS[size, batch], scale.size(size)
-    model = build(scale.section, decoder_signature(size)).eval().requires_grad_(False)
-    context, uniforms = no_context(model.signature, batch), uniforms_of(model, batch)
+    model = build(scale.section, decoder_shape(size)).eval().requires_grad_(False)
+    context, uniforms = no_context(model.shape, batch), uniforms_of(model, batch)
     draw = SAMPLERS["cached"](model, 1.0)
     timed, pixels = (4 if batch == 1 else 1), size * size
     seconds = interleaved(
@@ -92,9 +92,9 @@ def _against_passes(scale: Scale, size: int, batch: int) -> Row:
 def _against_snail(scale: Scale) -> list[Row]:
     size, batch = scale.size(32), 16
     width, blocks = (8, 1) if scale.tiny else (64, 6)
-    ours = build(scale.section, decoder_signature(size)).eval().requires_grad_(False)
+    ours = build(scale.section, decoder_shape(size)).eval().requires_grad_(False)
     snail = common_snail.CommonPixelSnail(size, 3, 256, width, blocks, residuals=2, key_width=16).eval()
-    context, uniforms = no_context(ours.signature, batch), uniforms_of(ours, batch)
+    context, uniforms = no_context(ours.shape, batch), uniforms_of(ours, batch)
     draw = SAMPLERS["cached"](ours, 1.0)
     pixels = size * size
     seconds = interleaved(

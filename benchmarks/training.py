@@ -9,7 +9,7 @@ from benchmarks.kept import forward_flops
 from benchmarks.machine import Peaks, onednn, product, trains_through_onednn
 from benchmarks.measure import Run, interleaved, ratios, spread, timer_of
 from benchmarks.problems import one_slice
-from benchmarks.reference import CPU, Scale, build, decoder_signature, no_context, noise, randomised, trainer
+from benchmarks.reference import CPU, Scale, build, decoder_shape, no_context, noise, randomised, trainer
 from benchmarks.same_weights import common_decoder
 from benchmarks.table import Row, Target, faster
 from spn.config import SpnSection
@@ -63,8 +63,8 @@ def step_seconds(
     Ours and what is timed beside run with products routed as training does; the common style with torch's own.
     """
     section, size = scale.section, scale.size(16)
-    signature = decoder_signature(size)
-    common = common_decoder(build(section, signature), CommonDecoder(section, signature)).float().to(device)
+    shape = decoder_shape(size)
+    common = common_decoder(build(section, shape), CommonDecoder(section, shape)).float().to(device)
     optimiser = torch.optim.AdamW(common.parameters(), lr=1e-3)
     levels = noise((batch, 3, size, size)).to(device)
     through_onednn = trains_through_onednn(device)
@@ -132,9 +132,9 @@ def share_of_peak(
 @torch.no_grad()
 def loss_difference(section: SpnSection, size: int = 4) -> float:
     """Compare the losses of our decoder and its common-style twin, nats a sub-pixel, in float64."""
-    signature = decoder_signature(size)
-    ours = randomised(section, signature)
-    common = common_decoder(ours, CommonDecoder(section, signature))
+    shape = decoder_shape(size)
+    ours = randomised(section, shape)
+    common = common_decoder(ours, CommonDecoder(section, shape))
     levels = noise((2, size, size, 3))
-    loss = -ours(levels, no_context(signature, 2)).log_prob(levels).double().mean()
+    loss = -ours(levels, no_context(shape, 2)).log_prob(levels).double().mean()
     return float((loss - common.loss(levels.permute(0, 3, 1, 2))).abs())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spn.config import StagePlan
 from spn.image import causal_offsets, gather_window, window_offsets
-from spn.models import Context, Model, Signature
+from spn.models import Context, Model, StageShape
 from spn.shapes import Labels, Levels, Positions, Slices
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ class Stage:
             windows.append((before, torch.tensor(window_offsets(size))))
         num_cells = sum(len(offsets) for _, offsets in windows)
         self._windows = [(visible.to(device), offsets.to(device)) for visible, offsets in windows]
-        self.signature = Signature(
+        self.shape = StageShape(
             height=height // size,
             width=width // size,
             channels=channels,

@@ -26,6 +26,6 @@ def load_trained(
 def build_trained(params: Params, name: str, weights: dict[str, Tensor], device: torch.device) -> tuple[Stage, Model]:
     """Build stage `name` with these weights, in evaluation mode; raise RuntimeError if they are another network's."""
     stage = Stage(params.stage_plans[name], params.data.shape, device)
-    model = build_model(params.stages[name].model, stage.signature)
+    model = build_model(params.stages[name].model, stage.shape)
     model.load_state_dict(weights)
     return stage, model.to(device).eval().requires_grad_(False)

@@ -98,16 +98,16 @@ def _slices(plan: StagePlan) -> SliceSelection:
 
 
 def _model(section: ModelSection, stage: Stage, generator: torch.Generator) -> Model:
-    return random_model(_without_downsampling(section, stage), stage.signature, generator)
+    return random_model(_without_downsampling(section, stage), stage.shape, generator)
 
 
 def _without_downsampling(section: ModelSection, stage: Stage) -> ModelSection:
     """Take the down-sampling out of a family that has it, where slices are too small."""
-    if isinstance(section, PixelCnnPpSection) and not takes(section, stage.signature):
+    if isinstance(section, PixelCnnPpSection) and not takes(section, stage.shape):
         return section.model_copy(update={"downsampling": False})
     return section
 
 
 def _said_of(sections: Mapping[str, ModelSection], stages: Sequence[Stage]) -> str:
-    changed = [stage for stage in stages if not takes(sections[stage.plan.name], stage.signature)]
+    changed = [stage for stage in stages if not takes(sections[stage.plan.name], stage.shape)]
     return ", without down-sampling," if changed else ""

@@ -15,7 +15,7 @@ from spn.config import InputError, ModelSection, StagePlan
 from spn.evaluation.dependence import Sight, dependence, sight
 from spn.evaluation.mass import model_mass
 from spn.evaluation.random_problem import random_problem
-from spn.models import Context, Signature
+from spn.models import Context, StageShape
 from spn.stages import Stage
 
 MOST_IMAGES = 1 << 14
@@ -64,51 +64,49 @@ def check_stage(plan: StagePlan, shape: tuple[int, int, int], section: ModelSect
     slices = _random_slices(stage, shape, generator)
     if leaking := hidden_bits_leak(stage, slices, generator):
         raise InputError(f"stages.{plan.name}: the context of slices {leaking} depends on bits not yet generated")
-    small = next(each for each in _small_signatures(stage.signature) if takes(section, each))
+    small = next(each for each in _small_shapes(stage.shape) if takes(section, each))
     found = dependence(*random_problem(section, small, 8, generator))
     if found.leak:
         raise InputError(f"stages.{plan.name}: a law depends on what comes after it (derivative {found.leak:.3g})")
-    mass, what = _mass(section, stage.signature, small, generator)
+    mass, what = _mass(section, stage.shape, small, generator)
     if not abs(mass - 1) <= TOLERANCE:
         raise InputError(f"stages.{plan.name}: expected probabilities that sum to 1, got {mass!r}")
     # On slices of full size a narrow network is fast enough, and it sees the same pixels as a wide one.
-    seen = sight(*random_problem(section.narrowed(shape[2]), stage.signature, 2, generator))
+    seen = sight(*random_problem(section.narrowed(shape[2]), stage.shape, 2, generator))
     return (
         f"{plan.name}: causal (largest forbidden derivative {found.leak:g} on {small.height}x{small.width}, "
         f"{found.blind} blind spots; contexts of {len(stage.targets)} slices see no later bit); "
-        f"{_said_of(seen, stage.signature)}; normalised ({what} sum to 1 {mass - 1:+.1e})"
+        f"{_said_of(seen, stage.shape)}; normalised ({what} sum to 1 {mass - 1:+.1e})"
     )
 
 
-def _said_of(seen: Sight | None, signature: Signature) -> str:
+def _said_of(seen: Sight | None, shape: StageShape) -> str:
     """Say how far the context of a stage reaches, and what of it no law sees."""
     if seen is None:
         return "without context"
-    said = f"context reaches {seen.reach} of {max(signature.height, signature.width) - 1} pixels, "
+    said = f"context reaches {seen.reach} of {max(shape.height, shape.width) - 1} pixels, "
     if not (blind := seen.blind):
         return said + "no blind spot"
-    law, pixel = (divmod(each, signature.width) for each in blind[0])
+    law, pixel = (divmod(each, shape.width) for each in blind[0])
     return said + (
         f"{len(blind):,} of {seen.sees.numel():,} blind spots: the law of pixel {law} does not see that of {pixel}"
     )
 
 
-def tiny_signatures(signature: Signature) -> Iterator[Signature]:
+def tiny_shapes(shape: StageShape) -> Iterator[StageShape]:
     """Shrink a stage's problem, most faithful first: a smaller slice, then fewer levels."""
-    for num_levels in dict.fromkeys((signature.num_levels, 2)):
+    for num_levels in dict.fromkeys((shape.num_levels, 2)):
         for height, width in ((2, 2), (1, 2), (1, 1)):
-            yield replace(signature, height=height, width=width, num_levels=num_levels)
+            yield replace(shape, height=height, width=width, num_levels=num_levels)
 
 
-def _mass(
-    section: ModelSection, signature: Signature, small: Signature, generator: torch.Generator
-) -> tuple[float, str]:
+def _mass(section: ModelSection, shape: StageShape, small: StageShape, generator: torch.Generator) -> tuple[float, str]:
     """Sum probabilities that must be 1, and say whose.
 
     A family that takes no slice small enough for all targets to be enumerated is asked for its laws instead, which
     proves as much where none of them leaks; the sum returned is then the one farthest from 1.
     """
-    for tiny in tiny_signatures(signature):
+    for tiny in tiny_shapes(shape):
         if (count := _num_targets(tiny)) <= MOST_IMAGES and takes(section, tiny):
             model, context, _ = random_problem(section, tiny, 1, generator)
             size = f"{tiny.height}x{tiny.width}x{tiny.channels}"
@@ -120,22 +118,22 @@ def _mass(
     return farthest, f"all {small.num_levels} levels of each sub-pixel of {small.height}x{small.width}x{small.channels}"
 
 
-def _small_signatures(signature: Signature) -> Iterator[Signature]:
+def _small_shapes(shape: StageShape) -> Iterator[StageShape]:
     """Shrink a stage's slices to a few pixels, for some families to more than for others."""
     for side in (3, 4):
-        yield replace(signature, height=min(side, signature.height), width=min(side, signature.width))
+        yield replace(shape, height=min(side, shape.height), width=min(side, shape.width))
 
 
-def takes(section: ModelSection, signature: Signature) -> bool:
+def takes(section: ModelSection, shape: StageShape) -> bool:
     """Tell whether a family fits slices of this shape."""
-    return section.problem(signature.height, signature.width, signature.channels) is None
+    return section.problem(shape.height, shape.width, shape.channels) is None
 
 
-def _num_targets(signature: Signature) -> int:
-    return signature.num_levels ** (signature.height * signature.width * signature.channels)
+def _num_targets(shape: StageShape) -> int:
+    return shape.num_levels ** (shape.height * shape.width * shape.channels)
 
 
 def _random_slices(stage: Stage, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    size, small = stage.plan.scale_factor, stage.signature
+    size, small = stage.plan.scale_factor, stage.shape
     dims = (2, size, size, small.height, small.width, shape[2])
     return torch.randint(1 << stage.plan.image_bits, dims, generator=generator).to(torch.uint8)

@@ -66,7 +66,7 @@ def sight(model: Model, context: Context, levels: Tensor) -> Sight | None:
 
     None where there is no cell of context. What does not depend on a pixel of context stays the same to the last bit.
     """
-    shape = model.signature
+    shape = model.shape
     if not shape.num_cells:
         return None
     num_pixels = shape.height * shape.width
@@ -86,7 +86,7 @@ def _changes(model: Model, context: Context, levels: Tensor, pixels: Tensor) -> 
     repeated = context.map(lambda each: each.repeat(len(pixels), *[1] * (each.ndim - 1)))
     cells = repeated.cells.clone().unflatten(0, (len(pixels), -1)).flatten(-3, -2)
     for place, pixel in enumerate(pixels):
-        cells[place, ..., pixel, :] = model.signature.context_levels - 1 - cells[place, ..., pixel, :]
+        cells[place, ..., pixel, :] = model.shape.context_levels - 1 - cells[place, ..., pixel, :]
     other = replace(repeated, cells=cells.view(repeated.cells.shape))
     (old_features, old_scores), (features, scores) = (_outputs(model, each, levels) for each in (repeated, other))
     differ = (features != old_features, scores != old_scores)

@@ -24,7 +24,7 @@ def images_of(num_levels: int, shape: tuple[int, ...]) -> Tensor:
 @torch.inference_mode()
 def model_mass(model: Model, context: Context) -> float:
     """Sum the probabilities of every possible target, given the context of one image."""
-    shape = model.signature
+    shape = model.shape
     targets = images_of(shape.num_levels, (shape.height, shape.width, shape.channels))
     repeated = context.map(lambda each: each.expand(len(targets), *each.shape[1:]))
     return _log_probs(model(targets, repeated), targets).exp().sum().item()

@@ -4,24 +4,24 @@ import torch
 from torch import Tensor
 
 from spn.config import ModelSection
-from spn.models import Context, Model, Signature, build_model
+from spn.models import Context, Model, StageShape, build_model
 
 
 def random_problem(
-    section: ModelSection, signature: Signature, count: int, generator: torch.Generator
+    section: ModelSection, shape: StageShape, count: int, generator: torch.Generator
 ) -> tuple[Model, Context, Tensor]:
     """Build a model with random weights in float64, and `count` contexts and targets."""
-    targets = (count, signature.height, signature.width, signature.channels)
-    model = random_model(section, signature, generator)
-    levels = torch.randint(signature.num_levels, targets, generator=generator)
-    return model, random_context(signature, count, generator), levels
+    targets = (count, shape.height, shape.width, shape.channels)
+    model = random_model(section, shape, generator)
+    levels = torch.randint(shape.num_levels, targets, generator=generator)
+    return model, random_context(shape, count, generator), levels
 
 
-def random_model(section: ModelSection, signature: Signature, generator: torch.Generator) -> Model:
+def random_model(section: ModelSection, shape: StageShape, generator: torch.Generator) -> Model:
     """Build a model with random weights in float64."""
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
-        model = build_model(section, signature).double().eval()
+        model = build_model(section, shape).double().eval()
         # Every weight is random, because a zero left by the initialisation would hide a dependence; and scaled, because
         # a saturated gate would, too.
         for parameter in model.parameters():
@@ -29,20 +29,20 @@ def random_model(section: ModelSection, signature: Signature, generator: torch.G
     return model
 
 
-def random_context(signature: Signature, batch: int, generator: torch.Generator) -> Context:
+def random_context(shape: StageShape, batch: int, generator: torch.Generator) -> Context:
     """Draw a context, all its cells present."""
-    size = (batch, signature.num_cells, signature.height, signature.width, signature.channels)
+    size = (batch, shape.num_cells, shape.height, shape.width, shape.channels)
     return Context(
-        cells=torch.randint(signature.context_levels, size, generator=generator),
+        cells=torch.randint(shape.context_levels, size, generator=generator),
         present=torch.ones(size[:2], dtype=torch.bool),
-        position=torch.randint(signature.num_positions, (batch,), generator=generator),
-        high=_random_high(signature, batch, generator),
-        label=torch.randint(signature.num_classes, (batch,), generator=generator) if signature.num_classes else None,
+        position=torch.randint(shape.num_positions, (batch,), generator=generator),
+        high=_random_high(shape, batch, generator),
+        label=torch.randint(shape.num_classes, (batch,), generator=generator) if shape.num_classes else None,
     )
 
 
-def _random_high(signature: Signature, batch: int, generator: torch.Generator) -> Tensor | None:
-    if signature.high_levels == 1:
+def _random_high(shape: StageShape, batch: int, generator: torch.Generator) -> Tensor | None:
+    if shape.high_levels == 1:
         return None
-    size = (batch, signature.height, signature.width, signature.channels)
-    return torch.randint(signature.high_levels, size, generator=generator)
+    size = (batch, shape.height, shape.width, shape.channels)
+    return torch.randint(shape.high_levels, size, generator=generator)

@@ -35,7 +35,7 @@ def sample_stage(
     the shape of the batch, and can in rare cases flip a draw. `observe` is called after each slice. A stage that is not
     told of classes ignores `labels`.
     """
-    shape = stage.signature
+    shape = stage.shape
     told = labels if stage.plan.num_classes else None
     for position in stage.targets:
         uniforms = keyed_uniforms(seed, stage.plan.name, position, images, (shape.height, shape.width, shape.channels))
@@ -62,7 +62,7 @@ def sample_chain_stage(
     images, the same for all stages of a chain; a stage that is not told of classes ignores them. Every `sampler`
     gives the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all images.
     """
-    small, size = stage.signature, stage.plan.scale_factor
+    small, size = stage.shape, stage.plan.scale_factor
     device = next(model.parameters()).device
     if before is None:
         shape = (num_images, small.height * size, small.width * size, small.channels)

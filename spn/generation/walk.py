@@ -72,7 +72,7 @@ class WholePasses(Steps):
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
-        shape = self.model.signature
+        shape = self.model.shape
         size = (len(context.cells), shape.height, shape.width, shape.channels)
         self._levels = torch.zeros(size, dtype=torch.long, device=context.cells.device)
         self._context, self._features = context, self.model.embed_context(context)

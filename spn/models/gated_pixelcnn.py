@@ -12,26 +12,26 @@ from spn.config import GatedPixelCnnSection
 from spn.laws import output_law
 from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, Scale, build_intensity
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
+from spn.models.interface import Context, Model, StageShape, Steps, build_embedder, copy_into_buffer, embed, one_hot
 from spn.shapes import Features, Levels
 
 
 class GatedPixelCnn(Model):
     """Gated masked convolutions, then a law per sub-pixel."""
 
-    def __init__(self, section: GatedPixelCnnSection, signature: Signature) -> None:
+    def __init__(self, section: GatedPixelCnnSection, shape: StageShape) -> None:
         super().__init__()
-        self.signature = signature
-        self.intensity = build_intensity(section.intensity, signature.num_levels, section.intensity_units)
-        self.embedder = build_embedder(section, signature, section.width)
-        num_conditions = (section.width if self.embedder else 0) + signature.num_classes
+        self.shape = shape
+        self.intensity = build_intensity(section.intensity, shape.num_levels, section.intensity_units)
+        self.embedder = build_embedder(section, shape, section.width)
+        num_conditions = (section.width if self.embedder else 0) + shape.num_classes
         self.pixelcnn = GatedStacks(
             self.intensity.units,
             section.width,
             section.layers,
-            signature.channels,
+            shape.channels,
             num_conditions=(num_conditions, num_conditions),
-            output_law=output_law(section.law, Scale(signature.num_levels, signature.high_levels), section.mixtures),
+            output_law=output_law(section.law, Scale(shape.num_levels, shape.high_levels), section.mixtures),
             dropout=section.dropout,
         )
 
@@ -43,9 +43,9 @@ class GatedPixelCnn(Model):
         """Run the slice embedder, and append the class as one-hot planes; None with neither."""
         embedded = embed(self.embedder, context)
         features = [] if embedded is None else [embedded]
-        label = one_hot(context, self.signature, next(self.parameters()).dtype)
+        label = one_hot(context, self.shape, next(self.parameters()).dtype)
         if label is not None:
-            features.append(label[:, None, None].expand(-1, self.signature.height, self.signature.width, -1))
+            features.append(label[:, None, None].expand(-1, self.shape.height, self.shape.width, -1))
         return torch.cat(features, dim=-1) if features else None
 
     def laws(
@@ -62,7 +62,7 @@ class GatedPixelCnnSteps(Steps):
     """The step form: the vertical stack runs once per row, maps masked by channel once per channel."""
 
     def __init__(self, model: GatedPixelCnn, batch: int) -> None:
-        shape = model.signature
+        shape = model.shape
         self.model = model
         levels = torch.arange(shape.num_levels, device=next(model.parameters()).device)
         table = model.embed_target(levels.view(-1, 1, 1, 1)).flatten(0, 3)
@@ -97,9 +97,9 @@ class GatedPixelCnnSteps(Steps):
             self._pixelcnn.end_pixel()
 
 
-def build(section: GatedPixelCnnSection, signature: Signature) -> GatedPixelCnn:
-    """Build the family for a stage of this signature."""
-    return GatedPixelCnn(section, signature)
+def build(section: GatedPixelCnnSection, shape: StageShape) -> GatedPixelCnn:
+    """Build the family for a stage of this shape."""
+    return GatedPixelCnn(section, shape)
 
 
 def steps(model: GatedPixelCnn, batch: int) -> GatedPixelCnnSteps:

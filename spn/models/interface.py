@@ -16,7 +16,7 @@ from spn.shapes import Features, Levels, OneHot
 
 
 @dataclass(frozen=True)
-class Signature:
+class StageShape:
     """The shape of a stage's problem: target slices of levels, and the cells of context beside them."""
 
     height: int
@@ -41,7 +41,7 @@ class Context:
     """What is known beside the target, pixel-aligned with it.
 
     An empty cell (outside the grid of slices, or of a slice not yet generated) is False in `present`: not intensity 0.
-    `high` holds the target's own more significant bits as levels, or None where the signature has none of them;
+    `high` holds the target's own more significant bits as levels, or None where the stage has none of them;
     `label` holds the class of each image, or None where the stage is not told.
     """
 
@@ -92,7 +92,7 @@ class Model(nn.Module, ABC):
     channels innermost, and on all of the context. `forward` gives every law at once.
     """
 
-    signature: Signature
+    shape: StageShape
     family: str | None = None
     """The name of its file in `spn/models/`; None for a model that was built elsewhere."""
 
@@ -121,14 +121,12 @@ class Model(nn.Module, ABC):
         return self.laws(self.embed_target(levels), self.embed_context(context), context)
 
 
-def build_embedder(
-    section: FamilySection, signature: Signature, width: int, num_classes: int = 0
-) -> SliceEmbedder | None:
+def build_embedder(section: FamilySection, shape: StageShape, width: int, num_classes: int = 0) -> SliceEmbedder | None:
     """Build the slice embedder, or return None if there is nothing to embed; `num_classes` if the class enters here."""
-    if not signature.num_cells and not num_classes:
+    if not shape.num_cells and not num_classes:
         return None
-    cells = signature.num_cells, signature.channels
-    return SliceEmbedder(section, width, cells, signature.context_levels, signature.num_positions, num_classes)
+    cells = shape.num_cells, shape.channels
+    return SliceEmbedder(section, width, cells, shape.context_levels, shape.num_positions, num_classes)
 
 
 def embed(embedder: SliceEmbedder | None, context: Context) -> Features | None:
@@ -136,9 +134,9 @@ def embed(embedder: SliceEmbedder | None, context: Context) -> Features | None:
     return embedder(context.cells, context.present, context.position, context.label) if embedder else None
 
 
-def one_hot(context: Context, signature: Signature, dtype: torch.dtype) -> OneHot | None:
+def one_hot(context: Context, shape: StageShape, dtype: torch.dtype) -> OneHot | None:
     """Turn the images' classes into one-hot vectors; None for a stage that is not told."""
-    return None if context.label is None else F.one_hot(context.label, signature.num_classes).to(dtype)
+    return None if context.label is None else F.one_hot(context.label, shape.num_classes).to(dtype)
 
 
 def copy_into_buffer(before: Tensor | None, now: Tensor | None) -> Tensor | None:

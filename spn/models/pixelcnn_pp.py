@@ -37,7 +37,7 @@ from spn.layers import (
     with_ones,
 )
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
+from spn.models.interface import Context, Model, StageShape, Steps, build_embedder, copy_into_buffer, embed, one_hot
 from spn.shapes import Features, Levels, OneHot, Pixel, Row
 
 RESOLUTIONS = 3
@@ -96,17 +96,17 @@ def _leave(filters: int, stride: int, sees_right: bool) -> nn.Module:
 class PixelCnnPp(Model):
     """Both streams, and a head on the down-right-shifted one."""
 
-    def __init__(self, section: PixelCnnPpSection, signature: Signature) -> None:
+    def __init__(self, section: PixelCnnPpSection, shape: StageShape) -> None:
         super().__init__()
-        self.signature = signature
-        filters, channels = section.filters, signature.channels
-        self.scale = Scale(signature.num_levels, signature.high_levels)
-        self.embedder = build_embedder(section, signature, filters)
+        self.shape = shape
+        filters, channels = section.filters, shape.channels
+        self.scale = Scale(shape.num_levels, shape.high_levels)
+        self.embedder = build_embedder(section, shape, filters)
         self.first_u = down_shifted(channels + 1, filters)
         self.first_ul = ShiftedStart(channels + 1, filters)
         self.context_u = nn.Linear(filters, filters, bias=False) if self.embedder else None
         self.context_ul = nn.Linear(filters, filters, bias=False) if self.embedder else None
-        self.streams = Resolution(section, signature.num_classes, RESOLUTIONS - 1)
+        self.streams = Resolution(section, shape.num_classes, RESOLUTIONS - 1)
         self.head = build_head(section.law, filters, channels, self.scale, section.mixtures)
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
@@ -129,7 +129,7 @@ class PixelCnnPp(Model):
         u, ul = down_shift(self.first_u(image)), self.first_ul(image)
         if self.context_u and self.context_ul:
             u, ul = u + self.context_u(features), ul + self.context_ul(features)
-        _, ul = self.streams(u, ul, one_hot(context, self.signature, values.dtype))
+        _, ul = self.streams(u, ul, one_hot(context, self.shape, values.dtype))
         return self.head(F.elu(ul), values, context.high)
 
     def initialise(self, levels: Levels, context: Context) -> None:
@@ -142,7 +142,7 @@ class PixelCnnPpSteps(Steps):
     """The step form: `u` runs once per row, `ul` once per pixel, lower resolutions at their own rows and pixels."""
 
     def __init__(self, model: PixelCnnPp, batch: int) -> None:
-        shape = model.signature
+        shape = model.shape
         self.model = model
         self._start = ShiftedStartSteps(model.first_ul, model.scale, batch, shape.width)
         self._streams = _ResolutionSteps(model.streams, batch, shape.width)
@@ -155,7 +155,7 @@ class PixelCnnPpSteps(Steps):
         """Begin a batch of slices, given their context."""
         self._features = copy_into_buffer(self._features, self.model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
-        self._label = copy_into_buffer(self._label, one_hot(context, self.model.signature, self._start.features.dtype))
+        self._label = copy_into_buffer(self._label, one_hot(context, self.model.shape, self._start.features.dtype))
         self._streams.begin(self._label)
 
     def start_row(self, row: int) -> None:
@@ -287,9 +287,9 @@ class _Below:
         return self._upsampling.pixel(row, column)
 
 
-def build(section: PixelCnnPpSection, signature: Signature) -> PixelCnnPp:
-    """Build the family for a stage of this signature."""
-    return PixelCnnPp(section, signature)
+def build(section: PixelCnnPpSection, shape: StageShape) -> PixelCnnPp:
+    """Build the family for a stage of this shape."""
+    return PixelCnnPp(section, shape)
 
 
 def steps(model: PixelCnnPp, batch: int) -> PixelCnnPpSteps:

@@ -30,7 +30,7 @@ from spn.layers import (
     with_ones,
 )
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed, one_hot
+from spn.models.interface import Context, Model, StageShape, Steps, build_embedder, copy_into_buffer, embed, one_hot
 from spn.shapes import Features, Levels, OneHot, Pixel
 
 Places = Float[Tensor, "height width 2"]
@@ -58,17 +58,17 @@ class Block(nn.Module):
 class PixelSnail(Recomputing, Model):
     """The stream, and a head on it."""
 
-    def __init__(self, section: PixelSnailSection, signature: Signature) -> None:
+    def __init__(self, section: PixelSnailSection, shape: StageShape) -> None:
         super().__init__()
-        self.signature = signature
-        width, channels = section.width, signature.channels
-        self.scale = Scale(signature.num_levels, signature.high_levels)
-        self.embedder = build_embedder(section, signature, width)
+        self.shape = shape
+        width, channels = section.width, shape.channels
+        self.scale = Scale(shape.num_levels, shape.high_levels)
+        self.embedder = build_embedder(section, shape, width)
         self.context = nn.Linear(width, width, bias=False) if self.embedder else None
         self.start = ShiftedStart(channels + 1, width)
-        self.blocks = nn.ModuleList(Block(section, channels + 1, signature.num_classes) for _ in range(section.blocks))
+        self.blocks = nn.ModuleList(Block(section, channels + 1, shape.num_classes) for _ in range(section.blocks))
         self.head = build_head(section.law, width, channels, self.scale, section.mixtures)
-        self.register_buffer("places", coordinates(signature.height, signature.width), persistent=False)
+        self.register_buffer("places", coordinates(shape.height, shape.width), persistent=False)
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
         """Scale the target's levels to [-1, 1]."""
@@ -85,7 +85,7 @@ class PixelSnail(Recomputing, Model):
         context: Context,
     ) -> Law:
         """Run the stream; the head makes the laws from it."""
-        values, label = embedded[..., 0], one_hot(context, self.signature, embedded.dtype)
+        values, label = embedded[..., 0], one_hot(context, self.shape, embedded.dtype)
         image = with_ones(values)
         stream = self.start(image)
         if self.context:
@@ -104,7 +104,7 @@ class PixelSnailSteps(Steps):
     """The step form: the stream runs once per pixel; attention has a key-value cache."""
 
     def __init__(self, model: PixelSnail, batch: int) -> None:
-        shape = model.signature
+        shape = model.shape
         self.model = model
         self._start = ShiftedStartSteps(model.start, model.scale, batch, shape.width)
         self._blocks = [
@@ -120,7 +120,7 @@ class PixelSnailSteps(Steps):
         model = self.model
         self._features = copy_into_buffer(self._features, model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
-        self._label = copy_into_buffer(self._label, one_hot(context, model.signature, self._start.features.dtype))
+        self._label = copy_into_buffer(self._label, one_hot(context, model.shape, self._start.features.dtype))
         for block in self._blocks:
             block.begin(self._label)
 
@@ -149,7 +149,7 @@ class PixelSnailSteps(Steps):
         """Fill in a channel of the pixel."""
         self._start.observe(self._column, channel, levels)
         self._head.observe(channel, levels)
-        if channel + 1 == self.model.signature.channels:
+        if channel + 1 == self.model.shape.channels:
             for block in self._blocks:
                 block.remember(self._column, self._start.inputs(self._column))
 
@@ -181,9 +181,9 @@ class _BlockSteps:
         self._attention.remember(self._first + column, image, self._asked)
 
 
-def build(section: PixelSnailSection, signature: Signature) -> PixelSnail:
-    """Build the family for a stage of this signature."""
-    return PixelSnail(section, signature)
+def build(section: PixelSnailSection, shape: StageShape) -> PixelSnail:
+    """Build the family for a stage of this shape."""
+    return PixelSnail(section, shape)
 
 
 def steps(model: PixelSnail, batch: int) -> PixelSnailSteps:

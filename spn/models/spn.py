@@ -25,36 +25,36 @@ from spn.layers import (
     raster_shift,
 )
 from spn.likelihood import Law
-from spn.models.interface import Context, Model, Signature, Steps, build_embedder, copy_into_buffer, embed
+from spn.models.interface import Context, Model, StageShape, Steps, build_embedder, copy_into_buffer, embed
 from spn.shapes import Features, Levels
 
 
 class SubscalePixelNetwork(Model):
     """Slice embedder, then attention, then masked convolutions, then a law per sub-pixel."""
 
-    def __init__(self, section: SpnSection, signature: Signature) -> None:
+    def __init__(self, section: SpnSection, shape: StageShape) -> None:
         super().__init__()
-        self.signature = signature
-        self.embedder = build_embedder(section, signature, section.width, signature.num_classes)
+        self.shape = shape
+        self.embedder = build_embedder(section, shape, section.width, shape.num_classes)
         self.to_transformer = bool(self.embedder) and section.context_enters in ("transformer", "both")
         self.to_pixelcnn = bool(self.embedder) and section.context_enters in ("pixelcnn", "both")
-        self.intensity = build_intensity(section.intensity, signature.num_levels, section.intensity_units)
-        self.entry = nn.Linear(signature.channels * self.intensity.units, section.width)
+        self.intensity = build_intensity(section.intensity, shape.num_levels, section.intensity_units)
+        self.entry = nn.Linear(shape.channels * self.intensity.units, section.width)
         self.transformer = RasterTransformer(
             section.width,
             section.heads,
             section.transformer_layers,
-            signature.height,
-            signature.width,
+            shape.height,
+            shape.width,
             section.dropout,
         )
         self.pixelcnn = GatedStacks(
             self.intensity.units,
             section.pixelcnn_width,
             section.pixelcnn_layers,
-            signature.channels,
+            shape.channels,
             num_conditions=(section.width if self.to_pixelcnn else 0, section.width),
-            output_law=output_law(section.law, Scale(signature.num_levels, signature.high_levels), section.mixtures),
+            output_law=output_law(section.law, Scale(shape.num_levels, shape.high_levels), section.mixtures),
             dropout=section.dropout,
         )
 
@@ -85,7 +85,7 @@ class SubscaleSteps(Steps):
     """The step form: the embedder runs once per slice, the vertical stack once per row, attention once per pixel."""
 
     def __init__(self, model: SubscalePixelNetwork, batch: int) -> None:
-        shape = model.signature
+        shape = model.shape
         self.model = model
         levels = torch.arange(shape.num_levels, device=model.entry.weight.device)
         table = model.embed_target(levels.view(-1, 1, 1, 1)).flatten(0, 3)
@@ -129,9 +129,9 @@ class SubscaleSteps(Steps):
             self._pixelcnn.end_pixel()
 
 
-def build(section: SpnSection, signature: Signature) -> SubscalePixelNetwork:
-    """Build the family for a stage of this signature."""
-    return SubscalePixelNetwork(section, signature)
+def build(section: SpnSection, shape: StageShape) -> SubscalePixelNetwork:
+    """Build the family for a stage of this shape."""
+    return SubscalePixelNetwork(section, shape)
 
 
 def steps(model: SubscalePixelNetwork, batch: int) -> SubscaleSteps:

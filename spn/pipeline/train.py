@@ -62,8 +62,8 @@ def _recorded(params: Params, recipe: Recipe, experiment: Path, checkpoint: Path
         yield lambda row: None
         return
     stage = recipe["stage"]
-    signature = Stage(params.stage_plans[stage], params.data.shape).signature
-    count = num_parameters(params.stages[stage].model, signature)
+    shape = Stage(params.stage_plans[stage], params.data.shape).shape
+    count = num_parameters(params.stages[stage].model, shape)
     store = tracking.open_experiment(experiment, params.data.name)
     with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
         yield run.measured

@@ -45,7 +45,7 @@ def step_cost(stage: Stage, section: StageSection, batch_size: int, recompute: b
 
     All of it grows linearly with the batch, so large ones are extrapolated from two small ones.
     """
-    small = max(1, COUNTED_PIXELS // (stage.signature.height * stage.signature.width))
+    small = max(1, COUNTED_PIXELS // (stage.shape.height * stage.shape.width))
     if batch_size <= 2 * small:
         return _count_step(stage, section, batch_size, recompute)
     one, two = (_count_step(stage, section, size, recompute) for size in (small, 2 * small))
@@ -101,7 +101,7 @@ def forward_flops(stage: Stage, section: StageSection, step: StepCost, batch_siz
     They are those of `step` without the zeros that maps masked by channel multiply by. Backward passes are counted as
     twice as much, as is usual.
     """
-    shape = stage.signature
+    shape = stage.shape
     with torch.device("meta"):
         model = build_model(section.model, shape)
     dead = sum(module.num_dead for module in model.modules() if isinstance(module, ChannelCausalLinear))
@@ -113,7 +113,7 @@ def sampling_work(stage: Stage, section: StageSection, batch_size: int) -> Work:
 
     Those between are the mean of the two: what a pixel attends to grows linearly, and nothing else grows.
     """
-    shape = stage.signature
+    shape = stage.shape
     with imagined(), torch.no_grad():
         step = Step(stage, section, batch_size, CPU)
         steps = build_steps(step.model.eval(), batch_size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from spn.config import Params, StageSection
 from spn.data.layout import Split
 from spn.generation.sample import BATCH_SIZE
-from spn.models import Signature, num_parameters
+from spn.models import StageShape, num_parameters
 from spn.planning.cost import StepCost, forward_flops, sampling_work, step_cost
 from spn.planning.probe import Speeds
 from spn.stages import Stage
@@ -58,7 +58,7 @@ def _forecast_stage(
 ) -> StageForecast:
     section = params.stages[name]
     stage = Stage(params.stage_plans[name], params.data.shape)
-    shape, num_slices = stage.signature, len(stage.targets)
+    shape, num_slices = stage.shape, len(stage.targets)
     training, batch_size = section.training, section.training.batch_size
     step = step_cost(stage, section, batch_size, recompute)
     flops = forward_flops(stage, section, step, batch_size)
@@ -85,7 +85,7 @@ def _forecast_stage(
     )
 
 
-def _reach(section: StageSection, shape: Signature) -> tuple[int, int] | None:
+def _reach(section: StageSection, shape: StageShape) -> tuple[int, int] | None:
     farthest = max(shape.height, shape.width) - 1
     return (min(section.model.context_reach, farthest), farthest) if shape.num_cells else None
 

@@ -18,11 +18,11 @@ class Step:
     ) -> None:
         self.stage, self.training = stage, section.training
         with device:  # because tensors without values cannot be moved there afterwards
-            self.model: Model = build_model(section.model, stage.signature)
+            self.model: Model = build_model(section.model, stage.shape)
         if recompute:
             recompute_layers(self.model)
         self.optimiser = build_optimiser(self.model, section.training.optimiser)
-        size, shape = stage.plan.scale_factor, stage.signature
+        size, shape = stage.plan.scale_factor, stage.shape
         self.slices = torch.zeros(
             (batch_size, size, size, shape.height, shape.width, shape.channels), dtype=torch.uint8, device=device
         )

@@ -36,7 +36,7 @@ class Learner:
         self.stage = Stage(params.stage_plans[name], params.data.shape, device)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, name, "weights"))
-            self.model = build_model(params.stages[name].model, self.stage.signature).to(device)
+            self.model = build_model(params.stages[name].model, self.stage.shape).to(device)
         self.average = EmaModel(self.model, self.section.ema_decay)
         self.optimiser = build_optimiser(self.model, self.section.optimiser)
 

@@ -16,7 +16,7 @@ from spn.evaluation import chain_check, check
 from spn.evaluation.chain_check import check_chain
 from spn.evaluation.check import TOLERANCE, check_stage, takes
 from spn.likelihood import Chunked, DiscretisedMixture, Law
-from spn.models import Context, Signature
+from spn.models import Context, StageShape
 from spn.models.spn import SubscalePixelNetwork
 
 CHAINS = chains(1, 2)
@@ -221,6 +221,6 @@ def test_a_chain_is_checked_with_the_classes_that_its_stages_are_told(monkeypatc
 
 @pytest.mark.parametrize(("height", "width", "fits"), [(4, 8, True), (4, 6, False), (6, 4, False)])
 def test_a_family_takes_slices_by_both_their_sides(height: int, width: int, fits: bool) -> None:
-    signature = Signature(height, width, 1, 4, 0, 4, num_positions=1)
-    assert takes(PLUS_PLUS, signature) == fits
-    assert takes(SMALL, signature)
+    shape = StageShape(height, width, 1, 4, 0, 4, num_positions=1)
+    assert takes(PLUS_PLUS, shape) == fits
+    assert takes(SMALL, shape)

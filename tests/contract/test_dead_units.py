@@ -12,7 +12,7 @@ from spn.config import FamilySection, Params, PixelCnnPpSection, PixelSnailSecti
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
 from spn.layers.weight_norm import gain, initialised_by_data, normalised
-from spn.models import Context, Signature, build_model
+from spn.models import Context, StageShape, build_model
 from spn.provenance import stage_recipe
 from spn.training.finite import check_finite, worst_gradient
 from spn.training.trainer import Trainer
@@ -80,8 +80,8 @@ BLIND: dict[str, tuple[FamilySection, int]] = {
 def test_networks_whose_layers_see_nothing_learn_the_frequencies(case: str) -> None:
     section, side = BLIND[case]
     torch.manual_seed(1)
-    signature = Signature(side, side, 1, 4, num_cells=0, context_levels=4, num_positions=1)
-    model = build_model(section, signature).train()
+    shape = StageShape(side, side, 1, 4, num_cells=0, context_levels=4, num_positions=1)
+    model = build_model(section, shape).train()
     shares = torch.tensor([0.6, 0.1, 0.25, 0.05])
     levels = torch.multinomial(shares, 256 * side * side, replacement=True).view(256, side, side, 1)
     context = Context(torch.zeros(256, 0, side, side, 1).long(), torch.zeros(256, 0).bool(), torch.zeros(256).long())

@@ -13,7 +13,7 @@ from families import PLUS_PLUS, SECTIONS, changed
 from spn.config import FamilySection, PixelCnnPpSection
 from spn.evaluation.random_problem import random_context
 from spn.layers import recompute_layers
-from spn.models import Signature, build_model
+from spn.models import StageShape, build_model
 
 CHAINS = chains(1, 2)
 
@@ -95,9 +95,9 @@ def test_sampling_draws_from_the_exact_law() -> None:
 @pytest.mark.parametrize("family", SECTIONS)
 def test_every_weight_learns_and_recomputing_changes_no_loss(family: str, high_levels: int) -> None:
     torch.manual_seed(1)
-    signature = Signature(8, 8, 3, 16, 2, 64, num_positions=4, high_levels=high_levels, num_classes=5)
-    model = build_model(SECTIONS[family], signature).train()
-    context = random_context(signature, 4, torch.Generator().manual_seed(1))
+    shape = StageShape(8, 8, 3, 16, 2, 64, num_positions=4, high_levels=high_levels, num_classes=5)
+    model = build_model(SECTIONS[family], shape).train()
+    context = random_context(shape, 4, torch.Generator().manual_seed(1))
     levels = torch.randint(16, (4, 8, 8, 3))
     model.initialise(levels, context)
 

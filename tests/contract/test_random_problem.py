@@ -11,9 +11,9 @@ from spn.evaluation.dependence import dependence, sight
 from spn.evaluation.mass import images_of
 from spn.evaluation.random_problem import random_context, random_model, random_problem
 from spn.likelihood import Law
-from spn.models import Context, Model, Signature
+from spn.models import Context, Model, StageShape
 
-FULL = Signature(3, 5, 2, 4, 6, 16, num_positions=9, high_levels=8, num_classes=7)
+FULL = StageShape(3, 5, 2, 4, 6, 16, num_positions=9, high_levels=8, num_classes=7)
 """A problem that has everything, no two of its sizes the same where that can be."""
 COUNT = 200
 
@@ -29,7 +29,7 @@ def levels_of(tensor: Tensor | None, num_levels: int, *shape: int) -> bool:
 
 def test_every_level_of_every_part_of_a_problem_is_drawn() -> None:
     model, context, levels = random_problem(SMALL, FULL, COUNT, seeded())
-    assert model.signature == FULL
+    assert model.shape == FULL
     assert levels_of(levels, 4, COUNT, 3, 5, 2)
     assert levels_of(context.cells, 16, COUNT, 6, 3, 5, 2)
     assert levels_of(context.position, 9, COUNT)
@@ -41,9 +41,9 @@ def test_every_level_of_every_part_of_a_problem_is_drawn() -> None:
 
 
 def test_what_a_stage_does_not_have_is_not_drawn() -> None:
-    context = random_context(Signature(3, 5, 2, 4, 0, 16, num_positions=1), 2, seeded())
+    context = random_context(StageShape(3, 5, 2, 4, 0, 16, num_positions=1), 2, seeded())
     assert (context.cells.shape, context.high, context.label) == ((2, 0, 3, 5, 2), None, None)
-    two = random_context(Signature(3, 5, 2, 4, 0, 16, num_positions=1, high_levels=2, num_classes=1), COUNT, seeded())
+    two = random_context(StageShape(3, 5, 2, 4, 0, 16, num_positions=1, high_levels=2, num_classes=1), COUNT, seeded())
     assert levels_of(two.high, 2, COUNT, 3, 5, 2)
     assert levels_of(two.label, 1, COUNT)
 
@@ -118,9 +118,9 @@ class ByHand(Model):
 
     steps = None  # type: ignore[assignment]
 
-    def __init__(self, signature: Signature, weights: Tensor, reaches: Tensor, seen_where: int | None = None) -> None:
+    def __init__(self, shape: StageShape, weights: Tensor, reaches: Tensor, seen_where: int | None = None) -> None:
         super().__init__()
-        self.signature, self.weights, self.reaches, self.seen_where = signature, weights, reaches, seen_where
+        self.shape, self.weights, self.reaches, self.seen_where = shape, weights, reaches, seen_where
 
     def embed_target(self, levels: Tensor) -> Tensor:
         """Embed a sub-pixel as two units."""
@@ -128,9 +128,9 @@ class ByHand(Model):
 
     def embed_context(self, context: Context) -> Tensor | None:
         """Return one feature for each pixel, made of the last cell."""
-        assert ((context.cells >= 0) & (context.cells < self.signature.context_levels)).all()
+        assert ((context.cells >= 0) & (context.cells < self.shape.context_levels)).all()
         pixels = context.cells[:, -1].double().sum(-1).flatten(1)
-        return (pixels @ self.reaches.T).view(-1, self.signature.height, self.signature.width, 1)
+        return (pixels @ self.reaches.T).view(-1, self.shape.height, self.shape.width, 1)
 
     def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Law:
         """Add up; the meta-position counts as well."""
@@ -143,7 +143,7 @@ class ByHand(Model):
         return Linear(scores.view(embedded.shape[:-1]) + features)
 
 
-SLICE = Signature(2, 2, 1, 4, 1, 8, num_positions=1)
+SLICE = StageShape(2, 2, 1, 4, 1, 8, num_positions=1)
 LEVELS = torch.arange(3)[:, None, None, None].expand(3, 2, 2, 1)
 """Three targets, of levels 0, 1 and 2."""
 
@@ -187,7 +187,7 @@ def test_what_no_law_depends_on_is_counted_as_blind() -> None:
 
 
 def test_a_reach_is_counted_in_rows_and_in_columns() -> None:
-    wide = Signature(3, 4, 2, 4, 2, 8, num_positions=1)
+    wide = StageShape(3, 4, 2, 4, 2, 8, num_positions=1)
     for law, pixel, reach in ((0, 0, 0), (0, 3, 3), (11, 8, 3), (1, 9, 2), (4, 3, 3), (5, 10, 1)):
         reaches = torch.zeros(12, 12, dtype=torch.float64)
         reaches[law, pixel] = 1

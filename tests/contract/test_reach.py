@@ -12,15 +12,15 @@ from made_up_machine import PLENTY, SPEEDS
 from spn.config import FamilySection, load_params
 from spn.evaluation.dependence import sight
 from spn.evaluation.random_problem import random_problem
-from spn.models import Signature
+from spn.models import StageShape
 from spn.planning import forecast, plan_table
 
 FAMILIES = {"spn": SMALL, "gated_pixelcnn": GATED, "pixelcnn_pp": PLUS_PLUS, "pixelsnail": SNAIL}
 
 
-def beside(height: int, width: int, num_cells: int = 1) -> Signature:
+def beside(height: int, width: int, num_cells: int = 1) -> StageShape:
     """Describe a stage of grey slices beside cells of context."""
-    return Signature(height, width, 1, 4, num_cells, context_levels=8, num_positions=1)
+    return StageShape(height, width, 1, 4, num_cells, context_levels=8, num_positions=1)
 
 
 @pytest.mark.parametrize(

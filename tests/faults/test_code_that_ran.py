@@ -26,9 +26,9 @@ SCHEDULE = "training/optimiser.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos"
 """An edit that leaves the size of its file as it was."""
 FAMILY = (
     "models/spn.py",
-    "        self.signature = signature\n        self.embedder",
+    "        self.shape = shape\n        self.embedder",
     """\
-        self.signature = signature
+        self.shape = shape
         torch.nn.Linear(1, 1)  # draws random numbers, so that all weights begin otherwise
         self.embedder""",
 )

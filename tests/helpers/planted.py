@@ -68,7 +68,7 @@ def channels_in_another_order(patch: pytest.MonkeyPatch) -> None:
     sound = SubscalePixelNetwork.laws
 
     def swapped(self: Model, embedded: Tensor, features: Tensor | None, context: Context) -> Categorical:
-        order = [0, 2, 1] if self.signature.channels == 3 else [0]
+        order = [0, 2, 1] if self.shape.channels == 3 else [0]
         laws = sound(self, embedded[..., order, :], features, context)
         return Categorical(laws.probs()[..., order, :].log())
 

@@ -48,7 +48,7 @@ def test_a_bound_repeats_and_leaves_the_random_numbers_of_others_alone(
     monkeypatch.setattr(Stage, "nats", lambda stage, model, slices, *_: torch.rand(len(slices)).double())
     for stage, seed in (("low", 1), ("low again", 2), ("high", 1)):
         plan = Stage(params.stage_plans[stage.split()[0]], params.data.shape)
-        model = build_model(params.stages["low"].model, plan.signature)
+        model = build_model(params.stages["low"].model, plan.shape)
         torch.manual_seed(seed)
         expected = torch.rand(1, generator=torch.Generator().manual_seed(seed))
         nats[stage] = stage_nats(plan, model, file, "test", CPU, batch_size=4)

@@ -240,7 +240,7 @@ def test_exact_nats_do_not_depend_on_the_batches(experiment, stage):
     params, folder = experiment
     plan = Stage(params.stage_plans[stage], params.data.shape)
     torch.manual_seed(0)
-    model = build_model(params.stages[stage].model, plan.signature).double().eval()
+    model = build_model(params.stages[stage].model, plan.shape).double().eval()
     file = SliceFile(folder / f"{stage}.h5")
     slices = file.slices("test", torch.arange(10))
     with torch.inference_mode():

@@ -10,7 +10,7 @@ from spn.config import StagePlan, tile
 from spn.generation import SAMPLERS, sample_stage
 from spn.image.order import Step, generation_order, step_numbers
 from spn.likelihood import Categorical
-from spn.models import Context, Model, Signature
+from spn.models import Context, Model, StageShape
 from spn.stages import Stage
 
 RASTER: Chain = {"raster": Part(1, "all", (0, 2))}
@@ -75,9 +75,9 @@ def test_networks_of_figure_3g() -> None:
 class Uninformed(Model):
     """A model that knows nothing, and notes for which sub-pixels it is asked."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, shape: StageShape) -> None:
         super().__init__()
-        self.signature = signature
+        self.shape = shape
         self.position = -1
         self.asked: list[tuple[int, int, int, int]] = []
 
@@ -88,7 +88,7 @@ class Uninformed(Model):
         self.position = int(context.position[0])
 
     def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Categorical:
-        return Noted(embedded.new_zeros(*embedded.shape[:-1], self.signature.num_levels), self)
+        return Noted(embedded.new_zeros(*embedded.shape[:-1], self.shape.num_levels), self)
 
 
 class Noted(Categorical):
@@ -105,7 +105,7 @@ def sampled_steps(plan: StagePlan, shape: tuple[int, int, int]) -> list[Step]:
     """Sample a stage, and give the steps taken; the channels of a pixel are one step, in their order."""
     stage = Stage(plan, shape)
     size, channels = plan.scale_factor, shape[2]
-    model = Uninformed(stage.signature)
+    model = Uninformed(stage.shape)
     slices = torch.zeros(1, size, size, shape[0] // size, shape[1] // size, channels, dtype=torch.uint8)
     sample_stage(stage, SAMPLERS["cached"](model, 1.0), slices, [0], seed=1)
     assert [asked[3] for asked in model.asked] == list(range(channels)) * (len(model.asked) // channels)

@@ -79,7 +79,7 @@ class Skewed(Model):
 
     def __init__(self) -> None:
         super().__init__()
-        self.signature = PROBLEM.stages[0].signature
+        self.shape = PROBLEM.stages[0].shape
 
     def embed_target(self, levels: torch.Tensor) -> torch.Tensor:
         """Return the levels."""

@@ -7,10 +7,10 @@ from torch.nn.utils import parametrize
 
 from spn.config import PixelCnnPpSection, TrainingSection
 from spn.layers.weight_norm import fold_weight_norm, initialised_by_data, normalised
-from spn.models import Context, Model, Signature, build_model, num_parameters
+from spn.models import Context, Model, StageShape, build_model, num_parameters
 from spn.training.optimiser import build_optimiser, learning_rate
 
-CIFAR = Signature(32, 32, 3, 256, num_cells=0, context_levels=256, num_positions=1)
+CIFAR = StageShape(32, 32, 3, 256, num_cells=0, context_levels=256, num_positions=1)
 SMALL = PixelCnnPpSection(family="pixelcnn_pp", filters=8, resnets=1, mixtures=2)
 
 
@@ -23,7 +23,7 @@ def test_it_has_the_published_number_of_parameters(resnets: int, filters: int, e
 
 def problem(section: PixelCnnPpSection = SMALL) -> tuple[Model, Tensor, Context]:
     torch.manual_seed(1)
-    model = build_model(section, Signature(8, 8, 3, 256, num_cells=0, context_levels=256, num_positions=1)).double()
+    model = build_model(section, StageShape(8, 8, 3, 256, num_cells=0, context_levels=256, num_positions=1)).double()
     levels = torch.randint(256, (16, 8, 8, 3))
     empty = Context(torch.zeros(16, 0, 8, 8, 3).long(), torch.zeros(16, 0).bool(), torch.zeros(16).long())
     return model, levels, empty

@@ -200,8 +200,8 @@ def test_a_forecast_names_what_the_configuration_says() -> None:
     stages = forecast(params, SPEEDS, {"test": 10}, PLENTY)
     assert [stage.name for stage in stages] == list(params.stage_plans)
     for stage in stages:
-        signature = stage_of(params, stage.name).signature
-        assert stage.num_parameters == num_parameters(params.stages[stage.name].model, signature)
+        shape = stage_of(params, stage.name).shape
+        assert stage.num_parameters == num_parameters(params.stages[stage.name].model, shape)
         assert stage.training_flops == 3 * stage.forward_flops // stage.num_slices
         assert (stage.num_pixels, stage.num_sub_pixels) == (64, 64)
         assert stage.batch_size == stage.fitting_batch_size == 8

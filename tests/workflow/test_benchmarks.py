@@ -17,7 +17,7 @@ from benchmarks.kept import Problem, held_bytes, kept_for_backward
 from benchmarks.machine import Peaks
 from benchmarks.measure import interleaved, spread
 from benchmarks.problems import common_image, one_slice
-from benchmarks.reference import TINY, decoder_signature, no_context, noise, randomised
+from benchmarks.reference import TINY, decoder_shape, no_context, noise, randomised
 from benchmarks.same_weights import common_decoder
 from benchmarks.sampling import compare_samples, first_pixels, uniforms_of
 from benchmarks.table import Row, Target, faster, markdown
@@ -45,12 +45,12 @@ class TestBaselines:
     @pytest.mark.parametrize("layers", [1, 3])
     def test_common_style_gives_our_laws(self, layers: int) -> None:
         section = TINY.model_copy(update={"pixelcnn_layers": layers, "transformer_layers": 2})
-        signature = decoder_signature(4, num_levels=8)
-        ours = randomised(section, signature)
-        common = common_decoder(ours, CommonDecoder(section, signature))
+        shape = decoder_shape(4, num_levels=8)
+        ours = randomised(section, shape)
+        common = common_decoder(ours, CommonDecoder(section, shape))
         levels = noise((2, 4, 4, 3), num_levels=8)
         theirs = common(levels.permute(0, 3, 1, 2)).permute(0, 3, 4, 2, 1).softmax(-1)
-        torch.testing.assert_close(theirs, ours(levels, no_context(signature, 2)).probs(), rtol=0, atol=1e-10)
+        torch.testing.assert_close(theirs, ours(levels, no_context(shape, 2)).probs(), rtol=0, atol=1e-10)
 
     def test_snail_sees_no_later_pixel(self) -> None:
         torch.manual_seed(0)
@@ -61,9 +61,9 @@ class TestBaselines:
         compare_samples(TINY)
 
     def test_timed_passes_are_the_walk(self) -> None:
-        signature = decoder_signature(3, num_levels=8)
-        model = randomised(TINY, signature)
-        context, uniforms = no_context(signature, 2), uniforms_of(model, 2)
+        shape = decoder_shape(3, num_levels=8)
+        model = randomised(TINY, shape)
+        context, uniforms = no_context(shape, 2), uniforms_of(model, 2)
         walked = SAMPLERS["plain"](model, 1.0)(context, uniforms)
         assert torch.equal(torch.stack(first_pixels(model, context, uniforms, 5), dim=1), walked.flatten(1, 2)[:, :5])
 

@@ -44,12 +44,12 @@ from spn.models.interface import Model, build_embedder, embed
 class Toy(Model):
     """Sums."""
 
-    def __init__(self, section, signature):
+    def __init__(self, section, shape):
         super().__init__()
-        self.signature, self.scale = signature, Scale(signature.num_levels, signature.high_levels)
-        self.embedder = build_embedder(section, signature, section.width)
-        self.sums = nn.Linear(signature.channels + 1, section.width)
-        self.head = build_head(section.law, section.width, signature.channels, self.scale, section.mixtures)
+        self.shape, self.scale = shape, Scale(shape.num_levels, shape.high_levels)
+        self.embedder = build_embedder(section, shape, section.width)
+        self.sums = nn.Linear(shape.channels + 1, section.width)
+        self.head = build_head(section.law, section.width, shape.channels, self.scale, section.mixtures)
 
     def embed_target(self, levels):
         """Scale levels."""
@@ -67,9 +67,9 @@ class Toy(Model):
         return self.head(torch.tanh(sums if features is None else sums + features), values, context.high)
 
 
-def build(section: ToySection, signature):
+def build(section: ToySection, shape):
     """Build the toy."""
-    return Toy(section, signature)
+    return Toy(section, shape)
 '''
 
 LAW = '''

@@ -52,11 +52,11 @@ def check_context_is_used(problem: Problem) -> None:
             absent[:, cell] = False
             dark = replace(context, cells=emptied)
             pairs += [(context, replace(context, cells=others)), (dark, replace(dark, present=absent))]
-        if stage.signature.num_cells and stage.signature.num_positions > 1:
-            elsewhere = (context.position + 1) % stage.signature.num_positions
+        if stage.shape.num_cells and stage.shape.num_positions > 1:
+            elsewhere = (context.position + 1) % stage.shape.num_positions
             pairs.append((context, replace(context, position=elsewhere)))
         if context.label is not None:
-            pairs.append((context, replace(context, label=(context.label + 1) % stage.signature.num_classes)))
+            pairs.append((context, replace(context, label=(context.label + 1) % stage.shape.num_classes)))
         if pairs:
             one, other = (_laws(model, target, contexts) for contexts in zip(*pairs, strict=True))
             # For one of the targets: a rectifier may be off for some.
@@ -75,9 +75,9 @@ def check_law(problem: Problem) -> None:
     for stage, model, _, target, context in problem.cases():
         law = model(target, context)
         probs = law.probs()
-        assert probs.shape == (*target.shape, stage.signature.num_levels)
+        assert probs.shape == (*target.shape, stage.shape.num_levels)
         torch.testing.assert_close(probs.sum(-1), torch.ones(target.shape, dtype=torch.float64), atol=1e-12, rtol=0)
-        for level in range(stage.signature.num_levels):
+        for level in range(stage.shape.num_levels):
             log_prob = law.log_prob(torch.full_like(target, level)).double()
             torch.testing.assert_close(log_prob.exp(), probs[..., level], atol=1e-12, rtol=0)
 

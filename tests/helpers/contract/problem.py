@@ -9,7 +9,7 @@ from torch import Tensor
 from spn.config import FamilySection, SpnSection, StagePlan, tile
 from spn.config.tiling import SliceSelection
 from spn.image import split_slices
-from spn.models import Context, Model, Signature, build_model
+from spn.models import Context, Model, StageShape, build_model
 from spn.stages import Stage
 
 Shape = tuple[int, int, int]
@@ -133,13 +133,13 @@ def build_problem(
 ) -> Problem:
     """Resolve a chain and give each stage a model with random weights."""
     problem = resolve(chain, shape, bits, num_classes)
-    models = (random_model(section, stage.signature, seed) for seed, stage in enumerate(problem.stages))
+    models = (random_model(section, stage.shape, seed) for seed, stage in enumerate(problem.stages))
     return replace(problem, models=tuple(models))
 
 
-def random_model(section: FamilySection, signature: Signature, seed: int) -> Model:
+def random_model(section: FamilySection, shape: StageShape, seed: int) -> Model:
     """Build a model all of whose weights are random, for zeros of the initialisation would hide what leaks."""
-    model = build_model(section, signature).double().eval().requires_grad_(False)
+    model = build_model(section, shape).double().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3

@@ -121,7 +121,7 @@ def check_round_trip(problem: Problem) -> None:
         size = stage.plan.scale_factor
         for position in stage.targets:
             target = stage.target(split_slices(truth, size), stage.positions(position, len(truth)))
-            assert 0 <= target.min() <= target.max() < stage.signature.num_levels
+            assert 0 <= target.min() <= target.max() < stage.shape.num_levels
             slices = stage.insert(split_slices(image, size), position, target)
             image = join_slices(slices)
     assert torch.equal(image, truth)
