@@ -26,7 +26,7 @@ PICTURE_FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-"""Which files count as pictures, and the only decoders of Pillow that are let at them."""
+"""Which files count as pictures, and the only decoders of Pillow that may read them."""
 
 
 class Limit(Section):

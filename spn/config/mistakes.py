@@ -1,4 +1,4 @@
-"""How a mistake in params.yaml is told: its dotted key, what is wrong, the nearest known word, and the line."""
+"""Reports a mistake in params.yaml: its dotted key, what is wrong, the nearest known word, and the line."""
 
 import difflib
 import re

@@ -27,7 +27,7 @@ MAX_VALUES = 100_000
 """Values of a file whose aliases are written out; a few lines of nested aliases can stand for any number."""
 
 TOLD = "SPN_TOLD_OF_ALIASES"
-"""Environment variable that names the file whose aliases were told of, here or by the process that started this one."""
+"""Environment variable that names the file whose aliases this process, or one that started it, has reported."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Document:
 
 def read_document(path: Path) -> Document:
     """Read a params.yaml; raise InputError with one line, that names the file, where it is none."""
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe may wait without end
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe could wait for ever
         raise InputError(f"{path}: expected a readable params file, got something else")
     try:
         with path.open("rb") as file:
@@ -97,7 +97,7 @@ def read_document(path: Path) -> Document:
 
 
 def tell_of_aliases(path: Path, document: Document) -> None:
-    """Say on stderr what DVC does to a file with aliases: once, by the first of the processes that start each other."""
+    """Warn on stderr of what DVC does to a file with aliases: once, in the first of the processes that start others."""
     name = str(path.resolve())
     if document.alias_line is None or os.environ.get(TOLD) == name:
         return

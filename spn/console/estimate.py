@@ -9,7 +9,7 @@ Seconds = Mapping[str, Mapping[str, float | None]]
 """Of every stage, by rule: `{"low": {"train": 20.0, "evaluate": None, "sample": 3.0}}`; None: not known."""
 
 START = 5.0
-"""Seconds that a job takes beside the work planned, until some were measured: imports above all."""
+"""Seconds that a job takes in addition to its planned work, mostly for imports, until some were measured."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Estimate:
     work: dict[int, float] = field(default_factory=dict)
     """Seconds of whole jobs by their bars, of those that showed one."""
     beside: list[float] = field(default_factory=list)
-    """Seconds that finished jobs took beside what their bars counted."""
+    """Seconds that finished jobs took in addition to what their bars counted."""
 
     def finish(self, job: int, elapsed: float, bar: Bar | None) -> None:
         """Note that a job is done and how long it took; one without a bar found its work done, or has none."""
@@ -59,7 +59,8 @@ class Estimate:
     def left(self, running: Mapping[int, Running]) -> float:
         """Estimate the seconds until everything is done.
 
-        It is what the longest row of jobs takes that wait for each other, or all work shared evenly, if that is more.
+        They are those of the longest chain of jobs that wait for each other, or of all work shared evenly among the
+        slots, whichever is more.
         """
         todo = {number: job for number, job in self.jobs.items() if number not in self.done}
         times = {number: self._seconds_of(number, running.get(number)) for number in todo}

@@ -12,7 +12,7 @@ from spn.console.logs import Mark, mark, read_lines
 from spn.files import is_alive
 
 SILENT = 60
-"""Seconds after which a Snakemake of another machine, which says every few that it is there, is taken for gone."""
+"""Seconds without a sign of life after which a Snakemake on another machine is taken for gone."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checks that a likelihood is one: nothing leaks, and the probabilities of everything sum to one.
+"""Checks that a model is a likelihood: nothing leaks, and the probabilities of everything sum to one.
 
 Causality is tested by autograd in float64: how a law depends on each sub-pixel of its slice. Leaks between slices and
 between stages cannot be seen by a model, only by its stage, so there the bits that are not yet known are replaced by

@@ -15,7 +15,7 @@ def choose_device(name: str, threads: int) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and is_one_of_several():
         name = f"cuda:{local_rank()}"
-        torch.cuda.set_device(name)  # NCCL goes by it
+        torch.cuda.set_device(name)  # because NCCL uses the current device
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

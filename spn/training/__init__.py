@@ -1,4 +1,4 @@
-"""Training one stage: batches, optimiser, averaging, and a run that can be killed and resumed."""
+"""Training one stage: batches, optimiser, EMA of the weights, and a state from which a killed training resumes."""
 
 from spn.training.lock import training_lock
 from spn.training.termination import TerminatedError

@@ -12,7 +12,7 @@ DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, 
 """What zipfile raises for archives that are not whole, encrypted, or of another kind."""
 
 BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""How members of a zip may be compressed: zipfile undoes other methods in one go, whatever comes of it."""
+"""How members of a zip may be compressed: zipfile decompresses other methods at once, however large the result."""
 
 DEFLATE_RATIO = 1032
 """Most bytes that deflate makes of one."""

@@ -112,7 +112,7 @@ def _open_directory(folder: Path) -> Pictures:
         try:
             state = (folder / name).stat()
             if not stat.S_ISREG(state.st_mode):
-                raise PictureError("not a file")  # reading a pipe may wait without end
+                raise PictureError("not a file")  # reading a pipe could wait for ever
             if state.st_size > MAX_FILE_BYTES:
                 raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
             return (folder / name).read_bytes()
