@@ -69,7 +69,7 @@ class Stage:
         return (levels & self.plan.own_mask) >> (self.plan.image_bits - self.plan.bits[1])
 
     def context(self, slices: Slices, position: Positions, labels: Labels | None = None) -> Context:
-        """Gather the context of each image's slice at `position`; `labels` where the stage is told of classes."""
+        """Gather the context of each image's slice at `position`; `labels` if the stage is class-conditional."""
         assert (labels is not None) == bool(self.plan.num_classes), "labels where the stage is told of classes"
         size = self.plan.scale_factor
         device = slices.device

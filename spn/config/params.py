@@ -103,7 +103,7 @@ class Params(Section):
         return {plan.name: plan for plans in self.plans.values() for plan in plans}
 
     def num_classes(self, chain: str) -> int:
-        """Count the classes that the images of a chain have: those of its stages that are told any; 0 if none is."""
+        """Count the classes that the images of a chain have: those of its class-conditional stages; 0 without any."""
         return max(plan.num_classes for plan in self.plans[chain])
 
 
@@ -196,7 +196,7 @@ def _check_references(params: Params) -> None:
 
 
 def _check_classes(params: Params) -> None:
-    """Check that there are classes where stages are told of them or samples are asked for."""
+    """Check that there are classes where stages are class-conditional or samples of a class are asked for."""
     num_classes = params.data.num_classes
     told = [name for name, stage in params.stages.items() if stage.class_conditional]
     if told and not num_classes:

@@ -44,7 +44,7 @@ class StagePlan:
     targets: tuple[MetaPosition, ...]
     known: tuple[tuple[int, ...], ...]
     num_classes: int = 0
-    """Classes that the stage is told of; 0 where it is not."""
+    """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
 
     @property
     def num_levels(self) -> int:

@@ -68,7 +68,7 @@ class Failure:
 class Follower(logging.Handler):
     """A handler of Snakemake's records.
 
-    What fails in here must not harm the workflow: it is told in a line, and progress is told no more.
+    An error in here must not harm the workflow: it is printed in a line, and progress is not shown any more.
     """
 
     def __init__(self, root: Path, run_of: Callable[[], Run | None], is_quiet: bool = False) -> None:

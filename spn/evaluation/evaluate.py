@@ -102,7 +102,7 @@ def estimate(are_bounds: Iterable[bool]) -> str:
 
 
 def conditioning(are_told: Iterable[bool]) -> str:
-    """Name what figures are conditioned on: the `class` of an image if any stage is told it, else `none`."""
+    """Name what figures are conditioned on: the `class` of an image if any stage is, else `none`."""
     return "class" if any(are_told) else "none"
 
 

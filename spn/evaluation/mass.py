@@ -34,7 +34,7 @@ def model_mass(model: Model, context: Context) -> float:
 def chain_log_probs(parts: Iterable[tuple[Stage, Model]], images: Tensor, labels: Tensor) -> Tensor:
     """Return the log-probability [batch] that a chain gives each image, in nats, added up in float64.
 
-    `labels` are those of the images, for stages that are told of classes.
+    `labels` are those of the images, for class-conditional stages.
     """
     total = torch.zeros(len(images), dtype=torch.float64)
     for stage, model in parts:

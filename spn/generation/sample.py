@@ -30,10 +30,10 @@ def sample_stage(
 ) -> ByteSlices:
     """Sample the cells of `stage` given the `slices` that the stages before it sampled.
 
-    `images` numbers the images of the batch: a number, `seed` and, where the stage is told of classes, the image's
+    `images` numbers the images of the batch: a number, `seed` and, if the stage is class-conditional, the image's
     label decide a sample, whatever the batch. That is exact in float64; in float32 the last bit of a logit depends on
-    the shape of the batch, and can in rare cases flip a draw. `observe` is called after each slice. A stage that is not
-    told of classes ignores `labels`.
+    the shape of the batch, and can in rare cases flip a draw. `observe` is called after each slice. A stage that is
+    not class-conditional ignores `labels`.
     """
     shape = stage.shape
     told = labels if stage.plan.num_classes else None
@@ -59,7 +59,7 @@ def sample_chain_stage(
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
 
     `before` is what the stages before it sampled; None for the first stage of a chain. `labels` are the classes of the
-    images, the same for all stages of a chain; a stage that is not told of classes ignores them. Every `sampler`
+    images, the same for all stages of a chain; a stage that is not class-conditional ignores them. Every `sampler`
     gives the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all images.
     """
     small, size = stage.shape, stage.plan.scale_factor
@@ -88,7 +88,7 @@ def sample_chain_stage(
 def sample_labels(num_images: int, num_classes: int, only: int | None = None) -> Int64[Tensor, " image"] | None:
     """Choose the classes of a chain's images: `only` that one, or i mod `num_classes` for image i (ours).
 
-    None for a chain that is told of none.
+    None for a chain without class-conditional stages.
     """
     if not num_classes:
         return None

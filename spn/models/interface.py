@@ -33,7 +33,7 @@ class StageShape:
     high_levels: int = 1
     """Levels of the target's more significant bits, where all of them are known beforehand; 1 where there are none."""
     num_classes: int = 0
-    """Classes an image can be of; 0 where the stage is not told."""
+    """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Context:
 
     An empty cell (outside the grid of slices, or of a slice not yet generated) is False in `present`: not intensity 0.
     `high` holds the target's own more significant bits as levels, or None where the stage has none of them;
-    `label` holds the class of each image, or None where the stage is not told.
+    `label` holds the class of each image, or None if the stage is not class-conditional.
     """
 
     cells: Int[Tensor, "batch cell height width channel"]
@@ -135,7 +135,7 @@ def embed(embedder: SliceEmbedder | None, context: Context) -> Features | None:
 
 
 def one_hot(context: Context, shape: StageShape, dtype: torch.dtype) -> OneHot | None:
-    """Turn the images' classes into one-hot vectors; None for a stage that is not told."""
+    """Turn the images' classes into one-hot vectors; None for a stage that is not class-conditional."""
     return None if context.label is None else F.one_hot(context.label, shape.num_classes).to(dtype)
 
 

@@ -91,7 +91,7 @@ def sample(
 def given_digests(
     params: Params, chain: str, stage: str, digest: str, given: Path | None, options: SamplingOptions
 ) -> dict[str, str]:
-    """Return the data digests of `stage`, which is `digest`, and of those before it, as told by their samples.
+    """Return the data digests of `stage`, which is `digest`, and of the stages before it, as their samples state.
 
     Raises InputError unless `given` has just the samples that the stage before made for this chain, under these
     parameters and options, and trained on the same data as far as `digest` tells: in another layout it is another one.
@@ -109,7 +109,7 @@ def given_digests(
         if recipe.get(key) != expected:
             raise InputError(f"{given}: expected samples of {key} {expected}, got {recipe.get(key)}")
     told: dict[str, str] = recipe.get("data_digests", {})
-    # A stage of which nothing is told, or that has the layout of this one: its data must be these.
+    # Stages of unknown data digest, and those of this stage's layout, must have been trained on the same data.
     same = (name for name in stages if name not in told or layout_of(params, name) == layout_of(params, stage))
     digests = told | dict.fromkeys(same, digest)
     check_recipe(given, sampling_recipe(params, chain, before[0], digests, options), recipe)

@@ -83,7 +83,7 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         },
         "model": section.model.model_dump(mode="json"),
         "training": section.training.model_dump(mode="json"),
-        # The number of classes changes nothing but the stages that are told of them, whose plans have it; the digest of
+        # The number of classes changes nothing but class-conditional stages, whose plans have it; the digest of
         # the source says what is refused, not what is learned.
         "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
         "data_digest": data_digest,
@@ -140,7 +140,7 @@ def sampling_recipe(
 
 
 def sampled_class(params: Params, chain: str, label: int | None = None) -> int | None:
-    """Return the class that all images of a chain are to have; None if it is told of none, or of all in turn.
+    """Return the class that all images of a chain are to have; None if it has no classes, or for all in turn.
 
     `label` takes the place of sampling.class. Raises InputError if it is no class of the chain's.
     """

@@ -79,7 +79,7 @@ def is_bound(metrics: Mapping[str, Any]) -> bool:
 
 
 def chain_text(chain: str, metrics: Mapping[str, Any]) -> str:
-    """Write the name of a chain, and that it is told the class of each image where it is."""
+    """Write the name of a chain, with a remark if it is conditioned on the class."""
     return f"{chain}{' (class-conditional)' * (metrics['conditioning'] == 'class')}"
 
 
@@ -143,7 +143,7 @@ def curve_csv(history: History) -> str:
 
 
 def shares_csv(chain_metrics: ChainMetrics) -> str:
-    """Write the bits/dim of every stage of every chain as CSV; chains told the class and bounds are named as such."""
+    """Write the bits/dim of every stage of every chain as CSV; names say what is a bound or class-conditional."""
     shares = (
         (f"{chain_text(chain, metrics)}{' (bound)' * is_bound(metrics)}", name, stage["bits_per_dim"])
         for chain, metrics in chain_metrics.items()

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from spn.config import InputError
 from spn.files import WriteError
 
-# MLflow logs the traceback of a database's error that it also raises: what is raised is told in one line.
+# MLflow logs the traceback of a database's error that it also raises: what is raised is reported in one line.
 logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.exc_info is None)
 
 _REMEDY = (

@@ -97,7 +97,7 @@ class StageRun:
         self._client.update_run(self.run_id, status="RUNNING")
         log_params(self._client, run, recipe)
         log_figures(self._client, run, {"num_parameters": float(num_parameters)})
-        # A resumed training may come from another commit: the recipe is the same, and the last one is told.
+        # A resumed training may come from another commit: the recipe is the same, and the last commit is recorded.
         tags = {"checkpoint": str(checkpoint)}
         if commit := git_commit():
             tags["mlflow.source.git.commit"] = commit

@@ -21,7 +21,7 @@ from spn.training.optimiser import EmaModel, build_optimiser, learning_rate
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 """Slices of levels [batch, S, S, height, width, channel], the meta-positions of the targets among them, and the images'
-classes where the stage is told of them."""
+classes if the stage is class-conditional."""
 
 Nats: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Returns the nats of each image's target slice, given a batch."""

@@ -160,7 +160,7 @@ class Trainer:
         return self.data.slices("train", indices), send(positions, self.device), self._labels("train", indices)
 
     def _labels(self, split: Split, indices: Tensor) -> Tensor | None:
-        """Return the classes of some images; None if the stage is not told of them."""
+        """Return the classes of some images; None if the stage is not class-conditional."""
         return self.data.labels(split, indices) if self.stage.plan.num_classes else None
 
     def _stop_clock(self) -> None:

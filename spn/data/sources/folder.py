@@ -76,7 +76,7 @@ class PicturePool(Pool):
 def open_folder(section: FolderData, root: Path, progress: bool) -> Source:
     """Open `{name}/` or `{name}.zip` and decode every picture once, so that all the bad ones are known beforehand."""
     pictures = _find(section, root)
-    # Of all pictures, bad ones too: a class keeps its number, and a mistake is told before hours of decoding.
+    # Of all pictures, bad ones too: a class keeps its number, and a mistake is reported before hours of decoding.
     labels = class_labels(pictures.names, pictures.path, section.num_classes) if section.num_classes else None
     found = _inspect(pictures, section, progress)
     if found.bad and section.unreadable == "refuse":
