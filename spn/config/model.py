@@ -15,9 +15,6 @@ BOUNDS = ("dequantised",)
 
 Family = TypeVar("Family", bound="FamilySection")
 
-DILATIONS = 7
-"""Dilations of the slice embedder before they begin again at 1: together they reach 127 pixels."""
-
 FEW = 16
 """Features of a network that is there for what it depends on: so many that rectifiers are not all off."""
 
@@ -52,16 +49,6 @@ class FamilySection(Section):
     """Logistics in a mixture; used only by the laws that are one."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the activations that are set to zero while training."""
-
-    @property
-    def embedder_dilations(self) -> tuple[int, ...]:
-        """Dilations of the embedder's 3x3 convolutions: one, and two in each residual block."""
-        return tuple(self.embedder_dilation ** (place % DILATIONS) for place in range(1 + 2 * self.embedder_layers))
-
-    @property
-    def context_reach(self) -> int:
-        """How many pixels away, in rows and in columns, context enters the features of a pixel."""
-        return sum(self.embedder_dilations)
 
     @abstractmethod
     def problem(self, height: int, width: int, channels: int) -> str | None:

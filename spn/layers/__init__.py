@@ -29,7 +29,7 @@ from spn.layers.shifted import (
     shifted_row,
 )
 from spn.layers.shifted_start import ShiftedStart, ShiftedStartSteps, with_ones
-from spn.layers.slice_embedder import SliceEmbedder
+from spn.layers.slice_embedder import SliceEmbedder, context_reach, embedder_dilations
 from spn.layers.strict_attention import StrictAttention, StrictAttentionSteps, coordinates
 from spn.layers.transformer import RasterTransformer, TransformerSteps
 from spn.layers.weight_norm import fold_weight_norm, initialised_by_data
@@ -72,10 +72,12 @@ __all__ = [
     "UpsamplingSteps",
     "VerticalConv",
     "build_intensity",
+    "context_reach",
     "coordinates",
     "down_right_shifted",
     "down_shift",
     "down_shifted",
+    "embedder_dilations",
     "fold_weight_norm",
     "initialised_by_data",
     "raster_shift",

@@ -10,13 +10,26 @@ from spn.layers.intensity import build_intensity
 from spn.layers.residual import ConvStack
 from spn.shapes import Features
 
+DILATIONS = 7
+"""Dilations of the slice embedder before they begin again at 1: together they reach 127 pixels."""
+
+
+def embedder_dilations(section: FamilySection) -> tuple[int, ...]:
+    """Return the dilations of the embedder's 3x3 convolutions: one, and two in each residual block."""
+    return tuple(section.embedder_dilation ** (place % DILATIONS) for place in range(1 + 2 * section.embedder_layers))
+
+
+def context_reach(section: FamilySection) -> int:
+    """Return how many pixels away, in rows and in columns, context enters the features of a pixel."""
+    return sum(embedder_dilations(section))
+
 
 class SliceEmbedder(nn.Module):
     """Concatenates the cells of context along depth and convolves them at constant size.
 
     NOTE: three things are ours: `Intensity` distinguishes an empty cell from intensity 0, and learned embeddings of
     the meta-position and, with `num_classes`, of the image's class are appended as planes. So is `embedder_dilation`:
-    how far the convolutions reach (`FamilySection.context_reach`) is not in the paper.
+    how far the convolutions reach (`context_reach`) is not in the paper.
     """
 
     def __init__(
@@ -37,7 +50,7 @@ class SliceEmbedder(nn.Module):
         num_planes = num_cells * channels * self.intensity.units + section.meta_position_units
         if num_classes:
             num_planes += section.class_units
-        self.convs = ConvStack(num_planes, width, section.embedder_dilations)
+        self.convs = ConvStack(num_planes, width, embedder_dilations(section))
         self.label = nn.Embedding(num_classes, section.class_units) if num_classes else None
 
     def forward(

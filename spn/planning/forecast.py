@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from spn.config import Params, StageSection
 from spn.data.layout import Split
 from spn.generation.sample import BATCH_SIZE
+from spn.layers import context_reach
 from spn.models import StageShape, num_parameters
 from spn.planning.cost import StepCost, forward_flops, sampling_work, step_cost
 from spn.planning.probe import Speeds
@@ -87,7 +88,7 @@ def _forecast_stage(
 
 def _reach(section: StageSection, shape: StageShape) -> tuple[int, int] | None:
     farthest = max(shape.height, shape.width) - 1
-    return (min(section.model.context_reach, farthest), farthest) if shape.num_cells else None
+    return (min(context_reach(section.model), farthest), farthest) if shape.num_cells else None
 
 
 def _fitting_batch_size(batch_size: int, held: StepCost, memory: int) -> int:

@@ -12,6 +12,7 @@ from made_up_machine import PLENTY, SPEEDS
 from spn.config import FamilySection, load_params
 from spn.evaluation.dependence import sight
 from spn.evaluation.random_problem import random_problem
+from spn.layers import context_reach, embedder_dilations
 from spn.models import StageShape
 from spn.planning import forecast, plan_table
 
@@ -39,8 +40,8 @@ def test_dilations_begin_again_where_they_have_reached_far(
     layers: int, dilation: int, dilations: tuple[int, ...], reach: int
 ) -> None:
     section = SMALL.model_copy(update={"embedder_layers": layers, "embedder_dilation": dilation})
-    assert section.embedder_dilations == dilations
-    assert section.context_reach == reach
+    assert embedder_dilations(section) == dilations
+    assert context_reach(section) == reach
 
 
 @pytest.mark.parametrize(("layers", "dilation", "reach"), [(0, 1, 1), (1, 1, 3), (2, 1, 5), (1, 2, 7), (2, 2, 31)])
@@ -51,7 +52,7 @@ def test_what_is_measured_is_what_is_configured(family: str, layers: int, dilati
     shape = (4, 12) if family == "pixelcnn_pp" else (2, 9)
     seen = sight(*random_problem(section, beside(*shape), 2, torch.Generator().manual_seed(1)))
     assert seen is not None
-    assert section.context_reach == reach
+    assert context_reach(section) == reach
     assert seen.reach == min(reach, shape[1] - 1)
 
 

@@ -73,6 +73,11 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
         ALL,
         SOFTMAX | MIXTURE,
     ),
+    "its dilations": (
+        ("layers/slice_embedder.py", "DILATIONS = 7", "DILATIONS = 6"),
+        ALL,
+        SOFTMAX | MIXTURE,
+    ),
     "the softmax": (
         ("laws/softmax.py", "self.num_outputs = num_levels", "self.num_outputs = num_levels + 1"),
         ALL,

@@ -3,6 +3,7 @@
 Two tables say which jobs run again. What is in neither fails, and so does a row that nothing needs.
 """
 
+import ast
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -333,3 +334,27 @@ def test_every_module_is_in_just_the_digests_that_it_decides() -> None:
             wrong.append(f"{name}: too many {sorted(found - expected)}, too few {sorted(expected - found)}")
     assert not wrong, "\n".join(wrong)
     assert used == MODULES.keys() | EXEMPT_MODULES.keys(), (MODULES.keys() | EXEMPT_MODULES.keys()) - used
+
+
+def fields() -> set[str]:
+    """Name the fields that sections of parameters have, all of which are in recipes as they are."""
+    return {name.partition(".")[2] for name in fields_of(Section)}
+
+
+def test_science_reads_of_sections_and_plans_what_recipes_have() -> None:
+    """What configuration computes out of them is in no digest: such as how dilations follow from a choice."""
+    plan = recipes.stage_recipe(bases()["params"], "raster", "")["plan"].keys()
+    allowed = {"section": fields(), "plan": {*plan, "name", "image_bits"}}  # the stage's name and the data's bits
+    wrong = []
+    for path in {path for family in FAMILIES for law in LAWS for path, _ in trained_by(family, law)}:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Attribute):
+                continue
+            owner = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", "")
+            if owner in allowed and node.attr not in allowed[owner]:
+                wrong.append(f"{path.relative_to(code.ROOT)}:{node.lineno}: {owner}.{node.attr}")
+    assert wrong == []
+
+
+def trained_by(family: str, law: str) -> set[code.Definition]:
+    return code.reach(*recipes.CODE["train"], family=family, law=law)
