@@ -152,6 +152,13 @@ def test_the_same_name_for_something_else_counts(package: Path) -> None:
     assert digest("other.py") != before
 
 
+def test_an_import_inside_a_function_hides_what_the_module_has(package: Path) -> None:
+    text = f"now = 7\n\n\ndef f():\n    from {package.name}.late import now\n    return now"
+    (package / "other.py").write_text(text)
+    assert (package / "late.py", "now") in reach("other.py:f")
+    assert (package / "other.py", "now") not in reach("other.py:f")
+
+
 def test_what_is_not_there_is_told(package: Path) -> None:
     (package / "other.py").write_text(f"from {package.name}.late import nothing\n\n\na = nothing")
     with pytest.raises(AssertionError, match=f"{package.name}.late.nothing: expected something of this package"):
