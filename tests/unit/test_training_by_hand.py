@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from spn.config import AdamW, Params, RMSProp, TrainingSection, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
-from spn.models import Model
+from spn.models import Model, build_model
 from spn.provenance import stage_recipe
-from spn.seeds import seeded
-from spn.training.batches import draw_positions
+from spn.seeds import derive_seed, seeded
+from spn.training.batches import batch_indices, draw_positions
 from spn.training.optimiser import EmaModel, build_optimiser, learning_rate
+from spn.training.step import Learner
 from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -173,6 +174,34 @@ def test_a_step_draws_the_same_wherever_training_began(folder: Path) -> None:
     resumed.state.step = 2
     alone = next(drawn(resumed, 1))
     assert all(torch.equal(left, right) for left, right in zip(third, alone, strict=True))
+
+
+@pytest.mark.parametrize(("process", "key"), [(0, ()), (1, (1,))])
+def test_every_draw_has_a_key_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, process: int, key: tuple[int, ...]
+) -> None:
+    """Keys are part of what a recipe means: other ones would be other weights."""
+    params = loaded(folder)
+    learner = Learner(params, "low", CPU)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(1, "low", "weights"))
+        fresh = build_model(params.stages["low"].model, learner.stage.shape)
+    assert all(torch.equal(*pair) for pair in zip(learner.model.parameters(), fresh.parameters(), strict=True))
+    indices, positions = learner.draw(5, 100)
+    assert torch.equal(indices, batch_indices(1, 5, 100, 8))
+    assert torch.equal(positions, draw_positions(learner.stage.targets, 8, seeded(1, "low", "slices", 5)))
+
+    monkeypatch.setattr("spn.training.step.rank", lambda: process)
+    states: list[Tensor] = []
+    file = SliceFile(folder / "low.h5")
+
+    def nats(*batch: Any) -> Tensor:
+        states.append(torch.get_rng_state())
+        return learner.stage.nats(learner.model, *batch)
+
+    learner.take(5, (file.slices("train", indices), positions, None), nats)
+    torch.manual_seed(derive_seed(1, "low", "dropout", 5, *key))
+    assert torch.equal(states[0], torch.get_rng_state())
 
 
 # Losses.
