@@ -42,7 +42,6 @@ PLUMBING = {
 }
 """Modules and folders that no digest follows names into, and why."""
 
-
 DOORS = {
     "data/sources/__init__.py:open_source": ("data/sources/{source}.py:open_{source}",),
     "generation/walk.py:build_steps": ("models/{family}.py:steps",),
@@ -235,22 +234,36 @@ def _parse(source: bytes) -> _Module:
     statements: dict[str, list[ast.stmt]] = {}
     imports: dict[str, str] = {}
     for statement in ast.parse(source).body:
-        inside = dict(_imports(statement))
-        imports |= inside
-        if _is_docstring(statement) or (isinstance(statement, ast.Import | ast.ImportFrom)):
-            continue
-        if isinstance(statement, ast.If) and inside:  # `if TYPE_CHECKING:`, for annotations
+        if not isinstance(statement, _DEFINING):
+            imports |= dict(_imports(statement))
+        if isinstance(statement, ast.Import | ast.ImportFrom) or _is_docstring(statement) or _is_for_types(statement):
             continue
         for name in _bound(statement) or [LOOSE]:
             statements.setdefault(name, []).append(statement)
     return _Module({name: _text(each) for name, each in statements.items()}, imports)
 
 
+_DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
 def _bound(statement: ast.stmt) -> list[str]:
-    """List the names that a statement at the top level binds."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    """List the names that a statement at the top level binds, by choice or not."""
+    if isinstance(statement, _DEFINING):
         return [statement.name]
-    return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    found = [name for name, _ in _imports(statement)]
+    for node in ast.walk(statement):
+        if isinstance(node, _DEFINING):
+            found.append(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.append(node.id)
+    return list(dict.fromkeys(found))
+
+
+def _is_for_types(statement: ast.stmt) -> bool:
+    """Tell whether a statement is for annotations alone: `if TYPE_CHECKING:` and nothing else."""
+    if not isinstance(statement, ast.If) or statement.orelse:
+        return False
+    return isinstance(statement.test, ast.Name) and statement.test.id == "TYPE_CHECKING"
 
 
 def _imports(statement: ast.AST) -> Iterator[tuple[str, str]]:
@@ -273,6 +286,7 @@ def _text(statements: list[ast.stmt]) -> _Text:
     nodes = [_Bare().visit(statement) for statement in statements]
     mentions = {name for node in nodes for name in _mentions(node)}
     imports = dict(pair for node in nodes for pair in _imports(node))
+    mentions |= imports.keys()
     return _Text(hashlib.sha256(repr(_canonical(nodes)).encode()).digest(), frozenset(mentions), imports)
 
 

@@ -159,6 +159,30 @@ def test_an_import_inside_a_function_hides_what_the_module_has(package: Path) ->
     assert (package / "other.py", "now") not in reach("other.py:f")
 
 
+def test_an_import_inside_a_function_is_nothing_to_the_others(package: Path) -> None:
+    name = package.name
+    (package / "other.py").write_text(
+        f"from {name}.late import now\n\n\ndef f():\n    return now\n\n\n"
+        f"def g():\n    from {name}.names import TWO as now\n    return now"
+    )
+    assert (package / "late.py", "now") in reach("other.py:f")
+    assert (package / "names.py", "TWO") not in reach("other.py:f")
+    assert (package / "names.py", "TWO") in reach("other.py:g")
+
+
+def test_a_choice_between_imports_counts(package: Path) -> None:
+    """Unlike imports for annotations alone."""
+    text = f"import sys\n\nif sys.maxsize > 1:\n    from {package.name}.late import now\nelse:\n    now = 7\n\n\n"
+    found = set()
+    for version in (text, text.replace("> 1", "> 2"), text.replace("now = 7", "now = 8")):
+        (package / "other.py").write_text(f"{version}def f():\n    return now")
+        found.add(digest("other.py:f"))
+    assert len(found) == 3
+    checked = f"from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from {package.name}.late import now\n\n\n"
+    (package / "other.py").write_text(f"{checked}def f(x: now):\n    return x")
+    assert reach("other.py:f") == {(package / "other.py", "f")}
+
+
 def test_what_is_not_there_is_told(package: Path) -> None:
     (package / "other.py").write_text(f"from {package.name}.late import nothing\n\n\na = nothing")
     with pytest.raises(AssertionError, match=f"{package.name}.late.nothing: expected something of this package"):
