@@ -6,9 +6,10 @@ Only code can be adopted, never parameters or data: these decide weights.
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Float64
 
 from spn.checkpoint import load_tensors, save_tensors
 from spn.config import InputError, Params
@@ -29,6 +30,8 @@ from spn.provenance import (
     stage_recipe,
 )
 from spn.trained import build_trained
+
+Nats: TypeAlias = Float64[np.ndarray, " image"]
 
 ADOPTED, CODE = "adopted", "code_digest"
 TOLERANCE, ROUNDING = 1e-5, 1e-7
@@ -71,26 +74,31 @@ def adopt(
             trained, model = build_trained(params, name, weights, place)
         except RuntimeError as error:
             raise InputError(f"{path}: expected the weights of the network that this code builds: {error}") from error
-        nats = stage_nats(trained, model, data, "test", place, num_images=len(kept))
-        differences = np.abs(nats - kept)
-        if not (differences <= TOLERANCE + ROUNDING * np.abs(kept)).all():
-            raise InputError(
-                f"{path}: expected the nats that were kept, image by image, to {TOLERANCE:g}; "
-                f"under this code they differ by up to {differences.max():.3g}: train again"
-            )
+        difference = _compare(path, stage_nats(trained, model, data, "test", place, num_images=len(kept)), kept)
         adopted = {
             CODE: old[CODE],
             "commit": git_commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "images": len(kept),
-            "largest_difference": float(differences.max()),
+            "largest_difference": difference,
             "on_trust": ON_TRUST,
         }
         save_tensors(path, weights, notes | {RECIPE: new, ADOPTED: [*notes.get(ADOPTED, []), adopted]})
         yield (
             f"{name}: adopted from code {old[CODE][:12]}: the nats of {len(kept)} test images differ by at most "
-            f"{differences.max():.2g}; taken on your word: {ON_TRUST}"
+            f"{difference:.2g}; taken on your word: {ON_TRUST}"
         )
+
+
+def _compare(path: Path, nats: Nats, kept: Nats) -> float:
+    """Return by how much nats differ at most; raise InputError, naming the checkpoint, if that is too much."""
+    differences = np.abs(nats - kept)
+    if not (differences <= TOLERANCE + ROUNDING * np.abs(kept)).all():
+        raise InputError(
+            f"{path}: expected the nats that were kept, image by image, to {TOLERANCE:g}; "
+            f"under this code they differ by up to {differences.max():.3g}: train again"
+        )
+    return float(differences.max())
 
 
 def _check_code_alone_differs(path: Path, old: Recipe, new: Recipe) -> None:
@@ -102,7 +110,7 @@ def _check_code_alone_differs(path: Path, old: Recipe, new: Recipe) -> None:
         )
 
 
-def _kept_nats(stage: str, old: Recipe, results: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _kept_nats(stage: str, old: Recipe, results: Path) -> Nats:
     """Read the nats of each test image that were kept when the checkpoint was evaluated."""
     path = metrics_path(stage, results)
     metrics = read_json(path)

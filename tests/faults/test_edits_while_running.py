@@ -60,11 +60,8 @@ def params_of(steps: int, seed: int) -> dict[str, Any]:
 
 
 def edit(workspace: Workspace) -> None:
-    for path, before, after in EDITS:
-        file = workspace.folder / path
-        text = file.read_text()
-        assert text.count(before) == 1, path
-        file.write_text(text.replace(before, after))
+    for each in EDITS:
+        workspace.edit(*each)
 
 
 def start_training(workspace: Workspace, snakemake: tuple[str, ...]) -> subprocess.Popen[str]:
