@@ -1,0 +1,39 @@
+"""What `spn sample` hands on to the sampler: the settings of just this stage of this chain."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from experiment import tiny_params, write_params
+from torch import nn
+
+from spn.config import load_params
+from spn.pipeline import sample as module
+from spn.pipeline.sample import sample
+
+
+@pytest.mark.parametrize(("stage", "temperature"), [("high", 0.9), ("low", 0.4)])
+def test_a_stage_is_sampled_at_its_own_settings(
+    stage: str, temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tiny_params()
+    raw["chains"]["depth"]["temperature"] = {"high": 0.9, "low": 0.4}
+    raw["sampling"] |= {"num_images": 3, "seed": 7}
+    params = load_params(write_params(tmp_path, raw))
+    handed: dict[str, Any] = {}
+
+    def noted(trained: object, model: object, before: object, **settings: Any) -> None:
+        handed.update(settings)
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "load_verb", lambda verb, section: None)
+    monkeypatch.setattr(module, "SliceFile", lambda path: SimpleNamespace(digest=""))
+    monkeypatch.setattr(module, "given_digests", lambda *arguments: {"high": "", "low": ""})
+    monkeypatch.setattr(module, "load_trained", lambda *arguments: (None, nn.Identity()))
+    monkeypatch.setattr(module, "sample_chain_stage", noted)
+    with pytest.raises(InterruptedError):
+        sample(params, "depth", stage, Path("data.h5"), Path("weights"), tmp_path, batch_size=2, device="cpu")
+    labels = handed.pop("labels")
+    assert labels is None
+    assert handed == {"num_images": 3, "seed": 7, "temperature": temperature, "batch_size": 2, "sampler": "cached"}
