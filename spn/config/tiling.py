@@ -1,5 +1,8 @@
 """A chain is a list of stages whose cells tile the slice x bit grid (Menick & Kalchbrenner 2018, Fig. 3).
 
+The order of Fig. 3 is made here and in `generation/walk.py`: a chain's stages in the order of params.yaml, a stage's
+`targets` (slices) in raster order, and within a slice the walk's order of pixels.
+
 An image of `image_bits` bits cut in S x S interleaved slices is a grid of cells (slice, bit). A stage generates the
 cells of some slices in a range of bits, conditioned on every cell generated before it. Stages of one chain may differ
 in their scale factor: the grid is then that of the least common multiple.

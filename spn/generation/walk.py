@@ -1,5 +1,8 @@
 """The one traversal of a slice: it offers the law of the next sub-pixel and is given its value.
 
+Pixels are taken in raster order, the last part of the order of Menick & Kalchbrenner 2018, Fig. 3, whose first parts
+are the stages and slices of `config/tiling.py`.
+
 Sampling and scoring are drivers of it, so they cannot disagree about order or context. Whether each law comes from a
 whole pass over the slice or from caches is decided by the `Steps` that it walks.
 """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spn.config import StagePlan, tile
 from spn.generation import SAMPLERS, sample_stage
-from spn.image.order import Step, generation_order, step_numbers
+from order import Step, generation_order, step_numbers
 from spn.likelihood import Categorical
 from spn.models import Context, Model, StageShape
 from spn.stages import Stage

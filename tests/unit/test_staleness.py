@@ -279,7 +279,6 @@ EXEMPT_MODULES = {
     "__main__.py": "calls the command line",
     "*/__init__.py": "passes names on",
     "evaluation/*.py": "checks models, and writes nothing",
-    "image/order.py": "shows the order of generation, and is called by no verb",
     "shapes.py": "annotates, and computes nothing",
     "pipeline/adopt.py": "gives a checkpoint another recipe, and no other weights",
     "pipeline/check.py": "writes nothing",

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from spn.config import InputError, tile
-from spn.image.order import generation_order, step_numbers
+from order import generation_order, step_numbers
 
 DEPTH: Chain = {"high": Part(2, "all", (0, 1)), "low": Part(2, "all", (1, 2))}
 

@@ -9,7 +9,7 @@ from contract.problem import Check, Position, Problem
 from spn.config import StagePlan
 from spn.evaluation.check import hidden_bits_leak, same_context
 from spn.image import join_slices, split_slices
-from spn.image.order import generation_order
+from order import generation_order
 from spn.stages import Stage
 
 Known = np.ndarray

@@ -1,4 +1,4 @@
-"""The order in which a chain generates an image: the step numbers of Menick & Kalchbrenner 2018, Fig. 3."""
+"""The order of Menick & Kalchbrenner 2018, Fig. 3, as a definition of its own to hold the pipeline against."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
