@@ -1,7 +1,9 @@
-"""How a machine multiplies matrices: what costs time and changes no result."""
+"""How this machine multiplies matrices, and how much memory it has: what costs time and changes no result."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -44,3 +46,31 @@ def _product_error() -> float:
         exact = one.double() @ other.double()
         error = max(error, ((one @ other - exact).abs().max() / exact.abs().max()).item())
     return error
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return the bytes of memory that a device has in all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Count the bytes that are free on a device; for the CPU, within the limit of the job it runs in."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([free, *_left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _left_in_groups(groups: Path, root: Path) -> list[int]:
+    """Read what the control groups of this process (v2, as Slurm and containers set them) leave of their limits."""
+    lines = groups.read_text().splitlines() if groups.exists() else []
+    left = []
+    for line in lines:
+        folder = root / line.partition("::")[2].strip("/")
+        for each in (folder, *folder.parents):
+            limit, used = each / "memory.max", each / "memory.current"
+            if limit.exists() and (text := limit.read_text().strip()) != "max":
+                left.append(max(0, int(text) - int(used.read_text())))
+    return left

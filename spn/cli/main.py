@@ -1,12 +1,12 @@
 """The parser: verbs, their paths and their machine-side options. Scientific numbers are in params.yaml alone."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TypeAlias
 
 from spn import __version__
-from spn.cli.launch import share_among_gpus
 from spn.cli.run import run_verb
 from spn.cli.texts import EXAMPLES, HELP
 from spn.config import InputError
@@ -19,7 +19,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a user's mistake prints one line and gives exit status 2."""
     options = vars(_parser().parse_args(arguments))
-    share_among_gpus(options.pop("gpus", 0), sys.argv[1:] if arguments is None else arguments)
+    _share_among_gpus(options.pop("gpus", 0), sys.argv[1:] if arguments is None else arguments)
     try:
         return run_verb(**options)
     except InputError as error:
@@ -28,6 +28,23 @@ def main(arguments: list[str] | None = None) -> int:
     except (FloatingPointError, OSError, WriteError) as error:  # OSError: of a file that is not the pipeline's
         print(f"spn: error: {error}", file=sys.stderr)
         return 1
+
+
+def _share_among_gpus(count: int, arguments: list[str]) -> None:
+    """Become torchrun where there are several GPUs: it runs the same command in a process for each, and ends like them.
+
+    Does nothing in the processes that torchrun started.
+    """
+    if count < 2:
+        return
+    from spn.distributed import is_one_of_several
+
+    if is_one_of_several():
+        return
+    # Threads are the option --threads, not what torchrun would choose and warn of.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    os.execv(sys.executable, [sys.executable, *torchrun, "-m", "spn", *arguments])
 
 
 def _parser() -> argparse.ArgumentParser:

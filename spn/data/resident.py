@@ -1,8 +1,5 @@
 """Slices kept where they are used, if they fit: on the GPU beside the network, or joined in memory."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
@@ -10,6 +7,7 @@ from torch import Tensor
 
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
+from spn.machine import free_bytes
 
 SHARE = 0.25
 """The largest share of free memory that a split may take."""
@@ -62,24 +60,3 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Count the bytes that are free on a device; for the CPU, within the limit of the job it runs in."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([free, *_left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
-
-
-def _left_in_groups(groups: Path, root: Path) -> list[int]:
-    """Read what the control groups of this process (v2, as Slurm and containers set them) leave of their limits."""
-    lines = groups.read_text().splitlines() if groups.exists() else []
-    left = []
-    for line in lines:
-        folder = root / line.partition("::")[2].strip("/")
-        for each in (folder, *folder.parents):
-            limit, used = each / "memory.max", each / "memory.current"
-            if limit.exists() and (text := limit.read_text().strip()) != "max":
-                left.append(max(0, int(text) - int(used.read_text())))
-    return left

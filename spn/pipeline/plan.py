@@ -5,6 +5,7 @@ from pathlib import Path
 
 from spn import planning
 from spn.config import Params
+from spn.machine import total_bytes
 from spn.paths import DATA
 from spn.pipeline.place import choose_device
 from spn.planning.images import count_images
@@ -24,7 +25,7 @@ def plan(
     Yields the table and then warnings, or one JSON text. `data` is where preprocessed files lie, if they do.
     """
     place = choose_device(device, threads)
-    images, memory = count_images(params, data), planning.memory_of(place)
+    images, memory = count_images(params, data), total_bytes(place)
     speeds = planning.measure_speeds(place, {params.stages[name].training.precision for name in params.stage_plans})
     stages = planning.forecast(params, speeds, images, memory, recompute)
     if as_json:

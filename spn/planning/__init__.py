@@ -1,8 +1,7 @@
 """What a configuration will cost: parameters, FLOPs, memory, steps of sampling and times, before anything runs."""
 
 from spn.planning.forecast import StageForecast, forecast
-from spn.planning.memory import memory_of
 from spn.planning.probe import Speeds, measure_speeds
 from spn.planning.table import plan_json, plan_table, warnings
 
-__all__ = ["Speeds", "StageForecast", "forecast", "measure_speeds", "memory_of", "plan_json", "plan_table", "warnings"]
+__all__ = ["Speeds", "StageForecast", "forecast", "measure_speeds", "plan_json", "plan_table", "warnings"]

@@ -26,7 +26,7 @@ Tags
     checkpoint              of a stage: where its weights are
 
 MLflow's own table shows none of these columns at first, so an experiment has two saved views that do, of its chains
-and of its stages; `Experiment.view_url` gives their addresses.
+and of its stages (`views`).
 
 A store may be away for a while: see `delivery` for how a training goes on meanwhile.
 

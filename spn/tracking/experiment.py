@@ -19,7 +19,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
@@ -29,7 +28,7 @@ from spn.config import InputError
 from spn.files import read_json, write_json, writing
 from spn.tracking.outage import opening, say
 from spn.tracking.schema import prepare
-from spn.tracking.views import view_path, view_tags
+from spn.tracking.views import view_tags
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 """MLflow's own default, so that plain `mlflow ui` in the working directory shows it."""
@@ -55,10 +54,6 @@ class Experiment:
     def locked(self) -> AbstractContextManager[None]:
         """Keep other processes of this package out of the store; does nothing where the store is a server."""
         return _locked(self.uri)
-
-    def view_url(self, kind: Literal["chain", "stage"], server: str = "http://127.0.0.1:5000") -> str:
-        """Return the address at which `mlflow ui` shows the runs of a kind, the lowest bits/dim first."""
-        return server.rstrip("/") + view_path(self.id, kind)
 
 
 def default_uri() -> str:

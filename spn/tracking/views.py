@@ -36,12 +36,6 @@ def view_tags() -> dict[str, str]:
     }
 
 
-def view_path(experiment_id: str, kind: str) -> str:
-    """Return the part of the UI's address that opens the view of all runs of a kind, after the server's own."""
-    # Without the workflow, MLflow shows the side of it that traces language models.
-    return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={kind}s&workflowType=machine_learning"
-
-
 def _view(kind: str) -> str:
     now = int(time.time() * 1000)
     state = {

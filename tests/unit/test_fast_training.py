@@ -8,6 +8,7 @@ import torch
 from experiment import tiny_params, write_params
 from torch import Tensor
 
+from spn import machine
 from spn.config import Params, load_params
 from spn.data import resident
 from spn.data.hdf5 import SliceFile
@@ -209,15 +210,15 @@ def test_slices_that_fit_are_read_once(experiment, monkeypatch):
 
 def test_free_memory_is_what_the_machine_has_free_and_the_job_may_still_use(monkeypatch):
     sizes = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(resident.os, "sysconf", sizes.__getitem__)
-    monkeypatch.setattr(resident, "_left_in_groups", lambda groups, root: [])
-    assert resident.free_bytes(CPU) == 4_096_000
-    monkeypatch.setattr(resident, "_left_in_groups", lambda groups, root: [5_000_000, 3_000])
-    assert resident.free_bytes(CPU) == 3_000
+    monkeypatch.setattr(machine.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(machine, "_left_in_groups", lambda groups, root: [])
+    assert machine.free_bytes(CPU) == 4_096_000
+    monkeypatch.setattr(machine, "_left_in_groups", lambda groups, root: [5_000_000, 3_000])
+    assert machine.free_bytes(CPU) == 3_000
     monkeypatch.undo()
     # By the kernel's own words, in kB; what other processes do meanwhile may take some of it or give some back.
     (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemFree:"))
-    assert resident.free_bytes(CPU) <= 1.5 * 1024 * int(line.split()[1])
+    assert machine.free_bytes(CPU) <= 1.5 * 1024 * int(line.split()[1])
 
 
 def test_a_job_may_use_what_the_tightest_of_its_groups_leaves(tmp_path):
@@ -226,10 +227,10 @@ def test_a_job_may_use_what_the_tightest_of_its_groups_leaves(tmp_path):
         (tmp_path / "root" / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / folder / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "root" / folder / "memory.current").write_text(f"{used}\n")
-    assert resident._left_in_groups(tmp_path / "groups", tmp_path / "root") == [3000, 6500]
+    assert machine._left_in_groups(tmp_path / "groups", tmp_path / "root") == [3000, 6500]
     (tmp_path / "root" / "job" / "memory.current").write_text("6000\n")
-    assert resident._left_in_groups(tmp_path / "groups", tmp_path / "root") == [0, 6500]
-    assert resident._left_in_groups(tmp_path / "nowhere", tmp_path / "root") == []
+    assert machine._left_in_groups(tmp_path / "groups", tmp_path / "root") == [0, 6500]
+    assert machine._left_in_groups(tmp_path / "nowhere", tmp_path / "root") == []
 
 
 # Evaluation.

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from contract import Chain, Part
+from order import Step, generation_order, step_numbers
 from torch import Tensor
 
 from spn.config import StagePlan, tile
 from spn.generation import SAMPLERS, sample_stage
-from order import Step, generation_order, step_numbers
 from spn.likelihood import Categorical
 from spn.models import Context, Model, StageShape
 from spn.stages import Stage

@@ -10,9 +10,9 @@ import pytest
 from contract import Chain, Part, check_contexts, check_later_bits_are_hidden, check_round_trip, resolve
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from order import generation_order, step_numbers
 
 from spn.config import InputError, tile
-from order import generation_order, step_numbers
 
 DEPTH: Chain = {"high": Part(2, "all", (0, 1)), "low": Part(2, "all", (1, 2))}
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from order import generation_order
 
 from contract.problem import Check, Position, Problem
 from spn.config import StagePlan
 from spn.evaluation.check import hidden_bits_leak, same_context
 from spn.image import join_slices, split_slices
-from order import generation_order
 from spn.stages import Stage
 
 Known = np.ndarray
