@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tabulate import tabulate
+
 from benchmarks.measure import Spread, ratios, spread
 
 
@@ -65,13 +67,9 @@ def markdown(rows: list[Row]) -> str:
 
 def _table(group: str, rows: list[Row]) -> str:
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
-    lines = [
-        f"**{group}**",
-        "",
-        "| | ours | baseline | unit | ratio (range) | must | aim | met |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [f"| {' | '.join(_cells(row, notes))} |" for row in rows]
+    header = ("", "ours", "baseline", "unit", "ratio (range)", "must", "aim", "met")
+    table = tabulate([_cells(row, notes) for row in rows], header, "github", disable_numparse=True)
+    lines = [f"**{group}**", "", table]
     if notes:
         lines += ["", *(f"{number}. {note}" for number, note in enumerate(notes, start=1))]
     return "\n".join(lines)

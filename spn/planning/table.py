@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import torch
+from tabulate import tabulate
 
 from spn.config import Params
 from spn.data.layout import Split
@@ -26,7 +27,11 @@ def plan_table(
         [MEMORY, *(_memory(stage) for stage in stages)],
         [TIMES, *(_times(name, parts) for name, parts in rows.items())],
     )
-    return "\n\n".join([*map(_aligned, tables), _statement(params, num_images, device)])
+    texts = (
+        tabulate(table, tablefmt="plain", colalign=("left", *["right"] * len(table[0][1:])), disable_numparse=True)
+        for table in tables
+    )
+    return "\n\n".join([*texts, _statement(params, num_images, device)])
 
 
 def plan_json(stages: Sequence[StageForecast]) -> str:
@@ -80,16 +85,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"
     return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
 
 
 def _statement(params: Params, num_images: Mapping[Split, int], device: torch.device) -> str:

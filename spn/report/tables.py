@@ -5,6 +5,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tabulate import tabulate
+
 from spn.config import DataSection, InputError, Params
 from spn.report.comparison import official_count
 
@@ -123,14 +125,10 @@ def _three_digits(value: float | None) -> str:
 
 def text_table(params: Params, chain_metrics: ChainMetrics) -> str:
     """Lay out the chains for a terminal; the last line says what the figures are."""
+    align = ("left", "left", "right", "right", "right", "right", "left")
     rows = [HEADER, *table_rows(chain_metrics)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    align = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust)
-    lines = [
-        "  ".join(place(cell, width) for place, cell, width in zip(align, row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, statement(params, chain_metrics)])
+    table = tabulate(rows, tablefmt="plain", colalign=align, disable_numparse=True)
+    return f"{table}\n{statement(params, chain_metrics)}"
 
 
 def curve_csv(history: History) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run, RunTag
+from tabulate import tabulate
 
 from spn.tracking.experiment import Experiment
 from spn.tracking.outage import TrackingError, reaching, reason
@@ -71,12 +72,17 @@ def _digest(chain: str, recipe_digests: Sequence[str]) -> str:
 
 def _description(experiment_id: str, chain: str, metrics: Mapping[str, Any], stage_runs: Mapping[str, str]) -> str:
     """Write the Markdown that the UI shows with the run; every page of the UI lies behind the `#` of one address."""
-    lines = ["| stage | bits/dim | parameters |", "|:--|--:|--:|"]
-    for name, stage in metrics["stages"].items():
-        link = f"[{name}](#/experiments/{experiment_id}/runs/{stage_runs[name]})"
-        lines.append(f"| {link} | {_bits(stage)} | {stage['num_parameters']:,} |")
-    lines.append(f"| **{chain}** | **{_bits(metrics)}** | {metrics['num_parameters']:,} |")
-    return "\n".join(lines)
+    rows = [
+        (
+            f"[{name}](#/experiments/{experiment_id}/runs/{stage_runs[name]})",
+            _bits(stage),
+            f"{stage['num_parameters']:,}",
+        )
+        for name, stage in metrics["stages"].items()
+    ]
+    rows.append((f"**{chain}**", f"**{_bits(metrics)}**", f"{metrics['num_parameters']:,}"))
+    header = ("stage", "bits/dim", "parameters")
+    return tabulate(rows, header, "pipe", colalign=("left", "right", "right"), disable_numparse=True)
 
 
 def _bits(metrics: Mapping[str, Any]) -> str:

@@ -1,132 +1,101 @@
-"""Metrics on their way to a store that may be away for a while: written by a thread of its own, in batches.
+"""Metrics on their way to a store that may be away for a while.
 
-Training never waits for the store. What could not be written is kept, and written again with its first timestamps: a
-store keeps one point for equal key, step, value and timestamp, so a batch that had arrived after all adds nothing.
+Training never waits for the store. A thread sends all rows that were not sent before, and at the first failure gives up
+until the next row. What is sent again has its first timestamps: a store keeps one point for equal key, step, value and
+timestamp, so a batch that had arrived after all adds nothing.
+
+NOTE: MLflow's own asynchronous logging drops what fails, and keeps the process alive.
 """
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from threading import Event, Thread
 
 from mlflow.entities import Metric
 
 from spn.tracking.outage import TrackingError, reaching, reason, say
 
-_BATCH = 500
-"""MLflow takes a thousand at once."""
+_BATCH = 1000
+"""As many as MLflow takes at once."""
 
-_BATCH_SECONDS = 10.0
-"""Between batches that are not full, so that many trainings can share a database; the first is written at once."""
+_ROW_SECONDS = 10.0
+"""Least time between attempts while rows come, so that many trainings can share a database."""
 
-_AGAIN_SECONDS = 5.0
-"""Between attempts while the store is away."""
-
-_TELL_SECONDS = 30.0
-"""Between lines that say what is being waited for."""
+_END_SECONDS = 1.0
+"""Time between attempts at the end."""
 
 
 class Delivery:
-    """Values on their way to the store at `uri`, to which `write` takes them, in the order given.
+    """Values on their way to the store at `uri`, which `write` takes there.
 
-    The thread ends with `finish`, and does not keep a process alive. A line tells that the store is lost, and that it
-    is back; any other error of `write` is raised by the next `put`, or by `finish`.
+    A line on stderr tells that the store is lost, and that it is back. An error of `write` that is no outage is raised
+    by the next `put`, or by `finish`.
     """
 
     def __init__(self, uri: str, write: Callable[[Sequence[Metric]], None]) -> None:
         self._uri, self._write = uri, write
-        self._pending: list[Metric] = []
-        self._end: Callable[[], None] | None = None
-        self._abandoned = False
+        self._unsent: list[Metric] = []
+        self._thread = Thread()
+        self._next_attempt = 0.0
         self._lost = ""
         """Why the store is away; empty while it is there."""
-        self._failure: Exception | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
-        self._thread.start()
+        self._end: Callable[[], None] | None = None
+        self._over = Event()
+        self._refusal: Exception | None = None
 
     def put(self, metrics: Sequence[Metric]) -> None:
-        """Have some values written, and return at once."""
-        self._raise_failure()
-        with self._changed:
-            self._pending += metrics
-            self._changed.notify()
+        """Have some values sent, and return at once."""
+        self._raise_refusal()
+        self._unsent += metrics
+        if time.monotonic() >= self._next_attempt:
+            self._try()
 
     def finish(self, end: Callable[[], None], patience: float) -> None:
-        """Write what is left, then call `end`; raise TrackingError where that takes more than `patience` seconds."""
-        with self._changed:
-            self._end = end
-            self._changed.notify()
-        deadline = time.monotonic() + patience
-        pause = 1.0
-        while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
-            self._thread.join(min(pause, left))
-            left = deadline - time.monotonic()
-            if self._thread.is_alive() and left > 0:
-                say(f"waiting for the MLflow store {self._uri}, {left:.0f} s at most; {self._unwritten()}")
-            pause = _TELL_SECONDS
-        self._raise_failure()
-        if self._abandoned or self._thread.is_alive():
-            self._give_up(patience)
+        """Send what is left, then call `end`; raise TrackingError where that takes more than `patience` seconds."""
+        self._end, deadline, tells = end, time.monotonic() + patience, True
+        while not self._over.is_set() and (left := deadline - time.monotonic()) > 0:
+            self._try()
+            if not self._over.wait(min(_END_SECONDS, left)) and tells:
+                say(f"waiting for the MLflow store {self._uri}, {patience:.0f} s at most; {self._rest()}")
+                tells = False
+        self._raise_refusal()
+        if not self._over.is_set():
+            why = self._lost or "no answer"
+            raise TrackingError(f"the MLflow store {self._uri} was away for {patience:.0f} s: {why}; {self._rest()}")
 
-    def _give_up(self, patience: float) -> None:
-        with self._changed:
-            self._abandoned = True
-            self._changed.notify()
-        why = self._lost or "no answer"
-        raise TrackingError(f"the MLflow store {self._uri} was away for {patience:.0f} s: {why}; {self._unwritten()}")
+    def _rest(self) -> str:
+        return f"not written: {len(self._unsent)} values and the end of the run"
 
-    def _unwritten(self) -> str:
-        return f"not written: {len(self._pending)} values and the end of the run"
+    def _raise_refusal(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    def _try(self) -> None:
+        """Begin an attempt, unless one is under way; it keeps no process alive."""
+        if not self._thread.is_alive():
+            self._next_attempt = time.monotonic() + _ROW_SECONDS
+            self._thread = Thread(target=self._attempt, name="mlflow", daemon=True)
+            self._thread.start()
 
-    def _run(self) -> None:
+    def _attempt(self) -> None:
         try:
-            while batch := self._next_batch():
-                if not self._deliver(partial(self._write, batch)):
-                    return
-                with self._changed:
-                    del self._pending[: len(batch)]
-                self._wait(lambda: self._end is not None or len(self._pending) >= _BATCH, _BATCH_SECONDS)
-            assert self._end is not None
-            self._deliver(self._end)
+            with reaching(self._uri):
+                while batch := self._unsent[:_BATCH]:
+                    self._write(batch)
+                    del self._unsent[: len(batch)]
+                if (end := self._end) is not None:
+                    end()
+        except TrackingError as error:
+            why = reason(error)
+            if not self._lost:
+                say(f"lost the MLflow store {self._uri}: {why}; what is measured is kept, and written when it is back")
+            self._lost = why
         except Exception as error:  # the training raises it
-            self._failure = error
-
-    def _next_batch(self) -> list[Metric]:
-        """Wait for values; return none when there are no more to come."""
-        self._wait(lambda: bool(self._pending) or self._end is not None)
-        return self._pending[:_BATCH]
-
-    def _deliver(self, write: Callable[[], None]) -> bool:
-        """Call `write` until the store has taken it; return False where that was given up."""
-        while not self._abandoned:
-            ending = self._end
-            try:
-                with reaching(self._uri):
-                    write()
-            except TrackingError as error:
-                self._tell_lost(reason(error))
-                # At the end of training there is an attempt at once: an interrupted one waits for seconds only.
-                self._wait(lambda: self._abandoned or self._end is not ending, _AGAIN_SECONDS)  # noqa: B023
-            else:
-                self._tell_back()
-                return True
-        return False
-
-    def _wait(self, until: Callable[[], bool], seconds: float | None = None) -> None:
-        with self._changed:
-            self._changed.wait_for(until, seconds)
-
-    def _tell_lost(self, why: str) -> None:
-        if not self._lost and not self._abandoned:
-            say(f"lost the MLflow store {self._uri}: {why}; what is measured is kept, and written when it is back")
-        self._lost = why
-
-    def _tell_back(self) -> None:
-        if self._lost and not self._abandoned:
-            say(f"the MLflow store {self._uri} is back")
-        self._lost = ""
+            self._refusal = error
+            self._over.set()
+        else:
+            if self._lost:
+                say(f"the MLflow store {self._uri} is back")
+            self._lost = ""
+            if end is not None:
+                self._over.set()

@@ -1,12 +1,12 @@
 """A lock on each recipe: a killed Snakemake may leave a training running, and the next one must not start it twice."""
 
-import fcntl
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from spn.distributed import any_of, is_first
 from spn.files import writing
@@ -29,25 +29,29 @@ def training_lock(runs: Path, recipe: Recipe) -> Iterator[None]:
     without locks; WriteError is raised where the lock's file cannot be made.
     """
     state = state_path(runs, recipe)
-    lock = state.with_name(f".{state.stem}.lock")
-    with writing(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    with file:
-        if any_of(is_first() and not _lock(file))[0]:
-            if is_first():
-                print(f"{recipe['stage']}: waiting for another process that trains it now", file=sys.stderr)
-            while any_of(is_first() and not _lock(file))[0]:
-                time.sleep(POLL_SECONDS)
-        yield
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock an open file until it is closed; return False where another process has it."""
+    path = state.with_name(f".{state.stem}.lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    # A file as the lock, where the system has none, would outlive a killed training.
+    lock = FileLock(path, fallback_to_soft=False)
+    if any_of(is_first() and _is_taken(lock))[0]:
+        if is_first():
+            print(f"{recipe['stage']}: waiting for another process that trains it now", file=sys.stderr)
+        while any_of(is_first() and _is_taken(lock))[0]:
+            time.sleep(POLL_SECONDS)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
+        yield
+    finally:
+        lock.release()
+
+
+def _is_taken(lock: FileLock) -> bool:
+    """Take the lock, unless another process has it."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
     except OSError as error:
-        print(f"{file.name}: not locked, so do not train this stage twice at once: {error}", file=sys.stderr)
-    return True
+        print(f"{lock.lock_file}: not locked, so do not train this stage twice at once: {error}", file=sys.stderr)
+    return False

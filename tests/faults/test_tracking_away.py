@@ -93,7 +93,7 @@ def test_what_had_arrived_after_all_is_not_written_twice(
         for row in rows(3):
             run.measured(row)
         wait_for(lambda: written)
-    assert written[0] == written[1]
+    assert written[0] == written[1][: len(written[0])]
     assert logged(experiment, run.run_id) == expected(3)
 
 

@@ -1,5 +1,6 @@
 """The loop around the steps: what it shows, when it saves, what a saved state has, and what it hands on."""
 
+import errno
 import fcntl
 import hashlib
 import signal
@@ -241,10 +242,10 @@ def test_a_file_system_without_locks_is_told_of(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*arguments: object) -> None:
-        raise OSError("no locks here")
+        raise OSError(errno.ENOSYS, "no locks here")
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with lock.training_lock(tmp_path / "runs", recipe_of(data, tmp_path)):
         pass
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(".lock: not locked, so do not train this stage twice at once: no locks here")
+    assert line.endswith(".lock: not locked, so do not train this stage twice at once: [Errno 38] no locks here")
