@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spn.config import InputError
 from spn.files import SEAL, json_digest, write_bytes
-from spn.notes import NOTES, RECIPE, TENSORS_SEAL, Notes, check_tensors, opened, read_tensor_notes, tensor_line
+from spn.notes import NOTES, RECIPE, TENSORS_SEAL, Notes, check_tensors, opened, tensor_line
 from spn.provenance import Recipe, check_recipe
 
 
@@ -42,13 +42,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Notes]:
         return load(content), notes
     except SafetensorError as error:
         raise InputError(f"{path}: expected a whole safetensors checkpoint, got: {error}") from error
-
-
-def load_notes(path: Path) -> Notes:
-    """Read the notes alone; raise InputError naming a file that is missing, or whose notes are damaged."""
-    notes = read_tensor_notes(path)
-    notes.pop(TENSORS_SEAL, None)
-    return notes
 
 
 def load_weights(path: Path, recipe: Recipe) -> dict[str, Tensor]:

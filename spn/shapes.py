@@ -28,3 +28,8 @@ Pixel = Float[Tensor, "batch _"]
 """Those of one pixel."""
 AnyFeatures = Float[Tensor, "*batch _"]
 """Those of any number of pixels, laid out in any way."""
+
+Coordinates = Float[Tensor, "height width 2"]
+"""Row and column of every pixel of a slice."""
+AnyCoordinates = Float[Tensor, "*pixels 2"]
+"""Those of any pixels."""

@@ -70,8 +70,8 @@ class Stage:
 
     def context(self, slices: Slices, position: Positions, labels: Labels | None = None) -> Context:
         """Gather the context of each image's slice at `position`; `labels` if the stage is class-conditional."""
-        assert (labels is not None) == bool(self.plan.num_classes), "labels where the stage is told of classes"
-        size = self.plan.scale_factor
+        assert (labels is not None) == bool(self.plan.num_classes), "labels just for a class-conditional stage"
+        scale_factor = self.plan.scale_factor
         device = slices.device
         windows = [
             gather_window(slices, visible.to(device), position, offsets.to(device))
@@ -82,7 +82,7 @@ class Stage:
             windows.append((empty, empty.new_zeros(len(slices), 0, dtype=torch.bool)))
         cells, present = (torch.cat(parts, dim=1) for parts in zip(*windows, strict=True))
         return Context(
-            cells.long(), present, position[:, 0] * size + position[:, 1], self._high(slices, position), labels
+            cells.long(), present, position[:, 0] * scale_factor + position[:, 1], self._high(slices, position), labels
         )
 
     def _high(self, slices: Slices, position: Positions) -> Levels | None:

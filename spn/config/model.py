@@ -41,7 +41,7 @@ class FamilySection(Section):
     intensity_units: Count = 4
     """Width of that vector."""
     class_units: Count = 16
-    """Width of the learned embedding of the class, where a stage is told it and the family has no place for it."""
+    """Width of the learned embedding of the class, where the stage is class-conditional and embeds it."""
     law: Law = "softmax"
     """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels;
     `dequantised` trains and evaluates a bound, the density at levels with uniform noise added."""

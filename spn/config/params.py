@@ -33,7 +33,7 @@ class StageSection(Section):
     bits: tuple[Annotated[int, Whole, Field(ge=0)], Annotated[int, Whole, Field(le=8)]]
     """Which bits are generated: first and end, counted from the most significant."""
     class_conditional: bool = False
-    """Whether the network is told the class of each image; sampled images are given classes too."""
+    """Whether the network is conditioned on the class of each image; sampled images are given classes too."""
     model: ModelSection
     """The network, by its `family`."""
     training: TrainingSection
@@ -198,14 +198,14 @@ def _check_references(params: Params) -> None:
 def _check_classes(params: Params) -> None:
     """Check that there are classes where stages are class-conditional or samples of a class are asked for."""
     num_classes = params.data.num_classes
-    told = [name for name, stage in params.stages.items() if stage.class_conditional]
-    if told and not num_classes:
+    conditional = [name for name, stage in params.stages.items() if stage.class_conditional]
+    if conditional and not num_classes:
         can_state = "num_classes" in type(params.data).model_fields
         needs = "data.num_classes to be stated" if can_state else f"labels, which source {params.data.source} has not"
-        raise InputError(f"stages.{told[0]}.class_conditional: expected {needs}, got no classes")
+        raise InputError(f"stages.{conditional[0]}.class_conditional: expected {needs}, got no classes")
     if (asked := params.sampling.class_) is None:
         return
-    if not told:
+    if not conditional:
         raise InputError(f"sampling.class: expected a stage that is class_conditional, got none for class {asked}")
     if asked >= num_classes:
         raise InputError(f"sampling.class: expected one of the classes 0 to {num_classes - 1}, got {asked}")

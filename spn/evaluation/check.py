@@ -134,6 +134,6 @@ def _num_targets(shape: StageShape) -> int:
 
 
 def _random_slices(stage: Stage, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    size, small = stage.plan.scale_factor, stage.shape
-    dims = (2, size, size, small.height, small.width, shape[2])
+    scale_factor, small = stage.plan.scale_factor, stage.shape
+    dims = (2, scale_factor, scale_factor, small.height, small.width, shape[2])
     return torch.randint(1 << stage.plan.image_bits, dims, generator=generator).to(torch.uint8)

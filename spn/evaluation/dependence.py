@@ -29,8 +29,7 @@ class Dependence:
 def dependence(model: Model, context: Context, levels: Tensor) -> Dependence:
     """Differentiate every law of a few targets [batch, h, w, C] by every sub-pixel of its own target."""
     embedded = model.embed_target(levels).detach().requires_grad_()
-    features = model.embed_context(context)
-    laws = model.laws(embedded, features, context).probs()
+    laws = model.laws(embedded, model.embed_context(context), context).probs()
     # A random direction, so that nothing cancels; the probabilities themselves always sum to one.
     generator = torch.Generator().manual_seed(0)
     direction = torch.rand(laws.shape, generator=generator, dtype=torch.float64)

@@ -30,7 +30,7 @@ from spn.stages import Stage
 
 Metrics = dict[str, Any]
 
-BATCH_SIZE = 128
+EVALUATION_BATCH_SIZE = 128
 """Slices evaluated at a time."""
 
 
@@ -41,7 +41,7 @@ def stage_nats(
     data: SliceFile,
     split: Split,
     device: torch.device,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = EVALUATION_BATCH_SIZE,
     num_images: int | None = None,
 ) -> Float64[np.ndarray, " image"]:
     """Return -log p of the stage's cells for every image of a split, in nats: all slices, none drawn.
@@ -64,8 +64,8 @@ def stage_nats(
             images = send(data.slices(split, image.unique()), device)
             slices = images.index_select(0, send(image - image[0], device))
             labels = data.labels(split, image) if stage.plan.num_classes else None
-            told = None if labels is None else send(labels, device)
-            parts.append(stage.nats(model, slices, send(positions[target], device), told))
+            labels = None if labels is None else send(labels, device)
+            parts.append(stage.nats(model, slices, send(positions[target], device), labels))
     return torch.cat(collect([part.cpu() for part in parts])).view(-1, len(positions)).sum(1).numpy()
 
 
@@ -101,9 +101,9 @@ def estimate(are_bounds: Iterable[bool]) -> str:
     return "bound" if any(are_bounds) else "exact"
 
 
-def conditioning(are_told: Iterable[bool]) -> str:
+def conditioning(are_class_conditional: Iterable[bool]) -> str:
     """Name what figures are conditioned on: the `class` of an image if any stage is, else `none`."""
-    return "class" if any(are_told) else "none"
+    return "class" if any(are_class_conditional) else "none"
 
 
 def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float64]]]) -> Metrics:

@@ -42,9 +42,9 @@ def chain_log_probs(parts: Iterable[tuple[Stage, Model]], images: Tensor, labels
         for target in stage.targets:
             for rows in torch.arange(len(images)).split(AT_ONCE):
                 position = stage.positions(target, len(rows))
-                told = labels[rows] if stage.plan.num_classes else None
+                classes = labels[rows] if stage.plan.num_classes else None
                 levels = stage.target(slices[rows], position)
-                total[rows] += _log_probs(model(levels, stage.context(slices[rows], position, told)), levels)
+                total[rows] += _log_probs(model(levels, stage.context(slices[rows], position, classes)), levels)
     return total
 
 

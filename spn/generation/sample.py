@@ -15,7 +15,7 @@ from spn.models import Model
 from spn.shapes import ByteSlices
 from spn.stages import Stage
 
-BATCH_SIZE = 64
+SAMPLING_BATCH_SIZE = 64
 """Images sampled at a time, unless told otherwise."""
 
 
@@ -36,10 +36,10 @@ def sample_stage(
     not class-conditional ignores `labels`.
     """
     shape = stage.shape
-    told = labels if stage.plan.num_classes else None
+    classes = labels if stage.plan.num_classes else None
     for position in stage.targets:
         uniforms = keyed_uniforms(seed, stage.plan.name, position, images, (shape.height, shape.width, shape.channels))
-        context = stage.context(slices, stage.positions(position, len(slices), slices.device), told)
+        context = stage.context(slices, stage.positions(position, len(slices), slices.device), classes)
         slices = stage.insert(slices, position, draw(context, uniforms.to(slices.device)))
         observe()
     return slices
@@ -52,7 +52,7 @@ def sample_chain_stage(
     num_images: int,
     seed: int,
     temperature: float,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = SAMPLING_BATCH_SIZE,
     sampler: str = "cached",
     labels: Int[Tensor, " image"] | None = None,
 ) -> UInt8[Tensor, "image height width channel"]:
@@ -62,10 +62,10 @@ def sample_chain_stage(
     images, the same for all stages of a chain; a stage that is not class-conditional ignores them. Every `sampler`
     gives the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all images.
     """
-    small, size = stage.shape, stage.plan.scale_factor
+    small, scale_factor = stage.shape, stage.plan.scale_factor
     device = next(model.parameters()).device
     if before is None:
-        shape = (num_images, small.height * size, small.width * size, small.channels)
+        shape = (num_images, small.height * scale_factor, small.width * scale_factor, small.channels)
         before = torch.zeros(shape, dtype=torch.uint8)
     draw = SAMPLERS[sampler](model, temperature)
     done = []
@@ -78,9 +78,9 @@ def sample_chain_stage(
         disable=not is_first(),
     ) as bar:
         for images in batches:
-            slices = split_slices(before[images], size).to(device)
-            told = None if labels is None else labels[images].to(device)
-            sampled = sample_stage(stage, draw, slices, images.tolist(), seed, bar.update, told)
+            slices = split_slices(before[images], scale_factor).to(device)
+            classes = None if labels is None else labels[images].to(device)
+            sampled = sample_stage(stage, draw, slices, images.tolist(), seed, bar.update, classes)
             done.append(join_slices(sampled).cpu())
     return torch.cat(collect(done))
 

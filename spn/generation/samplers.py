@@ -59,10 +59,10 @@ def fixed_point(model: Model, temperature: float) -> Draw:
 
 @torch.inference_mode()
 def _solve(model: Model, choose: Choose, context: Context, uniforms: Uniforms) -> Levels:
-    features = model.embed_context(context)
+    embedded_context = model.embed_context(context)
     levels = torch.zeros(uniforms.shape, dtype=torch.long, device=uniforms.device)
     while True:
-        found = choose(model.laws(model.embed_target(levels), features, context), uniforms)
+        found = choose(model.laws(model.embed_target(levels), embedded_context, context), uniforms)
         if torch.equal(found, levels):
             return levels
         levels = found

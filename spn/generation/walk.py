@@ -78,7 +78,7 @@ class WholePasses(Steps):
         shape = self.model.shape
         size = (len(context.cells), shape.height, shape.width, shape.channels)
         self._levels = torch.zeros(size, dtype=torch.long, device=context.cells.device)
-        self._context, self._features = context, self.model.embed_context(context)
+        self._context, self._embedded_context = context, self.model.embed_context(context)
 
     def start_row(self, row: int) -> None:
         """Begin a row."""
@@ -90,7 +90,7 @@ class WholePasses(Steps):
 
     def law(self, channel: int) -> Law:
         """Return the laws of a channel of the pixel."""
-        laws = self.model.laws(self.model.embed_target(self._levels), self._features, self._context)
+        laws = self.model.laws(self.model.embed_target(self._levels), self._embedded_context, self._context)
         return laws.select(self._row, self._column, channel)
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:

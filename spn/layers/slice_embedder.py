@@ -65,7 +65,7 @@ class SliceEmbedder(nn.Module):
         planes = [rearrange(self.intensity(cells, is_there), "b k h w c e -> b h w (k c e)")]
         of_image = [self.position(position)]
         if self.label is not None:
-            assert label is not None, "a stage that is told the class gives it"
+            assert label is not None, "labels for a class-conditional stage"
             of_image.append(self.label(label))
         planes += [each[:, None, None].expand(-1, *planes[0].shape[1:3], -1) for each in of_image]
         return self.convs(torch.cat(planes, dim=-1))

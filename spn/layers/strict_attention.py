@@ -7,9 +7,8 @@ from torch.nn import functional as F
 
 from spn.layers.gated_resnet import GatedResnet
 from spn.layers.weight_norm import normalised
-from spn.shapes import AnyFeatures, Features, Pixel
+from spn.shapes import AnyCoordinates, AnyFeatures, Coordinates, Features, Pixel
 
-Places = Float[Tensor, "*pixels 2"]
 """Coordinates of pixels, as `coordinates` returns them."""
 
 
@@ -39,24 +38,26 @@ class StrictAttention(nn.Module):
         self,
         image: Features,
         features: Features,
-        places: Float[Tensor, "height width 2"],
+        coordinates: Coordinates,
     ) -> Float[Tensor, "batch height width value_width"]:
         """Average the values of the pixels before each, weighted by attention."""
-        keys, values = (_nothing_first(part.flatten(1, 2)) for part in self.remember(image, features, places))
-        queries = self.ask(features, places).flatten(1, 2)
+        keys, values = (_nothing_first(part.flatten(1, 2)) for part in self.remember(image, features, coordinates))
+        queries = self.ask(features, coordinates).flatten(1, 2)
         # Single-head attention; keys and values are shifted by one pixel, so that a query never sees its own.
         mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], is_causal=True)
         return mixed[:, 0].unflatten(1, features.shape[1:3])
 
-    def remember(self, image: AnyFeatures, features: AnyFeatures, places: Places) -> tuple[AnyFeatures, AnyFeatures]:
+    def remember(
+        self, image: AnyFeatures, features: AnyFeatures, coordinates: AnyCoordinates
+    ) -> tuple[AnyFeatures, AnyFeatures]:
         """Compute the keys and the values of pixels."""
-        content = torch.cat((image, features, places.expand(*features.shape[:-1], 2)), dim=-1)
+        content = torch.cat((image, features, coordinates.expand(*features.shape[:-1], 2)), dim=-1)
         keys, values = self.keys_values(self.content(content, None, None)).split(self.widths, dim=-1)
         return keys, values
 
-    def ask(self, features: AnyFeatures, places: Places) -> AnyFeatures:
+    def ask(self, features: AnyFeatures, coordinates: AnyCoordinates) -> AnyFeatures:
         """Compute the queries of pixels."""
-        question = torch.cat((features, places.expand(*features.shape[:-1], 2)), dim=-1)
+        question = torch.cat((features, coordinates.expand(*features.shape[:-1], 2)), dim=-1)
         return self.queries(self.question(question, None, None))
 
 
@@ -67,19 +68,21 @@ def _nothing_first(tokens: Float[Tensor, "batch token _"]) -> Float[Tensor, "bat
 class StrictAttentionSteps:
     """The step form, with a key-value cache: `step` for each pixel, and `remember` once the pixel is known."""
 
-    def __init__(self, attention: StrictAttention, places: Float[Tensor, "height width 2"], batch: int) -> None:
-        self._attention, self._places = attention, places.flatten(0, 1)
-        num_pixels = len(self._places)
-        self._keys, self._values = (places.new_zeros(batch, 1, num_pixels + 1, width) for width in attention.widths)
+    def __init__(self, attention: StrictAttention, coordinates: Coordinates, batch: int) -> None:
+        self._attention, self._coordinates = attention, coordinates.flatten(0, 1)
+        num_pixels = len(self._coordinates)
+        self._keys, self._values = (
+            coordinates.new_zeros(batch, 1, num_pixels + 1, width) for width in attention.widths
+        )
 
     def step(self, pixel: int, features: Pixel) -> Float[Tensor, "batch value_width"]:
         """Average the values of the pixels before number `pixel`, weighted by attention."""
-        queries = self._attention.ask(features, self._places[pixel])[:, None, None]
+        queries = self._attention.ask(features, self._coordinates[pixel])[:, None, None]
         seen = slice(0, pixel + 1)
         return F.scaled_dot_product_attention(queries, self._keys[:, :, seen], self._values[:, :, seen])[:, 0, 0]
 
     def remember(self, pixel: int, image: Pixel, features: Pixel) -> None:
         """Append the key and the value of number `pixel` to the cache."""
-        keys, values = self._attention.remember(image, features, self._places[pixel])
+        keys, values = self._attention.remember(image, features, self._coordinates[pixel])
         self._keys[:, 0, pixel + 1] = keys
         self._values[:, 0, pixel + 1] = values

@@ -51,11 +51,11 @@ class GatedPixelCnn(Model):
     def laws(
         self,
         embedded: Float[Tensor, "batch height width channel units"],
-        features: Features | None,
+        embedded_context: Features | None,
         context: Context,
     ) -> Law:
         """Convolve over the pixels before and the channels before."""
-        return self.pixelcnn(embedded.flatten(-2), (features, features), context.high)
+        return self.pixelcnn(embedded.flatten(-2), (embedded_context, embedded_context), context.high)
 
 
 class GatedPixelCnnSteps(Steps):
@@ -67,20 +67,20 @@ class GatedPixelCnnSteps(Steps):
         levels = torch.arange(shape.num_levels, device=next(model.parameters()).device)
         table = model.embed_target(levels.view(-1, 1, 1, 1)).flatten(0, 3)
         self._pixel = EmbeddedPixel(table, batch, shape.channels)
-        self._features: Features | None = None
+        self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._pixelcnn = GatedStacksSteps(model.pixelcnn, self._pixel.values, shape.width)
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
-        self._features = copy_into_buffer(self._features, self.model.embed_context(context))
+        self._embedded_context = copy_into_buffer(self._embedded_context, self.model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
         self._pixelcnn.begin(self._high)
 
     def start_row(self, row: int) -> None:
         """Begin a row, all rows before it being known."""
-        features = None if self._features is None else self._features[:, row]
-        self._pixelcnn.start_row(row, (features, features))
+        of_row = None if self._embedded_context is None else self._embedded_context[:, row]
+        self._pixelcnn.start_row(row, (of_row, of_row))
 
     def start_pixel(self, column: int) -> None:
         """Begin a pixel of the row, all before it being known."""

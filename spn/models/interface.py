@@ -108,10 +108,10 @@ class Model(nn.Module, ABC):
     def laws(
         self,
         embedded: Float[Tensor, "batch height width channel units"],
-        features: Features | None,
+        embedded_context: Features | None,
         context: Context,
     ) -> Law:
-        """Return the laws of all sub-pixels [batch, height, width, channel], given a context and its features."""
+        """Return the laws of all sub-pixels [batch, height, width, channel], given both embeddings and the context."""
 
     def initialise(self, levels: Levels, context: Context) -> None:
         """Initialise by a first batch, in training mode; only families with weight normalisation do anything."""

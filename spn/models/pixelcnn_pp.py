@@ -120,7 +120,7 @@ class PixelCnnPp(Model):
     def laws(
         self,
         embedded: Float[Tensor, "batch height width channel 1"],
-        features: Features | None,
+        embedded_context: Features | None,
         context: Context,
     ) -> Law:
         """Run both streams; the head makes the laws from the second."""
@@ -128,7 +128,7 @@ class PixelCnnPp(Model):
         image = with_ones(values)
         u, ul = down_shift(self.first_u(image)), self.first_ul(image)
         if self.context_u and self.context_ul:
-            u, ul = u + self.context_u(features), ul + self.context_ul(features)
+            u, ul = u + self.context_u(embedded_context), ul + self.context_ul(embedded_context)
         _, ul = self.streams(u, ul, one_hot(context, self.shape, values.dtype))
         return self.head(F.elu(ul), values, context.high)
 
@@ -147,13 +147,13 @@ class PixelCnnPpSteps(Steps):
         self._start = ShiftedStartSteps(model.first_ul, model.scale, batch, shape.width)
         self._streams = _ResolutionSteps(model.streams, batch, shape.width)
         self._head = head_steps(model.head, batch)
-        self._features: Features | None = None
+        self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._label: OneHot | None = None
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
-        self._features = copy_into_buffer(self._features, self.model.embed_context(context))
+        self._embedded_context = copy_into_buffer(self._embedded_context, self.model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
         self._label = copy_into_buffer(self._label, one_hot(context, self.model.shape, self._start.features.dtype))
         self._streams.begin(self._label)
@@ -162,10 +162,10 @@ class PixelCnnPpSteps(Steps):
         """Begin a row, all rows before it being known."""
         model, start = self.model, self._start
         self._row = row
-        features = None if self._features is None else self._features[:, row]
-        start.start_row(row, None if model.context_ul is None else model.context_ul(features))
+        of_row = None if self._embedded_context is None else self._embedded_context[:, row]
+        start.start_row(row, None if model.context_ul is None else model.context_ul(of_row))
         u = torch.zeros_like(start.features) if row == 0 else shifted_row(model.first_u, start.further, start.above)
-        self._streams.start_row(row, u if model.context_u is None else u + model.context_u(features))
+        self._streams.start_row(row, u if model.context_u is None else u + model.context_u(of_row))
 
     def start_pixel(self, column: int) -> None:
         """Begin a pixel of the row, all before it being known."""

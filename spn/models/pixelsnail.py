@@ -31,9 +31,7 @@ from spn.layers import (
 )
 from spn.likelihood import Law
 from spn.models.interface import Context, Model, StageShape, Steps, build_embedder, copy_into_buffer, embed, one_hot
-from spn.shapes import Features, Levels, OneHot, Pixel
-
-Places = Float[Tensor, "height width 2"]
+from spn.shapes import Coordinates, Features, Levels, OneHot, Pixel
 
 
 class Block(nn.Module):
@@ -48,11 +46,11 @@ class Block(nn.Module):
         self.attention = StrictAttention(num_image, width, section.key_width, section.value_width, dropout)
         self.merge = GatedResnet(width, (1, 1), section.value_width, 0, dropout)
 
-    def forward(self, features: Features, image: Features, places: Places, label: OneHot | None) -> Features:
+    def forward(self, features: Features, image: Features, coordinates: Coordinates, label: OneHot | None) -> Features:
         """Advance the stream."""
         for resnet in self.resnets:
             features = resnet(features, None, label)
-        return self.merge(features, self.attention(image, features, places), None)
+        return self.merge(features, self.attention(image, features, coordinates), None)
 
 
 class PixelSnail(Recomputing, Model):
@@ -68,7 +66,7 @@ class PixelSnail(Recomputing, Model):
         self.start = ShiftedStart(channels + 1, width)
         self.blocks = nn.ModuleList(Block(section, channels + 1, shape.num_classes) for _ in range(section.blocks))
         self.head = build_head(section.law, width, channels, self.scale, section.mixtures)
-        self.register_buffer("places", coordinates(shape.height, shape.width), persistent=False)
+        self.register_buffer("coordinates", coordinates(shape.height, shape.width), persistent=False)
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
         """Scale the target's levels to [-1, 1]."""
@@ -81,7 +79,7 @@ class PixelSnail(Recomputing, Model):
     def laws(
         self,
         embedded: Float[Tensor, "batch height width channel 1"],
-        features: Features | None,
+        embedded_context: Features | None,
         context: Context,
     ) -> Law:
         """Run the stream; the head makes the laws from it."""
@@ -89,9 +87,9 @@ class PixelSnail(Recomputing, Model):
         image = with_ones(values)
         stream = self.start(image)
         if self.context:
-            stream = stream + self.context(features)
+            stream = stream + self.context(embedded_context)
         for block in self.blocks:
-            stream = self.run_layer(block, stream, image, self.get_buffer("places"), label)
+            stream = self.run_layer(block, stream, image, self.get_buffer("coordinates"), label)
         return self.head(F.elu(stream), values, context.high)
 
     def initialise(self, levels: Levels, context: Context) -> None:
@@ -108,17 +106,18 @@ class PixelSnailSteps(Steps):
         self.model = model
         self._start = ShiftedStartSteps(model.start, model.scale, batch, shape.width)
         self._blocks = [
-            _BlockSteps(cast(Block, block), model.get_buffer("places"), batch, shape.width) for block in model.blocks
+            _BlockSteps(cast(Block, block), model.get_buffer("coordinates"), batch, shape.width)
+            for block in model.blocks
         ]
         self._head = head_steps(model.head, batch)
-        self._features: Features | None = None
+        self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._label: OneHot | None = None
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
         model = self.model
-        self._features = copy_into_buffer(self._features, model.embed_context(context))
+        self._embedded_context = copy_into_buffer(self._embedded_context, model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
         self._label = copy_into_buffer(self._label, one_hot(context, model.shape, self._start.features.dtype))
         for block in self._blocks:
@@ -128,7 +127,7 @@ class PixelSnailSteps(Steps):
         """Begin a row, all rows before it being known."""
         self._row = row
         context = self.model.context
-        beside = None if context is None or self._features is None else context(self._features[:, row])
+        beside = None if context is None or self._embedded_context is None else context(self._embedded_context[:, row])
         self._start.start_row(row, beside)
         for block in self._blocks:
             block.start_row(row)
@@ -157,9 +156,9 @@ class PixelSnailSteps(Steps):
 class _BlockSteps:
     """The step form of a `Block`."""
 
-    def __init__(self, block: Block, places: Places, batch: int, columns: int) -> None:
+    def __init__(self, block: Block, coordinates: Coordinates, batch: int, columns: int) -> None:
         self._resnets = [GatedResnetSteps(cast(GatedResnet, each), 0, batch, columns) for each in block.resnets]
-        self._attention = StrictAttentionSteps(block.attention, places, batch)
+        self._attention = StrictAttentionSteps(block.attention, coordinates, batch)
         self._merge, self._columns = block.merge, columns
 
     def begin(self, label: OneHot | None) -> None:

@@ -69,16 +69,16 @@ class SubscalePixelNetwork(Model):
     def laws(
         self,
         embedded: Float[Tensor, "batch height width channel units"],
-        features: Features | None,
+        embedded_context: Features | None,
         context: Context,
     ) -> Law:
         """Attend over the pixels before, then convolve over them and the channels before (Fig. 4b)."""
         flat = embedded.flatten(-2)
         # Token t holds pixel t - 1, all its channels, and the context of pixel t.
         tokens = self.entry(raster_shift(flat))
-        attended = self.transformer(tokens + features if self.to_transformer else tokens)
-        beside = attended + features if self.to_pixelcnn else attended
-        return self.pixelcnn(flat, (features, beside), context.high)
+        attended = self.transformer(tokens + embedded_context if self.to_transformer else tokens)
+        beside = attended + embedded_context if self.to_pixelcnn else attended
+        return self.pixelcnn(flat, (embedded_context, beside), context.high)
 
 
 class SubscaleSteps(Steps):
@@ -92,14 +92,14 @@ class SubscaleSteps(Steps):
         self._pixel = EmbeddedPixel(table, batch, shape.channels)
         self._previous = torch.zeros_like(self._pixel.values)
         self._entry = PixelLinear(model.entry.weight, model.entry.bias)
-        self._features: Features | None = None
+        self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._transformer = TransformerSteps(model.transformer, batch)
         self._pixelcnn = GatedStacksSteps(model.pixelcnn, self._pixel.values, shape.width)
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
-        self._features = copy_into_buffer(self._features, self.model.embed_context(context))
+        self._embedded_context = copy_into_buffer(self._embedded_context, self.model.embed_context(context))
         self._high = copy_into_buffer(self._high, context.high)
         self._pixelcnn.begin(self._high)
         # No pixel precedes the first: its token is zero, not the embedding of a level.
@@ -107,7 +107,7 @@ class SubscaleSteps(Steps):
 
     def start_row(self, row: int) -> None:
         """Begin a row, all rows before it being known."""
-        context = None if self._features is None else self._features[:, row]
+        context = None if self._embedded_context is None else self._embedded_context[:, row]
         self._transformer.start_row(row, context if self.model.to_transformer else None)
         to_pixelcnn = context if self.model.to_pixelcnn else None
         self._pixelcnn.start_row(row, (to_pixelcnn, to_pixelcnn))

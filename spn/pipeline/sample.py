@@ -11,7 +11,7 @@ from spn.data.hdf5 import SliceFile, read_images, write_images
 from spn.distributed import is_first, joined
 from spn.files import write_bytes, write_json
 from spn.generation import SAMPLERS, sample_chain_stage
-from spn.generation.sample import BATCH_SIZE, sample_labels
+from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
 from spn.notes import FILES, RECIPE, content_digest, read_notes
 from spn.paths import PICTURE, SAMPLES, TIMING
 from spn.pipeline.names import check_stage
@@ -74,7 +74,7 @@ def sample(
             num_images=params.sampling.num_images,
             seed=params.sampling.seed,
             temperature=params.chains[chain].temperature_of(stage),
-            batch_size=BATCH_SIZE if batch_size is None else batch_size,
+            batch_size=SAMPLING_BATCH_SIZE if batch_size is None else batch_size,
             sampler=sampler,
             labels=labels,
         )

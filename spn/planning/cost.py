@@ -48,7 +48,7 @@ def step_cost(stage: Stage, section: StageSection, batch_size: int, recompute: b
     small = max(1, COUNTED_PIXELS // (stage.shape.height * stage.shape.width))
     if batch_size <= 2 * small:
         return _count_step(stage, section, batch_size, recompute)
-    one, two = (_count_step(stage, section, size, recompute) for size in (small, 2 * small))
+    one, two = (_count_step(stage, section, some, recompute) for some in (small, 2 * small))
 
     def grown(before: int, after: int) -> int:
         return before + (after - before) * (batch_size - small) // small

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from spn.config import Params, StageSection
 from spn.data.layout import Split
-from spn.generation.sample import BATCH_SIZE
+from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.layers import context_reach
 from spn.models import StageShape, num_parameters
 from spn.planning.cost import StepCost, forward_flops, sampling_work, step_cost
@@ -100,8 +100,10 @@ def _fitting_batch_size(batch_size: int, held: StepCost, memory: int) -> int:
 
 def _sampling_seconds(stage: Stage, section: StageSection, speeds: Speeds, num_images: int) -> float:
     """Add up the walks over one slice of every image, batch by batch."""
-    full, rest = divmod(num_images, BATCH_SIZE)
-    batches = {BATCH_SIZE: full, rest: 1} if rest else {BATCH_SIZE: full}
+    full, rest = divmod(num_images, SAMPLING_BATCH_SIZE)
+    batches = {SAMPLING_BATCH_SIZE: full, rest: 1} if rest else {SAMPLING_BATCH_SIZE: full}
     return sum(
-        count * speeds.sampling.seconds(sampling_work(stage, section, size)) for size, count in batches.items() if count
+        count * speeds.sampling.seconds(sampling_work(stage, section, batch_size))
+        for batch_size, count in batches.items()
+        if count
     )

@@ -22,9 +22,11 @@ class Step:
         if recompute:
             recompute_layers(self.model)
         self.optimiser = build_optimiser(self.model, section.training.optimiser)
-        size, shape = stage.plan.scale_factor, stage.shape
+        scale_factor, shape = stage.plan.scale_factor, stage.shape
         self.slices = torch.zeros(
-            (batch_size, size, size, shape.height, shape.width, shape.channels), dtype=torch.uint8, device=device
+            (batch_size, scale_factor, scale_factor, shape.height, shape.width, shape.channels),
+            dtype=torch.uint8,
+            device=device,
         )
         classes = stage.plan.num_classes
         self.labels = torch.zeros(batch_size, dtype=torch.long, device=device) if classes else None

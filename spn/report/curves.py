@@ -79,8 +79,8 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
     with rc_context(LOOK | {"axes.grid.axis": "x"}):
         figure = Figure(figsize=(BARS_WIDTH, height), dpi=DPI, layout="constrained")
         axes = figure.subplots()
-        for position, metrics in enumerate(chain_metrics.values()):
-            _stacked_bar(axes, position, metrics, styles, longest)
+        for row, metrics in enumerate(chain_metrics.values()):
+            _stacked_bar(axes, row, metrics, styles, longest)
         axes.set_yticks(range(len(chain_metrics)), [chain_text(*chain) for chain in chain_metrics.items()])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.2 * longest)
@@ -131,22 +131,22 @@ def _curve_panel(panel: Axes, chain: str, histories: dict[str, History], styles:
     )
 
 
-def _stacked_bar(axes: Axes, position: int, metrics: Mapping[str, Any], styles: Styles, longest: float) -> None:
+def _stacked_bar(axes: Axes, row: int, metrics: Mapping[str, Any], styles: Styles, longest: float) -> None:
     left = 0.0
     for name, stage in metrics["stages"].items():
         share = stage["bits_per_dim"]
         colour, _, hatch = styles[name]
         look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white"}
-        axes.barh(position, share, left=left, height=0.6, label=name, **look)
+        axes.barh(row, share, left=left, height=0.6, label=name, **look)
         if share > LABELLED * longest:
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
             text = bits_text(stage, digits=3)
-            axes.text(left + share / 2, position, text, ha="center", va="center", fontsize=8, bbox=box)
+            axes.text(left + share / 2, row, text, ha="center", va="center", fontsize=8, bbox=box)
         left += share
     total, error = metrics["bits_per_dim"], metrics["standard_error"]
     text = total_text(metrics, digits=3)
-    axes.errorbar(total, position, xerr=error, color="black", capsize=3)
-    axes.annotate(text, (total + (error or 0), position), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.errorbar(total, row, xerr=error, color="black", capsize=3)
+    axes.annotate(text, (total + (error or 0), row), xytext=(6, 0), textcoords="offset points", va="center")
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -29,8 +29,8 @@ def html_table(params: Params, chain_metrics: ChainMetrics) -> str:
         [_without_sampling(row) for row in table_rows(chain_metrics)],
         numbers=range(1, len(HEADER) - 2),
     )
-    is_told = any(metrics["conditioning"] == "class" for metrics in chain_metrics.values())
-    published = _published(comparable(params.data, num_images), is_told)
+    has_classes = any(metrics["conditioning"] == "class" for metrics in chain_metrics.values())
+    published = _published(comparable(params.data, num_images), has_classes)
     title = f"Bits/dim on {escape(params.data.name)}"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
@@ -42,7 +42,7 @@ def _without_sampling(row: Sequence[str]) -> Sequence[str]:
     return (*row[:SAMPLING], *row[SAMPLING + 1 :])
 
 
-def _published(found: Comparison | str, is_told: bool) -> str:
+def _published(found: Comparison | str, has_classes: bool) -> str:
     if isinstance(found, str):
         return f"<p>No published figures are shown: {escape(found)}.</p>\n"
     caveats = f" ({'; '.join(found.caveats)})" if found.caveats else ""
@@ -53,8 +53,10 @@ def _published(found: Comparison | str, is_told: bool) -> str:
         numbers=(1,),
     )
     bounds = "Flows, variational auto-encoders and diffusion models report upper bounds."
-    told = " Chains marked class-conditional are told each image's class, which published models are not." * is_told
-    return f"{table}<p>{bounds}{told}{_footnote(found.rows)}</p>\n"
+    classes = (
+        " Chains marked class-conditional are given each image's class, which published models are not." * has_classes
+    )
+    return f"{table}<p>{bounds}{classes}{_footnote(found.rows)}</p>\n"
 
 
 def _footnote(rows: Sequence[Published]) -> str:

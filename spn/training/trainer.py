@@ -205,10 +205,10 @@ class Trainer:
 
         Return None if a process is `terminated` meanwhile.
         """
-        num_images, size = self.data.num_images("validation"), 2 * self.section.batch_size
+        num_images, batch_size = self.data.num_images("validation"), 2 * self.section.batch_size
         images = torch.arange(num_images)
         positions = draw_positions(self.stage.targets, num_images, seeded(self.seed, self.name, "validation"))
-        batches = list(zip(images.split(size), positions.split(size), strict=True))
+        batches = list(zip(images.split(batch_size), positions.split(batch_size), strict=True))
         parts: list[Tensor] = []
         for first in range(0, len(batches), num_processes()):
             if any_of(terminated())[0]:

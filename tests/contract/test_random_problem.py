@@ -132,15 +132,15 @@ class ByHand(Model):
         pixels = context.cells[:, -1].double().sum(-1).flatten(1)
         return (pixels @ self.reaches.T).view(-1, self.shape.height, self.shape.width, 1)
 
-    def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Law:
+    def laws(self, embedded: Tensor, embedded_context: Tensor | None, context: Context) -> Law:
         """Add up; the meta-position counts as well."""
-        assert features is not None
-        features = features + context.position[:, None, None, None]
+        assert embedded_context is not None
+        embedded_context = embedded_context + context.position[:, None, None, None]
         here = embedded[..., 0].flatten(1), embedded[..., 1].flatten(1)
         scores = (here[0] - here[1]) @ self.weights.T
         if self.seen_where is not None:
             scores = scores * (here[0][:, :1] == self.seen_where)
-        return Linear(scores.view(embedded.shape[:-1]) + features)
+        return Linear(scores.view(embedded.shape[:-1]) + embedded_context)
 
 
 SLICE = StageShape(2, 2, 1, 4, 1, 8, num_positions=1)

@@ -14,11 +14,12 @@ from damages import Experiment
 from experiment import tiny_params, write_params
 from tracked import open_at
 
-from spn.checkpoint import load_notes, load_tensors
+from spn.checkpoint import load_tensors
 from spn.cli import main
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile, read_images
 from spn.files import WriteError, write_json
+from spn.notes import read_tensor_notes
 from spn.training import train_stage
 from spn.training.state import Row
 
@@ -149,7 +150,7 @@ def test_the_state_of_a_training(made: Path, disk: Disk, tmp_path: Path) -> None
     with pytest.raises(WriteError, match=rf"^{runs}/low-\w+\.safetensors: could not be written: No space left"):
         train_stage(params, "low", data, tmp_path / "low", runs, device, fill_at_the_end)
     (state,) = runs.iterdir()
-    assert load_notes(state)["step"] == 2
+    assert read_tensor_notes(state)["step"] == 2
     disk.empty()
     train_stage(params, "low", data, tmp_path / "low", runs, device)
     train_stage(params, "low", data, tmp_path / "whole", tmp_path / "runs", device)

@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from params_file import ALIASED, as_written, dotted_keys, error_of, load, plain
 
-from spn.checkpoint import load_notes, load_tensors, load_weights
+from spn.checkpoint import load_tensors, load_weights
 from spn.config import InputError, Params
+from spn.notes import read_tensor_notes
 
 MEGABYTES = 1024
 """Most memory that preprocess may take for any of the bombs; 700 are taken, of which 300 by the libraries."""
@@ -79,7 +80,7 @@ CHECKPOINTS = {
 def test_a_checkpoint_that_is_none_is_refused_by_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(CHECKPOINTS[name])
-    for read in (load_notes, load_tensors):
+    for read in (read_tensor_notes, load_tensors):
         with pytest.raises(InputError, match=rf"^{path}: expected [^\n]*; delete it to train again$"):
             read(path)
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from workspace import AFTER_LOW, Workspace, finished, with_steps
 
-from spn.checkpoint import load_notes, load_tensors
+from spn.checkpoint import load_tensors
 from spn.cli import main
+from spn.notes import read_tensor_notes
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 
@@ -43,7 +44,7 @@ def training_of(snakemake: "subprocess.Popen[bytes]", stage: str) -> psutil.Proc
 def step_of(workspace: Workspace, before: set[Path]) -> int:
     """Return the step of the training state that is new in runs/; 0 where there is none."""
     new = set((workspace.folder / "runs").glob("low-*.safetensors")) - before
-    return load_notes(new.pop())["step"] if new else 0
+    return read_tensor_notes(new.pop())["step"] if new else 0
 
 
 def stop_training(workspace: Workspace, snakemake: "subprocess.Popen[bytes]", before: set[Path], saved: int = 0) -> int:

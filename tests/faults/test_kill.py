@@ -14,8 +14,9 @@ import torch
 from experiment import read_history, tiny_params
 from processes import make_experiment, start, train_command
 
-from spn.checkpoint import load_notes, load_tensors
+from spn.checkpoint import load_tensors
 from spn.cli import main
+from spn.notes import read_tensor_notes
 from spn.tracking import load_experiment
 from spn.training import trainer
 from spn.training.history import Row
@@ -75,7 +76,7 @@ def assert_curve_is_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def step_of(folder: Path, place: str) -> int:
     """Return the step of the saved state, which is a whole file at any moment; 0 where there is none."""
     states = list((folder / place).glob(STATE))
-    return load_notes(states[0])["step"] if states else 0
+    return read_tensor_notes(states[0])["step"] if states else 0
 
 
 def wait_until(condition: Callable[[], bool], process: BaseProcess, pause: float = 0.01) -> None:
@@ -172,6 +173,6 @@ def test_sigterm_amid_a_step_or_a_validation_loses_no_row(
         patch.setattr(trainer.Trainer, method, interrupted)
         assert main(train_command(SHORT, method)) == 128 + signal.SIGTERM
     (state,) = (folder / method / "runs").glob("high-*.safetensors")
-    assert load_notes(state)["step"] == {"validate": 25, "train_step": 26}[method]
+    assert read_tensor_notes(state)["step"] == {"validate": 25, "train_step": 26}[method]
     assert main(train_command(SHORT, method)) == 0
     assert_as_whole(folder, method, "short")

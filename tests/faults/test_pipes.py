@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn.checkpoint import load_notes
 from spn.config import ArraysData, Cifar10Data, FolderData, InputError, MnistData, load_params
 from spn.config.data import SourceSection
 from spn.data.hdf5 import SliceFile
 from spn.data.sources import open_source
 from spn.evaluation.evaluate import load_nats
 from spn.files import read_json
+from spn.notes import read_tensor_notes
 from spn.tracking import load_experiment
 
 SECONDS = 20
@@ -39,7 +39,7 @@ def pipe(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     "read",
-    [load_params, load_notes, SliceFile, read_json, load_experiment, lambda path: load_nats(path, None)],
+    [load_params, read_tensor_notes, SliceFile, read_json, load_experiment, lambda path: load_nats(path, None)],
     ids=["params", "checkpoint", "slices", "metrics", "handle", "nats"],
 )
 def test_a_pipe_is_refused_by_name(read: Callable[[Path], object], pipe: Path) -> None:

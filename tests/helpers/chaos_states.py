@@ -123,7 +123,9 @@ def _edit_model(path: Path, state: State) -> None:
 
 
 def _edit_evaluation(path: Path, batch_size: int) -> None:
-    text, count = re.subn(r"^BATCH_SIZE = \d+$", f"BATCH_SIZE = {batch_size}", path.read_text(), flags=re.MULTILINE)
+    text, count = re.subn(
+        r"^EVALUATION_BATCH_SIZE = \d+$", f"EVALUATION_BATCH_SIZE = {batch_size}", path.read_text(), flags=re.MULTILINE
+    )
     assert count == 1
     _replace(path, text)
 

@@ -67,9 +67,9 @@ def blue_seen_by_green(patch: pytest.MonkeyPatch) -> None:
 def channels_in_another_order(patch: pytest.MonkeyPatch) -> None:
     sound = SubscalePixelNetwork.laws
 
-    def swapped(self: Model, embedded: Tensor, features: Tensor | None, context: Context) -> Categorical:
+    def swapped(self: Model, embedded: Tensor, embedded_context: Tensor | None, context: Context) -> Categorical:
         order = [0, 2, 1] if self.shape.channels == 3 else [0]
-        laws = sound(self, embedded[..., order, :], features, context)
+        laws = sound(self, embedded[..., order, :], embedded_context, context)
         return Categorical(laws.probs()[..., order, :].log())
 
     patch.setattr(SubscalePixelNetwork, "laws", swapped)

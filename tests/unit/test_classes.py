@@ -1,4 +1,4 @@
-"""Stages that are told the class of each image: laws, labels from the file to the law, classes of samples, mistakes."""
+"""Class-conditional stages: laws, labels from the file to the law, classes of samples, mistakes."""
 
 import json
 import math
@@ -43,10 +43,10 @@ CHAINS = chains(1, 2)
 CHECKS = (check_context_is_used, contract.check_cached_walk, check_batches)
 
 
-def tiny(*told: str) -> dict[str, Any]:
-    """Return the tiny experiment, in which the stages `told` are told the class of each image."""
+def tiny(*conditional: str) -> dict[str, Any]:
+    """Return the tiny experiment, in which the stages `conditional` are class-conditional."""
     raw = tiny_params()
-    for name in told:
+    for name in conditional:
         raw["stages"][name]["class_conditional"] = True
     return raw
 
@@ -115,7 +115,7 @@ MISTAKES: dict[str, tuple[dict[str, object], str]] = {
         "stages.low.class_conditional: expected labels, which source photos has not",
     ),
     "a word for a flag": ({"stages.low.class_conditional": "yes"}, "stages.low.class_conditional: "),
-    "no stage is told": ({"sampling.class": 3}, "sampling.class: expected a stage that is class_conditional"),
+    "no stage is conditional": ({"sampling.class": 3}, "sampling.class: expected a stage that is class_conditional"),
     "too large": (
         {"sampling.class": 10, "stages.low.class_conditional": True},
         "sampling.class: expected one of the classes 0 to 9, got 10",
@@ -133,7 +133,9 @@ def test_a_mistake_is_told_in_one_line_with_its_key(name: str, tmp_path: Path) -
 
 
 def test_the_class_is_part_of_the_recipe(tmp_path: Path) -> None:
-    recipes = [stage_recipe(load(tmp_path, tiny(*told)), "low", "digest") for told in ((), ("high",), ("low",))]
+    recipes = [
+        stage_recipe(load(tmp_path, tiny(*conditional)), "low", "digest") for conditional in ((), ("high",), ("low",))
+    ]
     assert recipes[0] == recipes[1] != recipes[2]
 
 
@@ -187,7 +189,7 @@ def test_a_stage_learns_what_the_class_tells(tmp_path: Path) -> None:
     params = load(tmp_path, tones())
     file = write_tones(tmp_path / "tones.h5", TONES)
     nats = trained_nats(params, file, tmp_path)
-    # Ten tones as frequent as each other: no law that is not told the class has less than their entropy.
+    # Ten tones as frequent as each other: no law that is not class-conditional has less than their entropy.
     entropy = math.log(10)
     assert nats.mean() < 0.8 * entropy
     history = read_history(tmp_path / "out" / "history.csv")[-1]
@@ -270,7 +272,7 @@ def test_a_grid_has_a_column_for_each_class() -> None:
 
 
 class Workplace:
-    """The chain `depth` trained and evaluated, of whose stages one or the other is told the class."""
+    """The chain `depth` trained and evaluated, of whose stages one or the other is class-conditional."""
 
     def __init__(self, folder: Path, digits: Path, raw: dict[str, Any]) -> None:
         self.folder, self.digits = folder, digits
@@ -360,7 +362,7 @@ def test_results_say_that_they_are_given_the_class(
 
 
 @pytest.mark.parametrize(
-    ("told", "asked", "expected"),
+    ("conditional", "asked", "expected"),
     [
         ("low", "10", "--class: expected one of the classes 0 to 9, got 10"),
         ("low", "-1", "--class: expected one of the classes 0 to 9, got -1"),
@@ -368,9 +370,9 @@ def test_results_say_that_they_are_given_the_class(
     ],
 )
 def test_a_class_that_is_none_is_one_line(
-    told: str, asked: str, expected: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    conditional: str, asked: str, expected: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_params(tmp_path, tiny(told))
+    path = write_params(tmp_path, tiny(conditional))
     files = ["--data", digits, "--checkpoint", tmp_path / "none", "--output", tmp_path / "out", "--params", path]
     assert main([*map(str, ["sample", "depth", "high", *files]), "--class", asked]) == 2
     assert capsys.readouterr().err == f"spn: error: {expected}\n"

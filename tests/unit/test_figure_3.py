@@ -87,7 +87,7 @@ class Uninformed(Model):
     def embed_context(self, context: Context) -> None:
         self.position = int(context.position[0])
 
-    def laws(self, embedded: Tensor, features: Tensor | None, context: Context) -> Categorical:
+    def laws(self, embedded: Tensor, embedded_context: Tensor | None, context: Context) -> Categorical:
         return Noted(embedded.new_zeros(*embedded.shape[:-1], self.shape.num_levels), self)
 
 

@@ -88,7 +88,7 @@ class Skewed(Model):
     def embed_context(self, context: Context) -> None:
         """Do nothing."""
 
-    def laws(self, embedded: torch.Tensor, features: torch.Tensor | None, context: Context) -> Categorical:
+    def laws(self, embedded: torch.Tensor, embedded_context: torch.Tensor | None, context: Context) -> Categorical:
         """Return that law."""
         return Categorical(torch.tensor([1.0, 3.0], dtype=torch.float64).log().expand(*embedded.shape[:-1], 2))
 

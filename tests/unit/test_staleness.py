@@ -51,7 +51,7 @@ def with_slices(params: Params, key: list[str]) -> set[str]:
 
 
 def of_class(params: Params, key: list[str]) -> set[str]:
-    """Samples have classes from the first stage on, whichever is told of them."""
+    """Samples have classes from the first stage on, whichever is conditioned on them."""
     if not params.data.num_classes:
         return set()
     others = {name for name, stage in params.stages.items() if stage.class_conditional} - {key[1]}
@@ -86,10 +86,10 @@ def of_chain(params: Params, key: list[str]) -> set[str]:
 
 
 def of_classes(params: Params, key: list[str]) -> set[str]:
-    """Other classes: labels in the data, and the stages that are told of them."""
-    told = [name for name, stage in params.stages.items() if stage.class_conditional]
+    """Other classes: labels in the data, and the stages that are conditioned on them."""
+    conditional = [name for name, stage in params.stages.items() if stage.class_conditional]
     return told_samples(params, key).union(
-        {"preprocess", "report"}, *(after_stage(params, ["stages", stage]) for stage in told)
+        {"preprocess", "report"}, *(after_stage(params, ["stages", stage]) for stage in conditional)
     )
 
 

@@ -23,12 +23,13 @@ from processes import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-from spn.checkpoint import load_notes, load_tensors
+from spn.checkpoint import load_tensors
 from spn.cli import main
 from spn.config import InputError
 from spn.data.hdf5 import read_images
 from spn.distributed import any_of, gradient_group, joined
 from spn.files import read_json
+from spn.notes import read_tensor_notes
 from spn.tracking import load_experiment
 from spn.training.history import Row
 
@@ -128,12 +129,12 @@ def test_sigterm_stops_two_at_the_same_step_and_one_goes_on(folder: Path, monkey
     command = train_command("raster")
     stop_when_training(start_several(folder, command, 2, "stopped"), folder / "stopped0")
     (state,) = (folder / "out/runs").glob("raster-*.safetensors")
-    first = load_notes(state)["step"]
+    first = read_tensor_notes(state)["step"]
     assert first > 0
     for log in ("stopped0", "stopped1"):
         assert f"stopped by SIGTERM and saved after step {first};" in (folder / log).read_text()
     stop_when_training([start(folder, command, "alone")], folder / "alone")
-    second = load_notes(state)["step"]
+    second = read_tensor_notes(state)["step"]
     assert f" {first}/2000 " in (folder / "alone").read_text()
     assert second > first
     # One of the two has logged, and the one that went on after it: a curve without gaps, and a run that was killed.
@@ -142,7 +143,7 @@ def test_sigterm_stops_two_at_the_same_step_and_one_goes_on(folder: Path, monkey
     (run,) = experiment.client.search_runs([experiment.id], "attributes.run_name = 'raster'")
     assert run.info.status == "KILLED"
     curve = experiment.client.get_metric_history(run.info.run_id, "train_bits_per_dim_estimate")
-    assert [point.step for point in curve] == [row["step"] for row in load_notes(state)["history"]]
+    assert [point.step for point in curve] == [row["step"] for row in read_tensor_notes(state)["history"]]
 
 
 def end_together(rank: int, ports: list[int]) -> None:

@@ -23,8 +23,9 @@ from slurm import Cluster, Job, wait_for
 from tracked import open_at
 from workspace import EVERYTHING, Workspace, fresh
 
-from spn.checkpoint import load_notes, load_tensors
+from spn.checkpoint import load_tensors
 from spn.cli import main
+from spn.notes import read_tensor_notes
 from spn.tracking import load_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
@@ -104,7 +105,7 @@ class Author:
     def step(self, stage: str) -> int:
         """Return the step of the saved state of a training; 0 where there is none."""
         states = list((self.workspace.folder / "runs").glob(f"{stage}-*.safetensors"))
-        return load_notes(states[0])["step"] if states else 0
+        return read_tensor_notes(states[0])["step"] if states else 0
 
     def trains(self, process: psutil.Process, stage: str) -> bool:
         """Tell whether a process is `spn train` of a stage here, or torchrun that started it."""

@@ -9,9 +9,9 @@ from mlflow_server import MlflowServer, listening
 from processes import make_experiment, start, train_command
 from tracked import assert_recorded, logged, runs, wait_for
 
-from spn.checkpoint import load_notes
 from spn.cli import main
 from spn.files import read_json, write_json
+from spn.notes import read_tensor_notes
 from spn.tracking import Experiment, load_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
@@ -82,7 +82,7 @@ def test_a_training_outlives_a_server_that_is_gone_for_a_minute(experiment: Expe
     assert not checkpoint.exists()
     wait_for(lambda: checkpoint.exists() or not training.is_alive())
     assert training.exitcode is None
-    assert load_notes(checkpoint)["history"][-1]["step"] == STEPS
+    assert read_tensor_notes(checkpoint)["history"][-1]["step"] == STEPS
     time.sleep(max(0.0, gone + GONE_SECONDS - START_SECONDS - time.monotonic()))
     assert training.is_alive()
     server.start()

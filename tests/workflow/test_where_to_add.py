@@ -59,12 +59,13 @@ class Toy(Model):
         """Run the slice embedder."""
         return embed(self.embedder, context)
 
-    def laws(self, embedded, features, context):
+    def laws(self, embedded, embedded_context, context):
         """Sum the pixels before, and the context."""
         values = embedded[..., 0]
         before = raster_shift(torch.cat((values, torch.ones_like(values[..., :1])), dim=-1))
         sums = self.sums(before.flatten(1, 2).cumsum(1).view_as(before))
-        return self.head(torch.tanh(sums if features is None else sums + features), values, context.high)
+        sums = sums if embedded_context is None else sums + embedded_context
+        return self.head(torch.tanh(sums), values, context.high)
 
 
 def build(section: ToySection, shape):

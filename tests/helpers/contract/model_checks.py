@@ -15,7 +15,7 @@ from spn.models import Context, Model, Steps
 from spn.stages import Stage
 
 ONLY = 1
-"""The class of images that are enumerated, where a stage is told of classes."""
+"""The class of images that are enumerated, where a stage is class-conditional."""
 
 
 def _last_targets(problem: Problem) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:

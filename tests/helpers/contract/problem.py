@@ -105,12 +105,12 @@ class Problem:
         return torch.randint(1 << self.bits, (count, *self.shape), generator=generator).to(torch.uint8)
 
     def labels(self, count: int) -> Tensor | None:
-        """Return a class for each image, all of them in turn; None where no stage is told of classes."""
+        """Return a class for each image, all of them in turn; None where no stage is class-conditional."""
         num_classes = max(plan.num_classes for plan in self.plans)
         return torch.arange(count) % num_classes if num_classes else None
 
-    def told(self, stage: Stage, labels: Tensor | None) -> Tensor | None:
-        """Keep labels from a stage that is not told of classes."""
+    def classes_of(self, stage: Stage, labels: Tensor | None) -> Tensor | None:
+        """Keep labels from a stage that is not class-conditional."""
         return labels if stage.plan.num_classes else None
 
     def cases(self, count: int = 2) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:
@@ -118,12 +118,12 @@ class Problem:
         for stage, model in self.parts:
             slices = split_slices(self.images(count), stage.plan.scale_factor)
             for position in stage.targets:
-                positions, labels = stage.positions(position, count), self.told(stage, self.labels(count))
+                positions, labels = stage.positions(position, count), self.classes_of(stage, self.labels(count))
                 yield stage, model, position, stage.target(slices, positions), stage.context(slices, positions, labels)
 
 
 def resolve(chain: Chain, shape: Shape, bits: int, num_classes: int = 0) -> Problem:
-    """Resolve a chain, without models, for the checks of stages alone; all are told of `num_classes` where given."""
+    """Resolve a chain, without models, for checks of stages alone; with `num_classes` they are class-conditional."""
     plans = tuple(replace(plan, num_classes=num_classes) for plan in tile("chain", chain, bits))
     return Problem(shape, bits, plans, models=())
 

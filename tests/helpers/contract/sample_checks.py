@@ -39,8 +39,8 @@ def check_batches(problem: Problem) -> None:
     images = torch.zeros_like(together[numbers])
     for stage, model in problem.parts:
         slices = split_slices(images, stage.plan.scale_factor)
-        draw, told = SAMPLERS["cached"](model, 1.0), None if labels is None else labels[numbers]
-        images = join_slices(sample_stage(stage, draw, slices, numbers, SEED, labels=told))
+        draw, classes = SAMPLERS["cached"](model, 1.0), None if labels is None else labels[numbers]
+        images = join_slices(sample_stage(stage, draw, slices, numbers, SEED, labels=classes))
     assert torch.equal(images, together[numbers])
 
 
@@ -60,7 +60,7 @@ def check_samples_replay(problem: Problem) -> None:
         for position in stage.targets:
             positions = stage.positions(position, 2)
             target = stage.target(slices, positions)
-            context = stage.context(slices, positions, problem.told(stage, problem.labels(2)))
+            context = stage.context(slices, positions, problem.classes_of(stage, problem.labels(2)))
             laws = model(target, context).probs().flatten(1, 3)
             for law in laws.unbind(1):
                 torch.testing.assert_close(next(offered), law, atol=1e-12, rtol=0)
