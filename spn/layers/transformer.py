@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from spn.layers.pixel import PixelLinear
 from spn.layers.recompute import Recomputing
 
-Tokens = Float[Tensor, "batch pixel width"]
-
 
 class _CausalAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:

@@ -1,7 +1,7 @@
 """A machine for forecasts: its speeds and its memory."""
 
 from spn.planning import Speeds
-from spn.planning.speed import Speed
+from spn.planning.probe import Speed
 
 EVEN = Speed(per_flop=1e-10, per_call=1e-5, per_byte=1e-10)
 SPEEDS = Speeds({"float32": EVEN, "bfloat16": EVEN}, sampling=EVEN)

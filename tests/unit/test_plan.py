@@ -20,7 +20,7 @@ from spn.models import num_parameters
 from spn.planning import forecast, plan_json, plan_table, warnings
 from spn.planning.cost import forward_flops, sampling_work, step_cost
 from spn.planning.images import count_images
-from spn.planning.speed import Speed, fit_speed
+from spn.planning.probe import Speed, fit_speed
 from spn.planning.step import Step
 from spn.planning.work import Tally, Work, imagined
 from spn.stages import Stage
