@@ -43,10 +43,12 @@ def record(params: Params, chain: str, output: Path, experiment: Path = HANDLE, 
 
 
 def _record_training(params: Params, store: tracking.Experiment, metrics: dict[str, Any], results: Path) -> None:
-    """Record a training of which this store knows nothing: its results came by `dvc pull`."""
+    """Record a training that this store lacks, in whole or in part: it was away, or the results came by `dvc pull`."""
     stage, digest = metrics["stage"], metrics[RECIPE]["data_digest"]
     history, recipe = history_of_stage(params, stage, digest, results), stage_recipe(params, stage, digest)
     count, checkpoint = metrics["num_parameters"], checkpoint_path(stage, results)
     with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
         for row in history:
             run.measured(row)
+    if not run.finished:  # a line has said why
+        raise tracking.TrackingError(f"{store.uri}: stage {stage} is not recorded in full; run the same command again")

@@ -11,22 +11,19 @@ from spn.config import InputError
 from spn.provenance import Recipe, git_commit, recipe_digest
 from spn.tracking.delivery import Delivery
 from spn.tracking.experiment import Experiment
-from spn.tracking.outage import TrackingError, reaching, say
+from spn.tracking.outage import reaching, say
 from spn.tracking.runs import find_run, log_figures, log_params, milliseconds, numbers, open_run
 
-PATIENCE = 300.0
-"""Seconds for which a finished training waits for a store that is away."""
-
-_BRIEFLY = 2.0
-"""The same of an interrupted training, which the scheduler may be about to kill."""
+PATIENCE = {"FINISHED": 30.0, "FAILED": 2.0, "KILLED": 2.0}
+"""Seconds that an ended training gives the store: few where a scheduler may be about to kill it."""
 
 
 class StageRun:
     """The MLflow run of one stage, as a context: finished when left, failed or killed when left by an exception.
 
     Opening continues the run of the same recipe where there is one, and leaves it as it is where it is finished. The
-    store must answer then, or TrackingError is raised; later it may be away: training goes on, and what was measured
-    is written when the store is back.
+    store must answer then, or TrackingError is raised; later it may be away, and training goes on. What is still not
+    written at the end is said in a line, and `finished` stays False: whoever opens the run again completes it.
     """
 
     def __init__(
@@ -37,9 +34,8 @@ class StageRun:
         *,
         num_parameters: int,
         checkpoint: Path,
-        patience: float = PATIENCE,
     ) -> None:
-        self._client, self._patience = experiment.client, patience
+        self._client, self._uri = experiment.client, experiment.uri
         self._last_steps: dict[str, int] = {}
         with reaching(experiment.uri):
             run = open_run(experiment, stage, _identity(recipe_digest(recipe)), "spn train")
@@ -55,7 +51,7 @@ class StageRun:
         """Record a row of the history: `step`, and what was measured at that step.
 
         Values are written in the background, so that training never waits. A step that the run already has is passed
-        over: a resumed training may give its whole history again. Raises what the store refused, should it refuse.
+        over: a resumed training may give its whole history again.
         """
         if self.finished:
             return
@@ -67,20 +63,15 @@ class StageRun:
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Write what is left and end the run; a run that was finished when opened stays as it is.
 
-        Where the store is away, a finished training waits for it, and raises TrackingError in the end: its checkpoint
-        has the history, and the same command records it. An interrupted one says in a line that it gave up: it is
-        recorded when it goes on.
+        Where the store is still away, a line says that the run is not complete.
         """
         if self.finished:
             return
-        patience = self._patience if status == "FINISHED" else _BRIEFLY
-        try:
-            self._delivery.finish(lambda: self._client.set_terminated(self.run_id, status), patience)
-        except TrackingError as error:
-            if status == "FINISHED":
-                raise TrackingError(f"{error}; the training is done, and the same command writes them") from error
-            say(f"{error}; the same command goes on with the training, and writes them")
-        self.finished = status == "FINISHED"
+        has_ended = self._delivery.finish(lambda: self._client.set_terminated(self.run_id, status), PATIENCE[status])
+        if not has_ended:
+            why = self._delivery.failure or "no answer"
+            say(f"the MLflow store {self._uri} is away: {why}; the same command, or `spn record`, completes the run")
+        self.finished = has_ended and status == "FINISHED"
 
     def __enter__(self) -> "StageRun":
         return self

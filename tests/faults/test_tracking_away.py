@@ -3,24 +3,18 @@
 import socket
 import sqlite3
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
 from processes import context
 from requests.exceptions import ConnectionError as NoAnswerError
-from tracked import away, expected, logged, open_at, open_stage, recipe, rows, train_stage, wait_for
+from tracked import away, expected, logged, open_at, open_stage, rows, train_stage, wait_for
 
 from spn.config import InputError
 from spn.files import write_json
-from spn.tracking import (
-    DEFAULT_URI,
-    Experiment,
-    StageRun,
-    TrackingError,
-    default_uri,
-    load_experiment,
-)
+from spn.tracking import DEFAULT_URI, Experiment, TrackingError, default_uri, load_experiment, stage_run
 
 pytestmark = pytest.mark.slow
 
@@ -35,10 +29,6 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def stage(request: pytest.FixtureRequest) -> str:
     """A name of its own for every test, so that tests can share a store."""
     return request.node.name
-
-
-def impatient(experiment: Experiment, stage: str) -> StageRun:
-    return StageRun(experiment, stage, recipe(stage), num_parameters=7, checkpoint=Path("checkpoint"), patience=0.2)
 
 
 def assert_complete(experiment: Experiment, stage: str, last: int) -> None:
@@ -97,40 +87,38 @@ def test_what_had_arrived_after_all_is_not_written_twice(
     assert logged(experiment, run.run_id) == expected(3)
 
 
-def test_patience_ends_and_the_same_training_completes_the_curve(experiment: Experiment, stage: str) -> None:
-    run = impatient(experiment, stage)
-    with away(experiment):
-        run.measured(rows(1)[0])
-        with pytest.raises(TrackingError, match=r"away for 0 s: attempt to write .* the same command") as caught:
-            run.close("FINISHED")
-        with pytest.raises(TrackingError):
-            run.close("FINISHED")
-    assert experiment.uri in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-    assert_complete(experiment, stage, last=4)
-
-
-def test_an_interrupted_training_gives_up_and_goes_on_later(
-    experiment: Experiment, stage: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_training_that_ends_while_the_store_is_away_says_so_and_is_completed_later(
+    experiment: Experiment,
+    stage: str,
+    error: type[BaseException] | None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(stage_run.PATIENCE, "FINISHED", 0.5)
     run = open_stage(experiment, stage)
-    with away(experiment), pytest.raises(KeyboardInterrupt), run:  # noqa: PT012
+    with away(experiment), pytest.raises(error) if error else nullcontext(), run:
         run.measured(rows(1)[0])
-        raise KeyboardInterrupt
+        if error:
+            raise error
+    assert not run.finished
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"spn: the MLflow store {experiment.uri} was away for 2 s: attempt to write ")
-    assert "the same command goes on with the training" in last
+    assert last.startswith(f"spn: the MLflow store {experiment.uri} is away: attempt to write ")
+    assert last.endswith("; the same command, or `spn record`, completes the run")
     assert_complete(experiment, stage, last=4)
 
 
-@pytest.mark.parametrize("at", ["measured", "close"])
-def test_a_refusal_is_raised_in_the_training(experiment: Experiment, stage: str, at: str) -> None:
-    run = open_stage(experiment, stage)
-    experiment.client.delete_run(run.run_id)
-    history = iter(rows(10_000))
-    run.measured(next(history))
-    with pytest.raises(MlflowException, match="must be in the 'active' state"):
-        run.close("FINISHED") if at == "close" else wait_for(lambda: run.measured(next(history)))
+def test_a_run_that_a_person_deletes_ends_no_training(
+    experiment: Experiment, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(stage_run.PATIENCE, "FINISHED", 0.5)
+    with open_stage(experiment, stage) as run:
+        experiment.client.delete_run(run.run_id)
+        for row in rows(2):
+            run.measured(row)
+    first, last = capsys.readouterr().err.splitlines()
+    assert all("must be in the 'active' state" in line for line in (first, last))
+    assert_complete(experiment, stage, last=4)
 
 
 def leave(uri: str, experiment_id: str, stage: str) -> None:

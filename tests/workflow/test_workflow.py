@@ -12,7 +12,7 @@ from tracked import open_at
 from workspace import AFTER_LOW, CHAIN, EVERYTHING, ROOT, STAGES, Workspace, finished, with_steps
 
 from spn.cli import main
-from spn.tracking import load_experiment
+from spn.tracking import load_experiment, stage_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 
@@ -305,7 +305,12 @@ def test_a_stage_trained_elsewhere_is_recorded_from_its_checkpoint(
 ) -> None:
     monkeypatch.chdir(workspace.folder)
     experiment = open_at("sqlite:///elsewhere.db", Path("elsewhere.json"))
-    assert main(["record", "depth", "--experiment", "elsewhere.json", "--output", "depth.json"]) == 0
+    command = ["record", "depth", "--experiment", "elsewhere.json", "--output", "depth.json"]
+    with monkeypatch.context() as patch:
+        patch.setitem(stage_run.PATIENCE, "FINISHED", 0.0)  # as when the store goes away amid the history
+        assert main(command) == 1
+    assert not Path("depth.json").exists()
+    assert main(command) == 0
     runs = {run.info.run_name: run for run in experiment.client.search_runs([experiment.id])}
     assert runs.keys() == {"depth", *CHAIN}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
