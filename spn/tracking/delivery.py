@@ -1,9 +1,9 @@
 """Metrics on their way to a store that may be away for a while.
 
-Training neither waits for the store nor ends by it. A thread sends all rows that were not sent before, and at the first
-failure gives up until the next row. What is sent again has its first timestamps: a store keeps one point for equal key,
-step, value and timestamp, so a batch that had arrived after all adds nothing. What is left in the end is in the
-checkpoint's history, from which `record` writes it.
+Training goes on whatever the store does. A thread sends all rows that were not sent before, and at the first failure
+gives up until the next row. What is sent again has its first timestamps: a store keeps one point for equal key, step,
+value and timestamp, so a batch that had arrived after all adds nothing. What is left in the end is in the checkpoint's
+history, from which `record` writes it.
 
 NOTE: MLflow's own asynchronous logging drops what fails, and keeps the process alive.
 """
