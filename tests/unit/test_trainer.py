@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import re
 import signal
 import threading
 import time
@@ -197,16 +198,36 @@ def test_a_history_is_a_table_of_lines() -> None:
     assert history_text([row]) == f"{','.join(HISTORY)}\n{','.join('1' * len(HISTORY))}\n"
 
 
-def test_several_processes_compute_the_same_nats(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "num_processes", lambda: 2)
-    monkeypatch.setattr(parallel, "gradient_group", lambda device: None)
-    monkeypatch.setattr(parallel, "DistributedDataParallel", lambda module, **options: module)
-    training = trainer_of(data, tmp_path)
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_processes_compute_the_same_nats(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, compiled: bool
+) -> None:
+    raw = tiny_params()
+    raw["stages"]["low"]["class_conditional"] = True
+    params, file = load_params(write_params(tmp_path, raw)), SliceFile(data)
+    training = trainer.Trainer(params, "low", file, stage_recipe(params, "low", file.digest), CPU)
     training.model.eval()
-    slices, position, labels = training._batch(0)
-    shared: Callable[..., Tensor] = parallel.parallel_nats(training.stage, training.model, CPU, compiled=False)
-    assert isinstance(shared, nn.Module)
-    assert torch.equal(shared(slices, position, labels), training.stage.nats(training.model, slices, position, labels))
+    compilations, groups = list[tuple[object, object]](), list[object]()
+
+    def compile_nothing(function: Callable[..., Tensor], options: dict[str, object]) -> Callable[..., Tensor]:
+        compilations.append((function, options))
+        return function
+
+    def average_nothing(module: nn.Module, process_group: object, **options: object) -> nn.Module:
+        groups.append(process_group)
+        return module
+
+    monkeypatch.setattr(parallel.torch, "compile", compile_nothing)
+    monkeypatch.setattr(parallel, "num_processes", lambda: processes)
+    monkeypatch.setattr(parallel, "gradient_group", {CPU: "the group"}.__getitem__)
+    monkeypatch.setattr(parallel, "DistributedDataParallel", average_nothing)
+    nats: Callable[..., Tensor] = parallel.parallel_nats(training.stage, training.model, CPU, compiled)
+    assert compilations == [(training.stage.nats, {"fallback_random": True})] * compiled
+    assert isinstance(nats, nn.Module) == (processes > 1)
+    assert groups == ["the group"] * (processes > 1)
+    batch = training._batch(0)
+    assert torch.equal(nats(*batch), training.stage.nats(training.model, *batch))
 
 
 def recipe_of(data: Path, folder: Path) -> dict[str, Any]:
@@ -220,7 +241,7 @@ def test_a_second_training_waits_for_the_first(
     recipe, runs, order = recipe_of(data, tmp_path), tmp_path / "runs", list[str]()
     state = lock.state_path(runs, recipe)
     assert state.parent == runs
-    assert state.name.startswith("low-")
+    assert re.fullmatch(r"low-[0-9a-f]{16}\.safetensors", state.name)
     runs.mkdir()
     with state.with_name(f".{state.stem}.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -14,12 +14,13 @@ import torch
 from experiment import tiny_params, write_params
 from torch import Tensor, nn
 
-from spn.config import AdamW, Params, RMSProp, TrainingSection, load_params
+from spn.config import AdamW, Params, RMSProp, StagePlan, TrainingSection, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
 from spn.models import Model, build_model
 from spn.provenance import stage_recipe
 from spn.seeds import derive_seed, seeded
+from spn.stages import Stage
 from spn.training.batches import batch_indices, draw_positions
 from spn.training.optimiser import EmaModel, build_optimiser, learning_rate
 from spn.training.step import Learner
@@ -202,6 +203,19 @@ def test_every_draw_has_a_key_of_its_own(
     learner.take(5, (file.slices("train", indices), positions, None), nats)
     torch.manual_seed(derive_seed(1, "low", "dropout", 5, *key))
     assert torch.equal(states[0], torch.get_rng_state())
+
+
+def test_all_of_a_learner_is_on_its_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meta, devices = torch.device("meta"), list[torch.device]()
+
+    def built(plan: StagePlan, shape: tuple[int, int, int], device: torch.device = CPU) -> Stage:
+        devices.append(device)
+        return Stage(plan, shape, device)
+
+    monkeypatch.setattr("spn.training.step.Stage", built)
+    learner = Learner(loaded(folder), "low", meta)
+    assert devices == [meta], "where the stage keeps its indices"
+    assert {weight.device for weight in (*learner.model.parameters(), *learner.average.model.parameters())} == {meta}
 
 
 # Losses.
