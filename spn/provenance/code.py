@@ -171,13 +171,9 @@ def _resolve(dotted: str) -> list[Definition]:
     A module by itself, as where its attributes are looked up by a variable, stands for all that it defines.
     """
     path, rest = ROOT, dotted.split(".")[1:]
-    while path.is_dir() or not path.suffix:
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    while path.is_dir():
         inside = _inside(path, rest[0]) if rest else None
-        if inside is None:
-            path = file
-            break
-        path, rest = inside, rest[1:]
+        path, rest = (path / "__init__.py", rest) if inside is None else (inside, rest[1:])
     if _is_plumbing(path):
         return []
     module = _parse(_source(path))
@@ -195,9 +191,7 @@ def _is_plumbing(path: Path) -> bool:
 
 def _inside(path: Path, name: str) -> Path | None:
     """Find the module or package of a name inside a package; None if it has no such module."""
-    if not path.is_dir():
-        return None
-    return next((each for each in (path / name, (path / name).with_suffix(".py")) if each.exists()), None)
+    return next((each for each in (path / name, path / f"{name}.py") if each.exists()), None)
 
 
 def _source(path: Path) -> bytes:

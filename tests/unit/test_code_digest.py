@@ -141,6 +141,27 @@ def test_a_definition_counts_wherever_it_stands(package: Path) -> None:
     assert digest("law.py:law") != before
 
 
+def test_a_module_by_itself_is_all_that_it_defines(package: Path) -> None:
+    """As where a name in it is looked up by a variable."""
+    name = package.name
+    (package / "deep/__init__.py").write_text(f"from {name}.deep.inner import deepest\n\nfirst = 1\nsecond = 2")
+    (package / "other.py").write_text(
+        f"from {name} import deep, late\n\n\ndef f(x):\n    return getattr(late, x)\n\n\n"
+        "def g(x):\n    return getattr(deep, x)"
+    )
+    late = {(package / "late.py", each) for each in ("now", "then", LOOSE)}
+    assert reach("other.py:f") == {(package / "other.py", "f"), *late}
+    deep = {(package / "deep/__init__.py", each) for each in ("first", "second")}
+    assert reach("other.py:g") == {(package / "other.py", "g"), *deep}
+    assert digest("other.py:f") != digest("other.py:g")
+
+
+def test_a_module_may_be_passed_on_by_another(package: Path) -> None:
+    (package / "other.py").write_text(f"from {package.name}.names import late\n\n\ndef f():\n    return late.now")
+    late = {(package / "late.py", each) for each in ("now", LOOSE)}
+    assert reach("other.py:f") == {(package / "other.py", "f"), *late}
+
+
 def test_the_same_name_for_something_else_counts(package: Path) -> None:
     """Though both definitions are in the digest before and after."""
     (package / "other.py").write_text(
