@@ -162,6 +162,26 @@ def test_a_module_may_be_passed_on_by_another(package: Path) -> None:
     assert reach("other.py:f") == {(package / "other.py", "f"), *late}
 
 
+def test_a_module_may_have_another_name_here(package: Path) -> None:
+    (package / "other.py").write_text(
+        f"import {package.name}.deep.sums as added\n\n\ndef f():\n    return added.total(1, 2)"
+    )
+    found = {(package / "other.py", "f"), (package / "deep/sums.py", "total"), (package / "deep/inner.py", "deepest")}
+    assert reach("other.py:f") == found
+
+
+def test_a_choice_between_definitions_counts(package: Path) -> None:
+    text = (
+        "if now:\n    def g():\n        return 1\nelse:\n    def g():\n        return 2\n\n\ndef f():\n    return g()"
+    )
+    found = set()
+    for version in (text, text.replace("return 1", "return 3"), text.replace("return 2", "return 3")):
+        (package / "other.py").write_text(version)
+        assert reach("other.py:f") == {(package / "other.py", "f"), (package / "other.py", "g")}
+        found.add(digest("other.py:f"))
+    assert len(found) == 3
+
+
 def test_the_same_name_for_something_else_counts(package: Path) -> None:
     """Though both definitions are in the digest before and after."""
     (package / "other.py").write_text(
@@ -219,6 +239,7 @@ SAME = {
     "prefixes": ("a = 'text'", "a = u'text'"),
     "quotes": ("a = 'text'", 'a = "text"'),
     "annotations": ("def f(a): ...", "def f(a: int): ...", "def f(a) -> int: ..."),
+    "imports for annotations": ("def f(a): ...", "if TYPE_CHECKING:\n    import spn\n\n\ndef f(a: spn): ..."),
     "annotated variables": ("class C:\n    a: int = 1", "class C:\n    a: float = 1"),
     "places of definitions": ("a = 1\nb = 2", "b = 2\na = 1"),
 }
@@ -238,7 +259,7 @@ OTHER = {
     "operators": ("a = b < c", "a = b > c", "a = b + c", "a = c + b"),
     "arguments": ("def f(a): ...", "def f(*, a): ...", "def f(a=1): ...", "def f(*a): ..."),
     "decorators": ("def f(): ...", "@g\ndef f(): ...", "async def f(): ..."),
-    "branches": ("if a: b\nelse: c", "if a: b\nc", "while a: b\nelse: c"),
+    "branches": ("if a: b\nelse: c", "if a: b\nc", "c", "while a: b\nelse: c"),
 }
 
 
