@@ -170,6 +170,11 @@ def test_a_module_may_have_another_name_here(package: Path) -> None:
     assert reach("other.py:f") == found
 
 
+def test_what_has_attributes_may_be_a_call(package: Path) -> None:
+    (package / "other.py").write_text("def f():\n    return g(h).x[0].y\n\n\ndef g(x):\n    return x\n\n\nh = 1")
+    assert reach("other.py:f") == {(package / "other.py", name) for name in "fgh"}
+
+
 def test_a_choice_between_definitions_counts(package: Path) -> None:
     text = (
         "if now:\n    def g():\n        return 1\nelse:\n    def g():\n        return 2\n\n\ndef f():\n    return g()"
@@ -257,7 +262,7 @@ OTHER = {
     "order": ("a = 1\na = 2", "a = 2\na = 1"),
     "bare values": ("...", "7", "7.5", "b'7'", "None", ""),
     "operators": ("a = b < c", "a = b > c", "a = b + c", "a = c + b"),
-    "arguments": ("def f(a): ...", "def f(*, a): ...", "def f(a=1): ...", "def f(*a): ..."),
+    "arguments": ("def f(a): ...", "def f(b): ...", "def f(*, a): ...", "def f(a=1): ...", "def f(*a): ..."),
     "decorators": ("def f(): ...", "@g\ndef f(): ...", "async def f(): ..."),
     "branches": ("if a: b\nelse: c", "if a: b\nc", "c", "while a: b\nelse: c"),
 }
