@@ -235,6 +235,42 @@ def test_the_estimate_of_a_row_is_of_all_slices_in_bits_per_sub_pixel(folder: Pa
         assert row["gradient_norm"] == pytest.approx(norm.item(), rel=1e-12)
 
 
+@pytest.mark.parametrize(("share", "loss"), [(1, 1 / 4), (3, 6 / 4), (5, 15 / 4)])
+def test_shares_are_weighted_so_that_their_average_is_the_mean_of_the_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, share: int, loss: float
+) -> None:
+    """Of a batch of eight in two processes: a sum over four, where images have the nats 1, 2, 3, ..."""
+    monkeypatch.setattr("spn.training.step.num_processes", lambda: 2)
+    learner = Learner(loaded(folder), "low", CPU)
+    slices = SliceFile(folder / "low.h5").slices("train", torch.arange(share))
+    batch, given = (slices, torch.zeros(share, 2, dtype=torch.int64), torch.arange(share)), list[Any]()
+
+    def nats(*tensors: Any) -> Tensor:
+        given.extend(tensors)
+        return torch.arange(1.0, share + 1) + 0 * sum(weight.sum() for weight in learner.model.parameters())
+
+    assert learner.take(0, batch, nats)[0].item() == pytest.approx(loss, rel=1e-6)
+    assert all(one is other for one, other in zip(given, batch, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_computes_in_the_precision_of_its_section(folder: Path, precision: str) -> None:
+    learner = Learner(loaded(folder, precision=precision), "low", CPU)
+    slices, types = SliceFile(folder / "low.h5").slices("train", torch.arange(8)), list[torch.dtype]()
+
+    def nats(*batch: Any) -> Tensor:
+        types.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return learner.stage.nats(learner.model, *batch)
+
+    default = torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)  # what a device does unless it is told
+    try:
+        learner.take(0, (slices, learner.draw(0, 100)[1], None), nats)
+    finally:
+        torch.set_autocast_dtype("cpu", default)
+    assert types == [getattr(torch, precision)]
+
+
 def test_gradients_are_of_nats_a_sub_pixel_and_clipped_to_the_norm(folder: Path) -> None:
     norms = {}
     for clip in (None, 1e-3):
