@@ -86,8 +86,20 @@ def test_the_bar_tells_stage_steps_and_figures(
     validation = f"validation {rows[-1]['validation_bits_per_dim_estimate']:.3f}"
     assert last.startswith("low: 100%")
     assert " 4/4 [" in last
-    assert "step" in last
+    assert re.search(r"[0-9?](s/step|step/s)", last)
     assert f"{figures}, {validation}" in last
+
+
+def test_the_bar_of_a_training_that_goes_on_begins_where_it_is(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = trainer_of(data, tmp_path, steps=4, validate_every=4)
+    training.state.step = 3
+    training.state.history = [{"step": 3, "training_seconds": 1.0}]
+    training.advance(tmp_path / "state.safetensors", lambda row: None)
+    shown = capsys.readouterr().err.split("\r")
+    assert " 3/4 [" in shown[1]
+    assert " 4/4 [" in shown[-1]
 
 
 def test_a_process_that_is_not_the_first_shows_and_saves_nothing(
@@ -182,6 +194,16 @@ def test_what_belongs_to_the_machine_is_handed_on(
     with pytest.raises(InterruptedError):
         train_stage(params_of(tmp_path), "low", SliceFile(data), tmp_path / "out", tmp_path / "runs", CPU, **options)
     assert given[0][-2:] == handed_on
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_loss_is_made_for_the_device(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    monkeypatch.setattr(trainer, "parallel_nats", lambda *arguments: arguments)
+    params, file = params_of(tmp_path), SliceFile(data)
+    made = trainer.Trainer(params, "low", file, stage_recipe(params, "low", file.digest), CPU, compiled)
+    assert made._nats == (made.stage, made.model, CPU, compiled)
 
 
 def test_a_checkpoint_vouches_for_its_history(data: Path, tmp_path: Path) -> None:
