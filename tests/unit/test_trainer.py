@@ -252,6 +252,22 @@ def test_several_processes_compute_the_same_nats(
     assert torch.equal(nats(*batch), training.stage.nats(training.model, *batch))
 
 
+def test_every_process_initialises_by_the_whole_first_batch(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes its steps by its share."""
+    monkeypatch.setattr(trainer, "share", lambda whole: whole[:3])
+    training, given = trainer_of(data, tmp_path), list[Any]()
+    training.learner.initialise = given.append  # type: ignore[method-assign]
+    training.initialise()
+    indices, positions = training.learner.draw(0, 100)
+    slices = SliceFile(data).slices("train", indices)
+    for batch, size in ((given[0], 8), (training._batch(0), 3)):
+        assert torch.equal(batch[0], slices[:size])
+        assert torch.equal(batch[1], positions[:size])
+        assert batch[2] is None
+
+
 def recipe_of(data: Path, folder: Path) -> dict[str, Any]:
     return stage_recipe(params_of(folder), "low", SliceFile(data).digest)
 
