@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import itertools
 import re
 import signal
 import threading
@@ -63,12 +64,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def ticking(training: trainer.Trainer, clock: Clock, seconds: float) -> None:
-    """Let every step take so many seconds."""
-    step = training.train_step
+def ticking(training: trainer.Trainer, clock: Clock, *seconds: float) -> None:
+    """Let steps take so many seconds, in turn."""
+    step, durations = training.train_step, itertools.cycle(seconds)
 
     def slow() -> Any:
-        clock.now += seconds
+        clock.now += next(durations)
         return step()
 
     training.train_step = slow  # type: ignore[method-assign]
@@ -126,13 +127,13 @@ def test_a_state_is_saved_at_validations_and_when_a_minute_has_passed(
 
 def test_a_row_tells_seconds_images_and_validation(data: Path, tmp_path: Path, clock: Clock) -> None:
     training = trainer_of(data, tmp_path, steps=4, validate_every=2, batch_size=8)
-    ticking(training, clock, 2.0)
+    ticking(training, clock, 1.0, 2.0, 4.0, 8.0)
     rows, figures = list[Row](), iter([1.5, 2.5])
     training.validate = lambda *arguments: next(figures)  # type: ignore[method-assign]
     training.advance(tmp_path / "state.safetensors", rows.append)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert [row["training_seconds"] for row in rows] == [2.0, 4.0, 6.0, 8.0]
-    assert [row["images_per_second"] for row in rows] == [4.0] * 4
+    assert [row["training_seconds"] for row in rows] == [1.0, 3.0, 7.0, 15.0]
+    assert [row["images_per_second"] for row in rows] == [8.0, 4.0, 2.0, 1.0]
     assert [row.get("validation_bits_per_dim_estimate") for row in rows] == [None, 1.5, None, 2.5]
 
 
@@ -266,6 +267,22 @@ def test_every_process_initialises_by_the_whole_first_batch(
         assert torch.equal(batch[0], slices[:size])
         assert torch.equal(batch[1], positions[:size])
         assert batch[2] is None
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_stage_step_and_weight(data: Path, tmp_path: Path) -> None:
+    training = trainer_of(data, tmp_path)
+    step = training.train_step
+
+    def exploding() -> Any:
+        loss, norm, culprit = step()
+        return loss, norm + torch.inf, torch.full_like(culprit, 2)
+
+    training.train_step = exploding  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError) as caught:
+        training.advance(tmp_path / "state.safetensors", lambda row: None)
+    weight = [name for name, each in training.model.named_parameters() if each.grad is not None][2]
+    told = f"stage low, step 1: expected a finite gradient, got a norm of inf for {weight}"
+    assert str(caught.value) == told
 
 
 def recipe_of(data: Path, folder: Path) -> dict[str, Any]:
