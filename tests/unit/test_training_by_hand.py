@@ -229,6 +229,8 @@ def test_the_estimate_of_a_row_is_of_all_slices_in_bits_per_sub_pixel(folder: Pa
     trainer.train_step = lambda: steps.append(sound()) or steps[-1]  # type: ignore[method-assign, func-returns-value]
     trainer.advance(folder / "state.safetensors", rows.append)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    # Two steps of warm-up, the peak, and a quarter of a turn in two.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.005], rel=1e-12)
     for row, (loss, norm, _) in zip(rows, steps, strict=True):
         # A mean over drawn slices of 4x4 sub-pixels, of four that an image of 8x8 has.
         assert row["train_bits_per_dim_estimate"] == pytest.approx(4 * loss.item() / 64 / math.log(2), rel=1e-12)
