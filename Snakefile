@@ -8,7 +8,7 @@ from snakemake.utils import min_version
 from spn.config import InputError, load_params
 from spn.console import follow
 from spn.files import WriteError
-from spn.provenance import Audit, ask, asked_results, audit, layout_of
+from spn.provenance import Audit, ask, asked_results, audit
 
 min_version("9.20")
 
@@ -41,7 +41,7 @@ wildcard_constraints:
     dataset=parameters.data.name,
     stage="|".join(parameters.stage_plans),
     chain="|".join(parameters.chains),
-    layout=r"S\d+_[\d+]+",
+    scale_factor=r"\d+",
 
 
 localrules:

@@ -22,7 +22,7 @@ Reader = io.BufferedReader | io.BytesIO
 
 RECIPE, FILES = "recipe", "files"
 
-MARK = b"spn seal, sha256 "
+MARK = b"spn seal 2, sha256 "
 SEAL_BYTES = 16384
 """The first block of an HDF5 file: enough for three splits of eight bit ranges, and a recipe. A power of two."""
 

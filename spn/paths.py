@@ -18,9 +18,9 @@ SAMPLES, PICTURE, TIMING = "samples.h5", "samples.png", "timing.json"
 REPORT = "report.json"
 
 
-def slices_path(dataset: str, layout: str) -> Path:
-    """Name the HDF5 file of a layout."""
-    return DATA / dataset / f"{layout}.h5"
+def slices_path(dataset: str, scale_factor: int | str, data: Path = DATA) -> Path:
+    """Name the HDF5 file of the slices under a scale factor."""
+    return data / dataset / f"S{scale_factor}.h5"
 
 
 def stage_folder(stage: str, results: Path = RESULTS) -> Path:

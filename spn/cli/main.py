@@ -66,15 +66,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_data_verbs(commands: Commands) -> None:
     preprocess = _verb(commands, "preprocess")
-    preprocess.add_argument("--layout", required=True, help="name of the layout, e.g. S2_3+5")
+    preprocess.add_argument("--scale-factor", type=_count, required=True, help="that of the stages which read the file")
     preprocess.add_argument("--sources", type=Path, default=SOURCES, help="where the source files lie")
     preprocess.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
+    preprocess.add_argument(
+        "--threads", type=_count, default=1, help="processes that decode the pictures of a folder or zip; same file"
+    )
 
 
 def _add_stage_verbs(commands: Commands) -> None:
     train = _verb(commands, "train")
     train.add_argument("stage")
-    train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
+    train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor")
     _experiment(train)
     train.add_argument("--runs", type=Path, default=RUNS, help="where unfinished and finished runs are kept")
     train.add_argument("--output", type=Path, required=True, help="folder for checkpoint and history")
@@ -89,7 +92,7 @@ def _add_stage_verbs(commands: Commands) -> None:
 
     evaluate = _verb(commands, "evaluate")
     evaluate.add_argument("stage")
-    evaluate.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
+    evaluate.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor")
     evaluate.add_argument("--checkpoint", type=Path, required=True)
     evaluate.add_argument("--output", type=Path, required=True, help="folder for metrics.json and nats.npy")
     _machine(evaluate)
@@ -115,7 +118,7 @@ def _add_chain_verbs(commands: Commands) -> None:
     sample = _verb(commands, "sample")
     sample.add_argument("chain")
     sample.add_argument("stage")
-    sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's layout")
+    sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor")
     sample.add_argument("--checkpoint", type=Path, required=True)
     sample.add_argument("--given", type=Path, help="samples of the stage before; none for the first stage")
     sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5, samples.png and timing.json")
@@ -152,7 +155,7 @@ def _add_chain_verbs(commands: Commands) -> None:
 
 def _add_result_verbs(commands: Commands) -> None:
     report = _verb(commands, "report")
-    report.add_argument("--data", type=Path, required=True, help="any HDF5 layout of the data set")
+    report.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")
     report.add_argument("--results", type=Path, default=RESULTS)
 
     verify = _verb(commands, "verify")

@@ -17,10 +17,10 @@ HELP = {
     "schema": "Print the JSON schema of params.yaml.",
 }
 
-_DATA, _LOW = "--data data/digits/S2_2+3.h5", "--checkpoint results/stages/low/checkpoint.safetensors"
+_DATA, _LOW = "--data data/digits/S2.h5", "--checkpoint results/stages/low/checkpoint.safetensors"
 
 EXAMPLES = {
-    "preprocess": "spn preprocess --layout S2_2+3 --output data/digits/S2_2+3.h5",
+    "preprocess": "spn preprocess --scale-factor 2 --output data/digits/S2.h5",
     "train": f"spn train low {_DATA} --output results/stages/low",
     "evaluate": f"spn evaluate low {_DATA} {_LOW} --output results/stages/low",
     "adopt": "spn adopt first_high rest_high low",
@@ -30,7 +30,7 @@ EXAMPLES = {
     " --given results/chains/multidimensional/rest_high/samples.h5",
     "summarise": "spn summarise multidimensional --output results/chains/multidimensional/metrics.json",
     "record": "spn record depth --output mlflow/chains/depth.json",
-    "report": "spn report --data data/digits/S2_2+3.h5",
+    "report": "spn report --data data/digits/S2.h5",
     "verify": "spn verify",
     "watch": "spn watch",
     "schema": "spn schema > params.schema.json",

@@ -11,7 +11,6 @@ from spn.config.data import (
     Limit,
     MnistData,
     PhotosData,
-    layout_name,
 )
 from spn.config.errors import InputError
 from spn.config.model import (
@@ -53,7 +52,6 @@ __all__ = [
     "StagePlan",
     "StageSection",
     "TrainingSection",
-    "layout_name",
     "load_params",
     "params_schema",
     "split_counts",

@@ -4,7 +4,6 @@ Where the files of a source lie is not configuration: by convention it is `sourc
 """
 
 from abc import abstractmethod
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, Union
 
 from pydantic import Field
@@ -280,9 +279,3 @@ if TYPE_CHECKING:
     DataSection: TypeAlias = SourceSection
 else:
     DataSection = Annotated[Union[tuple(SourceSection.__subclasses__())], Field(discriminator="source")]  # noqa: UP007
-
-
-def layout_name(scale_factor: int, cuts: tuple[int, ...]) -> str:
-    """Name the HDF5 layout of slices under `scale_factor` with bits cut at `cuts`, e.g. S2_3+5 for cuts (0, 3, 8)."""
-    widths = "+".join(str(end - start) for start, end in pairwise(cuts))
-    return f"S{scale_factor}_{widths}"

@@ -102,6 +102,15 @@ class Params(Section):
         """Every stage that a chain uses, resolved; a stage used by two chains is one and the same."""
         return {plan.name: plan for plans in self.plans.values() for plan in plans}
 
+    @cached_property
+    def cuts(self) -> dict[int, tuple[int, ...]]:
+        """For each scale factor of a stage, where the bits of its slices are cut: wherever one of its stages cuts."""
+        plans = self.stage_plans.values()
+        return {
+            size: tuple(sorted({cut for plan in plans if plan.scale_factor == size for cut in plan.cuts}))
+            for size in sorted({plan.scale_factor for plan in plans})
+        }
+
     def num_classes(self, chain: str) -> int:
         """Count the classes that the images of a chain have: those of its class-conditional stages; 0 without any."""
         return max(plan.num_classes for plan in self.plans[chain])

@@ -70,8 +70,19 @@ class StagePlan:
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Where the stage's HDF5 layout cuts the bits."""
+        """Where the stage cuts the bits."""
         return tuple(sorted({0, *self.bits, self.image_bits}))
+
+    @property
+    def reads(self) -> tuple[tuple[int, ...], ...]:
+        """For each slice (m, n), mask the bits that decide a target or its context: those known, and its own.
+
+        A known bit always reaches some context: the last target's causal window, or else the high-bit window.
+        """
+        return tuple(
+            tuple(mask | (self.own_mask if (m, n) in self.targets else 0) for n, mask in enumerate(line))
+            for m, line in enumerate(self.known)
+        )
 
 
 def bit_mask(bits: tuple[int, int], image_bits: int) -> int:

@@ -1,12 +1,15 @@
 """Images in HDF5: the slice tensors that stages train on, and the samples that chains write.
 
-Slices are contiguous and uncompressed, so that a reader maps them into memory at their offset in the file: random
-batches come an order of magnitude faster than through h5py. Files hold no times: written again, they are bit-identical.
+Each split and bit range of slices is a dataset [S, S, N, h, w, C], contiguous and uncompressed: what a stage reads of a
+slice lies together, is checked by itself, and is mapped into memory at its offset in the file, which gives random
+batches an order of magnitude faster than h5py does. Files hold no times: written again, they are bit-identical.
 """
 
+import copy
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from spn.config import InputError
+from spn.config import InputError, StagePlan
+from spn.config.tiling import bit_mask
 from spn.data.layout import LAYOUT_VERSION, SPLITS, Layout, Origin, Split
-from spn.data.seal import SealedWriter, create_sealed, open_sealed
-from spn.image import join_bits, split_bits, split_slices
+from spn.data.seal import Extent, SealedWriter, create_sealed, open_sealed
+from spn.files import json_digest
+from spn.image import split_bits, split_slices
 from spn.notes import Notes
 
 IMAGES = "images"
@@ -33,36 +38,60 @@ class SliceWriter:
         self._file = file
         self._layout = layout
         self._counts = dict(counts)
-        self._written = dict.fromkeys(SPLITS, 0)
-        for split in SPLITS:
-            for name in layout.range_names:
-                file.create(f"{split}/{name}", (counts[split], *layout.slices_shape), "u1")
+        self._content = ContentDigest(layout, self._counts, labelled)
+        side = layout.scale_factor
+        for split, count in self._counts.items():
+            for name in layout.ranges:
+                file.create(f"{split}/{name}", (side, side, count, *layout.slice_shape), "u1", rows=2)
             if split in labelled:
-                file.create(f"{split}/{LABELS}", (counts[split],), "<i8")
+                file.create(f"{split}/{LABELS}", (count,), "<i8")
 
     def append(
         self, split: Split, images: UInt8[np.ndarray, "image height width channel"], labels: Sequence[int] | None
     ) -> None:
         """Write the next images of a split, with their labels where the split has any."""
         assert images.max() < 1 << self._layout.bits
-        slices = split_slices(images, self._layout.scale_factor)
-        for name, levels in zip(self._layout.range_names, split_bits(slices, self._layout.cuts), strict=True):
+        slices = np.moveaxis(split_slices(images, self._layout.scale_factor), 0, 2)
+        for name, levels in zip(self._layout.ranges, split_bits(slices, self._layout.cuts), strict=True):
             self._file.append(f"{split}/{name}", levels)
         if labels is not None:
             self._file.append(f"{split}/{LABELS}", np.array(labels, dtype="<i8"))
-        self._written[split] += len(images)
+        self._content.update(split, images, labels)
 
     def finish(self, origin: Origin, notes: Notes | None = None) -> None:
         """Describe what was written, and what it was made from; every split must be complete."""
-        assert self._written == self._counts, f"expected {self._counts} images, got {self._written}"
         height, width, channels = self._layout.shape
         attributes = self._file.attributes
         attributes.update(asdict(origin))
         attributes.update({f"num_images_{split}": count for split, count in self._counts.items()})
         attributes.update({"height": height, "width": width, "channels": channels})
         attributes.update({"scale_factor": self._layout.scale_factor, "cuts": self._layout.cuts})
-        attributes.update({"bits": self._layout.bits, "digest": self._file.digest(), "layout_version": LAYOUT_VERSION})
+        attributes.update({"bits": self._layout.bits, "digest": self._content.digest()})
+        attributes.update({"layout_version": LAYOUT_VERSION})
         self._file.notes |= (notes or {}) | {"digest": attributes["digest"], "source_digest": origin.source_digest}
+
+
+class ContentDigest:
+    """The digest of images and labels, however they are cut: so that all files of a data set have the same."""
+
+    def __init__(self, layout: Layout, counts: Mapping[Split, int], labelled: set[Split]) -> None:
+        self._about = {"bits": layout.bits, "shape": layout.shape, "num_images": dict(counts)}
+        self._levels = {split: hashlib.sha256() for split in counts}
+        self._labels = {split: hashlib.sha256() for split in labelled}
+
+    def update(
+        self, split: Split, images: UInt8[np.ndarray, "image height width channel"], labels: Sequence[int] | None
+    ) -> None:
+        """Take in the next images of a split."""
+        self._levels[split].update(np.ascontiguousarray(images).data)
+        if labels is not None:
+            self._labels[split].update(np.array(labels, dtype="<i8").data)
+
+    def digest(self) -> str:
+        """Hash shapes, levels [N, H, W, C] and labels of all splits."""
+        parts = {"levels": self._levels, "labels": self._labels}
+        hashed = {name: {split: each.hexdigest() for split, each in part.items()} for name, part in parts.items()}
+        return json_digest(self._about | hashed)
 
 
 @contextmanager
@@ -74,12 +103,26 @@ def create_slices(
         yield SliceWriter(file, layout, counts, labelled)
 
 
-class SliceFile:
-    """Reads a file of slices; may be pickled and forked, because it holds no h5py object.
+@dataclass(frozen=True)
+class Mapped:
+    """A bit range of some slices in memory.
 
-    `digest` is the SHA-256 over the content of all datasets. Raises InputError where the file is missing, damaged or
-    not one of slices. The slices of a split are compared with their digest when they are first read, which reads all of
-    them; so it takes no time to open a file for its `digest`.
+    `levels` are those of some neighbouring slices, one after the other; the slices that are read begin at `rows` and
+    are the `places`-th of all that are read, or all of them where that is None.
+    """
+
+    levels: UInt8[Tensor, "row height width channel"]
+    rows: Int64[Tensor, " slice"]
+    places: Int64[Tensor, " slice"] | None
+    shift: int
+
+
+class SliceFile:
+    """Reads a file of slices: all of it, or by `of` what a stage uses.
+
+    `digest` is that of the images and labels, whatever the slices and bit ranges. Raises InputError where the file is
+    missing, damaged or not one of slices. What is read of a split is compared with its digests when it is first read,
+    all of it; so it takes no time to open a file for its `digest`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,14 +132,12 @@ class SliceFile:
             if version != LAYOUT_VERSION:
                 raise ValueError(f"layout version {version}, not {LAYOUT_VERSION}")
             attributes = _plain(file.attrs)
-            layout = _read_layout(attributes)
+            self._layout = layout = _read_layout(attributes)
             origin = Origin(**{field.name: attributes[field.name] for field in fields(Origin)})
             self.digest: str = attributes["digest"]
             self._counts: dict[Split, int] = {split: attributes[f"num_images_{split}"] for split in SPLITS}
-            self._ranges = {split: self._map_ranges(file, split, layout) for split in SPLITS}
-            self._labels = {split: self._map_labels(file, split) for split in SPLITS}
-            self._seal.check(f"{split}/{LABELS}" for split, labels in self._labels.items() if labels is not None)
-        self._unread = {split: [f"{split}/{name}" for name in layout.range_names] for split in SPLITS}
+            self._check_datasets(file)
+            self._labels = {split: self._read_labels(file, split) for split in SPLITS}
         self.scale_factor, self.cuts, self.bits, self.shape = (
             layout.scale_factor,
             layout.cuts,
@@ -106,28 +147,65 @@ class SliceFile:
         self.dataset, self.source, self.release = origin.dataset, origin.source, origin.release
         self.source_digest, self.limit = origin.source_digest, origin.limit
         self.skipped, self.duplicates = origin.skipped, origin.duplicates
+        self._read([(1 << self.bits) - 1] * self.scale_factor**2)
 
-    def __reduce__(self) -> tuple[type["SliceFile"], tuple[Path]]:
-        return SliceFile, (self.path,)
+    def of(self, plan: StagePlan) -> "SliceFile":
+        """Return a reader of what a stage uses: its unread slices and bits are 0, and are neither checked nor mapped.
+
+        Raises InputError unless the file has slices and bits of the stage's.
+        """
+        if (self.scale_factor, self.bits) != (plan.scale_factor, plan.image_bits):
+            raise InputError(
+                f"{self.path}: expected slices under S={plan.scale_factor} of {plan.image_bits} bits for stage "
+                f"{plan.name}, got S={self.scale_factor} and {self.bits} bits"
+            )
+        reader = copy.copy(self)
+        reader._read([mask for line in plan.reads for mask in line])
+        return reader
 
     def num_images(self, split: Split) -> int:
         """Count the images of a split."""
         return self._counts[split]
 
     def num_bytes(self, split: Split) -> int:
-        """Count the bytes of a split's slices, joined to levels."""
-        return self._ranges[split][0].nbytes
+        """Count the bytes of a split's slices that are read, joined to levels."""
+        return self._slice_bytes(split) * len(self.read_slices)
 
     def slices(
         self, split: Split, indices: Int64[Tensor, " batch"] | Int64[np.ndarray, " batch"]
     ) -> UInt8[Tensor, "batch S S height width channel"]:
         """Read the slices of some images, all bit ranges joined to levels."""
-        self._seal.check(self._unread[split])
-        self._unread[split] = []
+        return self.spread(self.levels(split, indices), self.read_slices)
+
+    def levels(
+        self, split: Split, indices: Int64[Tensor, " batch"] | Int64[np.ndarray, " batch"]
+    ) -> UInt8[Tensor, "batch slice height width channel"]:
+        """Read the slices of some images as `slices` does, but those alone of which anything is read."""
         chosen = torch.as_tensor(indices)
-        parts = [levels.index_select(0, chosen) for levels in self._ranges[split]]
-        # A single range is the levels: shifting it by nothing takes longer than reading it.
-        return parts[0] if len(parts) == 1 else join_bits(parts, self.cuts)
+        shape = (len(chosen), len(self.read_slices), *self._layout.slice_shape)
+        levels = None
+        for each in self._map(split):
+            rows = (chosen[:, None] + each.rows).flatten()
+            part = each.levels.index_select(0, rows).view(len(chosen), len(each.rows), *shape[2:])
+            if each.shift:
+                part.bitwise_left_shift_(each.shift)
+            if each.places is None:
+                levels = part if levels is None else levels.bitwise_or_(part)
+            else:
+                levels = torch.zeros(shape, dtype=torch.uint8) if levels is None else levels
+                levels.index_add_(1, each.places, part)  # other bits, so adding is joining
+        assert levels is not None, "a stage that reads nothing"
+        return levels
+
+    def spread(
+        self, levels: UInt8[Tensor, "batch slice height width channel"], read_slices: Int64[Tensor, " slice"]
+    ) -> UInt8[Tensor, "batch S S height width channel"]:
+        """Put what `levels` returned in the places of its slices, on its device; `read_slices` are there too."""
+        side = self.scale_factor
+        if len(read_slices) < side**2:
+            shape = (len(levels), side**2, *levels.shape[2:])
+            levels = levels.new_zeros(shape).index_copy_(1, read_slices, levels)
+        return levels.view(len(levels), side, side, *levels.shape[2:])
 
     def labels(
         self, split: Split, indices: Int64[Tensor, " batch"] | Int64[np.ndarray, " batch"]
@@ -145,20 +223,63 @@ class SliceFile:
             if len(others := labels[(labels < 0) | (labels >= num_classes)]):
                 raise InputError(f"{expected}, got {others[0]}")
 
-    def _map_ranges(self, file: h5py.File, split: Split, layout: Layout) -> list[Tensor]:
-        shape = (self._counts[split], *layout.slices_shape)
-        return [self._map(file[f"{split}/{name}"], shape, "u1") for name in layout.range_names]
+    def _read(self, masks: Sequence[int]) -> None:
+        """Choose what is read: of each slice, in raster order, the bit ranges that have a bit of its mask."""
+        self.ranges_read: dict[str, list[int]] = {}
+        """For each bit range, by the name of its dataset, the slices of which it is read, in raster order."""
+        for name, bits in self._layout.ranges.items():
+            if found := [place for place, mask in enumerate(masks) if mask & bit_mask(bits, self.bits)]:
+                self.ranges_read[name] = found
+        self.read_slices = torch.tensor(sorted(set().union(*self.ranges_read.values())))
+        """The slices of which anything is read, in raster order."""
+        self._mapped: dict[Split, list[Mapped]] = {}
 
-    def _map_labels(self, file: h5py.File, split: Split) -> Tensor | None:
-        name = f"{split}/{LABELS}"
-        return self._map(file[name], (self._counts[split],), "<i8") if name in file else None
+    def _slice_bytes(self, split: Split) -> int:
+        height, width, channels = self._layout.slice_shape
+        return self._counts[split] * height * width * channels
 
-    def _map(self, dataset: h5py.Dataset, shape: tuple[int, ...], dtype: str) -> Tensor:
-        offset = dataset.id.get_offset()
-        if dataset.shape != shape or dataset.dtype != np.dtype(dtype) or offset is None:
-            raise ValueError(f"{dataset.name} is {dataset.dtype} {dataset.shape}, not contiguous {dtype} {shape}")
-        # Copy on write, though nobody writes: torch takes no read-only array.
-        return torch.from_numpy(np.asarray(np.memmap(self.path, dtype, "c", offset, shape)))
+    def _map(self, split: Split) -> list[Mapped]:
+        """Map what is read of a split; compared with its digests when this is first asked for."""
+        if split not in self._mapped:
+            for name, slices in self.ranges_read.items():
+                self._seal.check(f"{split}/{name}", slices)
+            self._mapped[split] = [self._map_range(split, name) for name in self.ranges_read]
+        return self._mapped[split]
+
+    def _map_range(self, split: Split, name: str) -> Mapped:
+        slices, count = torch.tensor(self.ranges_read[name]), self._counts[split]
+        first, last = int(slices[0]), int(slices[-1])
+        start, _ = self._seal.extents[f"{split}/{name}"].part(first)
+        levels = _map_file(self.path, start, ((last + 1 - first) * count, *self._layout.slice_shape), "u1")
+        places = None if len(slices) == len(self.read_slices) else torch.searchsorted(self.read_slices, slices)
+        _, end = self._layout.ranges[name]
+        return Mapped(levels, (slices - first) * count, places, self.bits - end)
+
+    def _check_datasets(self, file: h5py.File) -> None:
+        side = self._layout.scale_factor
+        for split in SPLITS:
+            shape = (side, side, self._counts[split], *self._layout.slice_shape)
+            for name in self._layout.ranges:
+                _check_dataset(file[f"{split}/{name}"], self._seal.extents[f"{split}/{name}"], shape, "u1")
+
+    def _read_labels(self, file: h5py.File, split: Split) -> Tensor | None:
+        name, shape = f"{split}/{LABELS}", (self._counts[split],)
+        if name not in file:
+            return None
+        _check_dataset(file[name], self._seal.extents[name], shape, "<i8")
+        self._seal.check(name)
+        return _map_file(self.path, self._seal.extents[name].offset, shape, "<i8")
+
+
+def _check_dataset(dataset: h5py.Dataset, extent: Extent, shape: tuple[int, ...], dtype: str) -> None:
+    """Raise ValueError unless a dataset is of this kind, and lies where the seal says."""
+    if dataset.shape != shape or dataset.dtype != np.dtype(dtype) or dataset.id.get_offset() != extent.offset:
+        raise ValueError(f"{dataset.name} is {dataset.dtype} {dataset.shape}, not contiguous {dtype} {shape}")
+
+
+def _map_file(path: Path, offset: int, shape: tuple[int, ...], dtype: str) -> Tensor:
+    # Copy on write, though nobody writes: torch takes no read-only array.
+    return torch.from_numpy(np.asarray(np.memmap(path, dtype, "c", offset, shape)))
 
 
 def write_images(
@@ -201,7 +322,7 @@ def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
 def _open_images(path: Path) -> Iterator[tuple[h5py.File, Notes]]:
     """Open a file of images, with its notes; they are few, so that all bytes are checked."""
     with open_sealed(path, "images") as (file, seal):
-        seal.check(seal.extents)
+        seal.check_all()
         yield file, seal.notes
 
 

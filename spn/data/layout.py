@@ -7,7 +7,7 @@ from typing import Literal, get_args
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,15 @@ class Layout:
         return self.cuts[-1]
 
     @property
-    def range_names(self) -> list[str]:
-        """The name of each bit range's dataset."""
-        return [f"bits_{start}_{end}" for start, end in pairwise(self.cuts)]
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        """The bit ranges, by the names of their datasets."""
+        return {f"bits_{start}_{end}": (start, end) for start, end in pairwise(self.cuts)}
 
     @property
-    def slices_shape(self) -> tuple[int, int, int, int, int]:
-        """S, S, height and width of a slice, channels."""
+    def slice_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a slice."""
         height, width, channels = self.shape
-        side = self.scale_factor
-        return side, side, height // side, width // side, channels
+        return height // self.scale_factor, width // self.scale_factor, channels
 
 
 @dataclass(frozen=True)

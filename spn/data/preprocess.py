@@ -14,7 +14,7 @@ from tqdm import tqdm
 from spn.config import DataSection, InputError
 from spn.data.hdf5 import SliceWriter, create_slices
 from spn.data.layout import SPLITS, Layout, Origin, Split
-from spn.data.sources import Item, Source, open_source
+from spn.data.sources import Item, Resources, Source, open_source
 from spn.data.sources.source import shown
 from spn.notes import RECIPE
 from spn.provenance import Recipe, source_state
@@ -50,18 +50,19 @@ def write_slices(
     output: Path,
     progress: bool = True,
     recipe: Recipe | None = None,
+    processes: int = 1,
 ) -> None:
     """Write the images of a `data` section to `output`, in slices and bit ranges; print one line that counts them.
 
     The source's files lie below `root`. Raises InputError, and writes nothing, where one is missing or damaged, or
     changes meanwhile, or the source is not of the digest stated. The line has the digest, so that it can be stated,
     and names the first twenty files that were skipped; stderr gets a line for every one. `recipe` is noted in the
-    file; the workflow makes a file without one again.
+    file; the workflow makes a file without one again. Pictures are decoded in so many `processes`, to the same file.
     """
     layout = Layout(scale_factor, cuts, section.shape)
     assert layout.bits == section.bits
     state = source_state(section, root)
-    source = open_source(section, root, progress)
+    source = open_source(section, root, Resources(processes, _existing_folder(output), progress))
     _check_digest(section, source, root)
     counts = {split: source.count(split) for split in SPLITS}
     labelled = {split for split in SPLITS if source.labelled(split)}
@@ -89,6 +90,11 @@ def write_slices(
         f"{output}: {images} images; {duplicates} of test also in train or validation; {skipped}; "
         f"source_digest {source.digest}"
     )
+
+
+def _existing_folder(output: Path) -> Path:
+    """Find the folder that a file is written to, or the first above it that is there already."""
+    return next(folder for folder in output.absolute().parents if folder.is_dir())
 
 
 def _check_digest(section: DataSection, source: Source, root: Path) -> None:

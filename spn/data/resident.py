@@ -14,7 +14,7 @@ SHARE = 0.25
 
 
 class ResidentSlices:
-    """The slices of a file as levels on `device`.
+    """The slices that are read of a file, as levels on `device`.
 
     A split that takes no more than a share of what is free is held there, its bit ranges joined, from when it is first
     asked for. Any other is read from the file batch by batch; so is one of a single bit range on the CPU, for the
@@ -23,6 +23,7 @@ class ResidentSlices:
 
     def __init__(self, file: SliceFile, device: torch.device) -> None:
         self.file, self.device = file, device
+        self._read_slices = file.read_slices.to(device)
         self._held: dict[Split, Tensor | None] = {}
         self._labels: dict[Split, Tensor] = {}
 
@@ -36,8 +37,10 @@ class ResidentSlices:
             self._held[split] = self._hold(split)
         held = self._held[split]
         if held is None:
-            return send(self.file.slices(split, indices), self.device)
-        return held.index_select(0, send(indices, self.device))
+            levels = send(self.file.levels(split, indices), self.device)
+        else:
+            levels = held.index_select(0, send(indices, self.device))
+        return self.file.spread(levels, self._read_slices)
 
     def labels(self, split: Split, indices: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
         """Return the labels of some images of a split that has them, on the device; `indices` are on the CPU."""
@@ -49,10 +52,10 @@ class ResidentSlices:
         return self._labels[split].index_select(0, send(indices, self.device))
 
     def _hold(self, split: Split) -> Tensor | None:
-        is_mapped = self.device.type == "cpu" and len(self.file.cuts) == 2
+        is_mapped = self.device.type == "cpu" and len(self.file.ranges_read) == 1
         if is_mapped or self.file.num_bytes(split) > SHARE * free_bytes(self.device):
             return None
-        return self.file.slices(split, np.arange(self.num_images(split))).to(self.device)
+        return self.file.levels(split, np.arange(self.num_images(split))).to(self.device)
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

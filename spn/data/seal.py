@@ -1,8 +1,9 @@
 """HDF5 files that can be checked for damage before the HDF5 library reads them.
 
 The HDF5 library may hang or crash on damaged metadata, and has no checksums of contiguous data. So a file begins with
-a block that HDF5 leaves to applications, the seal: SHA-256 digests of itself, of every dataset's bytes, and of all
-other bytes, HDF5's metadata. These are few, so they are checked whenever a file is opened.
+a block that HDF5 leaves to applications, the seal: SHA-256 digests of itself, and of all bytes that are in no dataset,
+which are checked whenever a file is opened. These are HDF5's metadata and the table `sha256`: the digests of the
+datasets. A dataset may be of several parts with a digest each, so that whoever reads some checks no others.
 """
 
 import hashlib
@@ -18,7 +19,6 @@ import h5py
 import numpy as np
 
 from spn.config import InputError
-from spn.data.digest import listing_sha256
 from spn.files import replacing
 from spn.notes import SEAL_BYTES, Notes, damaged, read_seal, seal_block
 
@@ -29,13 +29,25 @@ NOT_OURS = (LookupError, ValueError, TypeError, AttributeError, OSError, Runtime
 """Exceptions of h5py and numpy for files of another kind."""
 
 
+TABLE = "sha256"
+"""The dataset that holds the digests of the others."""
+
+DIGEST_BYTES = 32
+
+
 @dataclass(frozen=True)
 class Extent:
-    """Where the bytes of a dataset lie in the file, and their SHA-256."""
+    """Where the bytes of a dataset lie in the file, in how many parts of one size, and where their digests begin."""
 
     offset: int
     size: int
-    sha256: str
+    parts: int
+    digests: int
+
+    def part(self, number: int) -> tuple[int, int]:
+        """Return the start and the end of a part."""
+        size = self.size // self.parts
+        return self.offset + number * size, self.offset + (number + 1) * size
 
 
 class PatientFile(io.FileIO):
@@ -59,6 +71,16 @@ class PatientFile(io.FileIO):
             raise self.error
 
 
+@dataclass
+class Growing:
+    """A dataset that is being written: its axis of rows, those that are written, and a digest for each part."""
+
+    dataset: h5py.Dataset
+    axis: int
+    digests: list[Any]
+    written: int = 0
+
+
 class SealedWriter:
     """Writes contiguous datasets, each from its first row to its last, and digests them on the way."""
 
@@ -68,41 +90,43 @@ class SealedWriter:
         """To be filled before the file is closed; see `spn.notes`."""
         self._file = file
         self._content = content
-        self._digests: dict[str, Any] = {}
-        self._written: dict[str, int] = {}
+        self._growing: dict[str, Growing] = {}
 
-    def create(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        """Make a dataset, of which nothing is written yet."""
-        self._file.create_dataset(name, shape, dtype, track_times=False)
-        self._digests[name] = hashlib.sha256()
-        self._written[name] = 0
+    def create(self, name: str, shape: tuple[int, ...], dtype: str, rows: int = 0) -> None:
+        """Make a dataset, of which nothing is written yet, whose rows are along axis `rows`.
+
+        Each index of the axes before it is a part, with a digest of its own.
+        """
+        dataset = self._file.create_dataset(name, shape, dtype, track_times=False)
+        self._growing[name] = Growing(dataset, rows, [hashlib.sha256() for _ in range(prod(shape[:rows]))])
 
     def append(self, name: str, values: np.ndarray) -> None:
         """Write the next rows of a dataset."""
-        values = np.ascontiguousarray(values, dtype=self._file[name].dtype)
-        start = self._written[name]
-        self._file[name][start : start + len(values)] = values
+        to = self._growing[name]
+        values = np.ascontiguousarray(values, dtype=to.dataset.dtype)
+        end = to.written + values.shape[to.axis]
+        to.dataset[(*[slice(None)] * to.axis, slice(to.written, end))] = values
         self._content.check()
-        self._digests[name].update(values)
-        self._written[name] += len(values)
-
-    def digest(self) -> str:
-        """Compute the SHA-256 of the content of all datasets."""
-        return listing_sha256((name, digest.hexdigest()) for name, digest in sorted(self._digests.items()))
+        for digest, part in zip(to.digests, values.reshape(len(to.digests), -1), strict=True):
+            digest.update(part)
+        to.written = end
 
     def extents(self) -> dict[str, Extent]:
-        """Find where every dataset lies; all must be complete."""
-        assert self._written == {name: len(self._file[name]) for name in self._digests}, self._written
-        return {
-            name: Extent(dataset.id.get_offset(), prod(dataset.shape) * dataset.dtype.itemsize, digest.hexdigest())
-            for name, digest in self._digests.items()
-            for dataset in [self._file[name]]
-        }
+        """Write the table of digests, and find where every dataset lies; all must be complete."""
+        digests = b"".join(digest.digest() for each in self._growing.values() for digest in each.digests)
+        rows = np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+        start: int = self._file.create_dataset(TABLE, data=rows, track_times=False).id.get_offset()
+        extents = {}
+        for name, each in self._growing.items():
+            assert each.written == each.dataset.shape[each.axis], f"{name}: {each.written} rows are written"
+            extents[name] = Extent(each.dataset.id.get_offset(), each.dataset.nbytes, len(each.digests), start)
+            start += DIGEST_BYTES * len(each.digests)
+        return extents
 
 
 @dataclass(frozen=True)
 class Seal:
-    """What the seal states: the number of bytes, the SHA-256 of the metadata, and the datasets."""
+    """What the seal states: the number of bytes, the SHA-256 of those in no dataset, and where the datasets lie."""
 
     path: Path
     size: int
@@ -110,12 +134,19 @@ class Seal:
     extents: dict[str, Extent]
     notes: Notes
 
-    def check(self, names: Iterable[str]) -> None:
-        """Raise InputError unless the bytes of some datasets are those that were written."""
-        for name in names:
-            extent = self.extents[name]
-            if _sha256(self.path, [(extent.offset, extent.offset + extent.size)]) != extent.sha256:
+    def check(self, name: str, parts: Iterable[int] | None = None) -> None:
+        """Raise InputError unless the bytes of some parts of a dataset, or of all, are those that were written."""
+        extent = self.extents[name]
+        for number in range(extent.parts) if parts is None else parts:
+            row = extent.digests + DIGEST_BYTES * number
+            expected = b"".join(_read(self.path, [(row, row + DIGEST_BYTES)]))
+            if _sha256(self.path, [extent.part(number)]) != expected:
                 raise damaged(self.path, f"its dataset {name}")
+
+    def check_all(self) -> None:
+        """Raise InputError unless the bytes of all datasets are those that were written."""
+        for name in self.extents:
+            self.check(name)
 
 
 @contextmanager
@@ -153,7 +184,7 @@ def open_sealed(path: Path, expected: str) -> Iterator[tuple[h5py.File, Seal]]:
 def write_seal(path: Path, extents: dict[str, Extent], notes: Notes) -> None:
     """Fill the first block of a closed file."""
     size = path.stat().st_size
-    metadata = _sha256(path, _outside(extents, size))
+    metadata = _sha256(path, _outside(extents, size)).hex()
     datasets = {name: asdict(extents[name]) for name in extents}
     block = seal_block({"size": size, "metadata": metadata, "datasets": datasets, "notes": notes})
     with path.open("rb+") as file:
@@ -166,13 +197,13 @@ def _read_seal(path: Path, expected: str) -> Seal:
     extents = {name: Extent(**extent) for name, extent in content["datasets"].items()}
     if content["size"] != path.stat().st_size:
         raise damaged(path, f"its size of {path.stat().st_size} bytes, not {content['size']}")
-    if content["metadata"] != _sha256(path, _outside(extents, content["size"])):
+    if content["metadata"] != _sha256(path, _outside(extents, content["size"])).hex():
         raise damaged(path, "its metadata")
     return Seal(path, content["size"], content["metadata"], extents, content["notes"])
 
 
 def _outside(extents: dict[str, Extent], size: int) -> Iterator[tuple[int, int]]:
-    """List the ranges, start and end, of the bytes that belong to no dataset, after the first block."""
+    """List the ranges, start and end, of the bytes that belong to no sealed dataset, after the first block."""
     start = SEAL_BYTES
     for extent in sorted(extents.values(), key=lambda extent: extent.offset):
         yield start, extent.offset
@@ -180,13 +211,19 @@ def _outside(extents: dict[str, Extent], size: int) -> Iterator[tuple[int, int]]
     yield start, size
 
 
-def _sha256(path: Path, ranges: Iterable[tuple[int, int]]) -> str:
+def _sha256(path: Path, ranges: Iterable[tuple[int, int]]) -> bytes:
     """Digest the bytes of some ranges, as far as the file has them."""
     digest = hashlib.sha256()
+    for chunk in _read(path, ranges):
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _read(path: Path, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """Yield the bytes of some ranges, in chunks, as far as the file has them."""
     with path.open("rb", buffering=0) as file:
         for start, end in ranges:
             file.seek(start)
             while chunk := file.read(min(CHUNK, end - start)):
-                digest.update(chunk)
+                yield chunk
                 start += len(chunk)
-    return digest.hexdigest()

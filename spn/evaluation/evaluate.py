@@ -52,6 +52,7 @@ def stage_nats(
     are the first images of the split; without it, they are all.
     """
     positions = torch.tensor(stage.targets)
+    data = data.of(stage.plan)
     count = data.num_images(split) if num_images is None else num_images
     slices_of_images = torch.arange(count * len(positions))
     name = f"{stage.plan.name} on {split}"

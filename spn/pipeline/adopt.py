@@ -1,21 +1,28 @@
 """Checkpoints of refactored code: whoever refactored says that it means the same, and evaluation holds them to it.
 
-Only code can be adopted, never parameters or data: these decide weights.
+Only code can be adopted, never parameters or data: these decide weights. Data are told by their digest, which once was
+of the file that a stage read and is of the images now; either is accepted.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 
 from spn.checkpoint import load_tensors, save_tensors
-from spn.config import InputError, Params
-from spn.data.hdf5 import SliceFile
-from spn.evaluation.evaluate import load_nats, stage_nats
+from spn.config import InputError, Params, StagePlan
+from spn.data.digest import listing_sha256
+from spn.data.hdf5 import LABELS, SliceFile
+from spn.data.layout import SPLITS
+from spn.evaluation.evaluate import EVALUATION_BATCH_SIZE, load_nats, stage_nats
 from spn.files import read_json
+from spn.image import split_bits
 from spn.notes import FILES, RECIPE
 from spn.paths import NATS, RESULTS, checkpoint_path, metrics_path, slices_path, stage_folder
 from spn.pipeline.names import check_stage
@@ -24,7 +31,6 @@ from spn.provenance import (
     Recipe,
     differing_keys,
     git_commit,
-    layout_of,
     load_verb,
     recipe_digest,
     stage_recipe,
@@ -33,7 +39,7 @@ from spn.trained import build_trained
 
 Nats: TypeAlias = Float64[np.ndarray, " image"]
 
-ADOPTED, CODE = "adopted", "code_digest"
+ADOPTED, CODE, DATA = "adopted", "code_digest", "data_digest"
 TOLERANCE, ROUNDING = 1e-5, 1e-7
 """How far an image's nats may be from those that were kept: in nats, and as a share of them, for they are sums of
 float32."""
@@ -61,14 +67,15 @@ def adopt(
     for name in stage:
         check_stage(params, name)
         load_verb("train", params.stages[name].model)
-        data = SliceFile(slices_path(params.data.name, layout_of(params, name)))
+        plan = params.stage_plans[name]
+        data = SliceFile(slices_path(params.data.name, plan.scale_factor))
         path = checkpoint_path(name, results)
         weights, notes = load_tensors(path)
         old, new = notes.get(RECIPE) or {}, stage_recipe(params, name, data.digest)
         if old == new:
             yield f"{name}: has the recipe asked for already"
             continue
-        _check_code_alone_differs(path, old, new)
+        _check_code_alone_differs(path, old, new, data, plan)
         kept = _kept_nats(name, old, results)[:images]
         try:
             trained, model = build_trained(params, name, weights, place)
@@ -77,6 +84,7 @@ def adopt(
         difference = _compare(path, stage_nats(trained, model, data, "test", place, num_images=len(kept)), kept)
         adopted = {
             CODE: old[CODE],
+            DATA: old[DATA],
             "commit": git_commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "images": len(kept),
@@ -101,13 +109,31 @@ def _compare(path: Path, nats: Nats, kept: Nats) -> float:
     return float(differences.max())
 
 
-def _check_code_alone_differs(path: Path, old: Recipe, new: Recipe) -> None:
+def _check_code_alone_differs(path: Path, old: Recipe, new: Recipe, data: SliceFile, plan: StagePlan) -> None:
+    if old.get(DATA) not in (None, data.digest) and old[DATA] == _former_digest(data, plan):
+        new = new | {DATA: old[DATA]}
     different = differing_keys(new | {CODE: old.get(CODE)}, old)
     if different or CODE not in old:
         raise InputError(
             f"{path}: expected a checkpoint of these parameters and data, for only code is adopted: "
             f"{different[0] if different else 'no recipe inside'}"
         )
+
+
+def _former_digest(data: SliceFile, plan: StagePlan) -> str:
+    """Compute what the digest of a stage's data was when each stage had a file of its own cuts: over its datasets."""
+    digests: dict[str, Any] = {}
+    for split in SPLITS:
+        images = torch.arange(data.num_images(split))
+        ranges = [hashlib.sha256() for _ in pairwise(plan.cuts)]
+        for batch in images.split(EVALUATION_BATCH_SIZE):
+            for digest, levels in zip(ranges, split_bits(data.slices(split, batch), plan.cuts), strict=True):
+                digest.update(levels.contiguous().numpy().data)
+        names = (f"{split}/bits_{start}_{end}" for start, end in pairwise(plan.cuts))
+        digests |= dict(zip(names, ranges, strict=True))
+        if (labels := data.labels(split, images)) is not None:
+            digests[f"{split}/{LABELS}"] = hashlib.sha256(labels.numpy().data)
+    return listing_sha256((name, digest.hexdigest()) for name, digest in sorted(digests.items()))
 
 
 def _kept_nats(stage: str, old: Recipe, results: Path) -> Nats:

@@ -5,18 +5,20 @@ from pathlib import Path
 from spn.config import InputError, Params
 from spn.data.preprocess import write_slices
 from spn.paths import SOURCES
-from spn.provenance import layout_of, load_verb, slices_recipe
+from spn.provenance import load_verb, slices_recipe
 
 
-def preprocess(params: Params, layout: str, output: Path, sources: Path = SOURCES) -> Path:
-    """Write the images of the data source as slices of a layout, such as `S2_2+3`, to `output`; return that path.
+def preprocess(params: Params, scale_factor: int, output: Path, sources: Path = SOURCES, *, threads: int = 1) -> Path:
+    """Write the images of the data source, as slices under a scale factor, to `output`; return that path.
 
-    Raises InputError if no stage reads the layout, or the source is missing or damaged.
+    Pictures are decoded in `threads` processes. Raises InputError if no stage has this scale factor, or the source is
+    missing or damaged.
     """
     load_verb("preprocess", params.data)
-    plans = {layout_of(params, stage): plan for stage, plan in params.stage_plans.items()}
-    if layout not in plans:
-        raise InputError(f"--layout: expected a layout that a stage uses ({', '.join(plans)}), got {layout}")
-    plan, recipe = plans[layout], slices_recipe(params, layout)
-    write_slices(params.data, plan.scale_factor, plan.cuts, sources, output, recipe=recipe)
+    if scale_factor not in params.cuts:
+        known = ", ".join(map(str, params.cuts))
+        raise InputError(f"--scale-factor: expected that of a stage ({known}), got {scale_factor}")
+    recipe = slices_recipe(params, scale_factor)
+    cuts = params.cuts[scale_factor]
+    write_slices(params.data, scale_factor, cuts, sources, output, recipe=recipe, processes=threads)
     return output

@@ -7,7 +7,7 @@ same weights, they are the same. It is told by the history in the checkpoints, a
 from pathlib import Path
 from typing import Any
 
-from spn.config import Params
+from spn.config import InputError, Params
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.files import read_json
 from spn.notes import RECIPE, check_files, read_notes
@@ -25,16 +25,24 @@ def metrics_of_stage(params: Params, stage: str, results: Path) -> dict[str, Any
     return metrics
 
 
-def data_digests(params: Params, stages: tuple[str, ...], results: Path) -> dict[str, str]:
-    """Read, for each stage, the digest of the data that it was evaluated on."""
-    return {stage: metrics_of_stage(params, stage, results)[RECIPE]["data_digest"] for stage in stages}
+def data_digest(params: Params, stages: tuple[str, ...], results: Path) -> str:
+    """Read the digest of the data that stages were evaluated on; raise InputError unless it is the same for all."""
+    digests = {stage: metrics_of_stage(params, stage, results)[RECIPE]["data_digest"] for stage in stages}
+    expected = digests[stages[0]]
+    for stage, digest in digests.items():
+        if digest != expected:
+            raise InputError(
+                f"{metrics_path(stage, results)}: expected figures on the data of digest {expected}, like {stages[0]}, "
+                f"got {digest}"
+            )
+    return expected
 
 
-def history_of_stage(params: Params, stage: str, data_digest: str, results: Path) -> list[dict[str, int | float]]:
+def history_of_stage(params: Params, stage: str, digest: str, results: Path) -> list[dict[str, int | float]]:
     """Read the history of a stage's training, which is in its checkpoint; raise InputError if that is of another."""
     path = checkpoint_path(stage, results)
     notes = read_notes(path)
-    check_recipe(path, stage_recipe(params, stage, data_digest), notes.get(RECIPE))
+    check_recipe(path, stage_recipe(params, stage, digest), notes.get(RECIPE))
     return notes["history"]
 
 
@@ -44,10 +52,10 @@ def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any
     Raises InputError unless it is of the parameters and the code asked for.
     """
     stages = stages_of(params, chain)
-    path, digests = summary_path(chain, results), data_digests(params, stages, results)
+    path, digest = summary_path(chain, results), data_digest(params, stages, results)
     metrics = read_json(path)
-    check_recipe(path, summary_recipe(params, chain, digests), metrics.get(RECIPE))
-    histories = [history_of_stage(params, stage, digests[stage], results) for stage in stages]
+    check_recipe(path, summary_recipe(params, chain, digest), metrics.get(RECIPE))
+    histories = [history_of_stage(params, stage, digest, results) for stage in stages]
     sizes = [params.stages[stage].training.batch_size for stage in stages]
     places = [samples_path(chain, stage, results).with_name(TIMING) for stage in stages]
     timings = [read_json(place) if place.exists() else {} for place in places]
@@ -60,10 +68,10 @@ def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
     return {chain: metrics_of_chain(params, chain, results) for chain in params.chains}
 
 
-def check_samples(params: Params, chain: str, digests: dict[str, str], results: Path) -> None:
+def check_samples(params: Params, chain: str, digest: str, results: Path) -> None:
     """Raise InputError unless the samples of a chain, and their pictures, are those that params.yaml asks for."""
     for stage in stages_of(params, chain):
         path = samples_path(chain, stage, results)
         notes = read_notes(path)
-        check_recipe(path, sampling_recipe(params, chain, stage, digests), notes.get(RECIPE))
+        check_recipe(path, sampling_recipe(params, chain, stage, digest), notes.get(RECIPE))
         check_files(path, notes)

@@ -12,7 +12,7 @@ from spn.paths import HANDLE, PICTURE, RESULTS, checkpoint_path, samples_path
 from spn.pipeline.names import stages_of
 from spn.pipeline.reading import (
     check_samples,
-    data_digests,
+    data_digest,
     history_of_stage,
     metrics_of_chain,
     metrics_of_stage,
@@ -30,14 +30,14 @@ def record(params: Params, chain: str, output: Path, experiment: Path = HANDLE, 
         if not tracking.has_finished_run(store, metrics["recipe_digest"]):
             _record_training(params, store, metrics, results)
         tracking.record_evaluation(store, metrics)
-    digests = data_digests(params, names, results)
-    check_samples(params, chain, digests, results)
+    digest = data_digest(params, names, results)
+    check_samples(params, chain, digest, results)
     pictures = {
         f"{place}_{stage}.png": samples_path(chain, stage, results).with_name(PICTURE)
         for place, stage in enumerate(names, start=1)
     }
     run_id = tracking.record_chain(store, chain, metrics_of_chain(params, chain, results), pictures)
-    recipe = record_recipe(params, chain, digests, asdict(store))
+    recipe = record_recipe(params, chain, digest, asdict(store))
     write_json(output, {"chain": chain, "run_id": run_id, RECIPE: recipe})
     return run_id
 

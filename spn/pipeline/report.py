@@ -10,7 +10,7 @@ from spn.files import write_json
 from spn.image import join_slices
 from spn.notes import FILES, RECIPE, file_digests
 from spn.paths import RESULTS, plots_folder, report_files, report_path
-from spn.pipeline.reading import check_samples, data_digests, history_of_stage, metrics_of_chains
+from spn.pipeline.reading import check_samples, data_digest, history_of_stage, metrics_of_chains
 from spn.provenance import load_verb, report_recipe
 from spn.report.summary import write_report
 
@@ -18,20 +18,20 @@ from spn.report.summary import write_report
 def report(params: Params, data: Path, results: Path = RESULTS) -> Path:
     """Write the tables and figures of the whole experiment; return the folder that they lie in.
 
-    `data` is a file of slices that a stage was evaluated on, for real images beside the samples.
+    `data` is a file of slices, under any scale factor, for real images beside the samples.
     """
     load_verb("report")
     slices = SliceFile(data)
     stages = tuple(params.stage_plans)
-    digests = data_digests(params, stages, results)
-    if slices.digest not in digests.values():
-        raise InputError(f"{data}: expected slices that a stage was evaluated on, got others")
+    digest = data_digest(params, stages, results)
+    if slices.digest != digest:
+        raise InputError(f"{data}: expected the images that the stages were evaluated on, got others")
     for chain in params.chains:
-        check_samples(params, chain, digests, results)
+        check_samples(params, chain, digest, results)
     count = min(params.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
-    histories = {stage: history_of_stage(params, stage, digest, results) for stage, digest in digests.items()}
+    histories = {stage: history_of_stage(params, stage, digest, results) for stage in stages}
     write_report(params, metrics_of_chains(params, results), histories, real, results)
     files = file_digests(plots_folder(results), report_files(stages))
-    write_json(report_path(results), {RECIPE: report_recipe(params, digests), FILES: files})
+    write_json(report_path(results), {RECIPE: report_recipe(params, digest), FILES: files})
     return plots_folder(results)

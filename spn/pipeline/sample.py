@@ -19,7 +19,6 @@ from spn.pipeline.place import choose_device
 from spn.provenance import (
     SamplingOptions,
     check_recipe,
-    layout_of,
     load_verb,
     recipe_digest,
     sampled_class,
@@ -58,8 +57,8 @@ def sample(
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
     options = SamplingOptions(sampled_class(params, chain, only), exact)
     digest = SliceFile(data).digest
-    digests = given_digests(params, chain, stage, digest, given, options)
-    recipe = sampling_recipe(params, chain, stage, digests, options)
+    check_given(params, chain, stage, digest, given, options)
+    recipe = sampling_recipe(params, chain, stage, digest, options)
     before, notes = read_images(given) if given else (None, {})
     if notes and recipe_digest(notes[RECIPE]) != recipe["given"]:
         raise InputError(f"{given}: changed while it was read; run the same command again")
@@ -88,29 +87,23 @@ def sample(
     return images
 
 
-def given_digests(
+def check_given(
     params: Params, chain: str, stage: str, digest: str, given: Path | None, options: SamplingOptions
-) -> dict[str, str]:
-    """Return the data digests of `stage`, which is `digest`, and of the stages before it, as their samples state.
+) -> None:
+    """Raise InputError unless `given` has just the samples that the stage before made for this chain.
 
-    Raises InputError unless `given` has just the samples that the stage before made for this chain, under these
-    parameters and options, and trained on the same data as far as `digest` tells: in another layout it is another one.
+    They must be made under these parameters and options, by stages that were trained on the data of this digest.
     """
     stages = params.chains[chain].stages
     before = stages[: stages.index(stage)][-1:]
     if not before:
         if given is not None:
             raise InputError(f"--given: expected nothing for {stage}, the first stage of chain {chain}, got {given}")
-        return {stage: digest}
+        return
     if given is None:
         raise InputError(f"--given: expected the samples of {before[0]}, after which {stage} comes in chain {chain}")
     recipe = read_notes(given).get(RECIPE) or {}
     for key, expected in (("chain", chain), ("stage", before[0])):
         if recipe.get(key) != expected:
             raise InputError(f"{given}: expected samples of {key} {expected}, got {recipe.get(key)}")
-    told: dict[str, str] = recipe.get("data_digests", {})
-    # Stages of unknown data digest, and those of this stage's layout, must have been trained on the same data.
-    same = (name for name in stages if name not in told or layout_of(params, name) == layout_of(params, stage))
-    digests = told | dict.fromkeys(same, digest)
-    check_recipe(given, sampling_recipe(params, chain, before[0], digests, options), recipe)
-    return digests
+    check_recipe(given, sampling_recipe(params, chain, before[0], digest, options), recipe)

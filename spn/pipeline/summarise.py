@@ -8,18 +8,19 @@ from spn.files import write_json
 from spn.notes import FILES, RECIPE
 from spn.paths import NATS, RESULTS, stage_folder
 from spn.pipeline.names import stages_of
-from spn.pipeline.reading import metrics_of_stage
+from spn.pipeline.reading import data_digest, metrics_of_stage
 from spn.provenance import load_verb, summary_recipe
 
 
 def summarise(params: Params, chain: str, output: Path, results: Path = RESULTS) -> Metrics:
     """Add the nats of a chain's stages; write the chain's metrics to `output` and return them."""
     load_verb("summarise")
+    stages = stages_of(params, chain)
+    digest = data_digest(params, stages, results)
     parts = {}
-    for stage in stages_of(params, chain):
+    for stage in stages:
         metrics = metrics_of_stage(params, stage, results)
         parts[stage] = metrics, load_nats(stage_folder(stage, results) / NATS, metrics[FILES][NATS])
-    digests = {stage: metrics[RECIPE]["data_digest"] for stage, (metrics, _) in parts.items()}
-    summary = chain_metrics(chain, parts) | {RECIPE: summary_recipe(params, chain, digests)}
+    summary = chain_metrics(chain, parts) | {RECIPE: summary_recipe(params, chain, digest)}
     write_json(output, summary)
     return summary

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from spn.config import Params, layout_name, split_counts
+from spn.config import Params, split_counts
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import SPLITS, Split
+from spn.paths import slices_path
 
 
 def count_images(params: Params, data: Path) -> Mapping[Split, int]:
@@ -13,8 +14,8 @@ def count_images(params: Params, data: Path) -> Mapping[Split, int]:
 
     A preprocessed file of the data set, below the folder `data`, knows best; the configuration may state a number.
     """
-    for plan in params.stage_plans.values():
-        path = data / params.data.name / f"{layout_name(plan.scale_factor, plan.cuts)}.h5"
+    for scale_factor in params.cuts:
+        path = slices_path(params.data.name, scale_factor, data)
         if path.exists():
             file = SliceFile(path)
             return {split: file.num_images(split) for split in ("validation", "test")}

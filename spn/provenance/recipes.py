@@ -9,7 +9,7 @@ their recipes, so that a change anywhere before reaches everything after.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from spn.config import DataSection, InputError, ModelSection, Params, layout_name
+from spn.config import DataSection, InputError, ModelSection, Params
 from spn.files import json_digest
 from spn.provenance.code import code_digest, load_code
 
@@ -53,10 +53,11 @@ def _chosen(section: ModelSection | DataSection | None) -> dict[str, str]:
     return {name: getattr(section, name) for name in names if hasattr(section, name)}
 
 
-def slices_recipe(params: Params, layout: str) -> Recipe:
+def slices_recipe(params: Params, scale_factor: int) -> Recipe:
     """Resolve everything that decides the slices in an HDF5 file, beside the content of the source."""
     return {
-        "layout": layout,
+        "scale_factor": scale_factor,
+        "cuts": list(params.cuts[scale_factor]),
         # Not the source's stated digest, which decides what is refused, not what is written.
         "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
         "code_digest": verb_digest("preprocess", params.data),
@@ -115,18 +116,17 @@ AS_CONFIGURED = SamplingOptions()
 
 
 def sampling_recipe(
-    params: Params, chain: str, stage: str, data_digests: Mapping[str, str], options: SamplingOptions = AS_CONFIGURED
+    params: Params, chain: str, stage: str, data_digest: str, options: SamplingOptions = AS_CONFIGURED
 ) -> Recipe:
-    """Resolve everything that decides the images of a chain after `stage`; `data_digests` are those of each stage."""
+    """Resolve everything that decides the images of a chain after `stage`."""
     section = params.chains[chain]
     before = section.stages[: section.stages.index(stage)]
-    digests = {name: data_digests[name] for name in (*before, stage)}
-    given = sampling_recipe(params, chain, before[-1], data_digests, options) if before else None
+    given = sampling_recipe(params, chain, before[-1], data_digest, options) if before else None
     return {
         "chain": chain,
         "stage": stage,
-        "data_digests": digests,
-        "training": recipe_digest(stage_recipe(params, stage, digests[stage])),
+        "data_digest": data_digest,
+        "training": recipe_digest(stage_recipe(params, stage, data_digest)),
         "num_images": params.sampling.num_images,
         "seed": params.sampling.seed,
         "temperature": section.temperature_of(stage),
@@ -154,21 +154,18 @@ def sampled_class(params: Params, chain: str, label: int | None = None) -> int |
     return label
 
 
-def summary_recipe(params: Params, chain: str, data_digests: Mapping[str, str]) -> Recipe:
+def summary_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
     """Resolve everything that decides the figures of a chain."""
     return {
         "chain": chain,
         "stages": {
-            stage: recipe_digest(evaluation_recipe(params, stage, data_digests[stage]))
-            for stage in params.chains[chain].stages
+            stage: recipe_digest(evaluation_recipe(params, stage, data_digest)) for stage in params.chains[chain].stages
         },
         "code_digest": verb_digest("summarise"),
     }
 
 
-def record_recipe(
-    params: Params, chain: str, data_digests: Mapping[str, str], experiment: Mapping[str, str] | None
-) -> Recipe:
+def record_recipe(params: Params, chain: str, data_digest: str, experiment: Mapping[str, str] | None) -> Recipe:
     """Resolve everything that decides what is recorded of a chain in MLflow, except times.
 
     `experiment` says where: the URI of a store, and an id in it; None if there is no such store any more.
@@ -176,39 +173,31 @@ def record_recipe(
     return {
         "chain": chain,
         "experiment": experiment and dict(experiment),
-        "summary": recipe_digest(summary_recipe(params, chain, data_digests)),
+        "summary": recipe_digest(summary_recipe(params, chain, data_digest)),
         "samples": {
-            stage: recipe_digest(sampling_recipe(params, chain, stage, data_digests))
+            stage: recipe_digest(sampling_recipe(params, chain, stage, data_digest))
             for stage in params.chains[chain].stages
         },
         "code_digest": verb_digest("record"),
     }
 
 
-def report_recipe(params: Params, data_digests: Mapping[str, str]) -> Recipe:
+def report_recipe(params: Params, data_digest: str) -> Recipe:
     """Resolve everything that decides the tables and figures of the whole experiment, except times."""
     return {
         "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
         "num_real_images": params.sampling.num_images,
         "white_level": params.data.white_level,
-        "real_images": data_digests[next(iter(params.stage_plans))],
-        "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digests)) for chain in params.chains},
-        "stages": {
-            stage: recipe_digest(stage_recipe(params, stage, data_digests[stage])) for stage in params.stage_plans
-        },
+        "real_images": data_digest,
+        "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digest)) for chain in params.chains},
+        "stages": {stage: recipe_digest(stage_recipe(params, stage, data_digest)) for stage in params.stage_plans},
         # Those of a chain's last stage name those of the stages before.
         "samples": {
-            name: recipe_digest(sampling_recipe(params, name, chain.stages[-1], data_digests))
+            name: recipe_digest(sampling_recipe(params, name, chain.stages[-1], data_digest))
             for name, chain in params.chains.items()
         },
         "code_digest": verb_digest("report"),
     }
-
-
-def layout_of(params: Params, stage: str) -> str:
-    """Name the layout of the HDF5 file that a stage reads."""
-    plan = params.stage_plans[stage]
-    return layout_name(plan.scale_factor, plan.cuts)
 
 
 def recipe_digest(recipe: Recipe) -> str:

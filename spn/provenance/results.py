@@ -7,7 +7,7 @@ sources, and with the results that it is made from. Times of files and records o
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,6 @@ from spn.provenance.recipes import (
     Recipe,
     differing_keys,
     evaluation_recipe,
-    layout_of,
     record_recipe,
     report_recipe,
     sampling_recipe,
@@ -49,16 +48,14 @@ from spn.provenance.sources import source_state
 
 SQLITE = "sqlite:///"
 
-Digests = Mapping[str, str]
-"""For each stage, the digest of the data that it reads."""
-
 
 @dataclass(frozen=True)
 class Result:
     """One job's outputs: the file at `path`, whose notes vouch for the others, which lie relative to its folder."""
 
     path: Path
-    recipe: Callable[[Digests], Recipe]
+    recipe: Callable[[str], Recipe]
+    """What it must be made from, given the digest of the data."""
     needs: tuple[Path, ...] = ()
     """The results that it is made from, by their paths."""
     others: tuple[str, ...] = ()
@@ -94,8 +91,8 @@ class Audit:
 def results_of(params: Params) -> list[Result]:
     """List every result of an experiment, each after those that it is made from."""
     results = [
-        Result(slices_path(params.data.name, layout), lambda _, layout=layout: slices_recipe(params, layout))
-        for layout in dict.fromkeys(layout_of(params, stage) for stage in params.stage_plans)
+        Result(slices_path(params.data.name, size), lambda _, size=size: slices_recipe(params, size))
+        for size in params.cuts
     ]
     for stage in params.stage_plans:
         results += _of_stage(params, stage)
@@ -104,17 +101,17 @@ def results_of(params: Params) -> list[Result]:
     samples = (samples_path(name, stage) for name, chain in params.chains.items() for stage in chain.stages)
     needs = (*map(summary_path, params.chains), *map(checkpoint_path, params.stage_plans), *samples)
     files = report_files(tuple(params.stage_plans))
-    report = Result(report_path(), lambda digests: report_recipe(params, digests), needs, files)
+    report = Result(report_path(), lambda digest: report_recipe(params, digest), needs, files)
     return [*results, report]
 
 
 def _of_stage(params: Params, stage: str) -> list[Result]:
-    slices, checkpoint = slices_path(params.data.name, layout_of(params, stage)), checkpoint_path(stage)
+    slices, checkpoint = slices_path(params.data.name, params.stage_plans[stage].scale_factor), checkpoint_path(stage)
     return [
-        Result(checkpoint, lambda digests: stage_recipe(params, stage, digests[stage]), (slices,), (HISTORY,)),
+        Result(checkpoint, lambda digest: stage_recipe(params, stage, digest), (slices,), (HISTORY,)),
         Result(
             metrics_path(stage),
-            lambda digests: evaluation_recipe(params, stage, digests[stage]),
+            lambda digest: evaluation_recipe(params, stage, digest),
             (slices, checkpoint),
             (NATS,),
         ),
@@ -129,7 +126,7 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
         results.append(
             Result(
                 samples_path(chain, stage),
-                lambda digests, stage=stage: sampling_recipe(params, chain, stage, digests),
+                lambda digest, stage=stage: sampling_recipe(params, chain, stage, digest),
                 (checkpoint_path(stage), *before),
                 (PICTURE,),
             )
@@ -138,10 +135,10 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
     figures = tuple(map(metrics_path, stages))
     return [
         *results,
-        Result(summary_path(chain), lambda digests: summary_recipe(params, chain, digests), figures),
+        Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), figures),
         Result(
             record_path(chain),
-            lambda digests: record_recipe(params, chain, digests, recorded_in()),
+            lambda digest: record_recipe(params, chain, digest, recorded_in()),
             (summary_path(chain), *samples),
         ),
     ]
@@ -150,11 +147,9 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
 def audit(params: Params, sources: Path = SOURCES) -> Audit:
     """Compare every result with what it must be made from; relative to the folder in which the experiment runs."""
     found = Audit()
-    stages_of_slices: dict[Path, list[str]] = {}
-    for stage in params.stage_plans:
-        stages_of_slices.setdefault(slices_path(params.data.name, layout_of(params, stage)), []).append(stage)
+    of_slices = [slices_path(params.data.name, size) for size in params.cuts]
     state = source_state(params.data, sources)
-    digests: dict[str, str] = {}
+    digest = ""
     for result in results_of(params):
         if any(need not in found.sound for need in result.needs):
             continue
@@ -162,10 +157,10 @@ def audit(params: Params, sources: Path = SOURCES) -> Audit:
             found.problems.append(Problem(result, f"{result.path}: expected a result, found no file", is_missing=True))
             continue
         try:
-            notes = _sound_notes(result, digests)
-            if result.path in stages_of_slices:
+            notes = _sound_notes(result, digest)
+            if result.path in of_slices:
                 _check_source(params, result.path, notes, state)
-                digests |= {stage: notes["digest"] for stage in stages_of_slices[result.path]}
+                digest = _same_digest(result.path, notes, digest)
                 found.unread += [result.path] * (state is None and notes["source_state"] is not None)
         except InputError as error:
             found.problems.append(Problem(result, str(error)))
@@ -174,10 +169,10 @@ def audit(params: Params, sources: Path = SOURCES) -> Audit:
     return found
 
 
-def _sound_notes(result: Result, digests: Digests) -> Notes:
+def _sound_notes(result: Result, digest: str) -> Notes:
     """Read the notes of a result that is made from what it must be; raise InputError otherwise."""
     notes = read_notes(result.path)
-    check_recipe(result.path, result.recipe(digests), notes.get(RECIPE))
+    check_recipe(result.path, result.recipe(digest), notes.get(RECIPE))
     if sorted(notes.get(FILES, {})) != sorted(result.others):
         raise InputError(
             f"{result.path}: expected the digests of {', '.join(result.others)}, got those of "
@@ -205,6 +200,16 @@ def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -
             f"{path}: expected slices of a source of SHA-256 {params.data.source_digest}, as data.source_digest says, "
             f"got {notes['source_digest']}"
         )
+
+
+def _same_digest(path: Path, notes: Notes, digest: str) -> str:
+    """Return the digest of the images in a file of slices; raise InputError unless the files before it have the same.
+
+    `digest` is theirs; empty if there are none.
+    """
+    if digest not in ("", notes["digest"]):
+        raise InputError(f"{path}: expected the images of the other scale factors, of digest {digest}, got others")
+    return notes["digest"]
 
 
 def recorded_in() -> dict[str, str] | None:

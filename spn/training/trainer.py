@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spn.config import InputError, Params
+from spn.config import Params
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
 from spn.data.resident import ResidentSlices, send
@@ -54,11 +54,7 @@ class Trainer:
     ) -> None:
         section = params.stages[name]
         plan = params.stage_plans[name]
-        if (data.scale_factor, tuple(data.cuts)) != (plan.scale_factor, plan.cuts):
-            raise InputError(
-                f"{data.path}: expected slices under S={plan.scale_factor} with bits cut at {list(plan.cuts)} "
-                f"for stage {name}, got S={data.scale_factor} cut at {list(data.cuts)}"
-            )
+        data = data.of(plan)
         if plan.num_classes:
             data.check_labels(plan.num_classes)
         self.name, self.seed, self.device = name, params.seed, device

@@ -1,4 +1,4 @@
-"""What params.yaml says of files: which layout a stage reads, which stages a chain has."""
+"""What params.yaml says of files: which slices a stage reads, which stages a chain has."""
 
 from spn.paths import (
     METRICS,
@@ -21,10 +21,10 @@ from spn.paths import (
 
 def slices(stage: str) -> str:
     """Name the HDF5 file that a stage reads."""
-    return str(slices_path(parameters.data.name, layout_of(parameters, stage)))
+    plan = parameters.stage_plans[stage]
+    return str(slices_path(parameters.data.name, plan.scale_factor))
 
 
-LAYOUTS = sorted({slices(stage) for stage in parameters.stage_plans})
 # Of a stage, of a chain, and of a chain after a stage: with wildcards in the place of names.
 STAGE, CHAIN, CHECKPOINT = (
     stage_folder("{stage}"),

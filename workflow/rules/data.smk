@@ -5,12 +5,14 @@ rule preprocess:
     input:
         # Whether they changed is told by their content, in the request, and not by their times.
         sources=ancient(source_files),
-        request=request(slices_path("{dataset}", "{layout}")),
+        request=request(slices_path("{dataset}", "{scale_factor}")),
     output:
-        slices_path("{dataset}", "{layout}"),
+        slices_path("{dataset}", "{scale_factor}"),
     log:
-        "logs/preprocess/{dataset}/{layout}.log",
+        "logs/preprocess/{dataset}/S{scale_factor}.log",
     conda:
         "../envs/spn.yaml"
+    # Snakemake takes as many as there are. Only pictures are decoded in several processes.
+    threads: 8 if parameters.data.source == "folder" else 1
     shell:
-        "spn preprocess --layout {wildcards.layout} --output {output} > {log} 2>&1"
+        "spn preprocess --scale-factor {wildcards.scale_factor} --output {output} --threads {threads} > {log} 2>&1"

@@ -5,7 +5,7 @@ PLOTS = plots_folder()
 
 rule report:
     input:
-        data=LAYOUTS[0],
+        data=slices_path(parameters.data.name, min(parameters.cuts)),
         metrics=[summary_path(chain) for chain in parameters.chains],
         samples=[file for chain in parameters.chains for file in samples_of(chain)],
         checkpoints=[checkpoint_path(stage) for stage in parameters.stage_plans],

@@ -4,17 +4,20 @@ import importlib
 from pathlib import Path
 
 from spn.config import DataSection
-from spn.data.sources.source import Item, Source
+from spn.data.sources.source import Item, Resources, Source
 
-__all__ = ["Item", "Source", "open_source"]
+__all__ = ["Item", "Resources", "Source", "open_source"]
+
+ALONE = Resources()
+"""One process, without a progress bar."""
 
 
-def open_source(section: DataSection, root: Path, progress: bool = False) -> Source:
+def open_source(section: DataSection, root: Path, resources: Resources = ALONE) -> Source:
     """Open the source that a `data` section names, with its files below `root`.
 
     The module is imported by name, so that the digest of a source's code covers no other source. Raises InputError if
     a file is missing, damaged or not what the section says.
     """
     module = importlib.import_module(f"spn.data.sources.{section.source}")
-    source: Source = getattr(module, f"open_{section.source}")(section, root, progress)
+    source: Source = getattr(module, f"open_{section.source}")(section, root, resources)
     return source

@@ -22,7 +22,7 @@ from spn.config import ArraysData, InputError
 from spn.data.digest import files_sha256
 from spn.data.layout import Split
 from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP, DEFLATE_RATIO, missing_file, read_exactly
-from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Resources, Source, draw_parts
 from spn.files import check_file
 
 PREFIXES: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
@@ -95,7 +95,7 @@ class ArrayPool(Pool):
                 yield image.reshape(self.shape), None if file.labels is None else int(file.labels[index])
 
 
-def open_arrays(section: ArraysData, root: Path, progress: bool) -> Source:
+def open_arrays(section: ArraysData, root: Path, resources: Resources) -> Source:
     """Open the files of `{name}/`; where there is no test file, val is the test split, as is ImageNet's custom."""
     folder = root / section.places[0]
     groups = _group(folder)

@@ -19,7 +19,7 @@ from spn.config import Cifar10Data, InputError
 from spn.data.digest import file_sha256, files_sha256
 from spn.data.sources.cifar_pickle import parse_batch
 from spn.data.sources.files import missing_file
-from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Resources, Source, draw_parts
 from spn.files import writing
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -73,7 +73,7 @@ class BatchPool(Pool):
             first += len(batch.labels)
 
 
-def open_cifar10(section: Cifar10Data, root: Path, progress: bool) -> Source:
+def open_cifar10(section: Cifar10Data, root: Path, resources: Resources) -> Source:
     """Open the archive, or the folder where there is no archive."""
     archive, folder = (root / place for place in section.places)
     if archive.is_file():

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from spn.config import DigitsData
-from spn.data.sources.source import Item, Pool, Source, draw_parts
+from spn.data.sources.source import Item, Pool, Resources, Source, draw_parts
 
 
 class DigitsPool(Pool):
@@ -32,7 +32,7 @@ class DigitsPool(Pool):
             yield self.images[index], int(self.labels[index])
 
 
-def open_digits(section: DigitsData, root: Path, progress: bool) -> Source:
+def open_digits(section: DigitsData, root: Path, resources: Resources) -> Source:
     """Open the bundled digits; their levels 0 to 16 are kept as they are."""
     from sklearn.datasets import load_digits  # takes two seconds, which the other sources need not wait
 

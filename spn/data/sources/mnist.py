@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from spn.config import InputError, MnistData
 from spn.data.digest import files_sha256
 from spn.data.sources.files import check_end, missing_file, read_exactly
-from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Resources, Source, draw_parts
 
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
 SIDE = 28
@@ -58,7 +58,7 @@ class IdxPool(Pool):
                 check_end(file, self.images)
 
 
-def open_mnist(section: MnistData, root: Path, progress: bool) -> Source:
+def open_mnist(section: MnistData, root: Path, resources: Resources) -> Source:
     """Open the four files."""
     paths = [root / place for place in section.places]
     for path in paths:

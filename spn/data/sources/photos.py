@@ -9,7 +9,7 @@ from jaxtyping import Int64, UInt8
 
 from spn.config import InputError, PhotosData
 from spn.data.layout import SPLITS, Split
-from spn.data.sources.source import SOURCE_BITS, Item, Pool, Source, draw_parts
+from spn.data.sources.source import SOURCE_BITS, Item, Pool, Resources, Source, draw_parts
 
 Photo = UInt8[np.ndarray, "_ _ 3"]
 
@@ -37,7 +37,7 @@ class CropPool(Pool):
             yield self.photos[photo][top : top + self.size, left : left + self.size], None
 
 
-def open_photos(section: PhotosData, root: Path, progress: bool) -> Source:
+def open_photos(section: PhotosData, root: Path, resources: Resources) -> Source:
     """Cut the bundled photographs into bands and the bands into crops."""
     from sklearn.datasets import load_sample_images  # takes two seconds, which the other sources need not wait
 

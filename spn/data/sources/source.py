@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -19,6 +20,16 @@ SOURCE_BITS = 8
 """Depth of the images of every source but the digits."""
 
 NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a source may use while it is opened: processes, a folder for temporary files, and a progress bar."""
+
+    processes: int = 1
+    scratch: Path | None = None
+    """None is the system's."""
+    progress: bool = False
 
 
 class Pool(ABC):

@@ -1,0 +1,224 @@
+"""The picture files of a folder or zip: each is read and decoded once, in one process or in several.
+
+The levels go to a file without a name, which is mapped into memory and ends with the process: they need no memory, and
+nothing is left behind, whatever happens. Processes decode a few pictures at a time, and their parent alone writes, in
+the order of the names; so what is written does not depend on how many there are.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import stat
+import tempfile
+import zipfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
+from threading import Thread
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from spn.config import PICTURE_FORMATS, FolderData, InputError
+from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP
+from spn.data.sources.picture import PictureError, decode_picture
+from spn.data.sources.source import Resources
+from spn.files import writing
+from spn.provenance.code import code_digest
+
+MAX_FILE_BYTES = 1 << 28
+"""No picture file of this size is meant; a zip may state any."""
+
+TOGETHER = 8
+"""Pictures that a process decodes before it hands them on."""
+AHEAD = 3
+"""How many times as many are decoded, for each process, before the first of them is written."""
+
+Result: TypeAlias = tuple[str, UInt8[np.ndarray, "size size channel"]] | str
+"""The SHA-256 of a picture's file and its levels; or why it cannot be used."""
+Reader: TypeAlias = Callable[[str], bytes]
+"""Reads the file of a name; raises PictureError where it cannot."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was decoded: the SHA-256 of each file that can be used, by its name, and why each of the others cannot.
+
+    `images` are the former's levels, in the order of `digests`.
+    """
+
+    digests: dict[str, str]
+    bad: dict[str, str]
+    images: UInt8[np.ndarray, "image size size channel"]
+
+
+def list_pictures(place: Path) -> tuple[str, ...]:
+    """List the names of the images in a folder or zip, sorted; hidden files and what macOS adds are not images.
+
+    Raises InputError where the place is no zip, or one that is not to be trusted.
+    """
+    if place.is_dir():
+        names: Iterable[str] = (path.relative_to(place).as_posix() for path in place.rglob("*"))
+    else:
+        archive = _open_zip(place)
+        names = archive.namelist()
+        for name in map(PurePosixPath, names):
+            if name.is_absolute() or ".." in name.parts:
+                raise InputError(f"{place}: expected names inside the archive, got {name}")
+        if sum(member.compress_size for member in archive.infolist()) > place.stat().st_size:
+            raise InputError(f"{place}: expected members that lie side by side, got some that overlap")
+    return tuple(sorted({name for name in names if _is_picture(PurePosixPath(name))}))
+
+
+def decode_pictures(place: Path, names: tuple[str, ...], section: FolderData, resources: Resources) -> Pictures:
+    """Read and decode all pictures of these names once."""
+    digests: dict[str, str] = {}
+    bad: dict[str, str] = {}
+    scratch = resources.scratch or Path(tempfile.gettempdir())
+    with writing(scratch):
+        spool = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - it is closed below
+    with (
+        spool,
+        closing(_decode_all(place, names, section, resources.processes)) as results,
+        tqdm(total=len(names), desc=f"decode {place.name}", unit="image", disable=not resources.progress) as bar,
+    ):
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, str):
+                bad[name] = result
+            else:
+                digests[name], levels = result
+                with writing(scratch):
+                    spool.write(levels.tobytes())
+            bar.update()
+        with writing(scratch):
+            spool.flush()
+        shape = (len(digests), *section.shape)
+        images = np.asarray(np.memmap(spool, np.uint8, "r", 0, shape)) if digests else np.empty(shape, np.uint8)
+    return Pictures(digests, bad, images)
+
+
+def _decode_all(place: Path, names: tuple[str, ...], section: FolderData, processes: int) -> Generator[Result]:
+    """Decode pictures, in the order of their names."""
+    parts = [names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)]
+    if processes == 1:
+        read = _open_reader(place)
+        yield from (result for part in parts for result in _decode(read, section, part))
+    else:
+        with closing(_decode_in_processes(place, parts, section, processes)) as decoded:
+            yield from (result for results in decoded for result in results)
+
+
+def _decode_in_processes(
+    place: Path, parts: list[tuple[str, ...]], section: FolderData, processes: int
+) -> Generator[list[Result]]:
+    """Decode parts in several processes, which end with this generator; no more of them than will soon be written."""
+    context = multiprocessing.get_context("spawn")
+    code = code_digest(DECODING)
+    pool = ProcessPoolExecutor(processes, context, _begin_worker)
+    waiting: deque[Future[list[Result]]] = deque()
+    try:
+        for part in parts:
+            waiting.append(pool.submit(_decode_in_worker, place, section, part, code))
+            if len(waiting) == AHEAD * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError(f"{place}: expected all processes that decode it to live, one of them was killed") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+DECODING = "data/sources/pictures.py:_decode"
+"""The code that processes must share."""
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when it does, even if it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _decode_in_worker(place: Path, section: FolderData, names: tuple[str, ...], code: str) -> list[Result]:
+    return _decode(_reader_of_worker(place, code), section, names)
+
+
+@cache
+def _reader_of_worker(place: Path, code: str) -> Reader:
+    """Open a folder or zip once in a process; raise InputError unless it has loaded the code that its parent has."""
+    if code_digest(DECODING) != code:
+        raise InputError(f"{place}: expected the same code in all processes, it was edited; run the same command again")
+    return _open_reader(place)
+
+
+def _decode(read: Reader, section: FolderData, names: tuple[str, ...]) -> list[Result]:
+    results: list[Result] = []
+    for name in names:
+        try:
+            content = read(name)
+            levels = decode_picture(content, section)
+        except PictureError as error:
+            results.append(str(error))
+        else:
+            results.append((hashlib.sha256(content).hexdigest(), levels))
+    return results
+
+
+def _open_reader(place: Path) -> Reader:
+    return partial(_read_file, place) if place.is_dir() else partial(_read_member, _open_zip(place))
+
+
+def _read_file(folder: Path, name: str) -> bytes:
+    try:
+        state = (folder / name).stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise PictureError("not a file")  # reading a pipe could wait for ever
+        if state.st_size > MAX_FILE_BYTES:
+            raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise PictureError(str(error.strerror)) from error
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read a member into memory, up to the size it states; it is never extracted."""
+    try:
+        member = archive.getinfo(name)
+        if member.file_size > MAX_FILE_BYTES:
+            raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
+        if member.compress_type not in BOUNDED_METHODS:
+            raise PictureError(f"compressed by method {member.compress_type}, not by deflate")
+        with archive.open(member) as file:
+            # By `read` without a size, a member that states less than it holds would take any memory.
+            return file.read(member.file_size)
+    except PictureError:
+        raise
+    except DAMAGED_ZIP as error:
+        raise PictureError(" ".join(str(error).split())[:60]) from error
+
+
+def _open_zip(place: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(place)
+    except DAMAGED_ZIP as error:
+        raise InputError(f"{place}: expected a zip archive, got: {' '.join(str(error).split())}") from error
+
+
+def _is_picture(path: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in PICTURE_FORMATS and not hidden
