@@ -147,26 +147,39 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
 def audit(params: Params, sources: Path = SOURCES) -> Audit:
     """Compare every result with what it must be made from; relative to the folder in which the experiment runs."""
     found = Audit()
-    of_slices = [slices_path(params.data.name, size) for size in params.cuts]
+    results = results_of(params)
+    slices, others = results[: len(params.cuts)], results[len(params.cuts) :]
     state = source_state(params.data, sources)
-    digest = ""
-    for result in results_of(params):
-        if any(need not in found.sound for need in result.needs):
-            continue
-        if not result.path.exists():
-            found.problems.append(Problem(result, f"{result.path}: expected a result, found no file", is_missing=True))
-            continue
-        try:
-            notes = _sound_notes(result, digest)
-            if result.path in of_slices:
-                _check_source(params, result.path, notes, state)
-                digest = _same_digest(result.path, notes, digest)
-                found.unread += [result.path] * (state is None and notes["source_state"] is not None)
-        except InputError as error:
-            found.problems.append(Problem(result, str(error)))
-        else:
-            found.sound[result.path] = notes
+    for result in slices:
+        _examine(found, result, "", lambda notes, path=result.path: _check_source(params, path, notes, state))
+    digests = {notes["digest"] for notes in found.sound.values()}
+    if len(digests) > 1:
+        # Nobody knows which is right.
+        paths = ", ".join(map(str, found.sound))
+        for result in (result for result in slices if result.path in found.sound):
+            found.problems.append(Problem(result, f"{result.path}: expected the same images in {paths}, got others"))
+        found.sound.clear()
+    digest = next(iter(digests), "")
+    found.unread = [path for path, notes in found.sound.items() if state is None and notes["source_state"] is not None]
+    for result in others:
+        _examine(found, result, digest)
     return found
+
+
+def _examine(found: Audit, result: Result, digest: str, check: Callable[[Notes], None] = lambda notes: None) -> None:
+    """Note whether a result is sound, by `check` too; nothing if it is made from one that is not."""
+    if any(need not in found.sound for need in result.needs):
+        return
+    if not result.path.exists():
+        found.problems.append(Problem(result, f"{result.path}: expected a result, found no file", is_missing=True))
+        return
+    try:
+        notes = _sound_notes(result, digest)
+        check(notes)
+    except InputError as error:
+        found.problems.append(Problem(result, str(error)))
+    else:
+        found.sound[result.path] = notes
 
 
 def _sound_notes(result: Result, digest: str) -> Notes:
@@ -200,16 +213,6 @@ def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -
             f"{path}: expected slices of a source of SHA-256 {params.data.source_digest}, as data.source_digest says, "
             f"got {notes['source_digest']}"
         )
-
-
-def _same_digest(path: Path, notes: Notes, digest: str) -> str:
-    """Return the digest of the images in a file of slices; raise InputError unless the files before it have the same.
-
-    `digest` is theirs; empty if there are none.
-    """
-    if digest not in ("", notes["digest"]):
-        raise InputError(f"{path}: expected the images of the other scale factors, of digest {digest}, got others")
-    return notes["digest"]
 
 
 def recorded_in() -> dict[str, str] | None:

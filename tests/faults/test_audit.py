@@ -14,7 +14,7 @@ from spn.cli import main
 from spn.config import InputError, Params, load_params
 from spn.paths import request_path
 from spn.pipeline.verify import verify_results
-from spn.provenance import ask, audit, layout_of, results_of
+from spn.provenance import ask, audit, results_of
 from spn.provenance.results import Result
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
@@ -33,18 +33,21 @@ def small_params() -> dict[str, Any]:
     return params
 
 
+def data_of(params: Params, stage: str) -> str:
+    return f"data/digits/S{params.stage_plans[stage].scale_factor}.h5"
+
+
 def sample_command(chain: str, stage: str, params: Params, output: str, given: str | None = None) -> list[str]:
-    data, weights = f"data/digits/{layout_of(params, stage)}.h5", f"results/stages/{stage}/checkpoint.safetensors"
-    command = ["sample", chain, stage, "--data", data, "--checkpoint", weights, "--output", output]
+    weights = f"results/stages/{stage}/checkpoint.safetensors"
+    command = ["sample", chain, stage, "--data", data_of(params, stage), "--checkpoint", weights, "--output", output]
     return command if given is None else [*command, "--given", given]
 
 
 def make_everything(params: Params) -> None:
     """Do what the workflow does, in this process."""
-    layouts = dict.fromkeys(layout_of(params, stage) for stage in params.stage_plans)
-    commands = [["preprocess", "--layout", layout, "--output", f"data/digits/{layout}.h5"] for layout in layouts]
+    commands = [["preprocess", "--scale-factor", str(s), "--output", f"data/digits/S{s}.h5"] for s in params.cuts]
     for stage in params.stage_plans:
-        data, output = f"data/digits/{layout_of(params, stage)}.h5", f"results/stages/{stage}"
+        data, output = data_of(params, stage), f"results/stages/{stage}"
         commands.append(["train", stage, "--data", data, "--output", output])
         weights = f"{output}/checkpoint.safetensors"
         commands.append(["evaluate", stage, "--data", data, "--checkpoint", weights, "--output", output])
@@ -56,7 +59,7 @@ def make_everything(params: Params) -> None:
             given = f"{output}/samples.h5"
         commands.append(["summarise", name, "--output", f"results/chains/{name}/metrics.json"])
         commands.append(["record", name, "--output", f"mlflow/chains/{name}.json"])
-    commands.append(["report", "--data", "data/digits/S1_5.h5"])
+    commands.append(["report", "--data", "data/digits/S1.h5"])
     for command in commands:
         assert main(command) == 0, command
 
@@ -247,7 +250,7 @@ def test_sample_refuses_what_is_missing_or_foreign(params: Params, capsys: pytes
     foreign = SAMPLES.format("raster/raster")
     assert told(foreign) == f"{foreign}: expected samples of chain depth, got raster"
     assert told(low) == f"{low}: expected samples of stage high, got low"
-    for other in ("data/digits/S2_2+3.h5", "results/stages/high/checkpoint.safetensors", "params.yaml"):
+    for other in ("data/digits/S2.h5", "results/stages/high/checkpoint.safetensors", "params.yaml"):
         line = told(other)
         assert line.startswith(f"{other}: ")
         assert "delete" not in line or other.startswith("results")
@@ -262,10 +265,10 @@ def test_sample_refuses_samples_of_other_data(params: Params, capsys: pytest.Cap
 
     given = Path(SAMPLES.format("depth/high"))
     images, notes = read_images(given)
-    notes["recipe"] = sampling_recipe(params, "depth", "high", {"high": "0" * 64})
+    notes["recipe"] = sampling_recipe(params, "depth", "high", "0" * 64)
     write_images(given, images, notes)
     line = refused_sample(capsys, sample_command("depth", "low", params, "out", str(given)))
-    assert line.startswith(f"{given}: made from another recipe than params.yaml asks for: data_digests.high: expected")
+    assert line.startswith(f"{given}: made from another recipe than params.yaml asks for: data_digest: expected")
 
 
 def test_figures_of_another_recipe_are_neither_recorded_nor_shown(
@@ -276,7 +279,7 @@ def test_figures_of_another_recipe_are_neither_recorded_nor_shown(
     for path, foreign in ((chain, Path("results/chains/raster/metrics.json")), (weights, weights.parents[1] / "high")):
         content = path.read_bytes()
         shutil.copy(foreign / path.name if foreign.is_dir() else foreign, path)
-        for command in (["record", "depth", "--output", "out.json"], ["report", "--data", "data/digits/S1_5.h5"]):
+        for command in (["record", "depth", "--output", "out.json"], ["report", "--data", "data/digits/S1.h5"]):
             capsys.readouterr()
             assert main(command) == 2
             assert capsys.readouterr().err.startswith(f"spn: error: {path}: made from another recipe")

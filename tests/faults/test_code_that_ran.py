@@ -108,7 +108,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("code"))
     shutil.copytree(ROOT / "spn", project.folder / "spn", ignore=shutil.ignore_patterns("__pycache__"))
     write_params(project.folder, tiny_params())
-    project.run("-m", "spn", "preprocess", "--layout", "S2_2+3", "--output", "low.h5")
+    project.run("-m", "spn", "preprocess", "--scale-factor", "2", "--output", "low.h5")
     project.run("-m", "spn", *train_command("undisturbed", "runs"))
     assert project.trained("undisturbed")[1] == project.digest()
     return project

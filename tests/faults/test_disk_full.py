@@ -108,11 +108,11 @@ def test_preprocess(
     (experiment.data).write_bytes(b"of another time")
     disk.fill(leaving)
     before = disk.content()
-    command = ["preprocess", "--params", experiment.params, "--layout", "S2_2+3", "--output", experiment.data]
+    command = ["preprocess", "--params", experiment.params, "--scale-factor", "2", "--output", experiment.data]
     expected = f"spn: error: {experiment.data}: could not be written: No space left on device"
     assert fails(command, capsys) == expected
     assert_goes_on(command, disk, before)
-    assert experiment.data.read_bytes() == (made / "S2_2+3.h5").read_bytes()
+    assert experiment.data.read_bytes() == (made / "S2.h5").read_bytes()
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -126,7 +126,7 @@ def assert_same_weights(folder: Path, other: Path) -> None:
 
 
 def test_the_checkpoint(made: Path, disk: Disk) -> None:
-    params, data = load_params(made / "params.yaml"), SliceFile(made / "S2_2+3.h5")
+    params, data = load_params(made / "params.yaml"), SliceFile(made / "S2.h5")
     output, runs, device = disk.place / "low", disk.place.parent / "runs", torch.device("cpu")
     disk.fill()
     with pytest.raises(WriteError, match=rf"^{output}/checkpoint\.safetensors: could not be written: No space left"):
@@ -140,7 +140,7 @@ def test_the_checkpoint(made: Path, disk: Disk) -> None:
 def test_the_state_of_a_training(made: Path, disk: Disk, tmp_path: Path) -> None:
     section = tiny_params() | {"data": load_params(made / "params.yaml").data.model_dump(mode="json")}
     section["stages"]["low"]["training"] |= {"steps": 4, "validate_every": 2}
-    params, data = load_params(write_params(tmp_path, section)), SliceFile(made / "S2_2+3.h5")
+    params, data = load_params(write_params(tmp_path, section)), SliceFile(made / "S2.h5")
     runs, device = disk.place / "runs", torch.device("cpu")
 
     def fill_at_the_end(row: Row) -> None:
@@ -201,7 +201,10 @@ def written_by(verb: str, experiment: Experiment) -> tuple[list[object], Path]:
     given = ["--checkpoint", experiment.checkpoint("high"), "--output", samples]
     summarised = experiment.folder / "chains/depth/metrics.json"
     return {
-        "preprocess": (["preprocess", *common[:2], "--layout", "S2_2+3", "--output", experiment.data], experiment.data),
+        "preprocess": (
+            ["preprocess", *common[:2], "--scale-factor", "2", "--output", experiment.data],
+            experiment.data,
+        ),
         "train, its state": ([*train, "--runs", runs, "--experiment", elsewhere / "handle.json"], runs),
         "train, its handle": ([*train, "--runs", elsewhere / "runs", "--experiment", handle], handle),
         "evaluate": (
@@ -268,7 +271,7 @@ def test_a_file_in_place_of_the_folder_of_states(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "runs").write_bytes(b"")
-    command = ["train", "low", "--params", made / "params.yaml", "--data", made / "S2_2+3.h5"]
+    command = ["train", "low", "--params", made / "params.yaml", "--data", made / "S2.h5"]
     command += ["--runs", tmp_path / "runs", "--output", tmp_path / "low"]
     said = fails(command, capsys)
     assert said.startswith(f"spn: error: {tmp_path}/runs/.low-")

@@ -93,7 +93,7 @@ def test_an_interrupted_training_goes_on_where_it_was_killed(
 
     # The same training, never interrupted.
     monkeypatch.chdir(workspace.folder)
-    whole = ["train", "low", "--data", "data/digits/S2_2+3.h5"]
+    whole = ["train", "low", "--data", "data/digits/S2.h5"]
     assert main([*whole, "--output", "whole", "--runs", "whole/runs"]) == 0
     resumed, uninterrupted = (load_tensors(Path(path))[0] for path in (LOW, "whole/checkpoint.safetensors"))
     assert resumed.keys() == uninterrupted.keys()

@@ -206,7 +206,17 @@ def run(folder: Path) -> None:
         params["stages"]["raster"]["model"] |= {"width": 6, "pixelcnn_width": 6}
         params["chains"] = {"raster": {"stages": ["raster"]}}
         path, errors = write_params(root, params), io.StringIO()
-        arguments = ["preprocess", "--params", path, "--layout", "S1_5", "--sources", root, "--output", root / "out.h5"]
+        arguments = [
+            "preprocess",
+            "--params",
+            path,
+            "--scale-factor",
+            "1",
+            "--sources",
+            root,
+            "--output",
+            root / "out.h5",
+        ]
         before = sorted(folder.parent.rglob("*"))
         with contextlib.redirect_stderr(errors):
             status = main([str(argument) for argument in arguments])

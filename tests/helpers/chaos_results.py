@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from chaos_states import CHAIN, FINAL, LAYOUT, NAME, STAGES, set_up
+from chaos_states import CHAIN, FINAL, NAME, STAGES, set_up
 from workspace import Workspace, fresh
 
 from spn.notes import FILES, read_notes
@@ -72,8 +72,8 @@ def undisturbed(folder: Path, number: int) -> Workspace:
 
 def verbs() -> Iterator[list[str]]:
     """List the commands that make everything."""
-    data = f"data/{NAME}/{LAYOUT}.h5"
-    yield ["preprocess", "--layout", LAYOUT, "--output", data]
+    data = f"data/{NAME}/S2.h5"
+    yield ["preprocess", "--scale-factor", "2", "--output", data]
     given: list[str] = []
     for stage in STAGES:
         output, samples = f"results/stages/{stage}", f"results/chains/{CHAIN}/{stage}"

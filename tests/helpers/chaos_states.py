@@ -17,7 +17,7 @@ from workspace import Workspace
 
 State = dict[str, int]
 
-NAME, LAYOUT, CHAIN, STAGES = "pictures", "S2_1+1", "depth", ("high", "low")
+NAME, CHAIN, STAGES = "pictures", "depth", ("high", "low")
 SOURCE = Path("sources", NAME)
 NUM_PICTURES = 60
 OLD = (1_000_000_000, 1_000_000_000)

@@ -138,7 +138,7 @@ def source_target(name: str, folder: Path) -> Target:
     def read() -> dict[str, bytes]:
         output.unlink(missing_ok=True)
         path = write_params(folder, params)
-        verb("preprocess", "--params", path, "--layout", "S1_8", "--sources", folder, "--output", output)
+        verb("preprocess", "--params", path, "--scale-factor", "1", "--sources", folder, "--output", output)
         # Not the whole file, which also says what bytes the source had: some in an archive are of no picture.
         return {"slices": SliceFile(output).digest.encode()}
 
@@ -155,7 +155,7 @@ class Experiment:
 
     @property
     def data(self) -> Path:
-        return self.folder / "S2_2+3.h5"
+        return self.folder / "S2.h5"
 
     @property
     def params(self) -> Path:
@@ -177,7 +177,7 @@ class Experiment:
         for name in ("high", "low"):
             params["stages"][name]["training"] |= {"steps": 2, "validate_every": 2}
         write_params(self.folder, params)
-        verb("preprocess", "--params", self.params, "--layout", "S2_2+3", "--output", self.data)
+        verb("preprocess", "--params", self.params, "--scale-factor", "2", "--output", self.data)
         for name in ("high", "low"):
             self.train(name, self.folder / "stages")
             self.evaluate(name)

@@ -25,12 +25,12 @@ from spn.provenance import (
     summary_recipe,
 )
 
-DIGESTS = {"raster": "1" * 64, "high": "2" * 64, "low": "2" * 64}
-"""Of the slices that each stage reads: `high` and `low` share a layout."""
+DIGEST = "2" * 64
+"""Of the images, which are the same in both files of slices."""
 SOURCE_DIGEST = "5" * 64
 HANDLE = {"uri": "sqlite:///mlflow.db", "id": "1"}
 
-WHOLE, SPLIT = "data/made/S1_5.h5", "data/made/S2_2+3.h5"
+WHOLE, SPLIT = "data/made/S1.h5", "data/made/S2.h5"
 
 
 class Made(NamedTuple):
@@ -45,46 +45,46 @@ def _stage(stage: str, slices: str) -> dict[str, Made]:
     folder = f"results/stages/{stage}"
     weights = f"{folder}/checkpoint.safetensors"
     return {
-        weights: Made({slices}, ("history.csv",), lambda params: stage_recipe(params, stage, DIGESTS[stage])),
+        weights: Made({slices}, ("history.csv",), lambda params: stage_recipe(params, stage, DIGEST)),
         f"{folder}/metrics.json": Made(
-            {slices, weights}, ("nats.npy",), lambda params: evaluation_recipe(params, stage, DIGESTS[stage])
+            {slices, weights}, ("nats.npy",), lambda params: evaluation_recipe(params, stage, DIGEST)
         ),
     }
 
 
 MADE: dict[str, Made] = {
-    WHOLE: Made(set(), (), lambda params: slices_recipe(params, "S1_5")),
-    SPLIT: Made(set(), (), lambda params: slices_recipe(params, "S2_2+3")),
+    WHOLE: Made(set(), (), lambda params: slices_recipe(params, 1)),
+    SPLIT: Made(set(), (), lambda params: slices_recipe(params, 2)),
     **_stage("raster", WHOLE),
     **_stage("high", SPLIT),
     **_stage("low", SPLIT),
     "results/chains/raster/raster/samples.h5": Made(
         {"results/stages/raster/checkpoint.safetensors"},
         ("samples.png",),
-        lambda params: sampling_recipe(params, "raster", "raster", DIGESTS),
+        lambda params: sampling_recipe(params, "raster", "raster", DIGEST),
     ),
     "results/chains/raster/metrics.json": Made(
-        {"results/stages/raster/metrics.json"}, (), lambda params: summary_recipe(params, "raster", DIGESTS)
+        {"results/stages/raster/metrics.json"}, (), lambda params: summary_recipe(params, "raster", DIGEST)
     ),
     "mlflow/chains/raster.json": Made(
         {"results/chains/raster/metrics.json", "results/chains/raster/raster/samples.h5"},
         (),
-        lambda params: record_recipe(params, "raster", DIGESTS, HANDLE),
+        lambda params: record_recipe(params, "raster", DIGEST, HANDLE),
     ),
     "results/chains/depth/high/samples.h5": Made(
         {"results/stages/high/checkpoint.safetensors"},
         ("samples.png",),
-        lambda params: sampling_recipe(params, "depth", "high", DIGESTS),
+        lambda params: sampling_recipe(params, "depth", "high", DIGEST),
     ),
     "results/chains/depth/low/samples.h5": Made(
         {"results/stages/low/checkpoint.safetensors", "results/chains/depth/high/samples.h5"},
         ("samples.png",),
-        lambda params: sampling_recipe(params, "depth", "low", DIGESTS),
+        lambda params: sampling_recipe(params, "depth", "low", DIGEST),
     ),
     "results/chains/depth/metrics.json": Made(
         {"results/stages/high/metrics.json", "results/stages/low/metrics.json"},
         (),
-        lambda params: summary_recipe(params, "depth", DIGESTS),
+        lambda params: summary_recipe(params, "depth", DIGEST),
     ),
     "mlflow/chains/depth.json": Made(
         {
@@ -93,7 +93,7 @@ MADE: dict[str, Made] = {
             "results/chains/depth/low/samples.h5",
         },
         (),
-        lambda params: record_recipe(params, "depth", DIGESTS, HANDLE),
+        lambda params: record_recipe(params, "depth", DIGEST, HANDLE),
     ),
     "results/plots/report.json": Made(
         {
@@ -118,7 +118,7 @@ MADE: dict[str, Made] = {
             "curves/high.csv",
             "curves/low.csv",
         ),
-        lambda params: report_recipe(params, DIGESTS),
+        lambda params: report_recipe(params, DIGEST),
     ),
 }
 """Every result, by its path, in the order in which they are made."""
@@ -160,9 +160,8 @@ def notes_of(params: Params, path: str) -> Notes:
     """Return the notes that a result must have, given the files beside it."""
     notes: Notes = {"recipe": MADE[path].recipe(params)}
     if path in (WHOLE, SPLIT):
-        digest = DIGESTS["raster" if path == WHOLE else "high"]
         state = source_state(params.data, Path("sources"))
-        return notes | {"digest": digest, "source_digest": SOURCE_DIGEST, "source_state": state}
+        return notes | {"digest": DIGEST, "source_digest": SOURCE_DIGEST, "source_state": state}
     files = zip(MADE[path].others, files_of(path)[1:], strict=True)
     digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files}
     return notes | ({"files": digests} if digests else {})

@@ -166,22 +166,21 @@ def _share_scale(values: Values, stage: str, scale: int) -> None:
 
 def jobs_of(params: Params) -> Jobs:
     """State what every job's results are made from, given the same data."""
-    digests = dict.fromkeys(params.stage_plans, DIGEST)
     jobs: Jobs = {"preprocess": {}}
     for result in results_of(params):
         match result.path.parts:
             case ["data", *_]:
-                jobs["preprocess"] |= {str(result.path): result.recipe(digests)}
+                jobs["preprocess"] |= {str(result.path): result.recipe(DIGEST)}
             case ["results", "stages", stage, file]:
-                jobs[f"{'train' if file == 'checkpoint.safetensors' else 'evaluate'}/{stage}"] = result.recipe(digests)
+                jobs[f"{'train' if file == 'checkpoint.safetensors' else 'evaluate'}/{stage}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, "metrics.json"]:
-                jobs[f"summarise/{chain}"] = result.recipe(digests)
+                jobs[f"summarise/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, stage, _]:
-                jobs[f"sample/{chain}/{stage}"] = result.recipe(digests)
+                jobs[f"sample/{chain}/{stage}"] = result.recipe(DIGEST)
             case ["mlflow", "chains", file]:
-                jobs[f"record/{Path(file).stem}"] = result.recipe(digests)
+                jobs[f"record/{Path(file).stem}"] = result.recipe(DIGEST)
             case ["results", "plots", "report.json"]:
-                jobs["report"] = result.recipe(digests)
+                jobs["report"] = result.recipe(DIGEST)
             case other:
                 raise AssertionError(f"{other}: of which job?")
     return jobs

@@ -18,7 +18,7 @@ from torch.distributed import TCPStore
 from spn.cli import main
 from spn.tracking import open_experiment
 
-DATA = {"raster": "S1_5.h5", "high": "S2_2+3.h5", "low": "S2_2+3.h5"}
+DATA = {"raster": "S1.h5", "high": "S2.h5", "low": "S2.h5"}
 
 _stores: list[TCPStore] = []
 
@@ -28,8 +28,8 @@ def make_experiment(folder: Path, params: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_params(folder, params)
     with contextlib.chdir(folder):
-        for layout in sorted(set(DATA.values())):
-            assert main(["preprocess", "--layout", Path(layout).stem, "--output", layout]) == 0
+        for scale_factor in ("1", "2"):
+            assert main(["preprocess", "--scale-factor", scale_factor, "--output", f"S{scale_factor}.h5"]) == 0
         open_experiment(Path("experiment.json"), params["data"]["name"])
     return folder
 

@@ -29,8 +29,8 @@ SECONDS = 600
 STAGES = ("raster", "high", "low")
 CHAIN = ("high", "low")
 EVERYTHING = {
-    "preprocess/digits/S1_5",
-    "preprocess/digits/S2_2+3",
+    "preprocess/digits/S1",
+    "preprocess/digits/S2",
     *(f"{rule}/{stage}" for rule in ("train", "evaluate") for stage in STAGES),
     "sample/raster/raster",
     "sample/depth/high",

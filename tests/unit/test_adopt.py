@@ -1,5 +1,7 @@
 """`spn adopt`: a checkpoint goes on under refactored code, if that evaluates it as before, and nothing else changed."""
 
+import hashlib
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,9 @@ from experiment import tiny_params, write_params
 from spn.checkpoint import load_tensors, save_tensors
 from spn.cli import main
 from spn.config import load_params
+from spn.data.hdf5 import SliceFile
+from spn.data.layout import SPLITS
+from spn.data.sources import open_source
 from spn.files import read_json, write_json
 from spn.notes import RECIPE, content_digest
 from spn.paths import METRICS, NATS, checkpoint_path, metrics_path
@@ -21,7 +26,7 @@ from spn.provenance import recipe_digest, stage_recipe
 OLD = "0" * 64
 """The digest of code that trained, before it was refactored."""
 
-DATA, OUTPUT = "data/digits/S2_2+3.h5", "results/stages/low"
+DATA, OUTPUT = "data/digits/S2.h5", "results/stages/low"
 TRAIN = ["train", "low", "--data", DATA, "--output", OUTPUT, "--device", "cpu"]
 EVALUATE = ["evaluate", "low", "--data", DATA, "--checkpoint", f"{OUTPUT}/checkpoint.safetensors", "--output", OUTPUT]
 ADOPT = ["adopt", "low", "--device", "cpu"]
@@ -34,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_params(folder, tiny_params())
-        assert main(["preprocess", "--layout", "S2_2+3", "--output", DATA]) == 0
+        assert main(["preprocess", "--scale-factor", "2", "--output", DATA]) == 0
         assert main(TRAIN) == 0
         assert main(EVALUATE) == 0
         change_recipe(lambda recipe: recipe.update(code_digest=OLD))
@@ -69,7 +74,9 @@ def test_a_checkpoint_is_adopted_and_says_of_what(folder: Path, capsys: pytest.C
     assert now[RECIPE] == stage_recipe(params, "low", notes[RECIPE]["data_digest"])
     (adopted,) = now.pop("adopted")
     assert now | {RECIPE: None} == notes | {RECIPE: None}
-    assert adopted.keys() == {"code_digest", "commit", "date", "images", "largest_difference", "on_trust"}
+    assert adopted.keys() == {
+        *("code_digest", "data_digest", "commit", "date", "images", "largest_difference", "on_trust")
+    }
     assert (adopted["code_digest"], adopted["images"], adopted["largest_difference"]) == (OLD, 10, 0.0)
     assert "training step" in adopted["on_trust"]
     assert "training step" in said
@@ -157,6 +164,49 @@ def test_parameters_and_data_are_never_adopted(folder: Path, change: str, capsys
     line = refused(capsys)
     assert line.startswith(f"{checkpoint_path('low')}: expected a checkpoint of these parameters and data")
     assert line.endswith(message)
+
+
+def former_digest(cuts: tuple[int, ...]) -> str:
+    """Digest the data as when each stage had a file of its own cuts, out of the source itself."""
+    lines = []
+    params = load_params(Path("params.yaml"))
+    source, size = open_source(params.data, Path("sources")), 2
+    for split in SPLITS:
+        images = np.stack([image for image, _ in source.stream(split)])
+        # [N, S, S, h, w, C]
+        slices = np.stack([np.stack([images[:, m::size, n::size] for n in range(size)], 1) for m in range(size)], 1)
+        for start, end in itertools.pairwise(cuts):
+            levels = (slices >> (5 - end)) % (1 << (end - start))
+            lines.append((f"{split}/bits_{start}_{end}", hashlib.sha256(levels.astype(np.uint8).tobytes())))
+        labels = np.array([label for _, label in source.stream(split)], dtype="<i8")
+        lines.append((f"{split}/labels", hashlib.sha256(labels.tobytes())))
+    listing = "".join(f"{digest.hexdigest()}  {name}\n" for name, digest in sorted(lines, key=lambda line: line[0]))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def test_the_digest_that_data_had_before_is_adopted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    former, now = former_digest((0, 2, 5)), SliceFile(Path(DATA)).digest
+    change_recipe(lambda recipe: recipe.update(data_digest=former))
+    assert main(ADOPT) == 0
+    assert capsys.readouterr().out.startswith("low: adopted from code 000000000000")
+    notes = load_tensors(checkpoint_path("low"))[1]
+    assert notes[RECIPE]["data_digest"] == now != former
+    assert [each["data_digest"] for each in notes["adopted"]] == [former]
+    content = checkpoint_path("low").read_bytes()
+    assert main(TRAIN) == 0
+    assert checkpoint_path("low").read_bytes() == content
+
+
+@pytest.mark.parametrize("cuts", [(0, 5), (0, 3, 5), None])
+def test_no_other_digest_of_data_is_adopted(
+    folder: Path, cuts: tuple[int, ...] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even of the same images in a file that the stage never read."""
+    other = former_digest(cuts) if cuts else "3" * 64
+    change_recipe(lambda recipe: recipe.update(data_digest=other))
+    line = refused(capsys)
+    assert line.startswith(f"{checkpoint_path('low')}: expected a checkpoint of these parameters and data")
+    assert line.endswith(f"data_digest: expected {SliceFile(Path(DATA)).digest}, got {other}")
 
 
 def test_figures_of_another_checkpoint_show_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,8 +35,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, SliceFile]:
     raw = tiny_params()
     raw["stages"]["low"]["training"] |= {"steps": 10, "validate_every": 5}
     params = load_params(write_params(folder, raw))
-    write_slices(params.data, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
-    return params, SliceFile(folder / "S2_2+3.h5")
+    write_slices(params.data, 2, (0, 2, 5), folder / "sources", folder / "S2.h5", progress=False)
+    return params, SliceFile(folder / "S2.h5")
 
 
 def test_a_bound_repeats_and_leaves_the_random_numbers_of_others_alone(

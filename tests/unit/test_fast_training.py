@@ -200,8 +200,8 @@ def test_slices_are_those_of_the_file_whether_they_fit_or_not(experiment, monkey
 def test_slices_that_fit_are_read_once(experiment, monkeypatch):
     reads = []
     file = SliceFile(experiment[1] / "low.h5")
-    sound = file.slices
-    monkeypatch.setattr(file, "slices", lambda split, indices: reads.append(len(indices)) or sound(split, indices))
+    sound = file.levels
+    monkeypatch.setattr(file, "levels", lambda split, indices: reads.append(len(indices)) or sound(split, indices))
     slices = ResidentSlices(file, CPU)
     for _ in range(3):
         slices.slices("train", torch.tensor([1, 2]))

@@ -1,7 +1,7 @@
 """The HDF5 files: random access without h5py objects, refusal of other files, samples and their attributes."""
 
 import hashlib
-import pickle
+import json
 
 import h5py
 import numpy as np
@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from source_files import data_section
 
 from spn.config import InputError
-from spn.data.hdf5 import SliceFile, read_images, write_images
+from spn.data.hdf5 import SliceFile, create_slices, read_images, write_images
+from spn.data.layout import SPLITS, Layout, Origin
 from spn.data.preprocess import write_slices
-from spn.data.seal import Extent, write_seal
+from spn.data.seal import Extent, open_sealed, write_seal
+from spn.data.sources import open_source
+from spn.image import join_slices
+from spn.notes import read_notes, read_seal
 
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 20, "test": 30, "limit": {"train": 100}}
 
@@ -22,8 +26,8 @@ DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 20, "te
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slices")
-    write_slices(data_section(**DIGITS), 2, (0, 2, 5), folder, folder / "S2_2+3.h5", progress=False)
-    return folder / "S2_2+3.h5"
+    write_slices(data_section(**DIGITS), 2, (0, 2, 5), folder, folder / "S2.h5", progress=False)
+    return folder / "S2.h5"
 
 
 @pytest.fixture
@@ -39,13 +43,15 @@ def test_the_layout_is_the_documented_one(path):
             assert set(file[split]) == {"bits_0_2", "bits_2_5", "labels"}
             for name in ("bits_0_2", "bits_2_5"):
                 dataset = file[split][name]
-                assert (dataset.shape, dataset.dtype) == ((count, 2, 2, 4, 4, 1), np.uint8)
+                assert (dataset.shape, dataset.dtype) == ((2, 2, count, 4, 4, 1), np.uint8)
                 assert dataset.chunks is None
             assert (file[split]["labels"].shape, file[split]["labels"].dtype) == ((count,), np.int64)
             assert file.attrs[f"num_images_{split}"] == count
         assert file["train/bits_0_2"][()].max() == 2
         assert file["train/bits_2_5"][()].max() == 7
-        assert file.attrs["layout_version"] == 3
+        # A digest for each slice of two ranges in three splits, and one for each split's labels.
+        assert (file["sha256"].shape, file["sha256"].dtype) == ((2 * 3 * 4 + 3, 32), np.uint8)
+        assert file.attrs["layout_version"] == 4
         assert file.userblock_size == 16384
 
 
@@ -67,13 +73,68 @@ def test_what_is_read_may_be_written_to(path):
     assert torch.equal(file.slices("test", torch.tensor([0])), expected)
 
 
-def test_a_pickled_file_holds_its_path_and_reads_the_same(path):
-    file = SliceFile(path)
-    content = pickle.dumps(file)
-    assert len(content) < 1000
-    again = pickle.loads(content)
-    assert again.digest == file.digest
-    assert torch.equal(again.slices("test", np.arange(30)), file.slices("test", np.arange(30)))
+def test_every_slice_of_every_range_has_its_digest_in_the_file(path):
+    seal = read_seal(path, "slices")
+    with h5py.File(path) as file:
+        content, table = path.read_bytes(), file["sha256"]
+        assert seal["datasets"].keys() == {f"{split}/{name}" for split in SPLITS for name in file[split]}
+        for name, extent in seal["datasets"].items():
+            parts = file[name][()].reshape(extent["parts"], -1)
+            assert extent["parts"] == (1 if name.endswith("labels") else 4)
+            first = (extent["digests"] - table.id.get_offset()) // 32
+            for number, part in enumerate(parts):
+                start = extent["offset"] + number * part.nbytes
+                assert content[start : start + part.nbytes] == part.tobytes()
+                assert table[first + number].tobytes() == hashlib.sha256(part.tobytes()).digest()
+
+
+def test_the_digest_is_of_images_and_labels_however_they_are_cut(path, tmp_path):
+    section = data_section(**DIGITS)
+    source = open_source(section, tmp_path)
+    images, labels = ({split: list(source.stream(split)) for split in SPLITS} for _ in range(2))
+    expected = {
+        "bits": 5,
+        "shape": [8, 8, 1],
+        "num_images": {"train": 100, "validation": 20, "test": 30},
+        "levels": {split: sha256(np.stack([image for image, _ in images[split]])) for split in SPLITS},
+        "labels": {split: sha256(np.array([label for _, label in labels[split]], dtype="<i8")) for split in SPLITS},
+    }
+    digest = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
+    assert read_notes(path)["digest"] == SliceFile(path).digest == digest
+    for scale_factor, cuts in ((1, (0, 5)), (2, (0, 1, 4, 5)), (8, (0, 2, 5))):
+        write_slices(section, scale_factor, cuts, tmp_path, tmp_path / "other.h5", progress=False)
+        assert SliceFile(tmp_path / "other.h5").digest == digest
+
+
+def sha256(values):
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("scale_factor", [8, 16])
+def test_the_seal_holds_any_number_of_slices(tmp_path, scale_factor):
+    """All bits cut and all slices: 6,144 digests, and notes as large as those of the workflow."""
+    images = np.arange(5 * 16 * 16 * 3, dtype=np.uint8).reshape(5, 16, 16, 3)
+    layout, counts = Layout(scale_factor, tuple(range(9)), (16, 16, 3)), dict.fromkeys(SPLITS, 5)
+    with create_slices(tmp_path / "out.h5", layout, counts, {*SPLITS}) as writer:
+        for split in SPLITS:
+            writer.append(split, images[:2], [1, 2])
+            writer.append(split, images[2:], [3, 4, 5])
+        writer.finish(Origin("made", "arrays", "", "", "", 0, 0), {"recipe": "x" * 4000})
+    assert len(read_notes(tmp_path / "out.h5")["recipe"]) == 4000
+    file = SliceFile(tmp_path / "out.h5")
+    for split in SPLITS:
+        assert np.array_equal(join_slices(file.slices(split, np.arange(5))).numpy(), images)
+    offset = offset_of(tmp_path / "out.h5", "train/bits_7_8")
+    flip(tmp_path / "out.h5", offset + 5 * images[0].size - 1)
+    file = SliceFile(tmp_path / "out.h5")
+    file.slices("test", np.arange(5))
+    with pytest.raises(InputError, match="in its dataset train/bits_7_8: damaged"):
+        file.slices("train", np.arange(1))
+    with (
+        pytest.raises(InputError, match="in its dataset train/bits_7_8: damaged"),
+        open_sealed(tmp_path / "out.h5", "slices") as (_, seal),
+    ):
+        seal.check_all()
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -123,14 +184,29 @@ def test_damaged_labels_are_refused_at_once(copy):
         SliceFile(copy)
 
 
+def test_a_damaged_table_of_digests_is_refused_at_once(copy):
+    flip(copy, offset_of(copy, "sha256") + 40)
+    with pytest.raises(InputError, match=rf"^{copy}: .* in its metadata: damaged; delete it"):
+        SliceFile(copy)
+
+
+def test_a_file_of_the_version_before_is_refused_by_name(copy):
+    """Its seal had the digests themselves."""
+    copy.write_bytes(b"spn seal, sha256 " + copy.read_bytes()[len(b"spn seal, sha256 ") :])
+    expected = "got a file without a seal, of an older version or of another kind; "
+    for read in (SliceFile, read_notes):
+        with pytest.raises(InputError, match=rf"^{copy}: expected [^\n]*{expected}[^\n]*run the workflow again$"):
+            read(copy)
+
+
 def seal_again(path):
     """Seal a file that was changed on purpose, as one of the version that changed it."""
     extents = {}
 
     def measure(name, item):
-        if isinstance(item, h5py.Dataset) and (offset := item.id.get_offset()) is not None:
-            content = item[()].tobytes()
-            extents[name] = Extent(offset, len(content), hashlib.sha256(content).hexdigest())
+        if isinstance(item, h5py.Dataset) and (offset := item.id.get_offset()) is not None and name != "sha256":
+            row = item.file["sha256"].id.get_offset()
+            extents[name] = Extent(offset, item.nbytes, 1 if name.endswith("labels") else 4, row)
 
     with h5py.File(path) as file:
         file.visititems(measure)
@@ -138,7 +214,7 @@ def seal_again(path):
 
 
 def set_version(file):
-    file.attrs["layout_version"] = 2
+    file.attrs["layout_version"] = 3
 
 
 def drop_digest(file):
@@ -168,7 +244,7 @@ def widen(file):
 
 
 def shorten(file):
-    replace(file, data=np.zeros((29, 2, 2, 4, 4, 1), dtype=np.uint8))
+    replace(file, data=np.zeros((2, 2, 29, 4, 4, 1), dtype=np.uint8))
 
 
 def turn_into_group(file):
@@ -229,5 +305,5 @@ def test_samples_that_cannot_be_written_leave_what_was_there(tmp_path):
 def test_slices_are_no_samples(path, tmp_path):
     with pytest.raises(InputError, match=rf"^{tmp_path}/none\.h5: expected images, got no such file$"):
         read_images(tmp_path / "none.h5")
-    with pytest.raises(InputError, match=rf"^{path.parent}/S2_2\+3\.h5: expected images, got"):
+    with pytest.raises(InputError, match=rf"^{path.parent}/S2\.h5: expected images, got"):
         read_images(path)

@@ -253,8 +253,8 @@ def test_images_are_counted_where_they_are_known(tmp_path: Path) -> None:
 
 def test_a_preprocessed_file_knows_best(tmp_path: Path) -> None:
     params = write_params(tmp_path, tiny_params() | {"data": tiny_params()["data"] | {"limit": {"test": 7}}})
-    output = tmp_path / "data" / "digits" / "S2_2+3.h5"
-    assert main(["preprocess", "--params", str(params), "--layout", "S2_2+3", "--output", str(output)]) == 0
+    output = tmp_path / "data" / "digits" / "S2.h5"
+    assert main(["preprocess", "--params", str(params), "--scale-factor", "2", "--output", str(output)]) == 0
     assert count_images(tiny(), tmp_path / "data") == {"validation": 20, "test": 7}
 
 

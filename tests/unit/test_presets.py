@@ -17,7 +17,7 @@ from experiment import MODEL, TRAINING
 from PIL import Image
 from source_files import real_file
 
-from spn.config import Params, layout_name, load_params
+from spn.config import Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
 from spn.evaluation.evaluate import chain_metrics, likelihood_metrics, stage_nats
@@ -127,9 +127,10 @@ def test_a_preset_runs_on_real_images(preset: str, tmp_path: Path) -> None:
     fill(tmp_path / "sources")
     evaluated = {}
     for name, plan in params.stage_plans.items():
-        path = tmp_path / f"{layout_name(plan.scale_factor, plan.cuts)}.h5"
+        path = tmp_path / f"S{plan.scale_factor}.h5"
         if not path.exists():
-            write_slices(params.data, plan.scale_factor, plan.cuts, tmp_path / "sources", path, progress=False)
+            cuts = params.cuts[plan.scale_factor]
+            write_slices(params.data, plan.scale_factor, cuts, tmp_path / "sources", path, progress=False)
         slices = SliceFile(path)
         assert {split: slices.num_images(split) for split in FEW} == FEW
         train_stage(params, name, slices, tmp_path / name, tmp_path / "runs", CPU)

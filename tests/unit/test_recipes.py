@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from experiment import write_params
-from fabricated import DIGESTS, made_params
+from fabricated import DIGEST, made_params
 
 from spn.config import DigitsData, InputError, Params, PixelSnailSection, load_params
 from spn.provenance import (
@@ -15,7 +15,6 @@ from spn.provenance import (
     SamplingOptions,
     differing_keys,
     evaluation_recipe,
-    layout_of,
     load_verb,
     record_recipe,
     report_recipe,
@@ -62,10 +61,10 @@ def digest(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def test_slices_are_made_from_a_layout_and_the_data_section(params: Params) -> None:
-    assert layout_of(params, "low") == "S2_2+3"
-    assert slices_recipe(params, "S2_2+3") == {
-        "layout": "S2_2+3",
+def test_slices_are_made_from_a_scale_factor_its_cuts_and_the_data_section(params: Params) -> None:
+    assert slices_recipe(params, 2) == {
+        "scale_factor": 2,
+        "cuts": [0, 2, 5],
         "data": DATA | {"num_classes": 6},
         "code_digest": "preprocess, None",
     }
@@ -143,15 +142,15 @@ def test_samples_are_made_from_weights_and_the_samples_before(params: Params, op
     shared |= {"white_level": 31, "code_digest": "sample, spn"}
     high = shared | {
         "stage": "high",
-        "data_digests": {"high": "2" * 64},
+        "data_digest": DIGEST,
         "training": digest(stage_recipe(params, "high", "2" * 64)),
         "temperature": 0.9,
         "given": None,
     }
-    assert sampling_recipe(params, "depth", "high", DIGESTS, options) == high
-    assert sampling_recipe(params, "depth", "low", DIGESTS, options) == shared | {
+    assert sampling_recipe(params, "depth", "high", DIGEST, options) == high
+    assert sampling_recipe(params, "depth", "low", DIGEST, options) == shared | {
         "stage": "low",
-        "data_digests": {"high": "2" * 64, "low": "2" * 64},
+        "data_digest": DIGEST,
         "training": digest(stage_recipe(params, "low", "2" * 64)),
         "temperature": 0.8,
         "given": digest(high),
@@ -164,31 +163,31 @@ def summary(params: Params) -> Recipe:
 
 
 def test_a_summary_is_made_from_the_figures_of_its_stages(params: Params) -> None:
-    assert summary_recipe(params, "depth", DIGESTS) == summary(params)
+    assert summary_recipe(params, "depth", DIGEST) == summary(params)
 
 
 @pytest.mark.parametrize("experiment", [{"uri": "sqlite:///mlflow.db", "id": "1"}, None])
 def test_a_record_is_made_from_a_summary_and_samples(params: Params, experiment: dict[str, str] | None) -> None:
-    assert record_recipe(params, "depth", DIGESTS, experiment) == {
+    assert record_recipe(params, "depth", DIGEST, experiment) == {
         "chain": "depth",
         "experiment": experiment,
         "summary": digest(summary(params)),
-        "samples": {stage: digest(sampling_recipe(params, "depth", stage, DIGESTS)) for stage in ("high", "low")},
+        "samples": {stage: digest(sampling_recipe(params, "depth", stage, DIGEST)) for stage in ("high", "low")},
         "code_digest": "record, None",
     }
 
 
 def test_the_report_is_made_from_everything(params: Params) -> None:
-    assert report_recipe(params, DIGESTS) == {
+    assert report_recipe(params, DIGEST) == {
         "data": DATA | {"num_classes": 6},
         "num_real_images": 4,
         "white_level": 31,
-        "real_images": "1" * 64,
-        "chains": {chain: digest(summary_recipe(params, chain, DIGESTS)) for chain in ("raster", "depth")},
-        "stages": {stage: digest(stage_recipe(params, stage, DIGESTS[stage])) for stage in ("raster", "high", "low")},
+        "real_images": DIGEST,
+        "chains": {chain: digest(summary_recipe(params, chain, DIGEST)) for chain in ("raster", "depth")},
+        "stages": {stage: digest(stage_recipe(params, stage, DIGEST)) for stage in ("raster", "high", "low")},
         "samples": {
-            "raster": digest(sampling_recipe(params, "raster", "raster", DIGESTS)),
-            "depth": digest(sampling_recipe(params, "depth", "low", DIGESTS)),
+            "raster": digest(sampling_recipe(params, "raster", "raster", DIGEST)),
+            "depth": digest(sampling_recipe(params, "depth", "low", DIGEST)),
         },
         "code_digest": "report, None",
     }

@@ -124,16 +124,26 @@ def test_a_result_must_have_the_digests_of_the_files_beside_it(params: Params) -
     check_alone(audit(params), path, f"{expected}no file; {REMEDY}")
 
 
-def test_other_slices_make_stale_what_reads_them(params: Params) -> None:
-    write_notes(SPLIT, notes_of(params, SPLIT) | {"digest": "3" * 64})
+def test_other_images_make_stale_what_reads_them(params: Params) -> None:
+    for path in (WHOLE, SPLIT):
+        write_notes(path, notes_of(params, path) | {"digest": "3" * 64})
     found = audit(params)
     reason = f"data_digest: expected {'3' * 64}, got {'2' * 64}"
     assert told(found) == {
         f"results/stages/{stage}/checkpoint.safetensors": f"results/stages/{stage}/checkpoint.safetensors: made from "
         f"another recipe than params.yaml asks for: {reason}"
-        for stage in ("high", "low")
+        for stage in ("raster", "high", "low")
     }
-    assert {*map(str, found.sound)} == MADE.keys() - (after(SPLIT) - {SPLIT})
+    assert {*map(str, found.sound)} == {WHOLE, SPLIT}
+
+
+def test_other_images_under_another_scale_factor_are_told(params: Params) -> None:
+    write_notes(SPLIT, notes_of(params, SPLIT) | {"digest": "3" * 64})
+    found = audit(params)
+    assert told(found) == {
+        path: f"{path}: expected the same images in {WHOLE}, {SPLIT}, got others" for path in (WHOLE, SPLIT)
+    }
+    assert found.sound == {}
 
 
 def test_slices_of_another_source_are_told(params: Params) -> None:

@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import shutil
 import struct
 import zipfile
 import zlib
@@ -14,7 +15,7 @@ from source_files import data_section, images_of, labels_of, positions, random_i
 
 from spn.config import InputError
 from spn.data.layout import SPLITS
-from spn.data.sources import open_source
+from spn.data.sources import open_source, pictures
 
 PICTURES = random_images(12, 20, 24, 3)
 NAMES = [f"{index:02}.png" for index in range(12)]
@@ -209,19 +210,26 @@ def test_a_damaged_member_of_a_zip_is_listed(tmp_path):
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])
 def test_a_file_of_absurd_size_is_not_even_read(tmp_path, monkeypatch, write):
-    monkeypatch.setattr("spn.data.sources.folder.MAX_FILE_BYTES", 3000)
+    monkeypatch.setattr("spn.data.sources.pictures.MAX_FILE_BYTES", 3000)
     write(tmp_path, png_contents() | {"large.png": bytes(3001)})
     with pytest.raises(InputError, match=r"got 1 of 13 .*: large\.png \(more than 3000 bytes\)$"):
         open_source(folder_section(), tmp_path)
 
 
-def test_a_picture_that_changes_while_it_is_read_is_named(tmp_path):
-    write_folder(tmp_path, png_contents())
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_a_picture_is_read_and_decoded_once(tmp_path, monkeypatch, write):
+    decoded = []
+    sound = pictures.decode_picture
+    monkeypatch.setattr(pictures, "decode_picture", lambda content, of: decoded.append(content) or sound(content, of))
+    write(tmp_path, png_contents())
     source = open_source(folder_section(), tmp_path)
-    for name in NAMES:
-        (tmp_path / "pictures" / name).write_bytes(b"gone")
-    with pytest.raises(InputError, match=r"pictures: \d\d\.png changed while it was read: not an image"):
-        images_of(source, "test")
+    for path in (tmp_path / "pictures", tmp_path / "pictures.zip"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+    crops = PICTURES[:, 6:14, 8:16]
+    assert sorted(itertools.chain(*(positions(images_of(source, split), crops) for split in SPLITS))) == [*range(12)]
+    assert decoded == [*png_contents().values()]
 
 
 @pytest.mark.parametrize("top", ["", "top/"])

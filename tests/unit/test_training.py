@@ -26,7 +26,7 @@ from spn.training.train import trained_history
 from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-LAYOUTS = {"raster": "S1_5.h5"}
+FILES = {"raster": "S1.h5"}
 """Of the stages that are not cut like the others."""
 
 
@@ -38,8 +38,8 @@ class KilledError(Exception):
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     section = load_params(write_params(folder, tiny_params())).data
-    write_slices(section, 2, (0, 2, 5), folder / "sources", folder / "S2_2+3.h5", progress=False)
-    write_slices(section, 1, (0, 5), folder / "sources", folder / "S1_5.h5", progress=False)
+    write_slices(section, 2, (0, 2, 5), folder / "sources", folder / "S2.h5", progress=False)
+    write_slices(section, 1, (0, 5), folder / "sources", folder / "S1.h5", progress=False)
     return folder
 
 
@@ -53,8 +53,8 @@ def changed(tmp_path: Path, **training: object) -> Params:
 
 def run(params: Params, data: Path, place: Path, stage: str = "low", **options: object) -> dict[str, torch.Tensor]:
     """Train one stage under `place` and give its weights."""
-    layout = SliceFile(data / LAYOUTS.get(stage, "S2_2+3.h5"))
-    train_stage(params, stage, layout, place / "out", place / "runs", CPU, **options)  # type: ignore[arg-type]
+    file = SliceFile(data / FILES.get(stage, "S2.h5"))
+    train_stage(params, stage, file, place / "out", place / "runs", CPU, **options)  # type: ignore[arg-type]
     return load_tensors(place / "out" / "checkpoint.safetensors")[0]
 
 
@@ -83,7 +83,7 @@ def test_averaging_begins_with_what_data_initialised(data, tmp_path):
     raw = tiny_params()
     raw["stages"]["low"]["model"] = {"family": "pixelcnn_pp", "filters": 4, "resnets": 1, "mixtures": 2}
     params = load_params(write_params(tmp_path, raw))
-    file = SliceFile(data / "S2_2+3.h5")
+    file = SliceFile(data / "S2.h5")
     trainer = Trainer(params, "low", file, stage_recipe(params, "low", file.digest), CPU)
     fresh = {name: weight.clone() for name, weight in trainer.state.average.model.state_dict().items()}
     trainer.initialise()
@@ -149,7 +149,7 @@ def _forbidden(self: object) -> None:
 def test_another_recipe_is_another_training(data, tmp_path):
     first, second = changed(tmp_path), changed(tmp_path, clip_norm=0.1)
     weights = run(first, data, tmp_path)
-    recipe = stage_recipe(second, "low", SliceFile(data / "S2_2+3.h5").digest)
+    recipe = stage_recipe(second, "low", SliceFile(data / "S2.h5").digest)
     assert trained_history(tmp_path / "out/checkpoint.safetensors", recipe) is None
     other = run(second, data, tmp_path)
     assert any(not torch.equal(weights[name], other[name]) for name in weights)
@@ -170,7 +170,7 @@ def test_training_learns_more_than_the_histogram(data, tmp_path, stage):
     learned = read_history(tmp_path / "out" / "history.csv")[-1]["validation_bits_per_dim_estimate"]
 
     plan = Stage(params.stage_plans[stage], params.data.shape)
-    slices = SliceFile(data / LAYOUTS.get(stage, "S2_2+3.h5")).slices("validation", torch.arange(12))
+    slices = SliceFile(data / FILES.get(stage, "S2.h5")).slices("validation", torch.arange(12))
     levels = torch.cat([plan.target(slices, plan.positions(target, 12)).flatten() for target in plan.targets])
     shares = levels.bincount().double() / len(levels)
     assert learned < 0.9 * -(shares * shares.clamp_min(1e-9).log2()).sum().item()
@@ -188,9 +188,9 @@ def test_a_loss_that_is_not_finite_stops_with_stage_and_step(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_data_of_another_layout_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match=r"S1_5.h5: expected slices under S=2 .* stage low"):
-        train_stage(changed(tmp_path), "low", SliceFile(data / "S1_5.h5"), tmp_path / "out", tmp_path / "runs", CPU)
+def test_data_of_another_scale_factor_are_refused(data, tmp_path):
+    with pytest.raises(InputError, match=r"S1.h5: expected slices under S=2 .* stage low"):
+        train_stage(changed(tmp_path), "low", SliceFile(data / "S1.h5"), tmp_path / "out", tmp_path / "runs", CPU)
 
 
 def test_a_seed_is_63_bits_of_the_digest_of_its_key() -> None:

@@ -207,7 +207,7 @@ def whole(story: Story) -> Path:
     """The stage `low`, trained and evaluated here, undisturbed."""
     folder = story.workspace.folder / "whole"
     folder.mkdir()
-    given = ["low", "--data", "data/digits/S2_2+3.h5", "--output", "whole"]
+    given = ["low", "--data", "data/digits/S2.h5", "--output", "whole"]
     with contextlib.chdir(story.workspace.folder):
         open_at("sqlite:///whole/mlflow.db", Path("whole/mlflow.json"))
         assert main(["train", *given, "--experiment", "whole/mlflow.json", "--runs", "whole/runs"]) == 0

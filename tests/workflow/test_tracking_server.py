@@ -50,7 +50,7 @@ def test_the_server_listens_to_this_machine_alone(server: MlflowServer) -> None:
 
 def test_a_chain_is_trained_and_recorded_with_its_samples(experiment: Experiment, tmp_path: Path) -> None:
     stage, chain = "results/stages/raster", "results/chains/raster"
-    trained = ["raster", "--data", "S1_5.h5"]
+    trained = ["raster", "--data", "S1.h5"]
     made = [*trained, "--checkpoint", f"{stage}/checkpoint.safetensors"]
     for command in (
         ["train", *trained, "--experiment", "experiment.json", "--output", stage],
@@ -100,7 +100,7 @@ def test_a_server_that_is_not_there_is_told_of_in_one_line(
     nobody = "http://127.0.0.1:9"
     write_json(Path("nobody.json"), {"uri": nobody, "id": experiment.id})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)  # which counts where there is no handle
-    data = ["--data", "S1_5.h5"] if verb == "train" else []
+    data = ["--data", "S1.h5"] if verb == "train" else []
     place = "nobody.json: " if handle == "nobody.json" else ""
     assert main([verb, "raster", *data, "--experiment", handle, "--output", "nothing"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     params["chains"] = {name: {"stages": [name]} for name in STAGES}
     write_params(tmp_path, params)
     with contextlib.chdir(tmp_path):
-        assert main(["preprocess", "--layout", "S1_5", "--output", "S1_5.h5"]) == 0
+        assert main(["preprocess", "--scale-factor", "1", "--output", "S1.h5"]) == 0
     return tmp_path
 
 
@@ -46,7 +46,7 @@ def start_at_once(barrier: Barrier, folder: Path, stage: str) -> None:
     os.chdir(folder)
     barrier.wait()
     os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///new/mlflow.db"
-    assert main(["train", stage, "--data", "S1_5.h5", "--output", f"out/{stage}"]) == 0
+    assert main(["train", stage, "--data", "S1.h5", "--output", f"out/{stage}"]) == 0
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ class Stripes(Pool):
             yield ((rows * int(index) // 10 + columns) % 5 * 51).astype(np.uint8)[..., None], None
 
 
-def open_stripes(section, root, progress) -> Source:
+def open_stripes(section, root, resources) -> Source:
     """Make them."""
     wanted = {"validation": section.validation, "test": section.test}
     parts = draw_parts(section, {"train": Stripes(section.size)}, wanted, "stripes")
@@ -186,10 +186,10 @@ class Project:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def make(self, stages: tuple[str, ...], layout: str) -> None:
+    def make(self, stages: tuple[str, ...], scale_factor: str) -> None:
         """Preprocess, train, evaluate and sample a chain of its own name, and check its stages."""
-        data = f"{layout}.h5"
-        self.run("preprocess", "--layout", layout, "--output", data)
+        data = f"S{scale_factor}.h5"
+        self.run("preprocess", "--scale-factor", scale_factor, "--output", data)
         given: list[str] = []
         for stage in stages:
             self.run("train", stage, "--data", data, "--output", stage)
@@ -221,7 +221,7 @@ def test_a_family_is_a_file_and_its_section(project: Project) -> None:
     project.insert("config/model.py", "if TYPE_CHECKING:\n    ModelSection", FAMILY_SECTION)
     project.create("models/toy.py", FAMILY)
     write_chain(project, ("high", "low"), family="toy", width=6, law="mixture", mixtures=2)
-    project.make(("high", "low"), "S2_2+3")
+    project.make(("high", "low"), "2")
 
 
 def test_a_law_is_a_file_and_a_name(project: Project) -> None:
@@ -230,7 +230,7 @@ def test_a_law_is_a_file_and_a_name(project: Project) -> None:
     for family in ({}, {"family": "pixelcnn_pp", "filters": 6, "resnets": 1, "downsampling": False}):
         write_chain(project, ("raster",), law="parabola", **family)
         shutil.rmtree(project.folder / "runs", ignore_errors=True)
-        project.make(("raster",), "S1_5")
+        project.make(("raster",), "1")
 
 
 def test_a_source_is_a_file_and_its_section(project: Project) -> None:
@@ -241,4 +241,4 @@ def test_a_source_is_a_file_and_its_section(project: Project) -> None:
     params["stages"] = {"raster": params["stages"]["raster"]}
     params["chains"] = {"toys": {"stages": ["raster"]}}
     write_params(project.folder, params)
-    project.make(("raster",), "S1_5")
+    project.make(("raster",), "1")

@@ -277,7 +277,7 @@ def test_a_preset_runs_in_a_workspace_of_its_own(workspace: Workspace) -> None:
         ),
         (["summarise", "nope", "--output", "out/metrics.json"], "got nope"),
         (["record", "nope", "--output", "out/run.json"], "got nope"),
-        (["preprocess", "--layout", "S9_5", "--output", "out/S9_5.h5"], "got S9_5"),
+        (["preprocess", "--scale-factor", "9", "--output", "out/S9.h5"], "expected that of a stage (1, 2), got 9"),
         (["check", "nope"], "got nope"),
         (["check", "--params", "none.yaml"], "none.yaml: expected"),
     ],
@@ -292,7 +292,7 @@ def test_a_mistake_gives_one_line_and_status_2(
 ) -> None:
     monkeypatch.chdir(done.folder)
     if command[0] in ("train", "evaluate", "sample"):
-        command = [*command, "--data", "data/digits/S2_2+3.h5"]
+        command = [*command, "--data", "data/digits/S2.h5"]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("spn: error: ")
