@@ -8,11 +8,23 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, families, fixed_point, growth, machine, memory, results, sampling, sources, training
+from benchmarks import (
+    data,
+    decoding,
+    families,
+    fixed_point,
+    growth,
+    machine,
+    memory,
+    results,
+    sampling,
+    sources,
+    training,
+)
 from benchmarks.reference import CPU, Scale
 from benchmarks.table import Row
 
-PARTS = ("sampling", "families", "fixed_point", "training", "memory", "data", "sources", "growth")
+PARTS = ("sampling", "families", "fixed_point", "training", "memory", "data", "sources", "decoding", "growth")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +62,8 @@ def measure(part: str, scale: Scale, folder: Path, peaks: machine.Peaks) -> list
             return data.rows(scale, folder)
         case "sources":
             return sources.rows(scale, folder)
+        case "decoding":
+            return decoding.rows(scale, folder)
         case _:
             return growth.rows(scale, folder)
 

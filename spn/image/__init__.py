@@ -1,13 +1,12 @@
 """Exact integer maths of images: interleaved slices, bit ranges, relative windows. No parameters."""
 
-from spn.image.bits import join_bits, split_bits
+from spn.image.bits import split_bits
 from spn.image.slices import join_slices, split_slices
 from spn.image.window import causal_offsets, gather_window, window_offsets
 
 __all__ = [
     "causal_offsets",
     "gather_window",
-    "join_bits",
     "join_slices",
     "split_bits",
     "split_slices",

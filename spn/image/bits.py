@@ -17,13 +17,3 @@ def split_bits(levels: Array, cuts: Sequence[int]) -> list[Array]:
     """
     depth = cuts[-1]
     return [(levels >> (depth - end)) & ((1 << (end - start)) - 1) for start, end in pairwise(cuts)]
-
-
-def join_bits(parts: Sequence[Array], cuts: Sequence[int]) -> Array:
-    """Put the ranges cut by `split_bits` together again."""
-    assert len(parts) == len(cuts) - 1
-    depth = cuts[-1]
-    levels = parts[0] << (depth - cuts[1])
-    for part, end in zip(parts[1:], cuts[2:], strict=True):
-        levels = levels | (part << (depth - end))
-    return levels

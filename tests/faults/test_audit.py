@@ -271,6 +271,31 @@ def test_sample_refuses_samples_of_other_data(params: Params, capsys: pytest.Cap
     assert line.startswith(f"{given}: made from another recipe than params.yaml asks for: data_digest: expected")
 
 
+def test_another_cut_makes_the_slices_again_and_trains_nothing(params: Params) -> None:
+    """What a stage is made from is the images, however they are cut."""
+    changed, slices = small_params(), Path("data/digits/S2.h5")
+    for name, bits in (("wide", [0, 3]), ("narrow", [3, 5])):
+        changed["stages"][name] = changed["stages"]["high"] | {"bits": bits}
+    changed["chains"]["other"] = {"stages": ["wide", "narrow"]}
+    after = load_params(write_params(Path(), changed))
+    (outdated,) = [problem for problem in audit(after).problems if not problem.is_missing]
+    assert (outdated.result.path, outdated.reason) == (
+        slices,
+        f"{slices}: made from another recipe than params.yaml asks for: cuts: expected [0, 2, 3, 5], got [0, 2, 5]",
+    )
+    content, made = slices.read_bytes(), set(audit(params).sound)
+    assert main(["preprocess", "--scale-factor", "2", "--output", str(slices)]) == 0
+    assert slices.read_bytes() != content
+    # The report, which is of all chains, is the only result that is made again.
+    assert {result.path for result in results_of(params)} == made
+    assert made - set(audit(after).sound) == {Path("results/plots/report.json")}
+    for stage in ("high", "low"):
+        weights = Path(f"results/stages/{stage}/checkpoint.safetensors")
+        content, time = weights.read_bytes(), weights.stat().st_mtime_ns
+        assert main(["train", stage, "--data", str(slices), "--output", str(weights.parent)]) == 0
+        assert (weights.read_bytes(), weights.stat().st_mtime_ns) == (content, time)
+
+
 def test_figures_of_another_recipe_are_neither_recorded_nor_shown(
     params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,10 +44,19 @@ def after_stage(params: Params, key: list[str]) -> set[str]:
     return jobs
 
 
-def with_slices(params: Params, key: list[str]) -> set[str]:
-    """What a stage generates is what the others of its chain do not, and decides which data are read."""
+def with_its_chains(params: Params, key: list[str]) -> set[str]:
+    """What a stage generates is what the others of its chain do not."""
     stages = {stage for chain in params.chains.values() if key[1] in chain.stages for stage in chain.stages}
-    return {"preprocess"}.union(*(after_stage(params, ["stages", stage]) for stage in stages))
+    return set().union(*(after_stage(params, ["stages", stage]) for stage in stages))
+
+
+def cuts(params: Params) -> dict[int, set[int]]:
+    """Where the bits of images are cut, by the scale factors that chains use: files of slices have the same images."""
+    stages = [params.stages[stage] for chain in params.chains.values() for stage in chain.stages]
+    return {
+        size: {0, params.data.bits}.union(*(stage.bits for stage in stages if stage.scale_factor == size))
+        for size in {stage.scale_factor for stage in stages}
+    }
 
 
 def of_class(params: Params, key: list[str]) -> set[str]:
@@ -99,8 +108,8 @@ LEAVES: dict[str, Scope] = {
     **dict.fromkeys(("data.source", "data.name", "data.bits", "data.split_seed", "data.limit.*"), everything),
     **dict.fromkeys(("data.validation", "data.test", "data.size", "data.stride", "data.channels"), everything),
     **dict.fromkeys(("data.fit", "data.filter", "data.unreadable", "data.release", "data.first_label"), everything),
-    "stages.*.scale_factor": with_slices,
-    "stages.*.bits": with_slices,
+    "stages.*.scale_factor": with_its_chains,
+    "stages.*.bits": with_its_chains,
     "stages.*.slices": after_stage,  # where S = 1, the first slice is all of them
     "stages.*.class_conditional": of_class,
     "stages.*.model.*": after_stage,
@@ -111,7 +120,7 @@ LEAVES: dict[str, Scope] = {
     "sampling.seed": all_samples,
     "sampling.class": told_samples,
 }
-"""Which jobs run again where a leaf changes, by the first pattern that fits."""
+"""Which jobs run again where a leaf changes, by the first pattern that fits; and `preprocess` where `cuts` do."""
 
 EXEMPT = {
     "data.source_digest": "says which source is refused, and changes no image; the audit compares it by itself",
@@ -149,6 +158,7 @@ def test_every_leaf_makes_stale_just_what_it_decides() -> None:
             now = jobs_of(after)
             found = {job for job in before | now if before.get(job) != now.get(job)}
             expected = set() if pattern in EXEMPT else LEAVES[pattern](params, parts) | LEAVES[pattern](after, parts)
+            expected |= {"preprocess"} if cuts(params) != cuts(after) else set()
             if found != expected:
                 wrong.append(f"{name}, {key}: too many {found - expected}, too few {expected - found}")
     assert not wrong, "\n".join(wrong)
@@ -213,12 +223,13 @@ MODULES: dict[str, Row] = {
     "data/sources/cifar_pickle.py": of_source("cifar10"),
     "data/sources/jpeg.py": of_source("folder"),
     "data/sources/picture.py": of_source("folder"),
+    "data/sources/pictures.py": of_source("folder"),
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
     "evaluation/evaluate.py": Row(("evaluate", "summarise")),
     "evaluation/speed.py": Row(("record", "report")),
     "generation/*.py": Row(("sample",)),
-    "image/bits.py": EVERY_READER,
+    "image/bits.py": Row(("preprocess",)),
     "image/slices.py": Row(("preprocess", "sample", "report")),
     "image/window.py": staged(),
     "laws/__init__.py": staged(),

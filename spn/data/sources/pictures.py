@@ -37,7 +37,7 @@ from spn.provenance.code import code_digest
 MAX_FILE_BYTES = 1 << 28
 """No picture file of this size is meant; a zip may state any."""
 
-TOGETHER = 8
+TOGETHER = 16
 """Pictures that a process decodes before it hands them on."""
 AHEAD = 3
 """How many times as many are decoded, for each process, before the first of them is written."""
@@ -132,7 +132,9 @@ def _decode_in_processes(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise InputError(f"{place}: expected all processes that decode it to live, one of them was killed") from error
+        raise InputError(
+            f"{place}: expected all processes that decode it to go on, one of them was killed or could not start"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
