@@ -108,10 +108,8 @@ def test_a_process_that_is_killed_is_told_in_one_line(folder: Path, command: sub
     said = command.communicate(timeout=SECONDS)[1]
     assert command.returncode == 2
     errors = [line for line in said.replace("\r", "\n").splitlines() if line.startswith("spn: error: ")]
-    assert errors == [
-        "spn: error: sources/pictures: expected all processes that decode it to go on, one of them was killed or could not "
-        "start"
-    ]
+    expected = "expected all processes that decode it to go on, one of them was killed or could not start"
+    assert errors == [f"spn: error: sources/pictures: {expected}"]
     assert said.replace("\r", "\n").splitlines()[-1] == errors[0]
     assert_nothing_left(folder, children)
 

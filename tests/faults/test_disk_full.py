@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from damages import Experiment
 from experiment import tiny_params, write_params
+from PIL import Image
 from tracked import open_at
 
 from spn.checkpoint import load_tensors
@@ -113,6 +115,26 @@ def test_preprocess(
     assert fails(command, capsys) == expected
     assert_goes_on(command, disk, before)
     assert experiment.data.read_bytes() == (made / "S2.h5").read_bytes()
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_decoding_pictures(
+    experiment: Experiment, disk: Disk, threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They take more than what is left before the first byte of the output is written."""
+    pictures = disk.place.parent / "sources" / "pictures"
+    pictures.mkdir(parents=True)
+    for number in range(20):
+        Image.fromarray(np.full((40, 40), number, dtype=np.uint8)).save(pictures / f"{number}.png")
+    data = {"source": "folder", "name": "pictures", "bits": 5, "size": 40, "channels": 1, "fit": "crop"}
+    raw = tiny_params() | {"data": data | {"filter": "box", "validation": 2, "test": 2}}
+    params, output = write_params(disk.place.parent, raw), disk.place / "new" / "S2.h5"
+    disk.fill(1 << 13)
+    before = disk.content()
+    command = ["preprocess", "--params", params, "--scale-factor", "2", "--output", output, "--threads", threads]
+    command += ["--sources", pictures.parent]
+    assert fails(command, capsys) == f"spn: error: {disk.place}: could not be written: No space left on device"
+    assert_goes_on(command, disk, before)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

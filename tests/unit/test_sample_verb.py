@@ -29,7 +29,7 @@ def test_a_stage_is_sampled_at_its_own_settings(
 
     monkeypatch.setattr(module, "load_verb", lambda verb, section: None)
     monkeypatch.setattr(module, "SliceFile", lambda path: SimpleNamespace(digest=""))
-    monkeypatch.setattr(module, "given_digests", lambda *arguments: {"high": "", "low": ""})
+    monkeypatch.setattr(module, "check_given", lambda *arguments: None)
     monkeypatch.setattr(module, "load_trained", lambda *arguments: (None, nn.Identity()))
     monkeypatch.setattr(module, "sample_chain_stage", noted)
     with pytest.raises(InterruptedError):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from threading import Thread
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -41,6 +41,9 @@ TOGETHER = 16
 """Pictures that a process decodes before it hands them on."""
 AHEAD = 3
 """How many times as many are decoded, for each process, before the first of them is written."""
+
+DECODING = "data/sources/pictures.py:_decode"
+"""The code that processes must share."""
 
 Result: TypeAlias = tuple[str, UInt8[np.ndarray, "size size channel"]] | str
 """The SHA-256 of a picture's file and its levels; or why it cannot be used."""
@@ -84,7 +87,8 @@ def decode_pictures(place: Path, names: tuple[str, ...], section: FolderData, re
     bad: dict[str, str] = {}
     scratch = resources.scratch or Path(tempfile.gettempdir())
     with writing(scratch):
-        spool = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - it is closed below
+        # Without a buffer, which a full disk would refuse once more when the file is closed.
+        spool = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - it is closed below
     with (
         spool,
         closing(_decode_all(place, names, section, resources.processes)) as results,
@@ -96,13 +100,17 @@ def decode_pictures(place: Path, names: tuple[str, ...], section: FolderData, re
             else:
                 digests[name], levels = result
                 with writing(scratch):
-                    spool.write(levels.tobytes())
+                    _write(spool, levels)
             bar.update()
-        with writing(scratch):
-            spool.flush()
         shape = (len(digests), *section.shape)
         images = np.asarray(np.memmap(spool, np.uint8, "r", 0, shape)) if digests else np.empty(shape, np.uint8)
     return Pictures(digests, bad, images)
+
+
+def _write(spool: IO[bytes], levels: UInt8[np.ndarray, "size size channel"]) -> None:
+    left = levels.tobytes()
+    while left:
+        left = left[spool.write(left) :]
 
 
 def _decode_all(place: Path, names: tuple[str, ...], section: FolderData, processes: int) -> Generator[Result]:
@@ -137,10 +145,6 @@ def _decode_in_processes(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-DECODING = "data/sources/pictures.py:_decode"
-"""The code that processes must share."""
 
 
 def _begin_worker() -> None:
