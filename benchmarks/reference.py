@@ -9,8 +9,9 @@ import torch
 
 from spn.config import FamilySection, Params, SpnSection, tile
 from spn.config.tiling import SliceSelection
-from spn.data.hdf5 import SliceFile, create_slices
+from spn.data.hdf5 import SliceFile
 from spn.data.layout import Layout, Origin
+from spn.data.writing import create_slices
 from spn.models import Context, Model, StageShape, build_model
 from spn.provenance import stage_recipe
 from spn.stages import Stage

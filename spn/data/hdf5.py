@@ -1,15 +1,13 @@
-"""Images in HDF5: the slice tensors that stages train on, and the samples that chains write.
+"""Files of slices, which stages are trained and evaluated on, read without the HDF5 library once they are open.
 
-Each split and bit range of slices is a dataset [S, S, N, h, w, C], contiguous and uncompressed: what a stage reads of a
-slice lies together, is checked by itself, and is mapped into memory at its offset in the file, which gives random
-batches an order of magnitude faster than h5py does. Files hold no times: written again, they are bit-identical.
+Each split and bit range is a dataset [S, S, N, h, w, C], contiguous and uncompressed: what a stage reads of a slice
+lies together, is checked by itself, and is mapped into memory at its offset in the file, which gives random batches an
+order of magnitude faster than h5py does.
 """
 
 import copy
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,86 +19,8 @@ from torch import Tensor
 
 from spn.config import InputError, StagePlan
 from spn.config.tiling import bit_mask
-from spn.data.layout import LAYOUT_VERSION, SPLITS, Layout, Origin, Split
-from spn.data.seal import Extent, SealedWriter, create_sealed, open_sealed
-from spn.files import json_digest
-from spn.image import split_bits, split_slices
-from spn.notes import Notes
-
-IMAGES = "images"
-LABELS = "labels"
-
-
-class SliceWriter:
-    """Appends images, split by split, to datasets of their final size."""
-
-    def __init__(self, file: SealedWriter, layout: Layout, counts: Mapping[Split, int], labelled: set[Split]) -> None:
-        self._file = file
-        self._layout = layout
-        self._counts = dict(counts)
-        self._content = ContentDigest(layout, self._counts, labelled)
-        side = layout.scale_factor
-        for split, count in self._counts.items():
-            for name in layout.ranges:
-                file.create(f"{split}/{name}", (side, side, count, *layout.slice_shape), "u1", rows=2)
-            if split in labelled:
-                file.create(f"{split}/{LABELS}", (count,), "<i8")
-
-    def append(
-        self, split: Split, images: UInt8[np.ndarray, "image height width channel"], labels: Sequence[int] | None
-    ) -> None:
-        """Write the next images of a split, with their labels where the split has any."""
-        assert images.max() < 1 << self._layout.bits
-        slices = np.moveaxis(split_slices(images, self._layout.scale_factor), 0, 2)
-        for name, levels in zip(self._layout.ranges, split_bits(slices, self._layout.cuts), strict=True):
-            self._file.append(f"{split}/{name}", levels)
-        if labels is not None:
-            self._file.append(f"{split}/{LABELS}", np.array(labels, dtype="<i8"))
-        self._content.update(split, images, labels)
-
-    def finish(self, origin: Origin, notes: Notes | None = None) -> None:
-        """Describe what was written, and what it was made from; every split must be complete."""
-        height, width, channels = self._layout.shape
-        attributes = self._file.attributes
-        attributes.update(asdict(origin))
-        attributes.update({f"num_images_{split}": count for split, count in self._counts.items()})
-        attributes.update({"height": height, "width": width, "channels": channels})
-        attributes.update({"scale_factor": self._layout.scale_factor, "cuts": self._layout.cuts})
-        attributes.update({"bits": self._layout.bits, "digest": self._content.digest()})
-        attributes.update({"layout_version": LAYOUT_VERSION})
-        self._file.notes |= (notes or {}) | {"digest": attributes["digest"], "source_digest": origin.source_digest}
-
-
-class ContentDigest:
-    """The digest of images and labels, however they are cut: so that all files of a data set have the same."""
-
-    def __init__(self, layout: Layout, counts: Mapping[Split, int], labelled: set[Split]) -> None:
-        self._about = {"bits": layout.bits, "shape": layout.shape, "num_images": dict(counts)}
-        self._levels = {split: hashlib.sha256() for split in counts}
-        self._labels = {split: hashlib.sha256() for split in labelled}
-
-    def update(
-        self, split: Split, images: UInt8[np.ndarray, "image height width channel"], labels: Sequence[int] | None
-    ) -> None:
-        """Take in the next images of a split."""
-        self._levels[split].update(np.ascontiguousarray(images).data)
-        if labels is not None:
-            self._labels[split].update(np.array(labels, dtype="<i8").data)
-
-    def digest(self) -> str:
-        """Hash shapes, levels [N, H, W, C] and labels of all splits."""
-        parts = {"levels": self._levels, "labels": self._labels}
-        hashed = {name: {split: each.hexdigest() for split, each in part.items()} for name, part in parts.items()}
-        return json_digest(self._about | hashed)
-
-
-@contextmanager
-def create_slices(
-    path: Path, layout: Layout, counts: Mapping[Split, int], labelled: set[Split]
-) -> Iterator[SliceWriter]:
-    """Write a file of slices; nothing appears at `path` before all is written."""
-    with create_sealed(path) as file:
-        yield SliceWriter(file, layout, counts, labelled)
+from spn.data.layout import LABELS, LAYOUT_VERSION, SPLITS, Layout, Origin, Split
+from spn.data.seal import Extent, open_sealed
 
 
 @dataclass(frozen=True)
@@ -280,50 +200,6 @@ def _check_dataset(dataset: h5py.Dataset, extent: Extent, shape: tuple[int, ...]
 def _map_file(path: Path, offset: int, shape: tuple[int, ...], dtype: str) -> Tensor:
     # Copy on write, though nobody writes: torch takes no read-only array.
     return torch.from_numpy(np.asarray(np.memmap(path, dtype, "c", offset, shape)))
-
-
-def write_images(
-    path: Path,
-    images: UInt8[Tensor, "image height width channel"],
-    notes: Notes,
-    labels: Int64[Tensor, " image"] | None = None,
-) -> None:
-    """Write images, their labels if any, and the notes on them; nothing appears at `path` before all is written."""
-    with create_sealed(path) as file:
-        file.create(IMAGES, tuple(images.shape), "u1")
-        file.append(IMAGES, images.numpy())
-        if labels is not None:
-            file.create(LABELS, tuple(labels.shape), "<i8")
-            file.append(LABELS, labels.numpy())
-        file.notes |= notes
-
-
-def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"], Notes]:
-    """Read what `write_images` wrote; raise InputError where the file is missing, damaged or another."""
-    with _open_images(path) as (file, notes):
-        images = file[IMAGES][()]
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C]")
-        return torch.from_numpy(images), notes
-
-
-def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
-    """Read the labels that `write_images` wrote beside its images; None where there are none."""
-    with _open_images(path) as (file, _):
-        if LABELS not in file:
-            return None
-        labels = file[LABELS][()]
-        if labels.dtype != np.int64 or labels.shape != file[IMAGES].shape[:1]:
-            raise ValueError(f"labels are {labels.dtype} {labels.shape}, not int64 [N]")
-        return torch.from_numpy(labels)
-
-
-@contextmanager
-def _open_images(path: Path) -> Iterator[tuple[h5py.File, Notes]]:
-    """Open a file of images, with its notes; they are few, so that all bytes are checked."""
-    with open_sealed(path, "images") as (file, seal):
-        seal.check_all()
-        yield file, seal.notes
 
 
 def _plain(attributes: h5py.AttributeManager) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from typing import Literal, get_args
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+LABELS = "labels"
+"""The name of the dataset of labels, in each split and beside images."""
+
 LAYOUT_VERSION = 4
 
 

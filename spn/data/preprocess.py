@@ -12,10 +12,10 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from spn.config import DataSection, InputError
-from spn.data.hdf5 import SliceWriter, create_slices
 from spn.data.layout import SPLITS, Layout, Origin, Split
 from spn.data.sources import Item, Resources, Source, open_source
 from spn.data.sources.source import shown
+from spn.data.writing import SliceWriter, create_slices
 from spn.notes import RECIPE
 from spn.provenance import Recipe, source_state
 

@@ -18,8 +18,8 @@ from jaxtyping import Float64
 from spn.checkpoint import load_tensors, save_tensors
 from spn.config import InputError, Params, StagePlan
 from spn.data.digest import listing_sha256
-from spn.data.hdf5 import LABELS, SliceFile
-from spn.data.layout import SPLITS
+from spn.data.hdf5 import SliceFile
+from spn.data.layout import LABELS, SPLITS
 from spn.evaluation.evaluate import EVALUATION_BATCH_SIZE, load_nats, stage_nats
 from spn.files import read_json
 from spn.image import split_bits

@@ -7,7 +7,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from spn.config import InputError, Params
-from spn.data.hdf5 import SliceFile, read_images, write_images
+from spn.data.hdf5 import SliceFile
+from spn.data.images import read_images, write_images
 from spn.distributed import is_first, joined
 from spn.files import write_bytes, write_json
 from spn.generation import SAMPLERS, sample_chain_stage

@@ -260,7 +260,7 @@ def test_sample_refuses_what_is_missing_or_foreign(params: Params, capsys: pytes
 
 def test_sample_refuses_samples_of_other_data(params: Params, capsys: pytest.CaptureFixture[str]) -> None:
     """Such as those of a source in which a picture changed: the parameters are the same."""
-    from spn.data.hdf5 import read_images, write_images
+    from spn.data.images import read_images, write_images
     from spn.provenance import sampling_recipe
 
     given = Path(SAMPLES.format("depth/high"))

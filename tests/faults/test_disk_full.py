@@ -19,7 +19,8 @@ from tracked import open_at
 from spn.checkpoint import load_tensors
 from spn.cli import main
 from spn.config import load_params
-from spn.data.hdf5 import SliceFile, read_images
+from spn.data.hdf5 import SliceFile
+from spn.data.images import read_images
 from spn.files import WriteError, write_json
 from spn.notes import read_tensor_notes
 from spn.training import train_stage

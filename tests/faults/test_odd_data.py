@@ -14,7 +14,8 @@ from PIL import Image
 
 from spn.cli import main
 from spn.config import load_params
-from spn.data.hdf5 import SliceFile, read_images
+from spn.data.hdf5 import SliceFile
+from spn.data.images import read_images
 from spn.files import read_json
 from spn.training import train_stage
 

@@ -18,10 +18,12 @@ from params_file import changed, error_of, load
 
 from spn.cli import main
 from spn.config import FamilySection, InputError, Params, load_params
-from spn.data.hdf5 import SliceFile, create_slices, read_image_labels, read_images
+from spn.data.hdf5 import SliceFile
+from spn.data.images import read_image_labels, read_images
 from spn.data.layout import SPLITS, Layout, Origin, Split
 from spn.data.preprocess import write_slices
 from spn.data.resident import ResidentSlices
+from spn.data.writing import create_slices
 from spn.evaluation.check import check_stage
 from spn.evaluation.evaluate import stage_nats
 from spn.generation import sample_chain_stage

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from source_files import data_section
 
 from spn.config import InputError
-from spn.data.hdf5 import SliceFile, create_slices, read_images, write_images
+from spn.data.hdf5 import SliceFile
+from spn.data.images import read_images, write_images
 from spn.data.layout import SPLITS, Layout, Origin
 from spn.data.preprocess import write_slices
 from spn.data.seal import Extent, open_sealed, write_seal
 from spn.data.sources import open_source
+from spn.data.writing import create_slices
 from spn.image import join_slices
 from spn.notes import read_notes, read_seal
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from spn.config import InputError, SpnSection, StagePlan, tile
 from spn.config.tiling import SliceSelection
 from spn.data import resident
-from spn.data.hdf5 import SliceFile, create_slices
+from spn.data.hdf5 import SliceFile
 from spn.data.layout import SPLITS, Layout, Origin, Split
 from spn.data.resident import ResidentSlices
+from spn.data.writing import create_slices
 from spn.image import split_slices
 from spn.models import build_model
 from spn.notes import read_seal

@@ -209,13 +209,14 @@ def of_source(*sources: str) -> Row:
     return Row(("preprocess",), sources=sources)
 
 
-EVERY_READER = Row(("preprocess", *SCORING, "report"))
 MODULES: dict[str, Row] = {
     "config/data.py": Row(("preprocess",)),  # where the sources' formats and shapes are decided
     "data/preprocess.py": Row(("preprocess",)),
     "data/digest.py": of_source(*FILES),
-    "data/hdf5.py": EVERY_READER,
-    "data/layout.py": EVERY_READER,
+    "data/hdf5.py": Row((*SCORING, "report")),
+    "data/images.py": Row(("sample",)),
+    "data/layout.py": Row(("preprocess", *SCORING, "report")),
+    "data/writing.py": Row(("preprocess",)),
     "data/resident.py": Row(("evaluate",)),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from spn.checkpoint import load_tensors
 from spn.cli import main
 from spn.config import InputError
-from spn.data.hdf5 import read_images
+from spn.data.images import read_images
 from spn.distributed import any_of, gradient_group, joined
 from spn.files import read_json
 from spn.notes import read_tensor_notes
