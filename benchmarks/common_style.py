@@ -18,6 +18,8 @@ from spn.models import StageShape
 class MaskedConv2d(nn.Conv2d):
     """A convolution at constant size, whose weights are multiplied by a mask of zeros and ones."""
 
+    mask: Tensor
+
     def __init__(self, num_in: int, num_out: int, kernel: tuple[int, int], mask: Tensor) -> None:
         super().__init__(num_in, num_out, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
         self.register_buffer("mask", mask.expand(self.weight.shape).clone().float())

@@ -19,8 +19,8 @@ from benchmarks.table import Row, faster
 from spn.config import AdamW, SpnSection, tile
 from spn.generation import SAMPLERS
 from spn.image import split_slices
-from spn.likelihood import bits_per_dim
-from spn.models import Model
+from spn.likelihood import Law, bits_per_dim
+from spn.models import Context, Model
 from spn.stages import Stage
 from spn.training.optimiser import build_optimiser
 
@@ -119,10 +119,10 @@ def counted_passes(model: Model) -> Iterator[list[int]]:
     """Count the whole passes made inside."""
     count, laws = [0], model.laws
 
-    def counting(*args: Tensor | None) -> object:
+    def counting(embedded: Tensor, embedded_context: Tensor | None, context: Context) -> Law:
         count[0] += 1
-        return laws(*args)
+        return laws(embedded, embedded_context, context)
 
-    model.laws = counting
+    model.laws = counting  # type: ignore[method-assign]
     yield count
     del model.laws

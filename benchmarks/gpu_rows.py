@@ -23,6 +23,9 @@ MFU = {128: Target(0.12, 0.25), 512: Target(0.35, 0.50), 1024: Target(0.35, 0.50
 PIXELS = Target(2e6, 5e6)
 STEP = Target(200, 100, at_most=True)
 
+Held = tuple[float, float]
+"""Bytes kept for backward, and at the peak."""
+
 
 def wide(width: int) -> SpnSection:
     """Return the reference network at another width, in the proportions of the presets for GPUs."""
@@ -109,13 +112,13 @@ def memory(scale: Scale, folder: Path, peaks: Peaks, device: torch.device) -> li
     """Hold what the allocator gave for one slice of a 64x64 image against the full image."""
     section, size, found = scale.section, scale.size(64), []
     full, common = (_held(problem(section, size, 1), device) for problem in (one_slice, _common))
-    cases = [("full image against the common style", full, common, None)]
+    cases: list[tuple[str, Held, Held, Target | None]] = [("full image against the common style", full, common, None)]
     for factor in (2,) if scale.tiny else (4, 8):
-        target = Target(0.9 * factor**2, float(factor**2))
+        square = Target(0.9 * factor**2, float(factor**2))
         what = f"{size // factor}x{size // factor} slice against the full image"
-        cases.append((f"{what}: decoder", _held(one_slice(section, size // factor, 1), device), full, target))
+        cases.append((f"{what}: decoder", _held(one_slice(section, size // factor, 1), device), full, square))
         beside = _held(one_slice(section, size, factor), device)
-        cases.append((f"{what}: decoder and slice embedder", beside, full, target))
+        cases.append((f"{what}: decoder and slice embedder", beside, full, square))
     for index, when in enumerate(("kept for backward", "at the peak of forward and backward")):
         for name, ours, baseline, target in cases:
             above, below = baseline[index] / MEGABYTE, ours[index] / MEGABYTE
@@ -137,7 +140,7 @@ def _common(section: SpnSection, size: int, scale_factor: int) -> Problem:
     return common_image(section, size)
 
 
-def _held(problem: Problem, device: torch.device, batch: int = 4) -> tuple[float, float]:
+def _held(problem: Problem, device: torch.device, batch: int = 4) -> Held:
     """Return the bytes that an image adds: those kept after the forward pass, and the most in forward and backward."""
     with torch.device(device):
         measure = _held_on_cuda if device.type == "cuda" else _held_on_cpu

@@ -55,9 +55,9 @@ def _times(scale: Scale, folder: Path, side: int, factors: tuple[int, ...]) -> l
 
 
 def _memory(scale: Scale, side: int, factor: int) -> Row:
-    one, full = (kept_of_slice(scale.section, side * factor, scale_factor) for scale_factor in (factor, 1))
-    kept = (spread([each.per_image / MEGABYTE]) for each in (one, full))
-    return _row(MEMORY, side * factor, factor, "MB", *kept)
+    kept = (kept_of_slice(scale.section, side * factor, scale_factor) for scale_factor in (factor, 1))
+    one, full = (spread([each.per_image / MEGABYTE]) for each in kept)
+    return _row(MEMORY, side * factor, factor, "MB", one, full)
 
 
 def _row(group: str, size: int, factor: int, unit: str, one: Spread, full: Spread | None, note: str = "") -> Row:

@@ -86,7 +86,7 @@ def product(size: int, dtype: torch.dtype, device: torch.device, times: int = 1)
 @contextmanager
 def onednn(is_on: bool) -> Iterator[None]:
     """Send the CPU's products of float32 matrices to oneDNN, or leave them as they are."""
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     if is_on:
         matmul.fp32_precision = "bf16"
@@ -99,7 +99,8 @@ def onednn(is_on: bool) -> Iterator[None]:
 def trains_through_onednn(device: torch.device) -> bool:
     """Tell whether training sends its float32 products to oneDNN on this machine."""
     with onednn_matmul(device):
-        return device.type == "cpu" and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        return device.type == "cpu" and products.fp32_precision == "bf16"
 
 
 def _product_error() -> float:

@@ -10,7 +10,7 @@ import torch
 from spn.config import FamilySection, Params, SpnSection, tile
 from spn.config.tiling import SliceSelection
 from spn.data.hdf5 import SliceFile
-from spn.data.layout import Layout, Origin
+from spn.data.layout import Layout, Origin, Split
 from spn.data.writing import create_slices
 from spn.models import Context, Model, StageShape, build_model
 from spn.provenance import stage_recipe
@@ -111,7 +111,7 @@ def slice_file(
     if not path.exists():
         layout = Layout(scale_factor, cuts, (size, size, 3))
         images = noise((num_images, size, size, 3)).to(torch.uint8).numpy()
-        counts = {"train": num_images, "validation": 1, "test": 1}
+        counts: dict[Split, int] = {"train": num_images, "validation": 1, "test": 1}
         with create_slices(path, layout, counts, labelled=set()) as writer:
             for split, count in counts.items():
                 writer.append(split, np.ascontiguousarray(images[:count]), None)

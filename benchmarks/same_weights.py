@@ -10,38 +10,43 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common_style import CommonBlock, CommonDecoder, CommonGatedLayer, MaskedConv2d, values_first
+from benchmarks.common_style import CommonDecoder, CommonGatedLayer, MaskedConv2d, values_first
+from spn.layers import GatedLayer
+from spn.models import Model
 from spn.models.spn import SubscalePixelNetwork
 
 
 @torch.no_grad()
-def common_decoder(ours: SubscalePixelNetwork, common: CommonDecoder) -> CommonDecoder:
+def common_decoder(ours: Model, common: CommonDecoder) -> CommonDecoder:
     """Copy the weights of a decoder without context into its common-style twin, in float64; return the twin."""
     ours, common = copy.deepcopy(ours).double(), common.double()
-    common.entry.weight.copy_(ours.entry.weight[:, :, None, None])
-    common.entry.bias.copy_(ours.entry.bias)
+    assert isinstance(ours, SubscalePixelNetwork)
+    entry = {"weight": ours.entry.weight[:, :, None, None], "bias": ours.entry.bias}
+    common.entry.load_state_dict(entry)
     common.row_positions.copy_(ours.transformer.row_positions.permute(2, 0, 1)[None])
     common.column_positions.copy_(ours.transformer.column_positions.permute(2, 0, 1)[None])
     common.norm.load_state_dict(ours.transformer.norm.state_dict())
     for block, source in zip(common.blocks, ours.transformer.blocks, strict=True):
         _copy_block(block, source)
     for layer, source in zip(common.layers, ours.pixelcnn.layers, strict=True):
+        assert isinstance(layer, CommonGatedLayer)
+        assert isinstance(source, GatedLayer)
         _copy_layer(layer, source, common.shape.channels)
     for name in ("hidden", "logits"):
         _copy_kernel(getattr(common, name), getattr(ours.pixelcnn, name))
     return common
 
 
-def _copy_block(block: CommonBlock, source: nn.Module) -> None:
-    block.attention.queries_keys_values.weight.copy_(source.attention.queries_keys_values.weight)
-    block.attention.out.weight.copy_(source.attention.out.weight)
-    for name in ("attention_norm", "mlp_norm", "mlp"):
-        getattr(block, name).load_state_dict(getattr(source, name).state_dict())
+def _copy_block(block: nn.Module, source: nn.Module) -> None:
+    for name in ("attention.queries_keys_values", "attention.out", "attention_norm", "mlp_norm", "mlp"):
+        block.get_submodule(name).load_state_dict(source.get_submodule(name).state_dict())
 
 
-def _copy_layer(layer: CommonGatedLayer, source: nn.Module, channels: int) -> None:
+def _copy_layer(layer: CommonGatedLayer, source: GatedLayer, channels: int) -> None:
     def gated(weight: Tensor) -> Tensor:
         return values_first(weight, channels)
+
+    assert source.horizontal_condition is not None
 
     _copy_kernel(layer.vertical, source.vertical)
     _copy_kernel(layer.horizontal, source.horizontal, gated)
