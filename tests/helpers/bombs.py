@@ -24,7 +24,7 @@ from PIL import Image
 MEGABYTE = 1 << 20
 ZEROES = bytes(MEGABYTE)
 
-Write = Callable[[Path], None]
+Write = Callable[[Path], object]
 
 
 def png(width: int = 8, height: int = 8) -> bytes:
@@ -121,7 +121,7 @@ def overlapping(root: Path) -> None:
     with zipfile.ZipFile(root / "set.zip", "a") as archive:
         archive.NameToInfo.clear()
         archive.filelist *= 1000
-        archive._didModify = True
+        archive._didModify = True  # type: ignore[attr-defined]
 
 
 FOLDER = {"source": "folder", "size": 8, "channels": 3, "fit": "crop", "filter": "box", "validation": 1, "test": 1}

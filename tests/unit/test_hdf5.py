@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -26,20 +29,20 @@ DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 20, "te
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slices")
     write_slices(data_section(**DIGITS), 2, (0, 2, 5), folder, folder / "S2.h5", progress=False)
     return folder / "S2.h5"
 
 
 @pytest.fixture
-def copy(path, tmp_path):
+def copy(path: Path, tmp_path: Path) -> Path:
     target = tmp_path / "copy.h5"
     target.write_bytes(path.read_bytes())
     return target
 
 
-def test_the_layout_is_the_documented_one(path):
+def test_the_layout_is_the_documented_one(path: Path) -> None:
     with h5py.File(path) as file:
         for split, count in {"train": 100, "validation": 20, "test": 30}.items():
             assert set(file[split]) == {"bits_0_2", "bits_2_5", "labels"}
@@ -59,15 +62,18 @@ def test_the_layout_is_the_documented_one(path):
 
 @settings(max_examples=20, deadline=None)
 @given(indices=st.lists(st.integers(0, 99), min_size=1, max_size=12))
-def test_any_images_can_be_asked_for(path, indices):
+def test_any_images_can_be_asked_for(path: Path, indices: list[int]) -> None:
     file = SliceFile(path)
     everything = file.slices("train", np.arange(100))
     chosen = torch.tensor(indices)
     assert torch.equal(file.slices("train", chosen), everything[chosen])
-    assert torch.equal(file.labels("train", chosen), file.labels("train", np.arange(100))[chosen])
+    labels, all_labels = file.labels("train", chosen), file.labels("train", np.arange(100))
+    assert labels is not None
+    assert all_labels is not None
+    assert torch.equal(labels, all_labels[chosen])
 
 
-def test_what_is_read_may_be_written_to(path):
+def test_what_is_read_may_be_written_to(path: Path) -> None:
     file = SliceFile(path)
     first = file.slices("test", torch.tensor([0]))
     expected = first.clone()
@@ -75,7 +81,7 @@ def test_what_is_read_may_be_written_to(path):
     assert torch.equal(file.slices("test", torch.tensor([0])), expected)
 
 
-def test_every_slice_of_every_range_has_its_digest_in_the_file(path):
+def test_every_slice_of_every_range_has_its_digest_in_the_file(path: Path) -> None:
     seal = read_seal(path, "slices")
     with h5py.File(path) as file:
         content, table = path.read_bytes(), file["sha256"]
@@ -90,7 +96,7 @@ def test_every_slice_of_every_range_has_its_digest_in_the_file(path):
                 assert table[first + number].tobytes() == hashlib.sha256(part.tobytes()).digest()
 
 
-def test_the_digest_is_of_images_and_labels_however_they_are_cut(path, tmp_path):
+def test_the_digest_is_of_images_and_labels_however_they_are_cut(path: Path, tmp_path: Path) -> None:
     section = data_section(**DIGITS)
     source = open_source(section, tmp_path)
     images, labels = ({split: list(source.stream(split)) for split in SPLITS} for _ in range(2))
@@ -108,12 +114,12 @@ def test_the_digest_is_of_images_and_labels_however_they_are_cut(path, tmp_path)
         assert SliceFile(tmp_path / "other.h5").digest == digest
 
 
-def sha256(values):
+def sha256(values: np.ndarray) -> str:
     return hashlib.sha256(values.tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("scale_factor", [8, 16])
-def test_the_seal_holds_any_number_of_slices(tmp_path, scale_factor):
+def test_the_seal_holds_any_number_of_slices(tmp_path: Path, scale_factor: int) -> None:
     """All bits cut and all slices: 6,144 digests, and notes as large as those of the workflow."""
     images = np.arange(5 * 16 * 16 * 3, dtype=np.uint8).reshape(5, 16, 16, 3)
     layout, counts = Layout(scale_factor, tuple(range(9)), (16, 16, 3)), dict.fromkeys(SPLITS, 5)
@@ -139,26 +145,26 @@ def test_the_seal_holds_any_number_of_slices(tmp_path, scale_factor):
         seal.check_all()
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^{tmp_path}/none\.h5: expected slices .*, got no such file$"):
         SliceFile(tmp_path / "none.h5")
 
 
 @pytest.mark.parametrize("keep", [0, 100, 10_000, -1])
-def test_a_truncated_file_is_refused_by_name(copy, keep):
+def test_a_truncated_file_is_refused_by_name(copy: Path, keep: int) -> None:
     copy.write_bytes(copy.read_bytes()[:keep])
     with pytest.raises(InputError, match=rf"^{copy}: expected [^\n]* delete it and run the workflow again$"):
         SliceFile(copy)
 
 
-def test_a_file_without_a_seal_is_refused_by_name(copy):
+def test_a_file_without_a_seal_is_refused_by_name(copy: Path) -> None:
     copy.write_bytes(copy.read_bytes()[8192:])
     expected = "expected slices .*, got a file without a seal, of an older version"
     with pytest.raises(InputError, match=rf"^{copy}: {expected}[^\n]* delete it and run the workflow again$"):
         SliceFile(copy)
 
 
-def flip(path, position):
+def flip(path: Path, position: int) -> None:
     with path.open("rb+") as file:
         file.seek(position)
         (byte,) = file.read(1)
@@ -166,12 +172,12 @@ def flip(path, position):
         file.write(bytes([byte ^ 1]))
 
 
-def offset_of(path, name):
+def offset_of(path: Path, name: str) -> int:
     with h5py.File(path) as file:
         return file[name].id.get_offset()
 
 
-def test_damaged_slices_are_refused_when_their_split_is_first_read(copy):
+def test_damaged_slices_are_refused_when_their_split_is_first_read(copy: Path) -> None:
     flip(copy, offset_of(copy, "validation/bits_2_5") + 7)
     file = SliceFile(copy)
     file.slices("train", np.arange(3))
@@ -180,19 +186,19 @@ def test_damaged_slices_are_refused_when_their_split_is_first_read(copy):
             file.slices("validation", np.arange(1))
 
 
-def test_damaged_labels_are_refused_at_once(copy):
+def test_damaged_labels_are_refused_at_once(copy: Path) -> None:
     flip(copy, offset_of(copy, "validation/labels") + 8)
     with pytest.raises(InputError, match=rf"^{copy}: .* in its dataset validation/labels: damaged; delete it"):
         SliceFile(copy)
 
 
-def test_a_damaged_table_of_digests_is_refused_at_once(copy):
+def test_a_damaged_table_of_digests_is_refused_at_once(copy: Path) -> None:
     flip(copy, offset_of(copy, "sha256") + 40)
     with pytest.raises(InputError, match=rf"^{copy}: .* in its metadata: damaged; delete it"):
         SliceFile(copy)
 
 
-def test_a_file_of_the_version_before_is_refused_by_name(copy):
+def test_a_file_of_the_version_before_is_refused_by_name(copy: Path) -> None:
     """Its seal had the digests themselves."""
     copy.write_bytes(b"spn seal, sha256 " + copy.read_bytes()[len(b"spn seal, sha256 ") :])
     expected = "got a file without a seal, of an older version or of another kind; "
@@ -201,11 +207,11 @@ def test_a_file_of_the_version_before_is_refused_by_name(copy):
             read(copy)
 
 
-def seal_again(path):
+def seal_again(path: Path) -> None:
     """Seal a file that was changed on purpose, as one of the version that changed it."""
-    extents = {}
+    extents: dict[str, Extent] = {}
 
-    def measure(name, item):
+    def measure(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset) and (offset := item.id.get_offset()) is not None and name != "sha256":
             row = item.file["sha256"].id.get_offset()
             extents[name] = Extent(offset, item.nbytes, 1 if name.endswith("labels") else 4, row)
@@ -215,50 +221,50 @@ def seal_again(path):
     write_seal(path, extents, {})
 
 
-def set_version(file):
+def set_version(file: h5py.File) -> None:
     file.attrs["layout_version"] = 3
 
 
-def drop_digest(file):
+def drop_digest(file: h5py.File) -> None:
     del file.attrs["digest"]
 
 
-def drop_range(file):
+def drop_range(file: h5py.File) -> None:
     del file["test/bits_2_5"]
 
 
-def drop_split(file):
+def drop_split(file: h5py.File) -> None:
     del file["validation"]
 
 
-def replace(file, **options):
+def replace(file: h5py.File, **options: Any) -> None:
     content = file["test/bits_2_5"][()]
     del file["test/bits_2_5"]
     file.create_dataset("test/bits_2_5", **{"data": content} | options)
 
 
-def compress(file):
+def compress(file: h5py.File) -> None:
     replace(file, compression="gzip")
 
 
-def widen(file):
+def widen(file: h5py.File) -> None:
     replace(file, dtype="u2")
 
 
-def shorten(file):
+def shorten(file: h5py.File) -> None:
     replace(file, data=np.zeros((2, 2, 29, 4, 4, 1), dtype=np.uint8))
 
 
-def turn_into_group(file):
+def turn_into_group(file: h5py.File) -> None:
     del file["test/bits_2_5"]
     file.create_group("test/bits_2_5")
 
 
-def cut_elsewhere(file):
+def cut_elsewhere(file: h5py.File) -> None:
     file.attrs["cuts"] = [0, 3, 2]
 
 
-def scale_otherwise(file):
+def scale_otherwise(file: h5py.File) -> None:
     file.attrs["scale_factor"] = 3
 
 
@@ -269,7 +275,7 @@ def scale_otherwise(file):
         *(turn_into_group, cut_elsewhere, scale_otherwise),
     ],
 )
-def test_a_file_of_another_layout_is_refused_by_name(copy, spoil):
+def test_a_file_of_another_layout_is_refused_by_name(copy: Path, spoil: Callable[[h5py.File], None]) -> None:
     with h5py.File(copy, "r+") as file:
         spoil(file)
     seal_again(copy)
@@ -280,7 +286,7 @@ def test_a_file_of_another_layout_is_refused_by_name(copy, spoil):
 IMAGES = torch.arange(2 * 3 * 4 * 3, dtype=torch.uint8).reshape(2, 3, 4, 3)
 
 
-def test_samples_and_their_attributes_come_back(tmp_path):
+def test_samples_and_their_attributes_come_back(tmp_path: Path) -> None:
     attributes = {"stage": "low", "seed": 7, "temperature": 0.99, "note": "größer"}
     write_images(tmp_path / "new" / "samples.h5", IMAGES, attributes)
     images, read = read_images(tmp_path / "new" / "samples.h5")
@@ -289,13 +295,13 @@ def test_samples_and_their_attributes_come_back(tmp_path):
     assert {key: type(value) for key, value in read.items()} == {key: type(value) for key, value in attributes.items()}
 
 
-def test_samples_written_again_are_the_same_bytes(tmp_path):
+def test_samples_written_again_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.h5", "b.h5"):
         write_images(tmp_path / name, IMAGES, {"seed": 1})
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-def test_samples_that_cannot_be_written_leave_what_was_there(tmp_path):
+def test_samples_that_cannot_be_written_leave_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "samples.h5"
     write_images(path, IMAGES, {"seed": 1})
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -304,7 +310,7 @@ def test_samples_that_cannot_be_written_leave_what_was_there(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_slices_are_no_samples(path, tmp_path):
+def test_slices_are_no_samples(path: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^{tmp_path}/none\.h5: expected images, got no such file$"):
         read_images(tmp_path / "none.h5")
     with pytest.raises(InputError, match=rf"^{path.parent}/S2\.h5: expected images, got"):

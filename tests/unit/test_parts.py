@@ -160,7 +160,8 @@ def chains(draw: st.DrawFn) -> tuple[list[Part], int]:
     for both in itertools.pairwise(cuts):
         size = draw(st.sampled_from([1, 2, 4]))
         selections: list[list[SliceSelection]] = [["all"], ["first", "rest"]]
-        parts += [Part(size, slices, both) for slices in (draw(st.sampled_from(selections)) if size > 1 else ["all"])]
+        selection = draw(st.sampled_from(selections)) if size > 1 else selections[0]
+        parts += [Part(size, slices, both) for slices in selection]
     return draw(st.permutations(parts)), bits
 
 

@@ -5,7 +5,9 @@ import os
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from PIL import Image
 from source_files import data_section, random_images
 
 from spn.cli import main
-from spn.config import DataSection, InputError
+from spn.config import DataSection, FolderData, InputError
 from spn.data.preprocess import write_slices
 from spn.data.sources import pictures
+from spn.data.sources.picture import decode_picture
 from spn.files import WriteError
 
 COUNT = 60
@@ -112,13 +115,12 @@ def test_the_temporary_file_lies_beside_the_output_and_has_no_name(
 ) -> None:
     write_folder(tmp_path, contents_of(4))
     seen = []
-    sound = pictures.decode_picture
     data = tmp_path / "data"
 
-    def look(content: bytes, of: DataSection) -> np.ndarray:
+    def look(content: bytes, of: FolderData) -> np.ndarray:
         links = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
         seen.append(([*data.iterdir()], sum(os.readlink(each).startswith(f"{data}/") for each in links)))
-        return sound(content, of)
+        return decode_picture(content, of)
 
     monkeypatch.setattr(pictures, "decode_picture", look)
     data.mkdir()
@@ -142,7 +144,7 @@ def test_a_disk_that_takes_no_pictures_is_named(tmp_path: Path, monkeypatch: pyt
     def refuse(*given: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pictures.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(WriteError, match=rf"^{tmp_path}: could not be written: No space left on device$"):
         write_slices(section(), 2, (0, 8), tmp_path, tmp_path / "S2.h5", progress=False)
 
@@ -155,10 +157,12 @@ def test_threads_are_processes_that_decode(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, params)
     started: list[int] = []
-    sound = pictures.ProcessPoolExecutor
-    monkeypatch.setattr(
-        pictures, "ProcessPoolExecutor", lambda count, *others: started.append(count) or sound(count, *others)
-    )
+
+    def executor(count: int, *others: Any) -> ProcessPoolExecutor:
+        started.append(count)
+        return ProcessPoolExecutor(count, *others)
+
+    monkeypatch.setattr(pictures, "ProcessPoolExecutor", executor)
     for threads in ("1", "2"):
         command = ["preprocess", "--scale-factor", "2", "--output", f"S2_{threads}.h5", "--threads", threads]
         assert main(command) == 0

@@ -3,6 +3,8 @@
 import json
 import time
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,32 +13,33 @@ from hypothesis import strategies as st
 from PIL import Image
 from source_files import data_section, images_of, labels_of, random_images, real_file
 
-from spn.config import InputError
+from spn.config import DataSection, InputError
 from spn.data.hdf5 import SliceFile
-from spn.data.layout import SPLITS
+from spn.data.layout import SPLITS, Split
 from spn.data.preprocess import write_slices
 from spn.data.sources import open_source
 from spn.image import join_slices
 
+Shape = tuple[int, int, int]
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "split_seed": 3, "validation": 20, "test": 30}
 
 
-def arrays(shape, **keys):
+def arrays(shape: Shape, **keys: Any) -> DataSection:
     section = {"source": "arrays", "name": "made", "bits": 8, "size": shape[0], "channels": shape[2]}
     return data_section(**section | {"release": "made here"} | keys)
 
 
-def write_arrays(root, **splits):
+def write_arrays(root: Path, **splits: np.ndarray) -> None:
     (root / "made").mkdir(parents=True)
     for split, images in splits.items():
         np.savez(root / "made" / f"{split}.npz", data=images, labels=1 + np.arange(len(images)) % 10)
 
 
-def all_of(file, split):
+def all_of(file: SliceFile, split: Split) -> np.ndarray:
     return np.arange(file.num_images(split))
 
 
-def assert_holds(path, section, root):
+def assert_holds(path: Path, section: DataSection, root: Path) -> None:
     """Compare the file with the source, image by image."""
     file, source = SliceFile(path), open_source(section, root)
     for split in SPLITS:
@@ -48,7 +51,7 @@ def assert_holds(path, section, root):
 
 
 @st.composite
-def layouts(draw):
+def layouts(draw: st.DrawFn) -> tuple[int, tuple[int, ...], Shape]:
     scale_factor = draw(st.integers(1, 4))
     size = scale_factor * draw(st.integers(1, 4))
     bits = draw(st.integers(1, 8))
@@ -58,7 +61,9 @@ def layouts(draw):
 
 @settings(max_examples=25, deadline=None)
 @given(layout=layouts(), count=st.sampled_from([20, 256, 300]), seed=st.integers(0, 99))
-def test_slices_and_bits_join_to_the_images_of_the_source(tmp_path_factory, layout, count, seed):
+def test_slices_and_bits_join_to_the_images_of_the_source(
+    tmp_path_factory: pytest.TempPathFactory, layout: tuple[int, tuple[int, ...], Shape], count: int, seed: int
+) -> None:
     scale_factor, cuts, shape = layout
     root = tmp_path_factory.mktemp("root")
     write_arrays(root, train=random_images(count, *shape, seed=seed), test=random_images(5, *shape, seed=seed + 1))
@@ -67,7 +72,7 @@ def test_slices_and_bits_join_to_the_images_of_the_source(tmp_path_factory, layo
     assert_holds(root / "out.h5", section, root)
 
 
-def test_the_digits_under_two_layouts_are_the_same_images(tmp_path):
+def test_the_digits_under_two_layouts_are_the_same_images(tmp_path: Path) -> None:
     section = data_section(**DIGITS)
     write_slices(section, 2, (0, 2, 5), tmp_path, tmp_path / "a.h5", progress=False)
     write_slices(section, 4, (0, 5), tmp_path, tmp_path / "b.h5", progress=False)
@@ -75,7 +80,7 @@ def test_the_digits_under_two_layouts_are_the_same_images(tmp_path):
     assert_holds(tmp_path / "b.h5", section, tmp_path)
 
 
-def test_attributes_say_what_the_file_holds(tmp_path):
+def test_attributes_say_what_the_file_holds(tmp_path: Path) -> None:
     write_arrays(tmp_path, train=random_images(30, 8, 8, 3), val=random_images(6, 8, 8, 3, seed=1))
     section = arrays((8, 8, 3), validation=4, limit={"train": 9})
     write_slices(section, 2, (0, 3, 8), tmp_path, tmp_path / "out.h5", progress=False)
@@ -88,7 +93,7 @@ def test_attributes_say_what_the_file_holds(tmp_path):
     assert (file.skipped, file.duplicates) == (0, 0)
 
 
-def test_a_second_run_writes_the_same_bytes(tmp_path):
+def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
     section = data_section(**DIGITS)
     write_slices(section, 2, (0, 2, 5), tmp_path, tmp_path / "first.h5", progress=False)
     time.sleep(1.1)  # HDF5 counts time in seconds
@@ -96,7 +101,7 @@ def test_a_second_run_writes_the_same_bytes(tmp_path):
     assert (tmp_path / "first.h5").read_bytes() == (tmp_path / "second.h5").read_bytes()
 
 
-def test_the_digest_changes_with_one_pixel(tmp_path):
+def test_the_digest_changes_with_one_pixel(tmp_path: Path) -> None:
     train, test = random_images(30, 8, 8, 3), random_images(6, 8, 8, 3, seed=1)
     digests = []
     for index in range(2):
@@ -108,7 +113,9 @@ def test_the_digest_changes_with_one_pixel(tmp_path):
     assert digests[0] != digests[1]
 
 
-def test_test_images_found_in_train_or_validation_are_counted(tmp_path, capsys):
+def test_test_images_found_in_train_or_validation_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train, test = random_images(600, 8, 8, 3), random_images(40, 8, 8, 3, seed=1)
     test[[3, 17, 39]] = train[[5, 300, 599]]
     test[21] = test[3]
@@ -120,7 +127,7 @@ def test_test_images_found_in_train_or_validation_are_counted(tmp_path, capsys):
     assert "4 of test also in train or validation" in capsys.readouterr().out
 
 
-def test_images_that_differ_in_dropped_bits_only_are_duplicates(tmp_path):
+def test_images_that_differ_in_dropped_bits_only_are_duplicates(tmp_path: Path) -> None:
     train = random_images(20, 8, 8, 3)
     write_arrays(tmp_path, train=train, val=train[:5] ^ 31)
     for bits, duplicates in ((8, 0), (3, 5)):
@@ -129,13 +136,13 @@ def test_images_that_differ_in_dropped_bits_only_are_duplicates(tmp_path):
         assert SliceFile(tmp_path / "out.h5").duplicates == duplicates
 
 
-def pictures_section(**keys):
+def pictures_section(**keys: Any) -> DataSection:
     section = {"source": "folder", "name": "pictures", "bits": 8, "size": 8, "channels": 3, "fit": "crop"}
     return data_section(**section | {"filter": "box", "validation": 2, "test": 2} | keys)
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def pictures(tmp_path: Path) -> Path:
     (tmp_path / "pictures").mkdir()
     for index, picture in enumerate(random_images(10, 8, 8, 3)):
         Image.fromarray(picture).save(tmp_path / "pictures" / f"{index}.png")
@@ -143,13 +150,13 @@ def pictures(tmp_path):
     return tmp_path
 
 
-def test_nothing_is_written_where_a_picture_is_bad(pictures):
+def test_nothing_is_written_where_a_picture_is_bad(pictures: Path) -> None:
     with pytest.raises(InputError, match=r"bad\.png"):
         write_slices(pictures_section(), 2, (0, 8), pictures, pictures / "out" / "a.h5", progress=False)
     assert not (pictures / "out").exists()
 
 
-def test_many_skipped_pictures_are_named_up_to_twenty(pictures, capsys):
+def test_many_skipped_pictures_are_named_up_to_twenty(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(25):
         (pictures / "pictures" / f"bad{index:02}.png").write_bytes(b"")
     write_slices(pictures_section(unreadable="skip"), 2, (0, 8), pictures, pictures / "a.h5", progress=False)
@@ -159,7 +166,7 @@ def test_many_skipped_pictures_are_named_up_to_twenty(pictures, capsys):
     assert [line.split()[1] for line in said.err.splitlines()][-2:] == ["bad23.png:", "bad24.png:"]
 
 
-def test_skipped_pictures_are_counted_and_named(pictures, capsys):
+def test_skipped_pictures_are_counted_and_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     section = pictures_section(unreadable="skip")
     write_slices(section, 2, (0, 8), pictures, pictures / "a.h5", progress=False)
     assert SliceFile(pictures / "a.h5").skipped == 1
@@ -172,7 +179,7 @@ def test_skipped_pictures_are_counted_and_named(pictures, capsys):
     assert_holds(pictures / "a.h5", section, pictures)
 
 
-def test_a_failure_half_way_leaves_what_was_there(tmp_path):
+def test_a_failure_half_way_leaves_what_was_there(tmp_path: Path) -> None:
     write_arrays(tmp_path, train=random_images(600, 8, 8, 3), val=random_images(6, 8, 8, 3, seed=1))
     output = tmp_path / "out" / "a.h5"
     section = arrays((8, 8, 3), validation=4)
@@ -187,7 +194,7 @@ def test_a_failure_half_way_leaves_what_was_there(tmp_path):
     assert output.read_bytes() == before
 
 
-def test_progress_is_shown_unless_it_is_not_wanted(tmp_path, capsys):
+def test_progress_is_shown_unless_it_is_not_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     section = data_section(**DIGITS)
     write_slices(section, 2, (0, 5), tmp_path, tmp_path / "a.h5", progress=False)
     assert capsys.readouterr().err == ""
@@ -195,7 +202,7 @@ def test_progress_is_shown_unless_it_is_not_wanted(tmp_path, capsys):
     assert "1797/1797" in capsys.readouterr().err
 
 
-def test_memory_does_not_grow_with_the_data_set(tmp_path):
+def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
     peaks = []
     for count in (500, 2500):
         root = tmp_path / str(count)
@@ -208,11 +215,12 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
     assert peaks[1] - peaks[0] < 0.75e6
 
 
-def test_real_mnist_digits(tmp_path):
+def test_real_mnist_digits(tmp_path: Path) -> None:
     folder = real_file("mnist")
     limit = {"train": 300, "validation": 50, "test": 100}
     section = data_section(source="mnist", name="mnist", bits=8, validation=5000, limit=limit)
     write_slices(section, 4, (0, 1, 8), folder.parent, tmp_path / "mnist.h5", progress=False)
     assert_holds(tmp_path / "mnist.h5", section, folder.parent)
     labels = SliceFile(tmp_path / "mnist.h5").labels("test", np.arange(100))
+    assert labels is not None
     assert set(labels.tolist()) == set(range(10))

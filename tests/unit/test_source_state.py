@@ -82,28 +82,28 @@ def exchanged(one: Path, other: Path) -> None:
 
 NO_TEXT = os.fsdecode(b"made/\xff.bmp")
 TOP, DEEP = "made/0.bmp", "made/more/still/4.bmp"
-Make = Callable[[Path], None]
+Make = Callable[[Path], object]
 CHANGES: dict[str, tuple[DataSection, Make, Make]] = {
-    "added": (FOLDER, folder, lambda root: (root / "made/new.bmp").write_bytes(picture(8)) and None),
-    "added below": (FOLDER, folder, lambda root: (root / "made/more/still/8.BMP").write_bytes(picture(8)) and None),
+    "added": (FOLDER, folder, lambda root: (root / "made/new.bmp").write_bytes(picture(8))),
+    "added below": (FOLDER, folder, lambda root: (root / "made/more/still/8.BMP").write_bytes(picture(8))),
     "added in a new folder": (
         FOLDER,
         folder,
-        lambda root: shutil.copytree(root / "made/more", root / "made/x") and None,
+        lambda root: shutil.copytree(root / "made/more", root / "made/x"),
     ),
     "removed": (FOLDER, folder, lambda root: (root / TOP).unlink()),
     "removed below": (FOLDER, folder, lambda root: (root / DEEP).unlink()),
-    "renamed": (FOLDER, folder, lambda root: (root / TOP).rename(root / "made/9.bmp") and None),
-    "renamed below": (FOLDER, folder, lambda root: (root / DEEP).rename(root / "made/more/still/9.bmp") and None),
-    "moved": (FOLDER, folder, lambda root: (root / DEEP).rename(root / "made/more/4.bmp") and None),
-    "a folder renamed": (FOLDER, folder, lambda root: (root / "made/more").rename(root / "made/other") and None),
+    "renamed": (FOLDER, folder, lambda root: (root / TOP).rename(root / "made/9.bmp")),
+    "renamed below": (FOLDER, folder, lambda root: (root / DEEP).rename(root / "made/more/still/9.bmp")),
+    "moved": (FOLDER, folder, lambda root: (root / DEEP).rename(root / "made/more/4.bmp")),
+    "a folder renamed": (FOLDER, folder, lambda root: (root / "made/more").rename(root / "made/other")),
     "exchanged": (FOLDER, folder, lambda root: exchanged(root / TOP, root / DEEP)),
     "in place": (FOLDER, folder, lambda root: in_place(root / TOP)),
     "in place below": (FOLDER, folder, lambda root: in_place(root / DEEP)),
     "a name of no text": (
         FOLDER,
         folder,
-        lambda root: (root / os.fsdecode(b"made/\xff.bmp")).write_bytes(picture(8)) and None,
+        lambda root: (root / os.fsdecode(b"made/\xff.bmp")).write_bytes(picture(8)),
     ),
     "link to another": (FOLDER, folder, lambda root: (root / "made/new.bmp").symlink_to(root / DEEP)),
     "zip: added": (FOLDER, zipped, lambda root: zipped(root, "012345678")),
@@ -113,7 +113,7 @@ CHANGES: dict[str, tuple[DataSection, Make, Make]] = {
     "zip beside a folder": (FOLDER, folder, zipped),
     "arrays: added": (ARRAYS, arrays, lambda root: np.save(root / "made/train_2.npy", IMAGES)),
     "arrays: removed": (ARRAYS, arrays, lambda root: (root / "made/train.npy").unlink()),
-    "arrays: renamed": (ARRAYS, arrays, lambda root: (root / "made/train.npy").rename(root / "made/val.npy") and None),
+    "arrays: renamed": (ARRAYS, arrays, lambda root: (root / "made/train.npy").rename(root / "made/val.npy")),
     "arrays: in place": (ARRAYS, arrays, lambda root: in_place(root / "made/train.npy")),
     "mnist: in place": (MNIST, mnist, lambda root: in_place(root / MNIST.places[3])),
     "mnist: removed": (MNIST, mnist, lambda root: (root / MNIST.places[0]).unlink()),
