@@ -1,7 +1,8 @@
 """What is done for speed and memory alone changes no result."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from spn import machine
 from spn.config import Params, load_params
 from spn.data import resident
 from spn.data.hdf5 import SliceFile
+from spn.data.layout import Split
 from spn.data.preprocess import write_slices
 from spn.data.resident import ResidentSlices
 from spn.evaluation.evaluate import stage_nats
@@ -41,10 +43,12 @@ def five_pixels_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "PIXELS", {"cpu": 5})
 
 
-def trainer(experiment: tuple[Params, Path], stage: str, device: torch.device = CPU, **options: bool) -> Trainer:
+def trainer(
+    experiment: tuple[Params, Path], stage: str, device: torch.device = CPU, recompute: bool = False
+) -> Trainer:
     params, folder = experiment
     data = SliceFile(folder / f"{stage}.h5")
-    return Trainer(params, stage, data, stage_recipe(params, stage, data.digest), device, **options)
+    return Trainer(params, stage, data, stage_recipe(params, stage, data.digest), device, recompute=recompute)
 
 
 # The chunked law.
@@ -55,11 +59,11 @@ class Problem:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        draw = {"generator": generator, "dtype": torch.float64}
-        self.features = torch.randn(*SHAPE[:3], 7, **draw).requires_grad_()  # type: ignore[call-overload]
-        self.weight = torch.randn(7, 3 * LEVELS, **draw).requires_grad_()  # type: ignore[call-overload]
+        draw: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
+        self.features = torch.randn(*SHAPE[:3], 7, **draw).requires_grad_()
+        self.weight = torch.randn(7, 3 * LEVELS, **draw).requires_grad_()
         self.levels = torch.randint(LEVELS, SHAPE, generator=generator)
-        self.uniforms = torch.rand(SHAPE, **draw)  # type: ignore[call-overload]
+        self.uniforms = torch.rand(SHAPE, **draw)
 
     def head(self, features: Tensor) -> Categorical:
         return Categorical((features @ self.weight).unflatten(-1, (3, LEVELS)))
@@ -73,7 +77,7 @@ class Problem:
 def test_a_chunked_law_is_the_law_of_all_its_pixels(temperature: float) -> None:
     problem = Problem()
     actual, expected = (law.tempered(temperature) for law in problem.laws())
-    exactly = {"atol": 1e-12, "rtol": 0.0}
+    exactly: dict[str, Any] = {"atol": 1e-12, "rtol": 0.0}
     torch.testing.assert_close(actual.log_prob(problem.levels), expected.log_prob(problem.levels), **exactly)
     torch.testing.assert_close(actual.probs(), expected.probs(), **exactly)
     torch.testing.assert_close(actual.select(1, 3, 2).probs(), expected.select(1, 3, 2).probs(), **exactly)
@@ -102,7 +106,7 @@ def test_a_chunked_law_made_again_keeps_no_logits() -> None:
     assert _kept(lambda: whole.log_prob(problem.levels)) > logits
 
 
-def _kept(run: object) -> int:
+def _kept(run: Callable[[], object]) -> int:
     """Count the bytes of different tensors that are kept for the way back."""
     kept: dict[int, int] = {}
 
@@ -111,7 +115,7 @@ def _kept(run: object) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()  # type: ignore[operator]
+        result = run()
     del result
     return sum(kept.values())
 
@@ -120,7 +124,7 @@ def _kept(run: object) -> int:
 
 
 @pytest.mark.parametrize("stage", ["raster", "low"])
-def test_activations_made_again_change_no_step(experiment, stage):
+def test_activations_made_again_change_no_step(experiment: tuple[Params, Path], stage: str) -> None:
     # With dropout, whose draws must be those of the first time.
     plain, recomputing = trainer(experiment, stage), trainer(experiment, stage, recompute=True)
     for _ in range(3):
@@ -131,18 +135,18 @@ def test_activations_made_again_change_no_step(experiment, stage):
 
 
 @pytest.mark.parametrize("stage", ["raster", "low"])
-def test_activations_made_again_are_not_kept(experiment, stage):
-    def kept(**options: bool) -> int:
-        run = trainer(experiment, stage, **options)
+def test_activations_made_again_are_not_kept(experiment: tuple[Params, Path], stage: str) -> None:
+    def kept(recompute: bool) -> int:
+        run = trainer(experiment, stage, recompute=recompute)
         slices = run.data.slices("train", torch.arange(8))
         position = run.stage.positions(run.stage.targets[-1], 8)
         return _kept(lambda: run.stage.nats(run.model, slices, position))
 
-    assert kept(recompute=True) < 0.6 * kept()
+    assert kept(recompute=True) < 0.6 * kept(recompute=False)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waiting for a GPU needs one")
-def test_a_step_never_waits_for_the_gpu(experiment):
+def test_a_step_never_waits_for_the_gpu(experiment: tuple[Params, Path]) -> None:
     run = trainer(experiment, "low", torch.device("cuda"))
     run.train_step()
     torch.cuda.set_sync_debug_mode("error")
@@ -156,15 +160,15 @@ def test_a_step_never_waits_for_the_gpu(experiment):
 
 
 @pytest.fixture
-def setting() -> Iterator[object]:
-    settings = torch.backends.mkldnn.matmul
+def setting() -> Iterator[Any]:
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     former = settings.fp32_precision
     yield settings
     settings.fp32_precision = former
 
 
 @pytest.mark.parametrize("former", ["none", "ieee"])
-def test_onednn_matmul_is_float32_and_leave_the_setting_as_it_was(setting, former):
+def test_onednn_matmul_is_float32_and_leave_the_setting_as_it_was(setting: Any, former: str) -> None:
     setting.fp32_precision = former
     generator = torch.Generator().manual_seed(1)
     left, right = (torch.randn(300, 300, generator=generator) for _ in range(2))
@@ -176,7 +180,7 @@ def test_onednn_matmul_is_float32_and_leave_the_setting_as_it_was(setting, forme
     assert setting.fp32_precision == former
 
 
-def test_onednn_matmul_leaves_the_setting_as_it_was_after_an_error(setting):
+def test_onednn_matmul_leaves_the_setting_as_it_was_after_an_error(setting: Any) -> None:
     former = setting.fp32_precision
     with pytest.raises(KeyError), onednn_matmul(CPU):
         raise KeyError
@@ -188,29 +192,37 @@ def test_onednn_matmul_leaves_the_setting_as_it_was_after_an_error(setting):
 
 @pytest.mark.parametrize("free", [0, 1 << 40])
 @pytest.mark.parametrize("stage", ["raster", "low"])
-def test_slices_are_those_of_the_file_whether_they_fit_or_not(experiment, monkeypatch, stage, free):
+def test_slices_are_those_of_the_file_whether_they_fit_or_not(
+    experiment: tuple[Params, Path], monkeypatch: pytest.MonkeyPatch, stage: str, free: int
+) -> None:
     monkeypatch.setattr(resident, "free_bytes", lambda device: free)
     file = SliceFile(experiment[1] / f"{stage}.h5")
     slices = ResidentSlices(file, CPU)
-    for split, indices in (("train", [3, 99, 3]), ("validation", [0]), ("train", list(range(100)))):
+    cases: list[tuple[Split, list[int]]] = [("train", [3, 99, 3]), ("validation", [0]), ("train", list(range(100)))]
+    for split, indices in cases:
         assert torch.equal(slices.slices(split, torch.tensor(indices)), file.slices(split, torch.tensor(indices)))
     assert slices.num_images("test") == file.num_images("test")
 
 
-def test_slices_that_fit_are_read_once(experiment, monkeypatch):
-    reads = []
+def test_slices_that_fit_are_read_once(experiment: tuple[Params, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
     file = SliceFile(experiment[1] / "low.h5")
     sound = file.levels
-    monkeypatch.setattr(file, "levels", lambda split, indices: reads.append(len(indices)) or sound(split, indices))
+
+    def levels(split: Split, indices: Tensor) -> Tensor:
+        reads.append(len(indices))
+        return sound(split, indices)
+
+    monkeypatch.setattr(file, "levels", levels)
     slices = ResidentSlices(file, CPU)
     for _ in range(3):
         slices.slices("train", torch.tensor([1, 2]))
     assert reads == [100]
 
 
-def test_free_memory_is_what_the_machine_has_free_and_the_job_may_still_use(monkeypatch):
+def test_free_memory_is_what_the_machine_has_free_and_the_job_may_still_use(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(machine.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr("os.sysconf", sizes.__getitem__)
     monkeypatch.setattr(machine, "_left_in_groups", lambda groups, root: [])
     assert machine.free_bytes(CPU) == 4_096_000
     monkeypatch.setattr(machine, "_left_in_groups", lambda groups, root: [5_000_000, 3_000])
@@ -221,7 +233,7 @@ def test_free_memory_is_what_the_machine_has_free_and_the_job_may_still_use(monk
     assert machine.free_bytes(CPU) <= 1.5 * 1024 * int(line.split()[1])
 
 
-def test_a_job_may_use_what_the_tightest_of_its_groups_leaves(tmp_path):
+def test_a_job_may_use_what_the_tightest_of_its_groups_leaves(tmp_path: Path) -> None:
     (tmp_path / "groups").write_text("0::/job/step\n")
     for folder, limit, used in (("job", "5000", 2000), ("job/step", "max", 500), ("", "9000", 2500)):
         (tmp_path / "root" / folder).mkdir(parents=True, exist_ok=True)
@@ -237,7 +249,7 @@ def test_a_job_may_use_what_the_tightest_of_its_groups_leaves(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["raster", "low"])
-def test_exact_nats_do_not_depend_on_the_batches(experiment, stage):
+def test_exact_nats_do_not_depend_on_the_batches(experiment: tuple[Params, Path], stage: str) -> None:
     params, folder = experiment
     plan = Stage(params.stage_plans[stage], params.data.shape)
     torch.manual_seed(0)

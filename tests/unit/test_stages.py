@@ -65,6 +65,7 @@ def test_a_level_is_cut_where_the_bits_are(plan: StagePlan, target: int, high: i
     if high is None:
         assert known is None
     else:
+        assert known is not None
         assert torch.equal(known, torch.full((1, 2, 3, 3), high))
 
 
@@ -167,7 +168,7 @@ def test_contexts_are_gathered_where_the_slices_are(device: torch.device, copies
     """Without a copy to there if the stage was made for that device: two windows have their bits and offsets."""
     stage = Stage(LOW_TWO, SHAPE, device)
     slices, position = slices_of([[5, 6], [7, 3]]).to(META), torch.zeros(1, 2, dtype=torch.int64, device=META)
-    with Copies() as counted:
+    with Copies() as counted:  # type: ignore[no-untyped-call]
         context = stage.context(slices, position)
     assert context.cells.device == context.present.device == META
     assert context.cells.shape == (1, 13, 2, 3, 3)

@@ -182,7 +182,7 @@ def test_what_belongs_to_the_machine_is_handed_on(
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, bool],
+    options: dict[str, Any],
     handed_on: tuple[bool, bool],
 ) -> None:
     given: list[tuple[object, ...]] = []
@@ -204,7 +204,8 @@ def test_the_loss_is_made_for_the_device(
     monkeypatch.setattr(trainer, "parallel_nats", lambda *arguments: arguments)
     params, file = params_of(tmp_path), SliceFile(data)
     made = trainer.Trainer(params, "low", file, stage_recipe(params, "low", file.digest), CPU, compiled)
-    assert made._nats == (made.stage, made.model, CPU, compiled)
+    given: Any = made._nats
+    assert given == (made.stage, made.model, CPU, compiled)
 
 
 def test_a_checkpoint_vouches_for_its_history(data: Path, tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_several_processes_compute_the_same_nats(
         groups.append(process_group)
         return module
 
-    monkeypatch.setattr(parallel.torch, "compile", compile_nothing)
+    monkeypatch.setattr(torch, "compile", compile_nothing)
     monkeypatch.setattr(parallel, "num_processes", lambda: processes)
     monkeypatch.setattr(parallel, "gradient_group", {CPU: "the group"}.__getitem__)
     monkeypatch.setattr(parallel, "DistributedDataParallel", average_nothing)
@@ -259,7 +260,7 @@ def test_every_process_initialises_by_the_whole_first_batch(
     """And takes its steps by its share."""
     monkeypatch.setattr(trainer, "share", lambda whole: whole[:3])
     training, given = trainer_of(data, tmp_path), list[Any]()
-    training.learner.initialise = given.append  # type: ignore[method-assign]
+    monkeypatch.setattr(training.learner, "initialise", given.append)
     training.initialise()
     indices, positions = training.learner.draw(0, 100)
     slices = SliceFile(data).slices("train", indices)

@@ -5,6 +5,7 @@ import hashlib
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,22 +52,30 @@ def changed(tmp_path: Path, **training: object) -> Params:
     return load_params(write_params(tmp_path, raw))
 
 
-def run(params: Params, data: Path, place: Path, stage: str = "low", **options: object) -> dict[str, torch.Tensor]:
+def run(params: Params, data: Path, place: Path, stage: str = "low", **options: Any) -> dict[str, torch.Tensor]:
     """Train one stage under `place` and give its weights."""
     file = SliceFile(data / FILES.get(stage, "S2.h5"))
-    train_stage(params, stage, file, place / "out", place / "runs", CPU, **options)  # type: ignore[arg-type]
+    train_stage(params, stage, file, place / "out", place / "runs", CPU, **options)
     return load_tensors(place / "out" / "checkpoint.safetensors")[0]
 
 
-def test_data_initialise_a_network_once_and_never_again(data, tmp_path, monkeypatch):
+def test_data_initialise_a_network_once_and_never_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw = tiny_params()
     for stage in raw["stages"].values():
         stage["model"] = {"family": "pixelcnn_pp", "filters": 4, "resnets": 1, "mixtures": 2}
     params = load_params(write_params(tmp_path, raw))
-    sound, passes = PixelCnnPp.initialise, []
-    monkeypatch.setattr(PixelCnnPp, "initialise", lambda *arguments: passes.append(1) or sound(*arguments))
+    sound, passes = PixelCnnPp.initialise, 0
+
+    def initialise(*arguments: Any) -> None:
+        nonlocal passes
+        passes += 1
+        sound(*arguments)
+
+    monkeypatch.setattr(PixelCnnPp, "initialise", initialise)
     whole = run(params, data, tmp_path / "whole")
-    assert len(passes) == 1
+    assert passes == 1
 
     def die(row: Row) -> None:
         if row["step"] == 4:
@@ -74,12 +83,12 @@ def test_data_initialise_a_network_once_and_never_again(data, tmp_path, monkeypa
 
     with pytest.raises(KilledError):
         run(params, data, tmp_path / "killed", observe=die)
-    assert len(passes) == 2
+    assert passes == 2
     assert_same(run(params, data, tmp_path / "killed"), whole)
-    assert len(passes) == 2
+    assert passes == 2
 
 
-def test_averaging_begins_with_what_data_initialised(data, tmp_path):
+def test_averaging_begins_with_what_data_initialised(data: Path, tmp_path: Path) -> None:
     raw = tiny_params()
     raw["stages"]["low"]["model"] = {"family": "pixelcnn_pp", "filters": 4, "resnets": 1, "mixtures": 2}
     params = load_params(write_params(tmp_path, raw))
@@ -103,7 +112,9 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
     [{"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}, {"name": "rmsprop", "learning_rate": 0.001}],
     ids=lambda section: section["name"],
 )
-def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data, tmp_path, optimiser):
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    data: Path, tmp_path: Path, optimiser: dict[str, Any]
+) -> None:
     params = changed(tmp_path, optimiser=optimiser)
     whole = run(params, data, tmp_path / "whole")
 
@@ -126,7 +137,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(data, tmp_pa
         assert [before.get(key) for key in kept] == [after.get(key) for key in kept]
 
 
-def test_what_is_trained_is_not_trained_again(data, tmp_path, monkeypatch):
+def test_what_is_trained_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = changed(tmp_path)
     weights = run(params, data, tmp_path)
     monkeypatch.setattr(Trainer, "train_step", _forbidden)
@@ -146,7 +157,7 @@ def _forbidden(self: object) -> None:
     raise AssertionError("trained")
 
 
-def test_another_recipe_is_another_training(data, tmp_path):
+def test_another_recipe_is_another_training(data: Path, tmp_path: Path) -> None:
     first, second = changed(tmp_path), changed(tmp_path, clip_norm=0.1)
     weights = run(first, data, tmp_path)
     recipe = stage_recipe(second, "low", SliceFile(data / "S2.h5").digest)
@@ -156,14 +167,14 @@ def test_another_recipe_is_another_training(data, tmp_path):
     assert trained_history(tmp_path / "out/checkpoint.safetensors", recipe)
 
 
-def test_the_same_recipe_gives_the_same_weights(data, tmp_path):
+def test_the_same_recipe_gives_the_same_weights(data: Path, tmp_path: Path) -> None:
     params = changed(tmp_path)
     assert_same(run(params, data, tmp_path / "one"), run(params, data, tmp_path / "two"))
 
 
 @pytest.mark.parametrize("stage", ["raster", "high", "low"])
 @pytest.mark.slow
-def test_training_learns_more_than_the_histogram(data, tmp_path, stage):
+def test_training_learns_more_than_the_histogram(data: Path, tmp_path: Path, stage: str) -> None:
     # A network whose gates saturate or whose units die still learns how frequent each level is, and no more.
     params = changed(tmp_path, steps=300, validate_every=100, batch_size=32)
     run(params, data, tmp_path, stage=stage)
@@ -176,19 +187,19 @@ def test_training_learns_more_than_the_histogram(data, tmp_path, stage):
     assert learned < 0.9 * -(shares * shares.clamp_min(1e-9).log2()).sum().item()
 
 
-def test_bfloat16_trains(data, tmp_path):
+def test_bfloat16_trains(data: Path, tmp_path: Path) -> None:
     weights = run(changed(tmp_path, precision="bfloat16"), data, tmp_path)
     assert all(weight.dtype == torch.float32 for weight in weights.values())
 
 
-def test_a_loss_that_is_not_finite_stops_with_stage_and_step(data, tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_stage_and_step(data: Path, tmp_path: Path) -> None:
     params = changed(tmp_path, optimiser={"name": "rmsprop", "learning_rate": 1e30}, warmup_steps=0)
     with pytest.raises(FloatingPointError, match=r"stage low, step [2-6]: expected a finite loss, got (nan|inf)"):
         run(params, data, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_data_of_another_scale_factor_are_refused(data, tmp_path):
+def test_data_of_another_scale_factor_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"S1.h5: expected slices under S=2 .* stage low"):
         train_stage(changed(tmp_path), "low", SliceFile(data / "S1.h5"), tmp_path / "out", tmp_path / "runs", CPU)
 
@@ -197,7 +208,7 @@ def test_a_seed_is_63_bits_of_the_digest_of_its_key() -> None:
     assert derive_seed(1, "epoch", 20) == int(hashlib.sha256(b"1/epoch/20").hexdigest()[:16], 16) // 2
 
 
-def test_every_epoch_shows_every_image_once():
+def test_every_epoch_shows_every_image_once() -> None:
     epochs = torch.cat([batch_indices(1, step, num_images=10, batch_size=4) for step in range(5)])
     assert epochs[:10].sort().values.tolist() == epochs[10:].sort().values.tolist() == list(range(10))
     assert epochs[:10].tolist() != epochs[10:].tolist()
@@ -208,12 +219,12 @@ def test_another_seed_is_another_order() -> None:
     assert len(orders) == 3
 
 
-def test_a_batch_may_be_larger_than_the_data():
+def test_a_batch_may_be_larger_than_the_data() -> None:
     counts = batch_indices(1, 0, num_images=3, batch_size=8).bincount(minlength=3)
     assert sorted(counts.tolist()) == [2, 3, 3]
 
 
-def test_slices_are_drawn_uniformly():
+def test_slices_are_drawn_uniformly() -> None:
     targets = ((0, 1), (1, 0), (1, 1))
     drawn = draw_positions(targets, 9000, seeded("positions"))
     for target in targets:
@@ -221,7 +232,7 @@ def test_slices_are_drawn_uniformly():
         assert abs(share - 1 / 3) < 5 * math.sqrt(2 / 9 / 9000)
 
 
-def test_the_learning_rate_warms_up_and_decays(tmp_path):
+def test_the_learning_rate_warms_up_and_decays(tmp_path: Path) -> None:
     section = changed(tmp_path, steps=100, warmup_steps=10).stages["low"].training
     rates = [learning_rate(section, step) for step in range(100)]
     # Eleven equal steps up to the peak of 0.01; then half a turn in ninety, of which 45 are a quarter.

@@ -144,7 +144,7 @@ def drawn(trainer: Trainer, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor
         torch.set_rng_state(state)
         return sound(slices, position, labels)
 
-    trainer._nats = note  # type: ignore[method-assign]
+    trainer._nats = note
     for _ in range(steps):
         trainer.train_step()
         yield given.pop()
@@ -226,7 +226,12 @@ def test_the_estimate_of_a_row_is_of_all_slices_in_bits_per_sub_pixel(folder: Pa
     rows: list[Any] = []
     steps = []
     sound = trainer.train_step
-    trainer.train_step = lambda: steps.append(sound()) or steps[-1]  # type: ignore[method-assign, func-returns-value]
+
+    def step() -> tuple[Tensor, Tensor, Tensor]:
+        steps.append(sound())
+        return steps[-1]
+
+    trainer.train_step = step  # type: ignore[method-assign]
     trainer.advance(folder / "state.safetensors", rows.append)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     # Two steps of warm-up, the peak, and a quarter of a turn in two.
@@ -295,8 +300,8 @@ def test_gradients_are_of_nats_a_sub_pixel_and_clipped_to_the_norm(folder: Path)
         if clip is None:  # not their norm alone, which has no sign
             for ours, direct in zip(trainer.model.parameters(), fresh.model.parameters(), strict=True):
                 torch.testing.assert_close(ours.grad, direct.grad, rtol=1e-3, atol=1e-6)
-        direct = [weight.grad for weight in fresh.model.parameters() if weight.grad is not None]
-        assert norm.item() == pytest.approx(math.sqrt(sum(float(each.square().sum()) for each in direct)), rel=1e-4)
+        gradients = [weight.grad for weight in fresh.model.parameters() if weight.grad is not None]
+        assert norm.item() == pytest.approx(math.sqrt(sum(float(each.square().sum()) for each in gradients)), rel=1e-4)
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -340,7 +345,7 @@ def test_every_step_is_taken_at_its_own_rate(folder: Path) -> None:
     trainer = trainer_of(
         folder, schedule="exponential", decay=0.5, optimiser={"name": "adamw", "learning_rate": 0.03}, steps=6
     )
-    rates = []
+    rates: list[float] = []
     for _ in range(4):
         trainer.train_step()
         rates += {group["lr"] for group in trainer.state.optimiser.param_groups}
