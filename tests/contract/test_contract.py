@@ -3,6 +3,7 @@
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import contract
 import pytest
@@ -203,7 +204,7 @@ def test_a_captured_walk_gives_the_same_sample(channels: int) -> None:
     assert torch.equal(contract.sample(on_gpu, num_images=5, batch_size=3), expected)
 
 
-KEY = {"seed": 1, "stage": "low", "position": (0, 1), "images": [5], "shape": (2, 3, 3)}
+KEY: dict[str, Any] = {"seed": 1, "stage": "low", "position": (0, 1), "images": [5], "shape": (2, 3, 3)}
 
 
 def test_uniforms_are_a_function_of_their_key() -> None:
@@ -221,7 +222,7 @@ def test_uniforms_are_a_function_of_their_key() -> None:
     [{"seed": 2}, {"seed": -1}, {"stage": "high"}, {"images": [6]}, {"position": (1, 0)}, {"position": (0, 0)}],
     ids=str,
 )
-def test_uniforms_of_another_key_are_others(other: dict[str, object]) -> None:
+def test_uniforms_of_another_key_are_others(other: dict[str, Any]) -> None:
     draws = keyed_uniforms(**KEY)
     assert not torch.isin(keyed_uniforms(**KEY | other), draws).any()
 

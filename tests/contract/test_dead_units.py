@@ -49,7 +49,7 @@ def test_an_output_with_variance_is_normalised_beside_one_without() -> None:
     layer.weight = torch.eye(2)
     inputs = torch.stack((torch.randn(4096), torch.full((4096,), 3.0)), dim=1)
     gains, biases = initialised(layer, inputs)
-    assert (gains[1], biases[1]) == (1, 0)
+    assert (gains[1].item(), biases[1].item()) == (1, 0)
     seen = layer(inputs).detach()[:, 0]
     assert seen.mean().abs() < 1e-5
     assert seen.std(correction=0).item() == pytest.approx(1, rel=1e-4)

@@ -104,9 +104,10 @@ def test_channel_by_channel_it_is_that_by_hand_too(place: int) -> None:
 def lone(law: type[DiscretisedMixture], high: int | None, seed: int) -> tuple[Any, tuple[Array, Array, Array]]:
     """Build the law of one sub-pixel, and the parameters that it has."""
     logits, means, log_scales = np.random.default_rng(seed).normal(size=(3, MIXTURES))
-    tensors = (torch.from_numpy(each) for each in (logits, means, log_scales - 1.5))
+    log_scales -= 1.5
+    tensors = (torch.from_numpy(logits), torch.from_numpy(means), torch.from_numpy(log_scales))
     first, groups = (None, 1) if high is None else (torch.tensor(high), GROUPS)
-    return law(*tensors, LEVELS, first, groups), (softmax(logits), means, log_scales - 1.5)
+    return law(*tensors, LEVELS, first, groups), (softmax(logits), means, log_scales)
 
 
 @pytest.mark.parametrize("high", [None, 0, 3, GROUPS - 1])
@@ -119,7 +120,7 @@ def test_a_mixture_is_that_by_hand(high: int | None) -> None:
     expected = np.array(masses) / sum(masses)
     np.testing.assert_allclose(law.probs().numpy(), expected, rtol=1e-10)
     uniforms = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.999])
-    parameters = (each.expand(6, -1) for each in (law.log_weights, law.means, law.log_scales))
+    parameters = (law.log_weights.expand(6, -1), law.means.expand(6, -1), law.log_scales.expand(6, -1))
     known = None if high is None else torch.full((6,), high)
     drawn = DiscretisedMixture(*parameters, LEVELS, known, law.high_levels).quantile(torch.from_numpy(uniforms))
     assert drawn.tolist() == np.searchsorted(np.cumsum(expected), uniforms, side="right").tolist()

@@ -20,6 +20,10 @@ def mixture(num_levels: int, high_levels: int, mean: float, log_scale: float, co
     return DiscretisedMixture(5 * weights, mean * means, log_scale + log_scales, num_levels, high, high_levels)
 
 
+def parameters_of(law: DiscretisedMixture, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    return law.log_weights.to(dtype), law.means.to(dtype), law.log_scales.to(dtype)
+
+
 EXTREMES = list(
     itertools.product(((256, 1), (8, 1), (2, 1), (32, 8), (4, 64), (2, 128)), (1.0, 1000.0), (-30.0, -7.0, 8.0))
 )
@@ -76,11 +80,10 @@ def test_quantiles_are_those_of_the_probabilities(levels: tuple[int, int]) -> No
 
 def test_float32_and_half_precision_are_computed_in_float32() -> None:
     exact = mixture(256, 1, 0.5, -3.0)
-    halved = [each.bfloat16() for each in (exact.log_weights, exact.means, exact.log_scales)]
-    law = DiscretisedMixture(*halved, 256)
+    law = DiscretisedMixture(*parameters_of(exact, torch.bfloat16), 256)
     levels = torch.arange(20)
     assert law.log_prob(levels).dtype == torch.float32
-    reference = DiscretisedMixture(*(each.double() for each in halved), 256)
+    reference = DiscretisedMixture(*parameters_of(law, torch.float64), 256)
     torch.testing.assert_close(law.log_prob(levels).double(), reference.log_prob(levels), atol=1e-4, rtol=1e-4)
 
 
@@ -171,17 +174,17 @@ def test_select_picks_the_mixture_of_one_sub_pixel(high_levels: int) -> None:
     flat = mixture(4, high_levels, 0.5, -2.0, count=2 * 3 * 5 * 2)
     shape = (2, 3, 5, 2)
     high = None if flat.high is None else flat.high.view(shape)
-    parameters = (each.view(*shape, NUM_MIXTURES) for each in (flat.log_weights, flat.means, flat.log_scales))
-    law = DiscretisedMixture(*parameters, 4, high, high_levels)
+    weights, means, log_scales = (each.view(*shape, NUM_MIXTURES) for each in parameters_of(flat))
+    law = DiscretisedMixture(weights, means, log_scales, 4, high, high_levels)
     assert torch.equal(law.select(2, 3, 1).probs(), law.probs()[:, 2, 3, 1])
 
 
 @pytest.mark.parametrize("high_levels", [1, 8])
 def test_probabilities_are_in_float64_whatever_the_parameters(high_levels: int) -> None:
     exact = mixture(4, high_levels, 0.5, -2.0)
-    single = [each.float() for each in (exact.log_weights, exact.means, exact.log_scales)]
-    probs = DiscretisedMixture(*single, 4, exact.high, high_levels).probs()
-    expected = DiscretisedMixture(*(each.double() for each in single), 4, exact.high, high_levels).probs()
+    single = DiscretisedMixture(*parameters_of(exact, torch.float32), 4, exact.high, high_levels)
+    double = DiscretisedMixture(*parameters_of(single, torch.float64), 4, exact.high, high_levels)
+    probs, expected = single.probs(), double.probs()
     assert probs.dtype == torch.float64
     torch.testing.assert_close(probs, expected, atol=1e-14, rtol=0)
 

@@ -16,8 +16,8 @@ from spn.layers import (
     shifted_start,
     strict_attention,
 )
-from spn.likelihood import DiscretisedMixture
-from spn.models import pixelcnn_pp
+from spn.likelihood import DiscretisedMixture, Law
+from spn.models import Context, pixelcnn_pp
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -50,10 +50,10 @@ def group_of_the_high_bits_forgotten(patch: pytest.MonkeyPatch) -> None:
 def green_shifted_by_blue(patch: pytest.MonkeyPatch) -> None:
     sound = pixelcnn_pp.PixelCnnPp.laws
 
-    def laws(self: pixelcnn_pp.PixelCnnPp, embedded: Tensor, *others: object) -> object:
+    def laws(self: pixelcnn_pp.PixelCnnPp, embedded: Tensor, embedded_context: Tensor | None, context: Context) -> Law:
         head = self.head.forward
         patch.setattr(self.head, "forward", lambda features, values, high: head(features, values.roll(-1, -1), high))
-        found = sound(self, embedded, *others)
+        found = sound(self, embedded, embedded_context, context)
         patch.setattr(self.head, "forward", head)
         return found
 

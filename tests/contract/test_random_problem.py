@@ -116,7 +116,7 @@ class ByHand(Model):
     given. `reaches[pixel, context]` says which features are made of which pixels of context.
     """
 
-    steps = None  # type: ignore[assignment]
+    steps = None
 
     def __init__(self, shape: StageShape, weights: Tensor, reaches: Tensor, seen_where: int | None = None) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class ByHand(Model):
         pixels = context.cells[:, -1].double().sum(-1).flatten(1)
         return (pixels @ self.reaches.T).view(-1, self.shape.height, self.shape.width, 1)
 
-    def laws(self, embedded: Tensor, embedded_context: Tensor | None, context: Context) -> Law:
+    def laws(self, embedded: Tensor, embedded_context: Tensor | None, context: Context) -> Linear:
         """Add up; the meta-position counts as well."""
         assert embedded_context is not None
         embedded_context = embedded_context + context.position[:, None, None, None]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ class Project:
 
     folder: Path
 
-    def start(self, *command: str, **pipes: int) -> subprocess.Popen[str]:
+    def start(self, *command: str, **pipes: Any) -> subprocess.Popen[str]:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment |= {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, *command], cwd=self.folder, env=environment, text=True, **pipes)

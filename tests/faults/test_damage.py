@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ SECONDS = 180
 """Longest wait for all damages, where a library hangs; they take twenty seconds on an idle core."""
 
 
-def damage_files(folder: Path) -> list[dict[str, str]]:
+def damage_files(folder: Path) -> list[dict[str, Any]]:
     """Run the damages in a process of their own; return what came of each."""
     command = [sys.executable, str(Path(__file__).parents[1] / "helpers/damages.py"), str(folder), str(COUNT)]
     try:

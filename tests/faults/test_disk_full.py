@@ -24,7 +24,7 @@ from spn.data.images import read_images
 from spn.files import WriteError, write_json
 from spn.notes import read_tensor_notes
 from spn.training import train_stage
-from spn.training.state import Row
+from spn.training.history import Row
 
 MEGABYTES = 4
 

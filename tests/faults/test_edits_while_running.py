@@ -18,7 +18,7 @@ from spn.checkpoint import load_tensors
 pytestmark = pytest.mark.slow
 
 LOCAL = ("snakemake", "--cores", "2")
-SLURM = ("snakemake", "--profile", "workflow/profiles/slurm", "--retries", "0")
+SLURM: tuple[str, ...] = ("snakemake", "--profile", "workflow/profiles/slurm", "--retries", "0")
 SLURM += ("--slurm-init-seconds-before-status-checks", "3", "--max-status-checks-per-second", "10")
 """Snakemake on a cluster; a toy's jobs take seconds, and one that is refused is refused again."""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from source_files import data_section
 
-from spn.config import ArraysData, Cifar10Data, FolderData, InputError, MnistData, load_params
+from spn.config import ArraysData, FolderData, InputError, load_params
 from spn.config.data import SourceSection
 from spn.data.hdf5 import SliceFile
 from spn.data.sources import open_source
@@ -89,8 +90,8 @@ def test_a_pipe_in_place_of_an_array_is_refused(name: str, tmp_path: Path, pipe:
 @pytest.mark.parametrize(
     ("section", "place"),
     [
-        (Cifar10Data(source="cifar10", name="set", bits=8, validation=1), "cifar-10-python.tar.gz"),
-        (MnistData(source="mnist", name="set", bits=8, validation=1), "mnist/train-images-idx3-ubyte.gz"),
+        (data_section(source="cifar10", name="set", bits=8, validation=1), "cifar-10-python.tar.gz"),
+        (data_section(source="mnist", name="set", bits=8, validation=1), "mnist/train-images-idx3-ubyte.gz"),
         (folder_section(), "pictures.zip"),
     ],
     ids=["cifar10", "mnist", "zip"],

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -72,7 +73,7 @@ def test_what_had_arrived_after_all_is_not_written_twice(
 ) -> None:
     write, written = experiment.client.log_batch, []
 
-    def log_batch(*arguments: object, **named: object) -> None:
+    def log_batch(*arguments: Any, **named: Any) -> None:
         write(*arguments, **named)
         written.append(named["metrics"])
         if len(written) == 1:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pytest
 from selenium import webdriver
@@ -60,7 +60,7 @@ class Person:
     driver: webdriver.Chrome
     screenshots: Path
 
-    def wait(self, what: str, look: Callable[[webdriver.Chrome], Seen]) -> Seen:
+    def wait(self, what: str, look: Callable[[webdriver.Chrome], Literal[False] | Seen]) -> Seen:
         """Wait until `look` gives something true; keep a picture of the page where it does not."""
         wait = WebDriverWait(self.driver, SECONDS, poll_frequency=0.1, ignored_exceptions=NOT_YET)
         try:
@@ -121,11 +121,11 @@ def chromium(profile: Path, screenshots: Path) -> Iterator[Person]:
         driver.quit()
 
 
-def _displayed(elements: list[WebElement]) -> WebElement | None:
-    return next((element for element in elements if element.is_displayed()), None)
+def _displayed(elements: list[WebElement]) -> WebElement | Literal[False]:
+    return next((element for element in elements if element.is_displayed()), False)
 
 
-def _click(element: WebElement | None) -> bool:
-    if element is not None:
+def _click(element: WebElement | Literal[False]) -> bool:
+    if element:
         element.click()
-    return element is not None
+    return bool(element)

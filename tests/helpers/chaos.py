@@ -104,7 +104,7 @@ class Round:
         try:
             return process.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            self.wrong.append(f"{process.args} did not end")
+            self.wrong.append(f"{process.args!r} did not end")
             os.killpg(process.pid, signal.SIGKILL)
             return process.wait()
 
@@ -117,7 +117,7 @@ class Round:
         """Wait until a job starts; return False if the tool ends without it."""
         while place and not self.is_new(place, since):
             if process.poll() is not None:
-                self.done.append(f"{' '.join(process.args[:2])} ended before {place}")
+                self.done.append(f"{_name(process)} ended before {place}")
                 return False
             time.sleep(0.05)
         return True
@@ -128,7 +128,7 @@ class Round:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             return True
-        self.done.append(f"{' '.join(process.args[:2])} ended by itself")
+        self.done.append(f"{_name(process)} ended by itself")
         return False
 
     def unlock(self) -> None:
@@ -175,6 +175,12 @@ def run_round(folder: Path, seed: int, number: int) -> Round:
     if again - {"reproduce"} or results(workspace) != made:
         this.wrong.append(f"a further run made {sorted(again)}")
     return this
+
+
+def _name(process: "subprocess.Popen[bytes]") -> str:
+    """Return the first two words of a tool's command."""
+    assert isinstance(process.args, tuple)
+    return " ".join(process.args[:2])
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 A state says of every knob at which of its positions it is. Setting a knob edits one thing, in place, as a user would.
 """
 
+import copy
 import os
 import re
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def params_of(state: State) -> dict[str, Any]:
         "data": data | {"filter": "box", "validation": 8, "test": 8},
         "stages": {
             stage: {"scale_factor": 2, "slices": "all", "bits": bits[stage], "model": {**MODEL}}
-            | {"training": TRAINING | {"optimiser": {**TRAINING["optimiser"]}}}
+            | {"training": copy.deepcopy(TRAINING)}
             for stage in STAGES
         },
         "chains": {CHAIN: {"stages": list(STAGES)}},

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]
 TEXT = FILES[0].read_text()
 COMPLETE = load_params(FILES[0]).model_dump(mode="json", by_alias=True, exclude_unset=True)
+Mistakes = dict[str, tuple[dict[str, object], str]]
+"""Changes of params.yaml, by dotted key, and how the message begins that tells the mistake."""
 GONE = object()
 """Stands for a key taken away."""
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 DIGEST = "0" * 64
 
 Values = dict[str, Any]
-Jobs = dict[str, object]
+Jobs = dict[str, Any]
 """Jobs by the names of their logs, and the recipes of what they make."""
 
 OTHERS: dict[str, tuple[object, ...]] = {
@@ -72,7 +72,7 @@ def validated(values: Values) -> Params:
     return params
 
 
-def leaves(section: object, key: str = "") -> Iterator[tuple[str, str, object]]:
+def leaves(section: object, key: str = "") -> Iterator[tuple[str, str, Any]]:
     """List dotted keys with the class and field that each is of, and the value; lists are one leaf."""
     fields = type(section).model_fields.items() if isinstance(section, Section) else ()
     for name, field in fields:
@@ -90,7 +90,7 @@ def leaves(section: object, key: str = "") -> Iterator[tuple[str, str, object]]:
             yield inner, of, value
 
 
-def with_another(params: Params, key: str, value: object) -> Values:
+def with_another(params: Params, key: str, value: Any) -> Values:
     """Change one leaf, and what cannot stay as it was beside it."""
     values = values_of(params)
     path = key.split(".")

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import contract.problem
 import pytest
 import torch
 from torch import Tensor, nn
 
-from spn.config import StagePlan
-from spn.generation import Choose, keyed_uniforms, samplers
+from spn.config import StagePlan, tile
+from spn.generation import Choose, keyed_uniforms, walk
 from spn.image import gather_window, window_offsets
 from spn.layers import (
     ChannelCausalLinear,
@@ -23,7 +22,7 @@ from spn.layers import (
     gated_stacks,
 )
 from spn.likelihood import Categorical
-from spn.models import Context, Model, Steps, spn
+from spn.models import Context, Steps, spn
 from spn.models.spn import SubscalePixelNetwork, SubscaleSteps
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -67,7 +66,9 @@ def blue_seen_by_green(patch: pytest.MonkeyPatch) -> None:
 def channels_in_another_order(patch: pytest.MonkeyPatch) -> None:
     sound = SubscalePixelNetwork.laws
 
-    def swapped(self: Model, embedded: Tensor, embedded_context: Tensor | None, context: Context) -> Categorical:
+    def swapped(
+        self: SubscalePixelNetwork, embedded: Tensor, embedded_context: Tensor | None, context: Context
+    ) -> Categorical:
         order = [0, 2, 1] if self.shape.channels == 3 else [0]
         laws = sound(self, embedded[..., order, :], embedded_context, context)
         return Categorical(laws.probs()[..., order, :].log())
@@ -91,7 +92,7 @@ def nothing_above_is_seen(patch: pytest.MonkeyPatch) -> None:
 def context_is_ignored(patch: pytest.MonkeyPatch) -> None:
     sound = SubscalePixelNetwork.embed_context
 
-    def deaf(self: Model, context: Context) -> Tensor | None:
+    def deaf(self: SubscalePixelNetwork, context: Context) -> Tensor | None:
         features = sound(self, context)
         return None if features is None else torch.zeros_like(features)
 
@@ -168,8 +169,7 @@ def softmax_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def replace_plans(patch: pytest.MonkeyPatch, change: Callable[[tuple[StagePlan, ...]], tuple[StagePlan, ...]]) -> None:
-    sound = contract.problem.tile
-    patch.setattr(contract.problem, "tile", lambda *arguments: change(sound(*arguments)))
+    patch.setattr("contract.problem.tile", lambda *arguments: change(tile(*arguments)))
 
 
 def stages_overlap(patch: pytest.MonkeyPatch) -> None:
@@ -232,12 +232,10 @@ def window_of_the_transposed_position(patch: pytest.MonkeyPatch) -> None:
 
 
 def sampled_backwards(patch: pytest.MonkeyPatch) -> None:
-    sound = samplers.walk
-
     def backwards(steps: Steps, context: Context, given: Tensor, choose: Choose) -> Tensor:
-        return sound(steps, context, given.flip(1, 2), choose).flip(1, 2)
+        return walk(steps, context, given.flip(1, 2), choose).flip(1, 2)
 
-    patch.setattr(samplers, "walk", backwards)
+    patch.setattr("spn.generation.samplers.walk", backwards)
 
 
 def uniforms_keyed_by_place_in_the_batch(patch: pytest.MonkeyPatch) -> None:

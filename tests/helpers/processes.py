@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from experiment import write_params
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from spn.cli import main
 from spn.tracking import open_experiment

@@ -110,6 +110,13 @@ class Job:
     start: datetime | None
     end: datetime | None
 
+    @property
+    def times(self) -> tuple[datetime, datetime]:
+        """Start and end of a job that has run."""
+        assert self.start is not None
+        assert self.end is not None
+        return self.start, self.end
+
 
 class Cluster:
     """A Slurm that runs as long as the context; `variables` lead its commands to it."""
@@ -219,10 +226,10 @@ class Cluster:
         install = [_find("mariadb-install-db"), "--no-defaults", f"--datadir={database}", f"--user={user}"]
         install += ["--skip-test-db", "--auth-root-authentication-method=normal"]
         subprocess.run(install, check=True, capture_output=True, timeout=SECONDS)
-        flags = (f"--datadir={database}", f"--user={user}", f"--socket={folder / 'sql.socket'}", "--skip-name-resolve")
-        flags += (f"--init-file={folder / 'grants.sql'}", f"--pid-file={folder / 'sql.pid'}")
-        flags += ("--bind-address=127.0.0.1", f"--port={port}")
-        flags += ("--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0")
+        flags = [f"--datadir={database}", f"--user={user}", f"--socket={folder / 'sql.socket'}", "--skip-name-resolve"]
+        flags += [f"--init-file={folder / 'grants.sql'}", f"--pid-file={folder / 'sql.pid'}"]
+        flags += ["--bind-address=127.0.0.1", f"--port={port}"]
+        flags += ["--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0"]
         self._start("mariadbd", "mariadbd", "--no-defaults", *flags)
         wait_for(lambda: _listens(port) and socket_file.exists())
         self._start("slurmdbd", "slurmdbd", "-D")

@@ -17,8 +17,8 @@ from typing import Any
 from experiment import tiny_params, write_params
 
 ROOT = Path(__file__).parents[2]
-PROJECT = (".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "Snakefile", "dvc.yaml")
-PROJECT += ("pyproject.toml", "sources/README.md", "spn", "workflow")
+PROJECT = [".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore", "Snakefile", "dvc.yaml"]
+PROJECT += ["pyproject.toml", "sources/README.md", "spn", "workflow"]
 OWN = ("DVC_", "GIT_", "MLFLOW_", "SNAKEMAKE_")
 """Variables by which a user's settings would reach the tools."""
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import contract
 import numpy as np
 import pytest
 import torch
-from contract import SMALL, Check, build_problem, chains
+from contract import SMALL, Check, build_problem, chains, labels_in_turn
 from contract.model_checks import check_context_is_used, check_target_mass
 from contract.sample_checks import check_batches
 from experiment import read_history, tiny_params, write_params
 from families import SECTIONS
-from params_file import changed, error_of, load
+from params_file import Mistakes, changed, error_of, load
 
 from spn.cli import main
 from spn.config import FamilySection, InputError, Params, load_params
@@ -62,8 +63,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "S2.h5"
 
 
-Labels = dict[Split, list[int] | None]
-TONES: Labels = {split: [(image + place) % 10 for image in range(20)] for place, split in enumerate(SPLITS)}
+Labels = Mapping[Split, list[int] | None]
+TONES: dict[Split, list[int]] = {
+    split: [(image + place) % 10 for image in range(20)] for place, split in enumerate(SPLITS)
+}
 """Of 20 images a split, in an order of its own."""
 
 
@@ -72,7 +75,7 @@ def write_tones(path: Path, labels: Labels) -> SliceFile:
     labelled: set[Split] = {split for split in SPLITS if labels[split] is not None}
     with create_slices(path, Layout(1, (0, 5), (2, 2, 1)), dict.fromkeys(SPLITS, 20), labelled) as writer:
         for split in SPLITS:
-            images = np.repeat(np.uint8(TONES[split]), 4).reshape(20, 2, 2, 1)
+            images = np.repeat(np.array(TONES[split], np.uint8), 4).reshape(20, 2, 2, 1)
             writer.append(split, images, labels[split])
         writer.finish(Origin("tones", "arrays", "", "", "{}", 0, 0))
     return SliceFile(path)
@@ -106,7 +109,7 @@ def test_the_classes_of_arrays_are_stated(tmp_path: Path) -> None:
 
 
 GATED_24 = {"family": "gated_pixelcnn", "width": 24, "layers": 1}
-MISTAKES: dict[str, tuple[dict[str, object], str]] = {
+MISTAKES: Mistakes = {
     "data without classes": (
         {
             "data": {"source": "photos", "name": "p", "bits": 5, "size": 8, "stride": 8}
@@ -182,9 +185,15 @@ def test_stages_that_are_told_the_class_are_planned(family: str, tmp_path: Path)
 
 def test_labels_are_those_of_the_images(digits: Path) -> None:
     file, indices = SliceFile(digits), torch.tensor([3, 0, 3, 99])
-    labels = ResidentSlices(file, CPU).labels("train", indices)
-    assert torch.equal(labels, torch.stack([file.labels("train", indices[[i]])[0] for i in range(4)]))
+    labels = labels_of(ResidentSlices(file, CPU), indices)
+    assert torch.equal(labels, torch.cat([labels_of(file, indices[[i]]) for i in range(4)]))
     assert len(labels.unique()) > 1
+
+
+def labels_of(data: SliceFile | ResidentSlices, indices: torch.Tensor) -> torch.Tensor:
+    labels = data.labels("train", indices)
+    assert labels is not None
+    return labels
 
 
 def test_a_stage_learns_what_the_class_tells(tmp_path: Path) -> None:
@@ -249,13 +258,13 @@ def test_labels_that_are_wanting_are_named_before_training(
 
 
 def test_classes_of_samples_go_round_unless_one_is_asked_for() -> None:
-    assert sample_labels(5, num_classes=3).tolist() == [0, 1, 2, 0, 1]
-    assert sample_labels(3, num_classes=3, only=2).tolist() == [2, 2, 2]
+    assert labels_in_turn(5, num_classes=3).tolist() == [0, 1, 2, 0, 1]
+    assert labels_in_turn(3, num_classes=3, only=2).tolist() == [2, 2, 2]
 
 
 def test_a_sample_is_of_its_own_class_and_of_no_other_image_s() -> None:
     ((stage, model),) = build_problem(CHAINS["raster"], (4, 4, 1), 2, num_classes=3).parts
-    labels, of_others = sample_labels(40, num_classes=3), torch.arange(40) % 2 == 0
+    labels, of_others = labels_in_turn(40, num_classes=3), torch.arange(40) % 2 == 0
 
     def sample(labels: torch.Tensor, batch_size: int = 40) -> torch.Tensor:
         return sample_chain_stage(stage, model, None, 40, 1, 1.0, batch_size, labels=labels).flatten(1)
@@ -293,7 +302,14 @@ class Workplace:
     def evaluate(self) -> None:
         for stage in ("high", "low"):
             place = self.folder / "stages" / stage
-            files = ["--data", self.digits, "--checkpoint", place / "checkpoint.safetensors", "--output", place]
+            files: list[str | Path] = [
+                "--data",
+                self.digits,
+                "--checkpoint",
+                place / "checkpoint.safetensors",
+                "--output",
+                place,
+            ]
             assert self.spn("evaluate", stage, *files, "--device", "cpu") == 0
         output = self.folder / "chains" / "depth" / "metrics.json"
         assert self.spn("summarise", "depth", "--results", self.folder, "--output", output) == 0
@@ -303,9 +319,10 @@ class Workplace:
 
     def sample(self, stage: str, *options: str) -> int:
         checkpoint = self.folder / "stages" / stage / "checkpoint.safetensors"
-        given = ["--given", self.place("high") / "samples.h5"] if stage == "low" else []
-        files = ["--data", self.digits, "--checkpoint", checkpoint, "--output", self.place(stage)]
-        return self.spn("sample", "depth", stage, *files, *given, "--device", "cpu", *options)
+        files: list[str | Path] = ["--data", self.digits, "--checkpoint", checkpoint, "--output", self.place(stage)]
+        if stage == "low":
+            files += ["--given", self.place("high") / "samples.h5"]
+        return self.spn("sample", "depth", stage, *files, "--device", "cpu", *options)
 
     def differences(self) -> list[str]:
         """List where the recipe of the last samples differs from that of exact ones under params.yaml."""

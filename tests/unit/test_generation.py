@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contract import build_problem, chains
+from contract import build_problem, chains, labels_in_turn
 
 from spn.generation import SAMPLERS, keyed_uniforms, sample_chain_stage
 from spn.generation.sample import sample_labels
@@ -17,10 +17,10 @@ PROBLEM = build_problem(chains(1, 2)["depth"], (2, 3, 1), 2)
 
 
 def test_classes_are_taken_in_turn_or_one_for_all() -> None:
-    assert sample_labels(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert sample_labels(3, 3, only=2).tolist() == [2, 2, 2]
-    assert sample_labels(2, 3, only=0).tolist() == [0, 0]
-    assert sample_labels(2, 3, only=2).dtype == torch.int64
+    assert labels_in_turn(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert labels_in_turn(3, 3, only=2).tolist() == [2, 2, 2]
+    assert labels_in_turn(2, 3, only=0).tolist() == [0, 0]
+    assert labels_in_turn(2, 3, only=2).dtype == torch.int64
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -75,7 +75,7 @@ def test_progress_is_counted_in_slices_and_named_by_the_stage(
 class Skewed(Model):
     """A model of one law for every sub-pixel: levels 0 and 1 in shares of 1 to 3."""
 
-    steps = None  # type: ignore[assignment]
+    steps = None
 
     def __init__(self) -> None:
         super().__init__()

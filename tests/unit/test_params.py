@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from params_file import FILES, GONE, ROOT, changed, error_of, load, plain
+from params_file import FILES, GONE, ROOT, Mistakes, changed, error_of, load, plain
 
 from spn.config import InputError, load_params, params_schema
 
@@ -32,7 +32,7 @@ def test_plans_of_a_chain_know_what_comes_before(tmp_path: Path) -> None:
     assert low.num_levels == 8
 
 
-MISTAKES = {
+MISTAKES: Mistakes = {
     "unknown key at the top": ({"sede": 1}, "sede: "),
     "unknown key in data": ({"data.bit": 5}, "data.bit: "),
     "unknown key in a stage": ({"stages.low.slice": "all"}, "stages.low.slice: "),
@@ -133,7 +133,7 @@ def test_scale_factors_may_be_mixed_in_a_chain(tmp_path: Path) -> None:
 def test_params_are_frozen() -> None:
     params = load_params(FILES[0])
     with pytest.raises(ValueError, match="frozen"):
-        params.seed = 2  # type: ignore[misc]
+        params.seed = 2
 
 
 def test_the_schema_is_current() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from params_file import ALIASED, FILES, GONE, ROOT, as_written, changed, error_of, load, plain
+from params_file import ALIASED, FILES, GONE, ROOT, Mistakes, as_written, changed, error_of, load, plain
 from ruamel.yaml import YAML
 from ruamel.yaml.events import AliasEvent, NodeEvent, ScalarEvent
 
@@ -79,7 +79,7 @@ def test_another_kind_of_section_takes_nothing(tmp_path: Path) -> None:
     assert stages["b"]["training"] == raster["training"] | {"optimiser": rmsprop}
 
 
-MISTAKES = {
+MISTAKES: Mistakes = {
     "no section": ({"defaults": 3}, "defaults: expected the keys of a stage, got 3"),
     "nothing": ({"defaults": None}, "defaults: expected the keys of a stage, got None"),
     "unknown key": ({"defaults.modle": {}}, "defaults.modle: unknown key; did you mean model?"),

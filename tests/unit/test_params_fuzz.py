@@ -10,7 +10,7 @@ from params_file import TEXT, changed, dotted_keys, error_of, load, plain
 
 from spn.config import InputError, Params
 
-BROKEN = {
+BROKEN: dict[str, str | bytes] = {
     "syntax": TEXT.replace("stages: [raster]", "stages: [raster"),
     "tab": "seed: 1\n\tdata: 2",
     "duplicate key": TEXT.replace("seed: 1\n", "seed: 1\nseed: 2\n", 1),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from params_file import ALIASED, FILES, TEXT, changed, error_of, load, plain
+from params_file import ALIASED, FILES, TEXT, Mistakes, changed, error_of, load, plain
 
 from spn.config import Params, load_params, params_schema
 
@@ -99,7 +99,7 @@ PHOTOS = {"source": "photos", "name": "p", "bits": 5, "size": 16, "stride": 8, "
 CIFAR10 = {"source": "cifar10", "name": "c", "bits": 5, "validation": 5000}
 MNIST = {"source": "mnist", "name": "m", "bits": 5, "validation": 5000}
 FOLDER = {"source": "folder", "name": "f", "bits": 5, "size": 8, "channels": 1, "fit": "crop", "filter": "box"}
-BEYOND = {
+BEYOND: Mistakes = {
     "test of all images": (
         {"data.test": 3600},
         "data.test: expected fewer than the 1617 images left in digits, got 3600",

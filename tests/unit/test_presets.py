@@ -19,6 +19,7 @@ from source_files import real_file
 
 from spn.config import Params, load_params
 from spn.data.hdf5 import SliceFile
+from spn.data.layout import Split
 from spn.data.preprocess import write_slices
 from spn.evaluation.evaluate import chain_metrics, likelihood_metrics, stage_nats
 from spn.likelihood import DequantisedMixture, DiscretisedMixture
@@ -29,7 +30,7 @@ from spn.training import train_stage
 
 PRESETS = Path(__file__).parents[2] / "presets"
 CPU = torch.device("cpu")
-FEW = {"train": 12, "validation": 4, "test": 4}
+FEW: dict[Split, int] = {"train": 12, "validation": 4, "test": 4}
 Fill = Callable[[Path], None]
 
 SMALL: dict[str, dict[str, Any]] = {

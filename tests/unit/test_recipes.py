@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from experiment import write_params
 from fabricated import DIGEST, made_params
+from source_files import data_section
 
-from spn.config import DigitsData, InputError, Params, PixelSnailSection, load_params
+from spn.config import InputError, Params, PixelSnailSection, load_params
 from spn.provenance import (
     Recipe,
     SamplingOptions,
@@ -210,7 +211,7 @@ def test_a_class_that_is_asked_for_takes_the_place_of_the_one_configured(params:
 def test_a_verb_runs_its_own_code_and_what_its_section_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     model = PixelSnailSection(family="pixelsnail", width=8, blocks=1, law="softmax")
     train, chosen = ("training/step.py:Learner",), {"family": "pixelsnail", "law": "softmax"}
-    data = DigitsData(source="digits", name="digits", bits=5, validation=2, test=3)
+    data = data_section(source="digits", name="digits", bits=5, validation=2, test=3)
     preprocess = ("data/preprocess.py:write_slices", "config/data.py:DigitsData")
     assert verb_digest("summarise") == code_digest("pipeline/summarise.py:summarise")
     assert verb_digest("train", model) == code_digest(*train, **chosen)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 from pydantic import TypeAdapter
 
@@ -272,14 +273,18 @@ def test_figures_are_the_same_again_and_show_their_data(
     assert whiskers(figures["bits_per_dim"]) == [pytest.approx((total - 1 / 7, total + 1 / 7)) for total in totals]
 
 
+def points(line: Line2D) -> list[list[float]]:
+    return np.asarray(line.get_xydata()).tolist()
+
+
 def test_curves_are_those_of_the_history(tmp_path: Path, figures: dict[str, Figure]) -> None:
     write_small_report(tmp_path, DIGITS, make_metrics())
     whole, parts = figures["curves"].axes
     history = make_history()
     trained = [[row["step"], row["train_bits_per_dim_estimate"]] for row in history]
     validated = [[row["step"], row["validation_bits_per_dim_estimate"]] for row in history[4::5]]
-    assert [line.get_xydata().tolist() for line in whole.lines] == [trained, validated]
-    assert [line.get_xydata().tolist() for line in parts.lines] == 2 * [trained, validated]
+    assert [points(line) for line in whole.lines] == [trained, validated]
+    assert [points(line) for line in parts.lines] == 2 * [trained, validated]
     assert [line.get_label() for line in parts.lines[1::2]] == ["high", "low"]
 
 
@@ -297,7 +302,7 @@ def test_report_of_a_single_image_and_a_history_of_one_row_needs_no_standard_err
     assert "±" not in text_table(params, metrics).splitlines()[1]
     assert whiskers(figures["bits_per_dim"]) == []
     whole, _ = figures["curves"].axes
-    assert [line.get_xydata().tolist() for line in whole.lines] == [[[100, 1.01]], [[100, pytest.approx(1.11)]]]
+    assert [points(line) for line in whole.lines] == [[[100, 1.01]], [[100, pytest.approx(1.11)]]]
 
 
 def test_text_table_has_a_line_per_chain_and_says_what_it_is(tmp_path: Path) -> None:

@@ -201,7 +201,9 @@ class Row:
         return staged | read | {*self.verbs} - {*STAGE_VERBS, "preprocess"}
 
 
-def staged(verbs: tuple[str, ...] = STAGE_VERBS, families: tuple[str, ...] = FAMILIES, laws: object = LAWS) -> Row:
+def staged(
+    verbs: tuple[str, ...] = STAGE_VERBS, families: tuple[str, ...] = FAMILIES, laws: tuple[str, ...] = LAWS
+) -> Row:
     return Row(verbs, families, laws)
 
 

@@ -75,7 +75,8 @@ def cell_of(message: str) -> tuple[int, int, int, int]:
     """Read row, column, grid and bit out of an error."""
     found = re.search(r"slice \((\d+),(\d+)\) of (\d+)x\3, bit (\d+)", message)
     assert found, message
-    return tuple(map(int, found.groups()))
+    row, column, side, bit = map(int, found.groups())
+    return row, column, side, bit
 
 
 def generates(part: Part, row: int, column: int, bit: int) -> bool:

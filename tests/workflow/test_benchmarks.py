@@ -15,7 +15,7 @@ from benchmarks.common_snail import CommonPixelSnail
 from benchmarks.common_style import CommonDecoder
 from benchmarks.kept import Problem, held_bytes, kept_for_backward
 from benchmarks.machine import Peaks
-from benchmarks.measure import interleaved, spread
+from benchmarks.measure import Run, interleaved, spread
 from benchmarks.problems import common_image, one_slice
 from benchmarks.reference import TINY, decoder_shape, no_context, noise, randomised
 from benchmarks.same_weights import common_decoder
@@ -105,7 +105,12 @@ class TestMeasuring:
     def test_runs_take_turns(self) -> None:
         turns: list[str] = []
         runs = {name: lambda name=name: turns.append(name) for name in "AB"}
-        seconds = interleaved(runs, 2, timer=lambda run: [run(), float(len(turns))][1])  # type: ignore[func-returns-value]
+
+        def count_turns(run: Run) -> float:
+            run()
+            return float(len(turns))
+
+        seconds = interleaved(runs, 2, count_turns)
         assert turns == ["A", "B"] * 3
         assert seconds == {"A": [3.0, 5.0], "B": [4.0, 6.0]}
 

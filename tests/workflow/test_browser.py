@@ -134,7 +134,7 @@ def test_a_chain_shows_its_bits_per_dim_and_its_samples(
     person.click(tab("Artifacts"))
     person.click(f"//*[@data-testid='artifact-tree-node'][normalize-space()='{picture}']")
     image = person.see(f"//img[@alt='{picture}']")
-    person.wait("the pixels", lambda _: int(image.get_property("naturalWidth")) > 0)
+    person.wait("the pixels", lambda _: int(str(image.get_property("naturalWidth"))) > 0)
     person.keep("5_samples")
 
 

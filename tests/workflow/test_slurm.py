@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -226,10 +227,14 @@ def test_every_rule_writes_its_log_and_slurms_are_kept(story: Story) -> None:
 
 def test_stages_train_at_the_same_time_on_different_nodes(story: Story) -> None:
     assert any(
-        high.start < low.end and low.start < high.end and high.node != low.node
+        overlap(high.times, low.times) and high.node != low.node
         for high in story.of("train/high")
         for low in story.of("train/low")
     )
+
+
+def overlap(one: tuple[datetime, datetime], other: tuple[datetime, datetime]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def test_a_stage_given_two_gpus_trains_in_two_processes_on_one_node(story: Story) -> None:
@@ -263,7 +268,8 @@ def test_nothing_is_left_to_do_for_a_run_without_the_cluster(story: Story) -> No
 
 def test_what_a_killed_snakemake_left_running_is_waited_for(story: Story) -> None:
     orphan, heir, *_ = story.of("train/low")
-    assert orphan.start < heir.start < orphan.end < heir.end
+    (first, ended), (second, last) = orphan.times, heir.times
+    assert first < second < ended < last
     assert orphan.id != heir.id
 
 

@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import context
@@ -136,14 +136,17 @@ def test_training_does_not_wait_for_every_row(
     experiment: Experiment, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_stage(experiment, stage) as run:
-        writes: list[str] = []
-        write = experiment.client.log_batch
-        monkeypatch.setattr(
-            experiment.client, "log_batch", lambda *args, **kwargs: (writes.append("batch"), write(*args, **kwargs))
-        )
+        writes, write = 0, experiment.client.log_batch
+
+        def log_batch(*args: Any, **kwargs: Any) -> None:
+            nonlocal writes
+            writes += 1
+            write(*args, **kwargs)
+
+        monkeypatch.setattr(experiment.client, "log_batch", log_batch)
         for row in rows(1000):
             run.measured(row)
-    assert len(writes) <= 10
+    assert writes <= 10
     assert logged(experiment, run.run_id) == expected(1000)
 
 
@@ -175,7 +178,7 @@ def test_figures_of_a_stage_without_a_run_are_refused(experiment: Experiment, st
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Iterator[Path]:
+def picture(tmp_path: Path) -> Path:
     path = tmp_path / "samples.png"
     path.write_bytes(b"pixels")
     return path

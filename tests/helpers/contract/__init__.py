@@ -10,7 +10,7 @@ from contract.model_checks import (
     check_walk,
 )
 from contract.problem import SMALL, Chain, Check, Part, Problem, build_problem, chains, resolve, three_way
-from contract.sample_checks import SAMPLE_CHECKS, check_frequencies, sample
+from contract.sample_checks import SAMPLE_CHECKS, check_frequencies, labels_in_turn, sample
 from contract.stage_checks import STAGE_CHECKS, check_contexts, check_later_bits_are_hidden, check_round_trip
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "check_no_blind_spot",
     "check_round_trip",
     "check_walk",
+    "labels_in_turn",
     "resolve",
     "sample",
     "three_way",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,9 +66,10 @@ def check_context_is_used(problem: Problem) -> None:
 
 def _laws(model: Model, target: Tensor, contexts: Sequence[Context]) -> Tensor:
     """Return the probabilities of one target under each of several contexts."""
-    parts = ([getattr(each, field.name) for each in contexts] for field in fields(Context))
-    stacked = Context(*(None if part[0] is None else torch.cat(part) for part in parts))
-    return model(target.repeat(len(contexts), 1, 1, 1), stacked).probs().unflatten(0, (len(contexts), -1))
+    parts = {field.name: [getattr(each, field.name) for each in contexts] for field in fields(Context)}
+    stacked: dict[str, Any] = {name: None if part[0] is None else torch.cat(part) for name, part in parts.items()}
+    law = model(target.repeat(len(contexts), 1, 1, 1), Context(**stacked))
+    return law.probs().unflatten(0, (len(contexts), -1))
 
 
 def check_law(problem: Problem) -> None:

@@ -7,12 +7,20 @@ from torch import Tensor
 from contract.model_checks import ONLY, chain_probabilities
 from contract.problem import Check, Problem
 from spn.generation import SAMPLERS, build_steps, sample_chain_stage, sample_stage, samplers
+from spn.generation.sample import sample_labels
 from spn.image import join_slices, split_slices
 from spn.likelihood import Law
 from spn.models import Context, Model, Steps
 
 SEED = 7
 """Of samples."""
+
+
+def labels_in_turn(num_images: int, num_classes: int, only: int | None = None) -> Tensor:
+    """Return the labels of samples of a stage that is told of classes."""
+    labels = sample_labels(num_images, num_classes, only)
+    assert labels is not None
+    return labels
 
 
 def sample(

@@ -89,8 +89,11 @@ def check_contexts(problem: Problem) -> None:
             for cell, levels in zip(expected, actual.cells[0].numpy(), strict=True):
                 np.testing.assert_array_equal(levels, np.zeros_like(levels) if cell is None else cell)
             high = _expected_high(image[0].numpy(), plan, position, before)
-            assert (actual.high is None) == (high is None)
-            assert high is None or np.array_equal(actual.high[0].numpy(), high)
+            if high is None:
+                assert actual.high is None
+            else:
+                assert actual.high is not None
+                assert np.array_equal(actual.high[0].numpy(), high)
             assert actual.position.tolist() == [position[0] * plan.scale_factor + position[1]]
 
 
