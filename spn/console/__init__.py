@@ -1,6 +1,6 @@
-"""What a person sees of a running workflow: progress, the time left, and why a job failed.
+"""What the terminal shows of a running workflow: progress, the time left, and why jobs failed.
 
-Snakemake tells its logger of every job; `follow` listens there. Nothing here imports Snakemake or torch.
+`follow` listens to Snakemake's logger. Nothing here imports Snakemake or torch.
 """
 
 from spn.console.follow import follow

@@ -1,4 +1,4 @@
-"""How long the jobs that are left will take, by `spn plan` and by what was measured in this run."""
+"""Estimates how long the remaining jobs take, from `spn plan` and from measurements in this run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from spn.console.logs import Bar
 
 Seconds = Mapping[str, Mapping[str, float | None]]
-"""Of every stage, by rule: `{"low": {"train": 20.0, "evaluate": None, "sample": 3.0}}`; None: not known."""
+"""By stage and rule: `{"low": {"train": 20.0, "evaluate": None, "sample": 3.0}}`; None if not known."""
 
 START = 5.0
-"""Seconds that a job takes in addition to its planned work, mostly for imports, until some were measured."""
+"""Seconds that a job takes beside its planned work, mostly for imports; used until some jobs were measured."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A job of Snakemake's plan, which waits for the jobs `after`."""
+    """A job of Snakemake's plan, which starts after the jobs `after`."""
 
     rule: str
     stage: str | None = None
@@ -23,7 +23,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Running:
-    """A job that runs, and its bar, if it shows one yet."""
+    """A running job, and its progress bar if it shows one yet."""
 
     elapsed: float
     bar: Bar | None = None
@@ -31,22 +31,22 @@ class Running:
 
 @dataclass
 class Estimate:
-    """The plan of one run of Snakemake, `slots` threads of it at a time, and what this run has shown of it."""
+    """The plan of one Snakemake run, which uses `slots` threads at once, and what was measured so far."""
 
     jobs: Mapping[int, Planned]
     slots: int
     seconds: Seconds | None = None
-    """Those of `spn plan`, as soon as they are known; empty where they never will be."""
+    """Times of `spn plan`; None until they are known, empty if the plan failed."""
     threads: dict[str, int] = field(default_factory=dict)
-    """Slots that a job takes while it runs, by its rule; one, until some were seen."""
+    """Slots that a running job takes, by rule; one until such a job was seen."""
     done: set[int] = field(default_factory=set)
     work: dict[int, float] = field(default_factory=dict)
-    """Seconds of whole jobs by their bars, of those that showed one."""
+    """Seconds of a whole job as its progress bar predicts them, for jobs that showed one."""
     beside: list[float] = field(default_factory=list)
-    """Seconds that finished jobs took in addition to what their bars counted."""
+    """Seconds that finished jobs took beside what their bars counted."""
 
     def finish(self, job: int, elapsed: float, bar: Bar | None) -> None:
-        """Note that a job is done and how long it took; one without a bar found its work done, or has none."""
+        """Note that a job is done and how long it took; a job without a bar had no work left, or shows none."""
         self.done.add(job)
         self.see(job, bar)
         self.beside.append(max(0.0, elapsed - (bar.elapsed if bar else 0.0)))
@@ -57,10 +57,9 @@ class Estimate:
             self.work[job] = bar.total
 
     def left(self, running: Mapping[int, Running]) -> float:
-        """Estimate the seconds until everything is done.
+        """Estimate the seconds until all jobs are done.
 
-        They are those of the longest chain of jobs that wait for each other, or of all work shared evenly among the
-        slots, whichever is more.
+        This is the longest chain of dependent jobs, or all work divided by the slots, whichever is longer.
         """
         todo = {number: job for number, job in self.jobs.items() if number not in self.done}
         times = {number: self._seconds_of(number, running.get(number)) for number in todo}
@@ -76,7 +75,7 @@ class Estimate:
         return max([sum(taken) / self.slots, *map(end, todo)])
 
     def _seconds_of(self, number: int, running: Running | None) -> float:
-        """Estimate what is left of a job: as its bar says, or else as planned and corrected."""
+        """Estimate the seconds left of a job: from its bar, or else from the plan, corrected by measurements."""
         start = sum(self.beside) / len(self.beside) if self.beside else START
         whole = self._planned(number) * self._ratio(self.jobs[number].rule) + start
         if running is None:
@@ -90,7 +89,7 @@ class Estimate:
         return (self.seconds or {}).get(job.stage or "", {}).get(job.rule) or 0.0
 
     def _ratio(self, rule: str) -> float:
-        """Return measured over planned seconds, of jobs of this rule, or of all where none of it was measured."""
+        """Return measured over planned seconds, of this rule's jobs, or of all jobs if none of these was measured."""
         for rules in ({rule}, {job.rule for job in self.jobs.values()}):
             seen = [number for number in self.work if self.jobs[number].rule in rules and self._planned(number)]
             if seen:

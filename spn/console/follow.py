@@ -1,4 +1,4 @@
-"""Listens to Snakemake's logger: prints progress, and at the end of a run why its jobs failed."""
+"""Listens to Snakemake's logger, prints progress, and says at the end of a run why jobs failed."""
 
 import atexit
 import logging
@@ -14,10 +14,10 @@ from spn.console.progress import Progress, Run, tell
 from spn.console.running import Job, start_job
 
 ALWAYS = frozenset({"reproduce"})
-"""Rules that make nothing, and run whenever they are asked for."""
+"""Rules that make no file, so that they always run when requested."""
 
 NESTED = frozenset({"ablations", "compare"})
-"""Rules that run another Snakemake, which tells of its progress itself."""
+"""Rules that run another Snakemake, which reports its own progress."""
 
 
 def follow(workflow: Any) -> None:
@@ -32,7 +32,7 @@ def follow(workflow: Any) -> None:
 
 
 def _run_of(workflow: Any) -> Run | None:
-    """Read Snakemake's plan; None where files are only touched."""
+    """Read Snakemake's plan; None under `--touch`."""
     if workflow.touch:
         return None
     numbers = {job: job.jobid for job in workflow.dag.needrun_jobs()}
@@ -52,13 +52,13 @@ def _run_of(workflow: Any) -> Run | None:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that failed, and what a cluster said of it."""
+    """A failed job, and the cluster's message about it."""
 
     job: Job
     message: str
 
     def reason(self, root: Path) -> str:
-        """Say why in one line: by the job's log, or by the cluster, or by how the log ends."""
+        """Say why in one line: an error in the job's log, else the cluster's message, else the end of the log."""
         lines = self.job.lines(root)
         if error_in(lines) == "KeyboardInterrupt":
             return "interrupted; the same command goes on"
@@ -68,7 +68,7 @@ class Failure:
 class Follower(logging.Handler):
     """A handler of Snakemake's records.
 
-    An error in here must not harm the workflow: it is printed in a line, and progress is not shown any more.
+    An error in here must not harm the workflow: it is printed in one line, and ends the display of progress.
     """
 
     def __init__(self, root: Path, run_of: Callable[[], Run | None], is_quiet: bool = False) -> None:
@@ -80,17 +80,17 @@ class Follower(logging.Handler):
         self._is_begun, self._missing = False, ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take notice of a record, if it tells of a job."""
+        """Process a record if it concerns a job."""
         try:
             self._take(str(getattr(record, "event", "")), record)
         except Exception as error:
-            print(f"spn: progress is told no more: {error!r}", file=sys.stderr)
+            print(f"spn: progress is no longer shown: {error!r}", file=sys.stderr)
             self._end_progress()
 
     def end(self) -> None:
-        """Say for every job that failed in the end, and that no retry made good, why it did."""
+        """Say why each job failed, except those whose retry succeeded."""
         self._end_progress()
-        if self._missing:  # which names no job
+        if self._missing:  # Snakemake's message names no job
             print(f"{ERROR}{self._missing}", file=sys.stderr)
         for failure in self._failures.values():
             where = f" ({failure.job.log})" if failure.job.log else ""
@@ -133,6 +133,6 @@ class Follower(logging.Handler):
 
 
 def _first_sentence(text: str) -> str:
-    """Keep of a cluster's message what it says first, as "SLURM-job '5' failed, SLURM status is: 'TIMEOUT'"."""
+    """Return the first sentence of a cluster's message, as "SLURM-job '5' failed, SLURM status is: 'TIMEOUT'"."""
     sentence = text.split(". ")[0]
     return "" if sentence.startswith("For further error details") else sentence

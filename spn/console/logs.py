@@ -1,16 +1,16 @@
-"""What a job's log says: how far its progress bar has got, and why the job failed."""
+"""Reads from a job's log how far its progress bar has got, and why the job failed."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 TAIL = 1 << 16
-"""Bytes read from the end of a log; bars that overwrite themselves make it long, and only the last one matters."""
+"""Bytes read from the end of a log; it is long because every update of a bar is in it, and only the last matters."""
 
 ERROR = "spn: error: "
 TRACEBACK = "Traceback (most recent call last):"
 RANK = re.compile(r"^\[rank\d+\]:\s?")
-"""What torch puts before the lines of one of several processes."""
+"""torch's prefix to the lines of one of several processes."""
 
 # As tqdm writes it: `low:  45%|████▌     | 405/900 [00:10<00:12, 40.5step/s, 1.9 bits/dim]`.
 BAR = re.compile(
@@ -21,25 +21,25 @@ BAR = re.compile(
 
 @dataclass(frozen=True)
 class Bar:
-    """How far a job has got; times in seconds, None where the bar does not know them yet."""
+    """How far a job has got; times in seconds, None if the bar does not show them yet."""
 
     percent: int
     elapsed: float
     left: float | None
     total: float | None
-    """The whole job at the rate shown, a part included that was done before."""
+    """The whole job at the current rate, including any part done before a restart."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The state of a log before a job was started: what is there already is of an earlier job."""
+    """The state of a log before a job starts, to tell what an earlier job has written."""
 
     modified: int
     size: int
 
 
 def mark(path: Path) -> Mark | None:
-    """Note the state of a log; None where there is none."""
+    """Note the state of a log; None if there is no log."""
     try:
         state = path.stat()
     except OSError:
@@ -48,9 +48,9 @@ def mark(path: Path) -> Mark | None:
 
 
 def read_lines(path: Path, before: Mark | None = None) -> list[str]:
-    """Read the last lines of a log, blank ones left out, of overwritten ones the last state alone.
+    """Read the last lines of a log without blank ones; of an overwritten line, its last state.
 
-    Empty where there is no log, or where nothing was written since `before`.
+    Empty if there is no log, or if nothing was written since `before`.
     """
     now = mark(path)
     if now is None or now == before:
@@ -67,7 +67,7 @@ def read_lines(path: Path, before: Mark | None = None) -> list[str]:
 
 
 def read_bar(lines: list[str]) -> Bar | None:
-    """Find the progress bar that a log shows now."""
+    """Find the current progress bar in a log."""
     for line in reversed(lines):
         if found := BAR.search(line):
             left = None if found["left"] == "?" else _seconds(found["left"])
@@ -76,17 +76,17 @@ def read_bar(lines: list[str]) -> Bar | None:
 
 
 def error_in(lines: list[str]) -> str | None:
-    """Find the reason of a failure: the last `spn: error:`, or else the last exception; None where there is neither."""
+    """Find the reason of a failure: the last `spn: error:`, or else the last exception; None if there is neither."""
     for line in reversed(lines):
         if ERROR in line:
             return line.split(ERROR, 1)[1]
     exceptions = [_exception(lines[start + 1 :]) for start, line in enumerate(lines) if TRACEBACK in line]
-    # torchrun ends with a traceback of its own after that of the process which failed.
+    # torchrun adds its own traceback after that of the failed process.
     return next((text for text in reversed(exceptions) if text and "ChildFailedError" not in text), None)
 
 
 def last_word(lines: list[str]) -> str:
-    """Say how a log ends that tells of no error."""
+    """Describe the end of a log that contains no error."""
     if not lines:
         return "nothing in its log"
     found = BAR.search(lines[-1])
@@ -107,7 +107,7 @@ def _seconds(text: str) -> float:
 
 
 def _whole(found: "re.Match[str]") -> float | None:
-    """Estimate the whole job by the rate of a bar, which says units a second or seconds a unit."""
+    """Estimate the seconds of the whole job by the bar's rate, which is in units/s or s/unit."""
     if not found["rate"] or not float(found["rate"]):
         return None
     rate, total = float(found["rate"]), int(found["total"])

@@ -1,4 +1,4 @@
-"""`spn plan` beside the workflow: run once in a process of its own, and kept for the same params.yaml."""
+"""Runs `spn plan` in a separate process beside the workflow, and keeps its result for the same params.yaml."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from spn.console.logs import error_in, last_word
 
 
 class NoPlanError(Exception):
-    """There is no plan, and the message says why."""
+    """`spn plan` failed; the message says why."""
 
 
 class Plan:
@@ -45,7 +45,7 @@ class Plan:
             self._process.kill()
 
     def seconds(self) -> Seconds | None:
-        """Return the seconds of every stage's rules; None while they are not known; raise NoPlanError on a failure."""
+        """Return the seconds by stage and rule, None while not yet known; raise NoPlanError if `spn plan` failed."""
         if self._process is None:
             return self._read()
         if self._process.poll() is None:
@@ -60,9 +60,9 @@ class Plan:
         return stages
 
     def _read(self) -> Seconds | None:
-        """Read the plan that an earlier run kept, if it is of the same params.yaml."""
+        """Read the plan that an earlier run kept, if it is for the same params.yaml."""
         try:
             kept = json.loads(self._kept.read_text())
             return kept["stages"] if kept["params_sha256"] == self._params else None
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # not there, or not whole: it is made again
+            return None  # missing or damaged: it is made again

@@ -1,4 +1,4 @@
-"""Progress of one run of Snakemake: a line when a job ends, and each half minute while jobs run."""
+"""Shows the progress of one Snakemake run: a line whenever a job ends, and every half minute while jobs run."""
 
 import sys
 import threading
@@ -13,31 +13,31 @@ from spn.console.plan import NoPlanError, Plan
 from spn.console.running import Job, remove_running, write_running
 
 EVERY = 30.0
-"""Most seconds between two lines."""
+"""Maximum seconds between two lines."""
 
 TICK = 5.0
 """Seconds between two looks at the logs of running jobs."""
 
 PATIENCE = 15.0
-"""Seconds that jobs run before `spn plan` is started: a shorter run needs no estimate."""
+"""Seconds before `spn plan` is started; a shorter run needs no estimate."""
 
 NAMED = 4
-"""Most running jobs that a line names."""
+"""Maximum number of running jobs that a line names."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What Snakemake is going to do, so many threads (or, on a cluster, jobs) at a time."""
+    """Snakemake's plan, with `slots` threads (or, on a cluster, jobs) at once."""
 
     jobs: Mapping[int, Planned]
     slots: int
     is_remote: bool
     is_done: Callable[[int], bool]
-    """Asks Snakemake whether a job is done; it tells its logger too, but not under `--quiet progress`."""
+    """Asks Snakemake whether a job is done; its logger says so too, but not under `--quiet progress`."""
 
 
 class Progress:
-    """Keeps track of what runs and what is done, and prints it; any thread may call its methods."""
+    """Keeps track of running and finished jobs, and prints a summary; thread-safe."""
 
     def __init__(self, run: Run, root: Path, is_quiet: bool) -> None:
         self._run, self._root, self._is_quiet = run, root, is_quiet
@@ -80,12 +80,12 @@ class Progress:
             remove_running(self._root)
 
     def say(self, text: str) -> None:
-        """Print a line with the time of day, unless this is to be quiet."""
+        """Print a line with the time of day, unless quiet."""
         if not self._is_quiet:
             tell(text)
 
     def _look_on(self) -> None:
-        """Look at the running jobs from time to time; an error in here stops that, and is printed."""
+        """Look at the running jobs periodically; an error in here is printed and ends it."""
         try:
             while not self._ended.wait(TICK):
                 with self._guard:
@@ -97,10 +97,10 @@ class Progress:
                         else:
                             self._write()
         except Exception as error:
-            self.say(f"progress is told no more: {error!r}")
+            self.say(f"progress is no longer shown: {error!r}")
 
     def _plan_when_due(self) -> None:
-        """Take the plan if there is one; start it where trainings have run for a while."""
+        """Read the plan if there is one; start `spn plan` once a training has run for a while."""
         if self._estimate.seconds is not None or self._is_quiet:
             return
         try:
@@ -121,7 +121,7 @@ class Progress:
         self.say(self._write())
 
     def _write(self) -> str:
-        """Write what runs for `spn watch`; return the line on the whole."""
+        """Write the running jobs for `spn watch`; return the line that sums them up."""
         bars = {number: read_bar(job.lines(self._root)) for number, (job, _) in self._running.items()}
         line = self._line(bars)
         write_running(self._root, line, [job for job, _ in self._running.values()])
@@ -145,7 +145,7 @@ class Progress:
         return job.name + (" waiting" if waits else "" if bar is None else f" {bar.percent} %")
 
     def _left(self, bars: Mapping[int, Bar | None]) -> float | None:
-        """Estimate the seconds left; None without a plan, or where nothing shows yet how it fits a cluster's nodes."""
+        """Estimate the seconds left; None without a plan, or on a cluster until one of its jobs was measured."""
         for number, bar in bars.items():
             self._estimate.see(number, bar)
         if not self._estimate.seconds or (self._run.is_remote and not self._estimate.work):
@@ -161,7 +161,7 @@ def tell(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as an estimate deserves it."""
+    """Write a time with the precision that an estimate deserves."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.{0 if seconds >= 10 * size or unit == 'min' else 1}f} {unit}"

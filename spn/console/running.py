@@ -1,4 +1,4 @@
-"""logs/running.json: the jobs that run now, as the Snakemake that runs them says; `spn watch` reads it."""
+"""logs/running.json: the running jobs, written by Snakemake's process and read by `spn watch`."""
 
 import json
 import os
@@ -12,19 +12,19 @@ from spn.console.logs import Mark, mark, read_lines
 from spn.files import is_alive
 
 SILENT = 60
-"""Seconds without a sign of life after which a Snakemake on another machine is taken for gone."""
+"""Seconds without an update after which a Snakemake on another machine counts as gone."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that was started, and the state of its log before."""
+    """A started job, and the state of its log before it started."""
 
     name: str
     log: str
     before: Mark | None = None
 
     def lines(self, root: Path) -> list[str]:
-        """Read what the job has written to its log by now."""
+        """Read what the job has written to its log so far."""
         return read_lines(root / self.log, self.before)
 
 
@@ -34,7 +34,7 @@ def start_job(name: str, log: str, root: Path) -> Job:
 
 
 def write_running(root: Path, line: str, jobs: Sequence[Job]) -> None:
-    """Write what runs, by renaming, with one line on the whole."""
+    """Write the running jobs and the line that sums them up, by renaming."""
     path = root / "logs" / "running.json"
     path.parent.mkdir(exist_ok=True)
     state = {"host": platform.node(), "process": os.getpid(), "line": line, "jobs": [asdict(job) for job in jobs]}
@@ -44,7 +44,7 @@ def write_running(root: Path, line: str, jobs: Sequence[Job]) -> None:
 
 
 def read_running(root: Path) -> tuple[str, list[Job]] | None:
-    """Read the line on the whole and the jobs that run; None where no Snakemake runs here."""
+    """Read the line that sums up the run, and the running jobs; None if no Snakemake runs here."""
     path = root / "logs" / "running.json"
     try:
         state, age = json.loads(path.read_text()), time.time() - path.stat().st_mtime
@@ -57,5 +57,5 @@ def read_running(root: Path) -> tuple[str, list[Job]] | None:
 
 
 def remove_running(root: Path) -> None:
-    """Say that nothing runs any more."""
+    """Remove the file: nothing runs any more."""
     (root / "logs" / "running.json").unlink(missing_ok=True)

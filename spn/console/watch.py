@@ -1,4 +1,4 @@
-"""`spn watch`: the last state of the bar of every job that runs, a line each."""
+"""`spn watch`: a line for each running job, with the latest state of its progress bar."""
 
 import shutil
 import sys
@@ -28,7 +28,7 @@ def watch(once: bool = False) -> None:
 
 
 def _block(line: str, jobs: list[Job], root: Path) -> str:
-    """Lay out one line on the whole and one of each job, cut to the width of the terminal."""
+    """Lay out the line that sums up the run and a line for each job, cut to the width of the terminal."""
     width = max((len(job.name) for job in jobs), default=0)
     lines = [f"{job.name:<{width}}  {(job.lines(root) or ['waiting'])[-1]}" for job in jobs]
     columns = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
@@ -36,7 +36,7 @@ def _block(line: str, jobs: list[Job], root: Path) -> str:
 
 
 def _over(shown: str) -> str:
-    """Go back over what is shown on a terminal; elsewhere blocks follow each other, a blank line between them."""
+    """Return the escape codes that overwrite what is shown; a blank line where the output is no terminal."""
     if not shown:
         return ""
     return f"\033[{shown.count(chr(10)) + 1}A\033[J" if sys.stdout.isatty() else "\n"

@@ -1,7 +1,7 @@
-"""When bits/dim measured here may stand beside published figures.
+"""Decides when bits/dim measured here are comparable with published figures.
 
-They may where data set and release, image size, bit depth and test images are the same. Releases differ more than
-models do: the newer, anti-aliased ImageNet 32 and 64 are much easier than the original ones.
+They are if data set and release, image size, bit depth and test images are the same. Releases differ more than models
+do: the newer, anti-aliased ImageNet 32 and 64 are much easier than the original ones.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from spn.config import ArraysData, Cifar10Data, DataSection, FolderData
 from spn.report.published import CIFAR10, RELEASES, Benchmark, Published
 
 NEARLY_ALL = 0.99
-"""Share of CIFAR-10's test images that must be there for a comparison."""
+"""Fraction of CIFAR-10's test images that a comparison needs."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Published figures beside which ours may stand, with what must be said of the comparison."""
+    """Published figures comparable with ours, and the caveats of the comparison."""
 
     benchmark: str
     rows: tuple[Published, ...]
@@ -23,7 +23,7 @@ class Comparison:
 
 
 def comparable(data: DataSection, num_test_images: int) -> Comparison | str:
-    """Find the published figures beside which bits/dim of `num_test_images` may stand, or say why there are none."""
+    """Find the published figures comparable with bits/dim over `num_test_images` images, or say why there are none."""
     benchmark = _benchmark(data)
     if isinstance(benchmark, str):
         return benchmark
@@ -39,13 +39,13 @@ def comparable(data: DataSection, num_test_images: int) -> Comparison | str:
 
 
 def official_count(data: DataSection) -> int | None:
-    """Return the number of test images that the release named in the configuration has, where that is known to us."""
+    """Return the number of test images of the release that the configuration names; None if we do not know it."""
     benchmark = _benchmark(data)
     return None if isinstance(benchmark, str) else benchmark.num_test_images
 
 
 def _benchmark(data: DataSection) -> Benchmark | str:
-    """Find the benchmark that the test split claims to be, or say why it is none."""
+    """Find the benchmark that the configuration names, or say why it is none."""
     if isinstance(data, Cifar10Data):
         return CIFAR10
     if not isinstance(data, ArraysData | FolderData):
@@ -61,7 +61,7 @@ def _benchmark(data: DataSection) -> Benchmark | str:
 
 
 def _count_images(data: DataSection, benchmark: Benchmark, count: int) -> tuple[str, ...] | str:
-    """Return what must be said of the number of test images, as caveats, or as the reason against a comparison."""
+    """Return the caveats that the number of test images calls for, or the reason why it rules out a comparison."""
     expected = benchmark.num_test_images
     if count == expected:
         return ()

@@ -1,7 +1,7 @@
 """Figures: training curves, and bits/dim of the chains as sums of their stages.
 
-What is drawn during training is an estimate from one slice per image and says so; bits/dim of chains are exact, or
-bounds that say so.
+Training curves are estimates from one slice per image; bits/dim of chains are exact, or upper bounds. Each figure says
+which.
 """
 
 import io
@@ -20,8 +20,8 @@ from spn.config import Params
 from spn.files import write_bytes
 from spn.report.tables import TRAIN, VALIDATION, ChainMetrics, History, bits_text, chain_text, statement, total_text
 
-# Okabe and Ito's colours, told apart with any kind of colour vision; grey for yellow, which is faint on white, and for
-# black, in which a whisker would vanish.
+# Okabe and Ito's colours, which suit any kind of colour vision; with grey instead of yellow, which is faint on white,
+# and of black, which would hide the error bars.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = (None, "///", "...")
@@ -43,10 +43,10 @@ PANEL_WIDTH, BARS_WIDTH = 4.6, 8.0
 """Inches."""
 
 SETTLED = 0.1
-"""Share of the steps after which a curve must lie inside its panel; the steep start may leave it."""
+"""Fraction of the steps after which a curve must lie inside its panel; its steep start may leave it."""
 
 LABELLED = 0.08
-"""Share of the longest bar that a stage needs for its figure to be written inside."""
+"""Minimum length of a stage, as a fraction of the longest bar, for its figure to be written inside."""
 
 
 def plot_curves(params: Params, histories: Mapping[str, History], path: Path) -> None:
@@ -95,7 +95,7 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
 
 
 def _styles(params: Params) -> Styles:
-    """Return the look that each stage has in all figures; where colours repeat, line style or marker differs."""
+    """Return the style of each stage, the same in all figures; where colours repeat, markers and hatching differ."""
     styles = {}
     for index, name in enumerate(params.stage_plans):
         times, colour = divmod(index, len(COLOURS))
@@ -104,7 +104,7 @@ def _styles(params: Params) -> Styles:
 
 
 def _legend_columns(names: Iterable[str], width: float) -> int:
-    """Count how many names of stages fit beside each other in `width` inches, key lines included."""
+    """Count how many legend entries fit side by side in `width` inches."""
     return max(1, min(4, int(width / (0.6 + 0.08 * max(map(len, names))))))
 
 

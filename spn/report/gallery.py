@@ -1,4 +1,4 @@
-"""All samples on one page: each chain's grids stage after stage, beside the real images."""
+"""All samples on one page: each chain's grids, stage by stage, beside real images."""
 
 import base64
 from html import escape
@@ -16,16 +16,16 @@ img { image-rendering: pixelated; }
 """
 
 NOTE = (
-    "Samples as their stages make them, none selected: bits that later stages generate are still 0. Beside them are "
+    "Samples after each stage, not selected; bits that later stages generate are still 0. Beside them are "
     "the first images of the test split, at the same scale; no model was trained on them."
 )
 
 
 def html_gallery(params: Params, chains: Path, real: Path) -> str:
-    """Lay out a row for each chain: the real images, and the grid of samples after each stage, in the chain's order.
+    """Lay out a row for each chain: the real images, then the grid of samples after each stage.
 
-    The pictures, which lie in `chains`/{chain}/{stage}/samples.png and at `real`, become part of the page.
-    Raises InputError for one that cannot be read.
+    The page embeds the pictures in `chains`/{chain}/{stage}/samples.png and at `real`. Raises InputError for one that
+    cannot be read.
     """
     title = f"Samples of {escape(params.data.name)}"
     rows = "".join(
@@ -39,7 +39,7 @@ def html_gallery(params: Params, chains: Path, real: Path) -> str:
 
 
 def _row(chain: str, pictures: dict[str, Path]) -> str:
-    """Lay out the pictures of a chain side by side, the place of each stage before its name."""
+    """Lay out the pictures of a chain side by side, stages numbered."""
     figures = "".join(
         f"<figure><figcaption>{f'{place}. ' if place else ''}{escape(name)}</figcaption>"
         f'<img alt="{escape(chain)}: {escape(name)}" '

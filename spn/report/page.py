@@ -1,4 +1,4 @@
-"""The table of the pipeline's report, as one HTML page that loads nothing."""
+"""The table of the report, as one HTML page that loads nothing else."""
 
 from collections.abc import Sequence
 from html import escape
@@ -18,9 +18,9 @@ th, td { padding: 0.3em 1em 0.3em 0; border-bottom: 1px solid #ddd; text-align: 
 
 
 def html_table(params: Params, chain_metrics: ChainMetrics) -> str:
-    """Lay out the chains, and beside them the published figures or the reason why none are shown.
+    """Lay out the chains, then the published figures or the reason why none are shown.
 
-    How fast samples were drawn is left out: the page is versioned, and made again from the same results it is the same.
+    Sampling speed is left out, so that the same results always make the same page, which is versioned.
     """
     num_images = next(iter(chain_metrics.values()))["num_images"]
     measured = _table(

@@ -13,19 +13,19 @@ from torch import Tensor
 from spn.files import write_bytes
 
 TILE_WIDTH = 48
-"""Images narrower than so many pixels are enlarged by a whole number to at least that."""
+"""Minimum width of a tile in pixels; narrower images are enlarged by a whole factor."""
 
 GAP = 2
 GAP_GREY = 128
-"""Between tiles: visible beside black digits and beside white ones."""
+"""The grey between tiles, visible beside black and beside white."""
 
 
 MOST_CLASSES = 16
-"""Most classes that have a column each."""
+"""Maximum number of classes for a grid with a column for each."""
 
 
 def class_columns(labels: Int[Tensor, " image"] | None) -> int | None:
-    """Count the columns of a grid of images whose classes go round, a column for each; None where it may be square."""
+    """Return the number of columns of a grid with a column for each class; None for a nearly square grid."""
     count = 0 if labels is None else len(labels.unique())
     return count if 1 < count <= MOST_CLASSES else None
 
@@ -36,7 +36,7 @@ def save_grid(
     path: Path,
     columns: int | None = None,
 ) -> None:
-    """Write what `draw_grid` draws."""
+    """Write the picture that `draw_grid` draws."""
     write_bytes(path, draw_grid(images, white_level, columns))
 
 
@@ -45,7 +45,7 @@ def draw_grid(
 ) -> bytes:
     """Draw images of levels, grey or RGB, as one PNG, left to right and top to bottom.
 
-    Level 0 is black; `white_level` and levels above it, which a model may sample though no image has them, are white.
+    Level 0 is black; `white_level` and anything above it, which a model may sample although no image has it, is white.
     Without `columns` the grid is nearly square.
     """
     levels = np.asarray(images)
@@ -73,7 +73,7 @@ def _enlarge(
 def _arrange(
     tiles: UInt8[np.ndarray, "image height width channel"], columns: int
 ) -> UInt8[np.ndarray, "rows columns channel"]:
-    """Lay tiles in rows, a gap around each; places left over are filled like the gaps."""
+    """Lay tiles in rows with a gap around each; empty places are grey like the gaps."""
     count, height, width, channels = tiles.shape
     places = math.ceil(count / columns) * columns
     framed = np.full((places, height + GAP, width + GAP, channels), GAP_GREY, dtype=np.uint8)

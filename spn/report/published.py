@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure; `recalled` marks one whose value or attribution was not checked against the publication."""
+    """A published figure; `recalled` if its value or attribution was not checked against the publication."""
 
     model: str
     bits_per_dim: float
@@ -19,7 +19,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What figures were measured on, and the figures; `num_test_images` is None where it is not known to us."""
+    """The test images of published figures, and the figures; `num_test_images` is None if we do not know it."""
 
     title: str
     shape: tuple[int, int, int]
@@ -129,8 +129,8 @@ RELEASES = {
     "imagenet-256": IMAGENET_256,
     "celeba-hq-256": CELEBA_HQ_256,
 }
-"""What `data.release` must say, exactly, of an `arrays` or `folder` source to be compared.
+"""Values of `data.release` with which an `arrays` or `folder` source is compared with published figures.
 
-`-original` is the release made for PixelRNN: no labels, 49,999 validation images, which are the test split here. The
-other three name public images of which every author made his own down-sampled copies.
+`-original` is the release made for PixelRNN: no labels, 49,999 validation images, which are the test split here. For
+the other three, authors down-sampled public images in their own ways.
 """

@@ -1,4 +1,4 @@
-"""Everything the report shows, written at once."""
+"""Writes all files of the report."""
 
 import json
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ def write_report(
     real_images: UInt8[np.ndarray | Tensor, "image height width channel"],
     output: Path,
 ) -> Path:
-    """Write metrics.json to `output`, and figures, pages and plain data of plots to `output`/plots; return that.
+    """Write metrics.json to `output`, and figures, pages and their data to `output`/plots; return that folder.
 
-    All of it is versioned, so none of it tells how fast samples were drawn, which is never the same again. The samples
-    lie in `output`/chains.
+    All of it is versioned, so sampling speeds, which vary between runs, are left out. The samples are read from
+    `output`/chains.
 
     `chain_metrics` and `histories` hold every chain and every stage of `params`; `real_images` are levels.
-    Raises InputError when the chains were not all evaluated on the same images.
+    Raises InputError if the chains were not all evaluated on the same images.
     """
     assert chain_metrics.keys() == params.plans.keys()
     assert histories.keys() == params.stage_plans.keys()
@@ -45,6 +45,6 @@ def write_report(
         write_text(plots / "curves" / f"{stage}.csv", curve_csv(history))
     for path in (plots / "curves").glob("*.csv"):
         if path.stem not in histories:
-            path.unlink()  # of a stage that params.yaml had once
+            path.unlink()  # its stage is no longer in params.yaml
     write_text(output / "metrics.json", json.dumps(metrics_tree(chain_metrics), indent=2, allow_nan=False) + "\n")
     return plots

@@ -1,4 +1,4 @@
-"""Tables that compare chains: for a terminal, for DVC and for the pipeline's report."""
+"""Tables that compare chains, for the terminal, for DVC and for the report."""
 
 import csv
 import io
@@ -11,10 +11,10 @@ from spn.config import DataSection, InputError, Params
 from spn.report.comparison import official_count
 
 ChainMetrics = Mapping[str, Mapping[str, Any]]
-"""The metrics.json of every chain and its throughput of sampling, by its name."""
+"""The metrics.json of every chain by its name, with the speeds of training and sampling."""
 
 History = Sequence[Mapping[str, float | int]]
-"""Rows of a history.csv; what was not measured is absent from its row."""
+"""Rows of a history.csv; a row has only the values that were measured at its step."""
 
 HEADER = (
     "chain",
@@ -26,7 +26,7 @@ HEADER = (
     "bits/dim of its stages",
 )
 SAMPLING = HEADER.index("sampling (images/s)")
-"""The column of the only figure that is measured anew whenever the same samples are drawn again."""
+"""The column of the only figure that differs when the same samples are drawn again."""
 
 _SPEEDS = ("training_seconds", "training_images_per_second", "sampling_images_per_second")
 
@@ -34,7 +34,7 @@ TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_esti
 
 
 def metrics_tree(chain_metrics: ChainMetrics) -> dict[str, Any]:
-    """Keep of every chain what is compared between experiments, in full precision; no times, which never repeat."""
+    """Return the figures that are compared between experiments, in full precision; no times, which never repeat."""
     totals = ("estimate", "conditioning", "bits_per_dim", "standard_error", "num_parameters")
     return {
         chain: {
@@ -48,7 +48,7 @@ def metrics_tree(chain_metrics: ChainMetrics) -> dict[str, Any]:
 def statement(params: Params, chain_metrics: ChainMetrics) -> str:
     """Say in one line what the figures are: exact or bounds, over which images.
 
-    Raises InputError when the chains were not all evaluated on the same images.
+    Raises InputError if the chains were not all evaluated on the same images.
     """
     over = {chain: (each["split"], each["num_images"]) for chain, each in chain_metrics.items()}
     if len(set(over.values())) > 1:
@@ -76,34 +76,34 @@ def _count_images(data: DataSection, split: str, count: int) -> str:
 
 
 def is_bound(metrics: Mapping[str, Any]) -> bool:
-    """Tell whether the bits/dim of a chain or of a stage are an upper bound."""
+    """Tell whether the bits/dim of a chain or stage are an upper bound."""
     return bool(metrics["estimate"] == "bound")
 
 
 def chain_text(chain: str, metrics: Mapping[str, Any]) -> str:
-    """Write the name of a chain, with a remark if it is conditioned on the class."""
+    """Return the name of a chain, with a remark if it is class-conditional."""
     return f"{chain}{' (class-conditional)' * (metrics['conditioning'] == 'class')}"
 
 
 def bits_text(metrics: Mapping[str, Any], digits: int = 4) -> str:
-    """Write the bits/dim of a chain or of a stage, after ≤ where they are an upper bound."""
+    """Write the bits/dim of a chain or stage, after ≤ if they are an upper bound."""
     return f"{'≤ ' * is_bound(metrics)}{metrics['bits_per_dim']:.{digits}f}"
 
 
 def total_text(metrics: Mapping[str, Any], digits: int = 4) -> str:
-    """Write bits/dim ± standard error, which a single image does not have."""
+    """Write bits/dim ± standard error; a single image has no standard error."""
     error = metrics["standard_error"]
     return bits_text(metrics, digits) + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> str:
-    """Write the figures of a stage in a line."""
+    """Write the bits/dim of a stage as one line."""
     what = "an upper bound" if is_bound(metrics) else "exact"
     return f"{metrics['stage']}: {total_text(metrics)} bits/dim, {what}, over {metrics['num_images']:,} test images"
 
 
 def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, ...]]:
-    """Write out every chain, with the columns of HEADER."""
+    """Write a row for every chain, with the columns of HEADER."""
     return [
         (
             chain_text(chain, metrics),
@@ -117,7 +117,7 @@ def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, ...]]:
 
 
 def _three_digits(value: float | None) -> str:
-    """Round what was timed, which is good to no more than three digits; a dash where it was not timed here."""
+    """Round a timed figure to three digits; a dash if it was not timed here."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
@@ -141,7 +141,7 @@ def curve_csv(history: History) -> str:
 
 
 def shares_csv(chain_metrics: ChainMetrics) -> str:
-    """Write the bits/dim of every stage of every chain as CSV; names say what is a bound or class-conditional."""
+    """Write the bits/dim of every stage of every chain as CSV; chain names note bounds and class conditioning."""
     shares = (
         (f"{chain_text(chain, metrics)}{' (bound)' * is_bound(metrics)}", name, stage["bits_per_dim"])
         for chain, metrics in chain_metrics.items()

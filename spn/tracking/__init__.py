@@ -10,7 +10,7 @@ Metrics, the same names for both kinds of run, so that they share columns
     nats, num_images, num_dims, num_parameters
     training_seconds        of all steps, without validations: a chain's is the sum of its stages'
     training_images_per_second, sampling_images_per_second
-                            of a chain: how many images a second all its stages together are trained on, and make
+                            of a chain: images per second through all its stages
     train_bits_per_dim_estimate, validation_bits_per_dim_estimate, ...
                             of a stage: the columns of its history.csv, by training step
 Parameters
@@ -18,27 +18,27 @@ Parameters
 Tags
     kind                    stage or chain
     estimate                what bits_per_dim is: exact, or an upper bound
-    conditioning            what bits_per_dim is given of each image: its class, or none
+    conditioning            what bits_per_dim is conditioned on: each image's class, or none
     split                   the images it was measured on
-    recipe_digest           of a stage: what identifies its run, also when a killed training continues
+    recipe_digest           of a stage: identifies its run, which a resumed training continues
     chain_digest            of a chain: its name and the recipes of its stages
     stage_run.{stage}       of a chain: the id of the stage's run
     checkpoint              of a stage: where its weights are
 
-MLflow's own table shows none of these columns at first, so an experiment has two saved views that do, of its chains
-and of its stages (`views`).
+MLflow's table shows none of these columns by default, so an experiment has two saved views that do, one of its chains
+and one of its stages (`views`).
 
-A store may be away for a while: see `delivery` for how a training goes on meanwhile.
+Training continues while the store is unreachable (`delivery`).
 
-Importing this package takes seconds. It decides what the environment does not: MLflow's telemetry is off, because it
-would report its use to a server of its makers, and compute nodes often have no network; and a request is told to have
-failed after half a minute at most, where MLflow by itself would try for up to twenty.
+Importing this package takes seconds. It sets two things unless the environment does. MLflow's telemetry is off,
+because it reports to a server of its makers, and compute nodes often have no network. A request fails after half a
+minute, where MLflow would retry for up to twenty.
 """
 
 import os
 
-# Before the imports, because MLflow reads the first in its own. It does not try again by itself: a request to create a
-# run that had arrived after all would make a second run.
+# Before the imports, because MLflow reads the first when it is imported. There are no retries, because repeating a
+# request to create a run would create a second run if the first had arrived.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -22,10 +22,9 @@ def record_chain(
 ) -> str:
     """Record a chain's metrics.json and the throughput of its sampling; return the id of the run.
 
-    `samples` are pictures to keep as artefacts, by the name they get there. The run is identified by the chain's name
-    and the recipes of its stages: recording it again makes no second run, writes figures only where they differ, and
-    replaces the artefacts. Raises InputError where a stage has no run, and TrackingError where the store does not
-    answer or takes no artefact.
+    `samples` maps names of artefacts to pictures. The run is identified by the chain's name and the recipes of its
+    stages: recording it again makes no second run, writes only figures that differ, and replaces the artefacts. Raises
+    InputError if a stage has no run, and TrackingError if the store does not answer or refuses an artefact.
     """
     with reaching(experiment.uri):
         run = _open(experiment, chain, metrics)
@@ -36,7 +35,7 @@ def record_chain(
 
 
 def _open(experiment: Experiment, chain: str, metrics: Mapping[str, Any]) -> Run:
-    """Find or create the run, and give it its figures and links."""
+    """Find or create the run, and write its figures and links."""
     stages: Mapping[str, Any] = metrics["stages"]
     digests = {name: str(stage["recipe_digest"]) for name, stage in stages.items()}
     stage_runs = {name: str(stage_run(experiment, name, digest).info.run_id) for name, digest in digests.items()}
@@ -54,13 +53,13 @@ def _open(experiment: Experiment, chain: str, metrics: Mapping[str, Any]) -> Run
 
 
 def _keep(experiment: Experiment, run: Run, samples: Mapping[str, Path]) -> None:
-    """Keep pictures as artefacts, which lie where the store says: on a server, or in a folder."""
+    """Save pictures as artefacts, on a server or in a folder, as the store decides."""
     with tempfile.TemporaryDirectory() as folder:  # MLflow names an artefact after its file
         for name, path in samples.items():
             copy = shutil.copyfile(path, f"{folder}/{name}")
             try:
                 experiment.client.log_artifact(run.info.run_id, copy)
-            except OSError as error:  # those of requests are too
+            except OSError as error:  # includes errors of requests
                 raise TrackingError(
                     f"the MLflow store {experiment.uri} took no {name} to {run.info.artifact_uri}: {reason(error)}"
                 ) from error
@@ -71,7 +70,7 @@ def _digest(chain: str, recipe_digests: Sequence[str]) -> str:
 
 
 def _description(experiment_id: str, chain: str, metrics: Mapping[str, Any], stage_runs: Mapping[str, str]) -> str:
-    """Write the Markdown that the UI shows with the run; every page of the UI lies behind the `#` of one address."""
+    """Write the Markdown that the UI shows with the run; its links begin with `#`, because the UI is a single page."""
     rows = [
         (
             f"[{name}](#/experiments/{experiment_id}/runs/{stage_runs[name]})",

@@ -1,11 +1,11 @@
-"""Metrics on their way to a store that may be away for a while.
+"""Sends metrics to MLflow in the background, and copes with a store that is unreachable for a while.
 
-Training goes on whatever the store does. A thread sends all rows that were not sent before, and at the first failure
-gives up until the next row. What is sent again has its first timestamps: a store keeps one point for equal key, step,
-value and timestamp, so a batch that had arrived after all adds nothing. What is left in the end is in the checkpoint's
-history, from which `record` writes it.
+Training continues whatever the store does. A thread sends all unsent rows; after a failure it waits for the next row.
+A row keeps its first timestamp when it is sent again: a store keeps one point for equal key, step, value and timestamp,
+so a batch that arrives twice adds nothing. `record` writes whatever is still unsent at the end, from the checkpoint's
+history.
 
-NOTE: MLflow's own asynchronous logging drops what fails, and keeps the process alive.
+NOTE: MLflow's own asynchronous logging drops values that it fails to send, and keeps the process alive.
 """
 
 import time
@@ -17,19 +17,19 @@ from mlflow.entities import Metric
 from spn.tracking.outage import reason, say
 
 _BATCH = 1000
-"""As many as MLflow takes at once."""
+"""MLflow's limit."""
 
 _ROW_SECONDS = 10.0
-"""Least time between attempts while rows come, so that many trainings can share a database."""
+"""Minimum time between attempts during training, so that many trainings can share a database."""
 
 _END_SECONDS = 1.0
 """Time between attempts at the end."""
 
 
 class Delivery:
-    """Values on their way to the store at `uri`, which `write` takes there.
+    """A queue of values, which `write` sends to the store at `uri`.
 
-    A line on stderr tells that they do not arrive, and why; another that they do again.
+    A line on stderr says when sending begins to fail, and why, and another when it works again.
     """
 
     def __init__(self, uri: str, write: Callable[[Sequence[Metric]], None]) -> None:
@@ -43,13 +43,13 @@ class Delivery:
         """Why the last attempt failed; empty if it did not."""
 
     def put(self, metrics: Sequence[Metric]) -> None:
-        """Have some values sent, and return at once."""
+        """Queue values to be sent, and return at once."""
         self._unsent += metrics
         if time.monotonic() >= self._next_attempt:
             self._try()
 
     def finish(self, end: Callable[[], None], patience: float) -> bool:
-        """Send what is left, then call `end`; return False if that does not succeed within `patience` seconds."""
+        """Send the rest, then call `end`; return whether both succeeded within `patience` seconds."""
         self._end, deadline = end, time.monotonic() + patience
         while not self._over.is_set() and (left := deadline - time.monotonic()) > 0:
             self._try()
@@ -57,7 +57,7 @@ class Delivery:
         return self._over.is_set()
 
     def _try(self) -> None:
-        """Begin an attempt, unless one is under way; it keeps no process alive."""
+        """Start an attempt in a daemon thread, unless one is running."""
         if not self._thread.is_alive():
             self._next_attempt = time.monotonic() + _ROW_SECONDS
             self._thread = Thread(target=self._attempt, name="mlflow", daemon=True)

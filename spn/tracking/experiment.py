@@ -1,16 +1,16 @@
-"""The store and the experiment that all runs of a pipeline belong to.
+"""The MLflow store and the experiment that hold all runs of a pipeline.
 
-A store is an SQLite database, or a server of MLflow's (`http://host:5000`). Jobs on the nodes of a cluster need no
-setting: they read the store's URI from the handle, a JSON file that the first of them writes.
+A store is an SQLite database or an MLflow server (`http://host:5000`). Jobs on a cluster need no setting: they read the
+store's URI from the *handle*, a JSON file that the first job writes.
 
-SQLite needs a file system that all nodes share and that locks files between them: local disks and NFS 4 do, Lustre when
-mounted with `flock`, NFS 3 when its lock daemon runs. Without that, the database can be damaged, and a server is the
-answer. One process writes at a time, and the others wait up to 20 seconds: a training writes for some milliseconds
-every ten seconds, so dozens can share a database; for hundreds, or over slow file systems, run a server. A relative
-path is one in the working directory, so jobs must run where the handle was made, as Snakemake's do.
+SQLite needs a file system with locks that work across nodes: local disks and NFS 4 have them, Lustre when mounted with
+`flock`, NFS 3 when its lock daemon runs. Without such locks the database can be damaged, so use a server. One process
+writes at a time, and the others wait up to 20 seconds. A training writes for some milliseconds every ten seconds, so
+dozens can share a database; for hundreds, or on a slow file system, use a server. A relative path is relative to the
+working directory, so jobs must run where the handle was made, as Snakemake's do.
 
-Names and passwords belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not into the URI, which is
-written to the handle and into messages.
+Put names and passwords into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not into the URI, which appears in
+the handle and in messages.
 """
 
 import os
@@ -52,7 +52,7 @@ class Experiment:
         return MlflowClient(tracking_uri=_absolute(self.uri))
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes of this package out of the store; does nothing where the store is a server."""
+        """Keep other processes of this package out of an SQLite store; do nothing for a server."""
         return _locked(self.uri)
 
 
@@ -62,13 +62,12 @@ def default_uri() -> str:
 
 
 def open_experiment(handle: Path, name: str) -> Experiment:
-    """Return the experiment of a handle; where there is no handle, make the store, the experiment and the handle.
+    """Return the experiment of a handle; if there is no handle, make the store, the experiment and the handle.
 
-    Any number of processes may come first at once, and each may be killed: an SQLite store is there as a whole or not
-    at all. A store or an experiment that exists is used. Artefacts go to `mlruns/` beside the database, or where a
-    server keeps them.
+    Safe for any number of processes at once, and if any is killed: an SQLite store exists whole or not at all. An
+    existing store or experiment is used. Artefacts go to `mlruns/` beside the database, or where a server keeps them.
 
-    Raises what `load_experiment` raises, and InputError where MLFLOW_TRACKING_URI is no store that MLflow can use, or
+    Raises what `load_experiment` raises, and InputError if MLflow cannot use the store in MLFLOW_TRACKING_URI, or if
     the experiment was deleted.
     """
     if not handle.exists():
@@ -79,8 +78,8 @@ def open_experiment(handle: Path, name: str) -> Experiment:
 def load_experiment(handle: Path) -> Experiment:
     """Read a handle, and look for its experiment in its store.
 
-    The handle decides, whatever the environment says by now; a line tells where they differ. Raises InputError where
-    the file or the experiment is missing, and TrackingError where the store does not answer.
+    The handle takes precedence over MLFLOW_TRACKING_URI; a line on stderr says if they differ. Raises InputError if
+    the file or the experiment is missing, and TrackingError if the store does not answer.
     """
     try:
         experiment = Experiment(**read_json(handle))
@@ -100,7 +99,7 @@ def load_experiment(handle: Path) -> Experiment:
 def _make(handle: Path, uri: str, name: str) -> None:
     with opening(uri), _locked(uri):
         if handle.exists():
-            return  # by a process that had the lock before
+            return  # another process made it before this one had the lock
         if (database := _database(uri)) is not None:
             prepare(database)
         client = MlflowClient(tracking_uri=_absolute(uri))
@@ -117,17 +116,17 @@ def _tell_of_another_store(path: Path, uri: str) -> None:
     named = os.environ.get("MLFLOW_TRACKING_URI")
     if named and _absolute(named) != _absolute(uri):
         say(
-            f"{path}: runs are recorded in {uri}, not in {named} of MLFLOW_TRACKING_URI, which counts when the file is "
-            "made; delete the file to make it anew"
+            f"{path}: runs are recorded in {uri}, not in {named} of MLFLOW_TRACKING_URI, which is read only when the "
+            "file is made; delete the file to make it again"
         )
 
 
 def _exists(experiment: Experiment) -> bool:
     database = _database(experiment.uri)
     if database is not None and not database.exists():
-        return False  # and do not ask MLflow, which would create it
+        return False  # without asking MLflow, which would create it
     try:
-        with experiment.locked():  # MLflow may add what its newer versions have to the schema
+        with experiment.locked():  # a newer MLflow may migrate the schema
             return bool(experiment.client.get_experiment(experiment.id).lifecycle_stage == "active")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
@@ -156,7 +155,7 @@ def _absolute(uri: str) -> str:
 
 
 def _artefacts(uri: str, name: str) -> str | None:
-    # By name, not by id: numbered folders in mlruns/ can make `mlflow ui` take it for a store of MLflow's older format.
+    # By name, not by id: `mlflow ui` can mistake numbered folders in mlruns/ for a store of MLflow's older format.
     database = _database(uri)
     return None if database is None else (database.absolute().parent / "mlruns" / name).as_uri()
 

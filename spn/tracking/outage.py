@@ -1,4 +1,4 @@
-"""Which errors mean that a store does not answer, and what a person is told then."""
+"""Which errors mean that the MLflow store does not answer, and the messages that say so."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from spn.config import InputError
 from spn.files import WriteError
 
-# MLflow logs the traceback of a database's error that it also raises: what is raised is reported in one line.
+# MLflow logs a traceback of database errors that it also raises; those are reported in one line here.
 logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.exc_info is None)
 
 _REMEDY = (
@@ -23,18 +23,17 @@ _REMEDY = (
 
 
 class TrackingError(WriteError):
-    """The MLflow store does not answer, or takes nothing; what it had taken before is untouched.
+    """The MLflow store does not answer or refuses a write; what it already holds is untouched.
 
-    As with any WriteError the command line exits with status 1, because nothing is wrong with what was asked for, and
-    the same command goes on when the store is back.
+    As with any WriteError the exit status is 1: the command was right, and continues when the store is back.
     """
 
 
 @contextmanager
 def reaching(uri: str, place: str = "") -> Iterator[None]:
-    """Raise TrackingError where the store at `uri` does not answer; other errors pass.
+    """Raise TrackingError if the store at `uri` does not answer; other errors pass.
 
-    `place` begins the message: the file that names the store.
+    The message begins with `place`, the file that names the store.
     """
     try:
         yield
@@ -49,7 +48,7 @@ def reaching(uri: str, place: str = "") -> Iterator[None]:
 
 @contextmanager
 def opening(uri: str, place: str = "") -> Iterator[None]:
-    """Raise TrackingError as `reaching` does, and InputError where MLflow can use no store at `uri`."""
+    """Raise TrackingError as `reaching` does, and InputError if there is no usable store at `uri`."""
     try:
         with reaching(uri, place):
             yield
@@ -59,14 +58,14 @@ def opening(uri: str, place: str = "") -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error's cause, such as `Connection refused`, which MLflow wraps in a page of text."""
+    """Return the first line of an error's root cause, such as `Connection refused`, without MLflow's page of text."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return _first_line(error)
 
 
 def say(message: str) -> None:
-    """Print a line on stderr, above a progress bar where there is one."""
+    """Print a line on stderr, above any progress bar."""
     tqdm.write(f"spn: {message}", file=sys.stderr)
 
 
@@ -75,7 +74,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_away(error: MlflowException | SQLAlchemyError) -> bool:
-    """Tell whether the same request may succeed later: no connection, an answer of 5xx, a locked or full database."""
+    """Tell whether the request may succeed later: no connection, a 5xx response, a locked or full database."""
     if isinstance(error, InvalidUrlException):
         return False
     if _is_of_schema(error):
@@ -85,7 +84,7 @@ def _is_away(error: MlflowException | SQLAlchemyError) -> bool:
 
 
 def _is_of_schema(error: BaseException) -> bool:
-    """Tell whether a database has another schema than its version says: waiting does not help."""
+    """Tell whether a database's schema is not that of its version, which waiting does not mend."""
     cause = error.__cause__ or error.__context__
     text = next((str(each) for each in (error, cause) if isinstance(each, OperationalError)), "")
     return any(

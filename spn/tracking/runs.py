@@ -1,4 +1,4 @@
-"""What the runs of stages and of chains have in common: finding them, and writing only what is new."""
+"""Functions for all runs: find or create one, and write only what is new."""
 
 import json
 import time
@@ -16,14 +16,14 @@ _PARAMS_PER_BATCH = 100
 
 
 def find_run(experiment: Experiment, identity: Mapping[str, str]) -> Run | None:
-    """Find the run that carries the tags of `identity`; the oldest, should there be several."""
+    """Find the run that has the tags of `identity`, the oldest if there are several."""
     query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items())
     runs = experiment.client.search_runs([experiment.id], query, order_by=["attributes.start_time ASC"], max_results=1)
     return runs[0] if runs else None
 
 
 def open_run(experiment: Experiment, name: str, identity: Mapping[str, str], source: str) -> Run:
-    """Find the run that carries the tags of `identity`, or create it under `name`, told to be written by `source`."""
+    """Find the run that has the tags of `identity`, or create it with this name and source."""
     with experiment.locked():
         found = find_run(experiment, identity)
         if found is not None:
@@ -33,14 +33,14 @@ def open_run(experiment: Experiment, name: str, identity: Mapping[str, str], sou
 
 
 def log_params(client: MlflowClient, run: Run, values: Mapping[str, Any]) -> None:
-    """Log a nested mapping under dotted keys; MLflow never changes a parameter, so those present are left out."""
+    """Log a nested mapping under dotted keys, except those that the run has: MLflow never changes a parameter."""
     new = (Param(key, text) for key, text in _flatten(values) if key not in run.data.params)
     while batch := list(islice(new, _PARAMS_PER_BATCH)):
         client.log_batch(run.info.run_id, params=batch)
 
 
 def log_figures(client: MlflowClient, run: Run, figures: Mapping[str, float]) -> None:
-    """Log metrics that have no steps, leaving out those that the run has with that value."""
+    """Log metrics without steps, except those that the run has with the same value."""
     now = milliseconds()
     new = [Metric(key, value, now, 0) for key, value in figures.items() if run.data.metrics.get(key) != value]
     if new:
@@ -48,12 +48,12 @@ def log_figures(client: MlflowClient, run: Run, figures: Mapping[str, float]) ->
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Pick the numbers out of the contents of a metrics.json."""
+    """Return the numbers of a metrics.json."""
     return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
 
 
 def milliseconds() -> int:
-    """Tell the time as MLflow does, in milliseconds since 1970."""
+    """Return the time in milliseconds since 1970, as MLflow counts it."""
     return int(time.time() * 1000)
 
 

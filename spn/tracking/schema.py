@@ -1,7 +1,7 @@
-"""An SQLite database with MLflow's schema, there as a whole or not at all.
+"""Makes an SQLite database with MLflow's schema, whole or not at all.
 
-MLflow makes a new database in seventy migrations, in about a second. A process that is killed meanwhile leaves a
-database with some of them, which MLflow cannot continue: a column or a table "already exists" from then on.
+MLflow makes a new database by seventy migrations, in about a second. If it is killed among them, it cannot use that
+database again: a column or a table "already exists" from then on.
 """
 
 import sqlite3
@@ -14,14 +14,14 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from spn.files import WriteError, replacing
 
 _SEEDED = {"alembic_version", "workspaces"}
-"""Tables that have rows before anything is recorded."""
+"""Tables that have rows in an empty store."""
 
 
 def prepare(database: Path) -> None:
-    """Make a database that does not exist, and empty one whose making was broken off, so that MLflow makes it anew.
+    """Make the database if it does not exist; empty it if its making was interrupted, so that MLflow starts again.
 
-    For one process at a time. A database that holds anything, even the experiment that MLflow makes by itself in the
-    end, is left alone. Raises WriteError where the file system refuses.
+    Call it under a lock. A database with any content is left alone, even with only the default experiment, which MLflow
+    makes last. Raises WriteError if the file system refuses.
     """
     if database.exists():
         _empty_half_made(database)
@@ -34,13 +34,13 @@ def _make(database: Path) -> None:
         store = SqlAlchemyStore(  # type: ignore[no-untyped-call]
             f"sqlite:///{temporary.absolute()}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
         )
-        store.engine.dispose()  # which closes every connection, before the file has another name
+        store.engine.dispose()  # closes every connection before the file is renamed
         if database.exists():
-            raise WriteError(f"{database}: another program has made it meanwhile; run the same command again")
+            raise WriteError(f"{database}: another program made it at the same time; run the same command again")
 
 
 def _empty_half_made(database: Path) -> None:
-    """Drop all tables in one transaction, where they are MLflow's and nothing is in them."""
+    """Drop all tables in one transaction, if they are MLflow's and empty."""
     try:
         with closing(sqlite3.connect(database, isolation_level=None)) as connection:
             connection.execute("BEGIN EXCLUSIVE")
@@ -50,7 +50,7 @@ def _empty_half_made(database: Path) -> None:
                     connection.execute(f'DROP TABLE "{name}"')
                 connection.execute("COMMIT")
     except sqlite3.Error:
-        return  # locked, or no database at all: MLflow says so when it opens it
+        return  # locked, or not a database: MLflow reports it when it opens the file
 
 
 def _tables(connection: sqlite3.Connection) -> set[str]:
@@ -59,7 +59,7 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def _are_mlflows(tables: set[str]) -> bool:
-    # The first that is made; a migration puts a table of the second name in its place.
+    # The first table that MLflow makes; one migration replaces it by way of the second.
     return bool(tables & {"experiments", "_alembic_tmp_experiments"})
 
 

@@ -1,4 +1,4 @@
-"""The run of a trained stage: its recipe, its curves, and its exact figures on the test split."""
+"""The MLflow run of a stage: its recipe, its training curves, and its figures on the test split."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +15,15 @@ from spn.tracking.outage import reaching, say
 from spn.tracking.runs import find_run, log_figures, log_params, milliseconds, numbers, open_run
 
 PATIENCE = {"FINISHED": 30.0, "FAILED": 2.0, "KILLED": 2.0}
-"""Seconds that an ended training gives the store: few where a scheduler may be about to kill it."""
+"""Seconds to wait for the store at the end of a training; few if a scheduler may be about to kill the process."""
 
 
 class StageRun:
-    """The MLflow run of one stage, as a context: finished when left, failed or killed when left by an exception.
+    """The MLflow run of one stage, as a context manager; an exception inside marks the run as failed or killed.
 
-    Opening continues the run of the same recipe where there is one, and leaves it as it is where it is finished. The
-    store must answer then, or TrackingError is raised; later it may be away, and training goes on. What is still not
-    written at the end is said in a line, and `finished` stays False: whoever opens the run again completes it.
+    Opening it continues the run of the same recipe if there is one, and leaves a finished run unchanged. The store must
+    answer at that moment, or TrackingError is raised; later it may be unreachable, and training continues. If rows are
+    still unsent at the end, a line says so and `finished` stays False; opening the run again completes it.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class StageRun:
             self._delivery = Delivery(experiment.uri, self._write)
 
     def measured(self, row: Mapping[str, float | int]) -> None:
-        """Record a row of the history: `step`, and what was measured at that step.
+        """Record a row of the history: `step`, and the values measured at that step.
 
-        Values are written in the background, so that training never waits. A step that the run already has is passed
-        over: a resumed training may give its whole history again.
+        Values are written in the background, so that training never waits. Steps that the run already has are skipped,
+        so a resumed training may pass its whole history again.
         """
         if self.finished:
             return
@@ -61,9 +61,9 @@ class StageRun:
         self._delivery.put([Metric(key, float(row[key]), now, step) for key in new])
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Write what is left and end the run; a run that was finished when opened stays as it is.
+        """Write the rest and end the run; a run that was finished when opened stays unchanged.
 
-        Where the store is still away, a line says that the run is not complete.
+        If the store is unreachable, a line says that the run is not complete.
         """
         if self.finished:
             return
@@ -88,7 +88,7 @@ class StageRun:
         self._client.update_run(self.run_id, status="RUNNING")
         log_params(self._client, run, recipe)
         log_figures(self._client, run, {"num_parameters": float(num_parameters)})
-        # A resumed training may come from another commit: the recipe is the same, and the last commit is recorded.
+        # A resumed training may run from another commit, under the same recipe; the last commit is recorded.
         tags = {"checkpoint": str(checkpoint)}
         if commit := git_commit():
             tags["mlflow.source.git.commit"] = commit
@@ -109,10 +109,10 @@ def has_finished_run(experiment: Experiment, digest: str) -> bool:
 
 
 def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
-    """Add the figures of a stage's metrics.json to the run of the stage, and return the id of that run.
+    """Add the figures of a stage's metrics.json to the stage's run, and return the id of that run.
 
-    Recording the same figures again changes nothing. Raises InputError where the stage has no run, and TrackingError
-    where the store does not answer.
+    Recording the same figures again changes nothing. Raises InputError if the stage has no run, and TrackingError if
+    the store does not answer.
     """
     tags = [RunTag(key, metrics[key]) for key in ("split", "estimate", "conditioning")]
     with reaching(experiment.uri):
@@ -123,7 +123,7 @@ def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str
 
 
 def stage_run(experiment: Experiment, stage: str, digest: str) -> Run:
-    """Find the run of a stage; raise InputError where there is none."""
+    """Find the run of a stage; raise InputError if there is none."""
     run = find_run(experiment, _identity(digest))
     if run is None:
         raise InputError(

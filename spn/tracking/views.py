@@ -1,7 +1,7 @@
 """The saved views of an experiment in MLflow's UI.
 
-MLflow's table shows no metric until a person picks columns. A saved view is an experiment tag that holds the state of
-the table as JSON; MLflow 3.17 lists the views of an experiment in a menu, where a person may change or delete them.
+MLflow's table shows no metric until someone picks columns. A saved view is an experiment tag that holds the state of
+the table as JSON. MLflow 3.17 lists the views in a menu, where they can be changed or deleted.
 """
 
 import json
@@ -27,7 +27,7 @@ _METRICS = {
 
 
 def view_tags() -> dict[str, str]:
-    """Make the tags of a new experiment: a view of the chains and one of the stages, the lowest bits/dim first."""
+    """Make the tags of a new experiment: a view of its chains and one of its stages, lowest bits/dim first."""
     views = {f"mlflow.sharedViewState.{kind}s": _view(kind) for kind in _METRICS}
     return views | {
         "mlflow.experimentKind": "custom_model_development",

@@ -321,7 +321,7 @@ def test_an_error_of_its_own_is_told_and_stops_nothing(tmp_path: Path, capsys: p
     fail(follower)
     follower.end()
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "spn: progress is told no more: AttributeError('another Snakemake')"
+    assert first == "spn: progress is no longer shown: AttributeError('another Snakemake')"
     assert second.startswith("spn: error: train low: ")
 
 
