@@ -1,4 +1,4 @@
-"""Files of the pipeline: written as a whole or not at all, and never accepted when damaged."""
+"""Files of the pipeline: written whole or not at all, and refused when damaged."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from spn.config import InputError
 
 SEAL = "sha256"
-"""The key under which a JSON file holds the digest of the rest of it."""
+"""The key of a JSON file for the digest of everything else in it."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -25,25 +25,25 @@ _KINDS = {
 
 
 class WriteError(Exception):
-    """A file could not be written, most often because the disk is full; what was there before is untouched.
+    """A file could not be written, usually because the disk is full; any earlier file is untouched.
 
-    The command line prints it in one line and exits with status 1; with room made, the same command goes on.
+    The command line prints one line and exits with status 1; once there is room, the same command continues.
     """
 
 
 def check_file(path: Path) -> None:
-    """Raise InputError if `path` exists but is not a regular file: reading a pipe could wait for ever."""
+    """Raise InputError if `path` exists but is not a regular file: reading a pipe could block for ever."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError):
-        return  # whoever opens it reports the reason
+        return  # opening the file reports the reason
     if kind != stat.S_IFREG:
         raise InputError(f"{path}: expected a file, got {_KINDS.get(kind, 'something else')}")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise WriteError, naming `path`, where the file system refuses what is done to it."""
+    """Turn an OSError inside into a WriteError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -56,9 +56,9 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; the file replaces `path` at the end, or is removed on an error.
 
-    Folders are made. The content is flushed to disk before the renaming, so that not even a power failure leaves half a
-    file. Several processes may write the same file at once: each has a temporary name of its own, and the next writer
-    removes what a dead process of this host left. Raises WriteError where the file system refuses.
+    Missing folders are made. The content is flushed to disk before renaming, so that not even a power failure leaves
+    half a file. Several processes may write the same file at once: each uses its own temporary name, and the next
+    writer removes those of dead processes on this host. Raises WriteError if the file system refuses.
     """
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
@@ -114,16 +114,16 @@ def json_digest(value: Any) -> str:
 
 
 def _remove_left(path: Path) -> None:
-    """Remove the temporary files of `path` that dead processes of this host left."""
+    """Remove the temporary files of `path` that dead processes on this host left."""
     start = f".{path.name}.{platform.node()}."
     for left in path.parent.glob(f"{start}*"):
-        process = left.name.removeprefix(start).partition("-")[0]  # SQLite's journal has a name with -journal
+        process = left.name.removeprefix(start).partition("-")[0]  # the name of SQLite's journal ends in -journal
         if process.isdecimal() and not is_alive(int(process)):
             left.unlink(missing_ok=True)
 
 
 def is_alive(process: int) -> bool:
-    """Tell whether a process of this host is alive."""
+    """Tell whether a process on this host is alive."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,7 +1,7 @@
 """Import hook: every module of this package keeps the source that it was compiled from.
 
-A result's recipe holds a digest of the code that made it. The digest must be that of the code that ran, so it is
-computed from what was loaded, not from what is on the disk by then. For the same reason cached bytecode is matched by
+A result's recipe holds a digest of the code that made it. It must be the code that ran, so the digest is computed from
+the loaded source, not from the files, which may have changed since. For the same reason cached bytecode is matched by
 the content of its source: Python matches by size and time, which edits can leave unchanged (`touch -r`, `rsync -t`).
 """
 
@@ -26,9 +26,9 @@ class KeepingLoader(SourceFileLoader):
     source: bytes
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the code of the source as it is now, from cached bytecode if that matches."""
+        """Return the code of the current source, from cached bytecode if that matches."""
         self.source = self.get_data(self.path)
-        # With the path, which code objects contain: a copied folder needs bytecode of its own.
+        # The key includes the path, because code objects contain it: a copied folder needs its own bytecode.
         key = hashlib.sha256(self.path.encode() + self.source).digest()[:8]
         head = importlib.util.MAGIC_NUMBER + CHECKED_BY_HASH + key
         cache = Path(importlib.util.cache_from_source(self.path))
@@ -43,11 +43,11 @@ class KeepingLoader(SourceFileLoader):
 
 
 class KeepingFinder(PathFinder):
-    """Finds the modules of this package as Python does, and has them loaded by `KeepingLoader`."""
+    """Finds the modules of this package as Python does, and loads them by `KeepingLoader`."""
 
     @classmethod
     def find_spec(cls, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Find a module below this package; leave all others to Python's own finders."""
+        """Find a module of this package; leave all others to Python's own finders."""
         if not fullname.startswith(f"{__package__}."):
             return None
         spec = super().find_spec(fullname, path, target)
@@ -57,20 +57,20 @@ class KeepingFinder(PathFinder):
 
 
 def keep_sources() -> None:
-    """Have all modules of this package that are imported from now on keep their source."""
+    """Install the hook, so that modules of this package imported later keep their source."""
     if KeepingFinder not in sys.meta_path:
-        # Right before Python's own finder, so that earlier hooks, such as a type checker's, still come first.
+        # Directly before Python's own finder, so that earlier hooks, such as a type checker's, still come first.
         sys.meta_path.insert(sys.meta_path.index(PathFinder), KeepingFinder)
 
 
 def loaded_source(name: str) -> bytes | None:
-    """Return the source that a module was loaded from; None if it was not loaded, or by another import hook."""
+    """Return the source that a module was loaded from; None if it was not loaded, or was by another import hook."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
     return getattr(spec.loader, "source", None) if spec is not None else None
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write bytecode by renaming; in a read-only folder nothing is written, and the module is compiled each time."""
+    """Write bytecode by renaming; do nothing in a read-only folder, where the module is compiled every time."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         path.parent.mkdir(exist_ok=True)

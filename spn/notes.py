@@ -1,8 +1,8 @@
-"""The *notes* inside every result, read without the libraries that read the rest of the file.
+"""The *notes* inside every result, read without h5py or safetensors.
 
-Notes are in an HDF5 file's first block, before HDF5's own bytes, in a checkpoint's safetensors metadata, and in a JSON
-file as a whole; damaged notes are refused. Under `recipe` they say what the result was made from. Under `files` they
-hold the digests of the files written along with it, so that files of another run are noticed.
+They are the first block of an HDF5 file, before HDF5's own bytes; the metadata of a safetensors checkpoint; or a whole
+JSON file. Damaged notes are refused. `recipe` says what the result was made from; `files` holds the digests of the
+files written with it, so that files of another run are noticed.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ SEAL_BYTES = 16384
 """The first block of an HDF5 file: enough for three splits of eight bit ranges, and a recipe. A power of two."""
 
 METADATA, NOTES = "__metadata__", "notes"
-"""The metadata entry of a safetensors header, and the pipeline's entry in that."""
+"""The metadata entry of a safetensors header, and the pipeline's entry in it."""
 MAX_HEADER_BYTES = 100_000_000
-"""The largest header that safetensors itself accepts."""
+"""The largest header that safetensors accepts."""
 
 REMEDY = "delete it and run the workflow again"
 TRAIN_REMEDY = "delete it to train again"
 
 TENSORS_SEAL = "tensors_sha256"
-"""The key in a checkpoint's notes of the digest of its tensors."""
+"""The key in a checkpoint's notes for the digest of its tensors."""
 DTYPES = {
     "BF16": "bfloat16",
     "BOOL": "bool",
@@ -46,7 +46,7 @@ DTYPES = {
     "I64": "int64",
     "U8": "uint8",
 }
-"""What safetensors and torch call the same type."""
+"""Names of types in safetensors and in torch."""
 
 
 def read_notes(path: Path) -> Notes:
@@ -61,7 +61,7 @@ def read_notes(path: Path) -> Notes:
 
 
 def seal_block(content: Notes) -> bytes:
-    """Lay out the first block of an HDF5 file: JSON and its digest, as text, so that `head` shows it."""
+    """Make the first block of an HDF5 file: JSON and its digest, as text that `head` shows."""
     text = f"\n{json.dumps(content, sort_keys=True)}\n".encode().ljust(SEAL_BYTES - len(MARK) - 64, b"\n")
     block = MARK + hashlib.sha256(text).hexdigest().encode() + text
     assert len(block) == SEAL_BYTES, f"a seal of {len(block)} bytes"
@@ -71,7 +71,7 @@ def seal_block(content: Notes) -> bytes:
 def read_seal(path: Path, expected: str) -> Notes:
     """Read the first block of an HDF5 file; raise InputError unless it is as `seal_block` made it.
 
-    `expected` says in a few words which file is meant to be there.
+    `expected` describes the expected file in the message.
     """
     check_file(path)
     try:
@@ -91,7 +91,7 @@ def read_seal(path: Path, expected: str) -> Notes:
 
 
 def read_tensor_notes(path: Path) -> Notes:
-    """Read the notes of a safetensors file; raise InputError unless they are as they were written."""
+    """Read the notes of a safetensors file; raise InputError unless they are intact."""
     with opened(path) as file:
         return _tensor_notes(path, _tensor_header(path, file))
 
@@ -99,7 +99,7 @@ def read_tensor_notes(path: Path) -> Notes:
 def check_tensors(path: Path, file: Reader) -> Notes:
     """Return the notes of an opened safetensors file; raise InputError unless its tensors match the notes' digest.
 
-    Everything is read from `file`, because the file at `path` may be replaced meanwhile.
+    Everything is read from `file`, because another process may replace the file at `path`.
     """
     header = _tensor_header(path, file)
     notes = _tensor_notes(path, header)
@@ -119,7 +119,7 @@ def check_tensors(path: Path, file: Reader) -> Notes:
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a checkpoint; raise InputError if it is missing, or no file."""
+    """Open a checkpoint; raise InputError if it is missing or not a regular file."""
     check_file(path)
     try:
         file = path.open("rb")
@@ -132,17 +132,17 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def tensor_line(name: str, dtype: str, shape: Sequence[int]) -> bytes:
-    """Return the line by which a tensor's name, type and shape enter the digest of tensors, before its bytes."""
+    """Return the line of a tensor's name, type and shape that is hashed before its bytes."""
     return f"{json.dumps(name)} torch.{dtype} {list(shape)}\n".encode()
 
 
 def content_digest(content: bytes) -> str:
-    """Compute the SHA-256 of what is written beside a result."""
+    """Compute the SHA-256 of a file to be written beside a result."""
     return hashlib.sha256(content).hexdigest()
 
 
 def file_digests(folder: Path, names: Collection[str]) -> dict[str, str]:
-    """Compute the SHA-256 of files, by their names in `folder`; raise InputError naming one that is missing."""
+    """Compute the SHA-256 of files by their names in `folder`; raise InputError naming a missing one."""
     files = {name: _beside(folder, name) for name in names}
     for file in files.values():
         check_file(file)
@@ -153,7 +153,7 @@ def file_digests(folder: Path, names: Collection[str]) -> dict[str, str]:
 
 
 def check_files(path: Path, notes: Notes) -> None:
-    """Raise InputError unless the files beside the result at `path` are those that its notes name."""
+    """Raise InputError unless the files beside the result at `path` match the digests in its notes."""
     names: dict[str, str] = notes.get(FILES, {})
     for name, actual in file_digests(path.parent, names).items():
         if actual != names[name]:
@@ -164,17 +164,17 @@ def check_files(path: Path, notes: Notes) -> None:
 
 
 def _beside(folder: Path, name: str) -> Path:
-    """Return the path of a file beside the notes, without `..`."""
+    """Return the path of `name` relative to `folder`, without `..`."""
     return Path(os.path.normpath(folder / name))
 
 
 def damaged(path: Path, what: str) -> InputError:
-    """Say that an HDF5 file is not as it was written."""
+    """Return the error for an HDF5 file whose bytes have changed."""
     return InputError(f"{path}: expected the bytes that were written, got others in {what}: damaged; {REMEDY}")
 
 
 def _tensor_header(path: Path, file: Reader) -> dict[str, Any]:
-    """Read the JSON with which a safetensors file begins, after eight bytes that tell its length."""
+    """Read the JSON header of a safetensors file, which follows eight bytes that hold its length."""
     with _refusing(path):
         actual = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -198,7 +198,7 @@ def _tensor_notes(path: Path, header: dict[str, Any]) -> Notes:
 
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
-    """Refuse what is no safetensors file of the pipeline."""
+    """Turn any error of reading into an InputError: the file is no safetensors file of the pipeline."""
     try:
         yield
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
@@ -215,5 +215,5 @@ def _damaged_checkpoint(path: Path, what: str) -> InputError:
 
 
 def _remedy(path: Path) -> str:
-    """Advise to delete what the pipeline wrote, and nothing else that a path was mistyped for."""
+    """Advise to delete a checkpoint, but not some other file whose path was given by mistake."""
     return f"; {TRAIN_REMEDY}" if path.suffix == ".safetensors" else ""

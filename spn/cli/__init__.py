@@ -1,4 +1,4 @@
-"""The command line: one verb per rule of the workflow. Parse paths, load, call, save; no science."""
+"""The command line: one verb per rule of the workflow. It parses options and calls `spn.pipeline`."""
 
 from spn.cli.main import main
 

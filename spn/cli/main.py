@@ -1,4 +1,4 @@
-"""The parser: verbs, their paths and their machine-side options. Scientific numbers are in params.yaml alone."""
+"""The parser: verbs, their paths, and options of the machine. All scientific numbers are in params.yaml."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; a user's mistake prints one line and gives exit status 2."""
+    """Run one verb; on a user's mistake print one line and return exit status 2."""
     options = vars(_parser().parse_args(arguments))
     _share_among_gpus(options.pop("gpus", 0), sys.argv[1:] if arguments is None else arguments)
     try:
@@ -25,13 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"spn: error: {error}", file=sys.stderr)
         return 2
-    except (FloatingPointError, OSError, WriteError) as error:  # OSError: of a file that is not the pipeline's
+    except (FloatingPointError, OSError, WriteError) as error:  # OSError: outside the pipeline's own files
         print(f"spn: error: {error}", file=sys.stderr)
         return 1
 
 
 def _share_among_gpus(count: int, arguments: list[str]) -> None:
-    """Become torchrun where there are several GPUs: it runs the same command in a process for each, and ends like them.
+    """With several GPUs, become torchrun, which runs the same command once per GPU and returns its exit status.
 
     Does nothing in the processes that torchrun started.
     """
@@ -41,7 +41,7 @@ def _share_among_gpus(count: int, arguments: list[str]) -> None:
 
     if is_one_of_several():
         return
-    # Threads are the option --threads, not what torchrun would choose and warn of.
+    # The option --threads decides; otherwise torchrun would choose a number and warn.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     os.execv(sys.executable, [sys.executable, *torchrun, "-m", "spn", *arguments])
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_chain_verbs(commands)
     _add_result_verbs(commands)
     watching = _verb(commands, "watch", needs_params=False)
-    watching.add_argument("--once", action="store_true", help="show it once")
+    watching.add_argument("--once", action="store_true", help="show them once and exit")
     _verb(commands, "schema", needs_params=False)
     return parser
 
@@ -79,13 +79,13 @@ def _add_stage_verbs(commands: Commands) -> None:
     train.add_argument("stage")
     train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor")
     _experiment(train)
-    train.add_argument("--runs", type=Path, default=RUNS, help="where unfinished and finished runs are kept")
+    train.add_argument("--runs", type=Path, default=RUNS, help="folder of the states from which trainings resume")
     train.add_argument("--output", type=Path, required=True, help="folder for checkpoint and history")
     train.add_argument(
         "--compile", dest="compiled", action="store_true", help="compile the network: a minute or more, then faster"
     )
     train.add_argument(
-        "--recompute", action="store_true", help="keep fewer activations and make them again: less memory, more time"
+        "--recompute", action="store_true", help="activation checkpointing: less memory, more time, same figures"
     )
     _machine(train)
     _processes(train)
@@ -100,16 +100,16 @@ def _add_stage_verbs(commands: Commands) -> None:
 
     adopt = _verb(commands, "adopt")
     adopt.add_argument("stage", nargs="+")
-    adopt.add_argument("--images", type=_count, default=100, help="test images that are evaluated and compared")
+    adopt.add_argument("--images", type=_count, default=100, help="number of test images to evaluate and compare")
     adopt.add_argument("--results", type=Path, default=RESULTS)
     _machine(adopt)
 
     check = _verb(commands, "check")
-    check.add_argument("stage", nargs="*", help="stages to check; none: all")
+    check.add_argument("stage", nargs="*", help="stages to check; default: all stages and chains")
 
     plan = _verb(commands, "plan")
-    plan.add_argument("--data", type=Path, default=DATA, help="where the preprocessed files lie, if they do")
-    plan.add_argument("--recompute", action="store_true", help="for training with --recompute")
+    plan.add_argument("--data", type=Path, default=DATA, help="folder of preprocessed files, if there are any")
+    plan.add_argument("--recompute", action="store_true", help="plan for training with --recompute")
     plan.add_argument("--json", dest="as_json", action="store_true", help="print every figure as JSON, no tables")
     _machine(plan)
 
@@ -127,17 +127,17 @@ def _add_chain_verbs(commands: Commands) -> None:
         dest="only",
         metavar="CLASS",
         type=int,
-        help="the class of all images, in place of sampling.class; without either, image i is of class i mod "
-        "num_classes; the same for all stages of a chain",
+        help="the class of all images, instead of sampling.class; without either, image i is of class i mod "
+        "num_classes; use the same for all stages of a chain",
     )
-    sample.add_argument("--exact", action="store_true", help="compute in float64, so that batches cannot matter at all")
+    sample.add_argument("--exact", action="store_true", help="compute in float64, so that batch sizes cannot matter")
     sample.add_argument(
         "--sampler",
         default="cached",
-        help="ways to the same sample: cached, plain (a whole pass per sub-pixel), fixed_point (whole passes until "
-        "nothing changes)",
+        help="algorithm, of which all draw the same sample: cached, plain (a whole pass per sub-pixel) or fixed_point "
+        "(whole passes until nothing changes)",
     )
-    sample.add_argument("--batch-size", type=_count, help="images at a time; more are faster, up to a point")
+    sample.add_argument("--batch-size", type=_count, help="images at a time; larger batches are faster, up to a point")
     _machine(sample)
     _processes(sample)
 
@@ -150,7 +150,7 @@ def _add_chain_verbs(commands: Commands) -> None:
     record.add_argument("chain")
     _experiment(record)
     record.add_argument("--results", type=Path, default=RESULTS)
-    record.add_argument("--output", type=Path, required=True, help="JSON file to write: the run")
+    record.add_argument("--output", type=Path, required=True, help="JSON file to write, with the id of the run")
 
 
 def _add_result_verbs(commands: Commands) -> None:
@@ -181,8 +181,8 @@ def _experiment(parser: argparse.ArgumentParser) -> None:
         "--experiment",
         type=Path,
         default=HANDLE,
-        help="JSON file that names the MLflow store and the experiment; the first to come writes it, for the store of "
-        "MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db",
+        help="JSON file that names the MLflow store and the experiment; if missing, it is written for the store in "
+        "MLFLOW_TRACKING_URI, or else for sqlite:///mlflow.db",
     )
 
 
@@ -194,7 +194,7 @@ def _count(text: str) -> int:
 
 
 def _number(text: str) -> int:
-    """Read a whole number from 0."""
+    """Read a whole number of at least 0."""
     return 0 if text == "0" else _count(text)
 
 
@@ -203,10 +203,10 @@ def _processes(parser: argparse.ArgumentParser) -> None:
         "--gpus",
         type=_number,
         default=0,
-        help="GPUs of the job; of several, torchrun gives each a process, to the same figures and samples",
+        help="GPUs of the job; with several, torchrun runs a process on each; figures and samples stay the same",
     )
 
 
 def _machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
-    parser.add_argument("--threads", type=_count, default=1, help="CPU threads; with 1, results repeat bit by bit")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: cuda if available")
+    parser.add_argument("--threads", type=_count, default=1, help="CPU threads; with 1, results repeat bit for bit")

@@ -1,4 +1,4 @@
-"""Runs one verb: loads the parameters, calls the function of its name, and prints what it made."""
+"""Runs one verb: loads the parameters, calls the function of that name, and prints what it returns."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ def run_verb(verb: str, params: Path | None = None, **options: Any) -> int:
         return 0
     assert params is not None
     loaded = load_params(params)
-    # Imported now, for torch and mlflow take seconds, and some verbs need neither.
+    # Imported here, because torch and mlflow take seconds, and some verbs need neither.
     function = getattr(importlib.import_module(f"spn.pipeline.{verb}"), verb)
     if verb == "train":
         return _train(function, loaded, options)
@@ -43,6 +43,6 @@ def _train(function: Any, params: Any, options: dict[str, Any]) -> int:
     try:
         function(params, **options)
     except TerminatedError as stopped:
-        print(f"spn: {stopped}; the same command goes on from there", file=sys.stderr)
+        print(f"spn: {stopped}; the same command continues from there", file=sys.stderr)
         return 128 + signal.SIGTERM
     return 0

@@ -1,19 +1,18 @@
-"""What `--help` says of every verb: a sentence and an example, with the names of the default experiment."""
+"""The `--help` of every verb: a sentence, and an example from the default experiment."""
 
 HELP = {
     "preprocess": "Turn a data source into bit-depth-split HDF5 slice tensors.",
-    "train": "Train one stage, or go on where a killed run stopped; return at once if it is trained.",
+    "train": "Train one stage, or resume a killed training; return at once if it is trained.",
     "evaluate": "Compute a stage's nats over the whole test split: exact, or the bound that its law gives.",
-    "adopt": "Give checkpoints the recipe of refactored code, if it evaluates them as the code did that trained them.",
+    "adopt": "Give checkpoints the recipe of refactored code, if evaluating them gives the same nats as before.",
     "check": "Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).",
     "plan": "Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.",
-    "sample": "Sample one stage of a chain, given what the stages before it sampled, and tell how long drawing took.",
+    "sample": "Sample one stage of a chain, given the samples of the stage before, and time it.",
     "summarise": "Add the nats of a chain's stages.",
     "record": "Record a chain as an MLflow run, linked to the runs of its stages.",
     "report": "Write the tables and figures of the whole experiment.",
-    "verify": "Compare every result with params.yaml, the code and the sources, and print the table that compares the "
-    "chains.",
-    "watch": "Show the bars of all trainings that run, until there are none, or Ctrl-C.",
+    "verify": "Compare every result with params.yaml, the code and the sources, and print the table of the chains.",
+    "watch": "Show the progress of all running jobs, until none are left, or Ctrl-C.",
     "schema": "Print the JSON schema of params.yaml.",
 }
 

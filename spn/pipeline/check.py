@@ -11,7 +11,7 @@ from spn.pipeline.names import check_stage as check_name
 def check(params: Params, stage: Sequence[str] = ()) -> Iterator[str]:
     """Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).
 
-    Without names, all stages and then all chains. Yields a line for each; raises InputError at the first that fails.
+    Checks all stages and chains if no names are given. Yields a line for each; raises InputError at the first failure.
     """
     for name in stage or tuple(params.stage_plans):
         check_name(params, name)

@@ -21,8 +21,8 @@ def evaluate(
 ) -> Metrics | None:
     """Compute a stage's nats over the whole test split: exact, or the bound that its law gives.
 
-    Writes metrics.json and nats.npy to `output` and returns the metrics; None in all processes but the first. Raises
-    InputError if data or checkpoint are not those that `params` asks for.
+    Writes metrics.json and nats.npy to `output` and returns the metrics; returns None in all processes but the first.
+    Raises InputError if the data or the checkpoint do not match `params`.
     """
     check_stage(params, stage)
     place = choose_device(device, threads)

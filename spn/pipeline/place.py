@@ -9,7 +9,7 @@ from spn.distributed import is_one_of_several, local_rank, num_processes, rank
 
 
 def choose_device(name: str, threads: int) -> torch.device:
-    """Choose the device and set the threads of the process; each of several processes has a GPU of its own."""
+    """Choose the device and set the number of threads; each of several processes gets its own GPU."""
     torch.set_num_threads(threads)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,6 +23,6 @@ def choose_device(name: str, threads: int) -> torch.device:
 
 
 def log_place(stage: str, place: torch.device, products: str) -> None:
-    """Say in the log where the work on a stage is done."""
+    """Write to the log which device and process work on a stage."""
     which = f" (process {rank() + 1} of {num_processes()})" if num_processes() > 1 else ""
     print(f"{stage} on {place}{which}: {products}", file=sys.stderr)

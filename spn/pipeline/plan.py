@@ -1,4 +1,4 @@
-"""What training, evaluating and sampling will cost, before anything runs."""
+"""Forecasts what training, evaluation and sampling will cost."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def plan(
 ) -> Iterator[str]:
     """Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.
 
-    Yields the table and then warnings, or one JSON text. `data` is where preprocessed files lie, if they do.
+    Yields the table and then warnings, or one JSON text. `data` is the folder of preprocessed files, if there are any.
     """
     place = choose_device(device, threads)
     images, memory = count_images(params, data), total_bytes(place)

@@ -1,7 +1,7 @@
-"""Metrics and histories of stages and chains, read from the results; refused if made by other parameters or code.
+"""Reads metrics and histories of stages and chains; refuses those made by other parameters or code.
 
-How fast a chain was trained and sampled is not in the metrics.json, because these are versioned: made again from the
-same weights, they are the same. It is told by the history in the checkpoints, and by a timing.json beside the samples.
+metrics.json has no speeds, because it is versioned and must be the same when made again from the same weights. The
+speed of training is in the history in the checkpoint, that of sampling in timing.json beside the samples.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from spn.provenance import check_recipe, evaluation_recipe, sampling_recipe, sta
 
 
 def metrics_of_stage(params: Params, stage: str, results: Path) -> dict[str, Any]:
-    """Read a stage's metrics.json; raise InputError unless it is of the parameters and the code asked for."""
+    """Read a stage's metrics.json; raise InputError unless it matches the parameters and the code."""
     path = metrics_path(stage, results)
     metrics = read_json(path)
     digest = metrics.get(RECIPE, {}).get("data_digest", "")
@@ -39,7 +39,7 @@ def data_digest(params: Params, stages: tuple[str, ...], results: Path) -> str:
 
 
 def history_of_stage(params: Params, stage: str, digest: str, results: Path) -> list[dict[str, int | float]]:
-    """Read the history of a stage's training, which is in its checkpoint; raise InputError if that is of another."""
+    """Read the history of a stage's training from its checkpoint; raise InputError unless that has the right recipe."""
     path = checkpoint_path(stage, results)
     notes = read_notes(path)
     check_recipe(path, stage_recipe(params, stage, digest), notes.get(RECIPE))
@@ -47,9 +47,9 @@ def history_of_stage(params: Params, stage: str, digest: str, results: Path) -> 
 
 
 def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any]:
-    """Read a chain's metrics.json, and add how fast it was trained and, where that is known, sampled.
+    """Read a chain's metrics.json, and add its speed of training and, if known, of sampling.
 
-    Raises InputError unless it is of the parameters and the code asked for.
+    Raises InputError unless it matches the parameters and the code.
     """
     stages = stages_of(params, chain)
     path, digest = summary_path(chain, results), data_digest(params, stages, results)
@@ -64,12 +64,12 @@ def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any
 
 
 def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
-    """Read the same of every chain, by its name."""
+    """Read the metrics and speeds of every chain, by name."""
     return {chain: metrics_of_chain(params, chain, results) for chain in params.chains}
 
 
 def check_samples(params: Params, chain: str, digest: str, results: Path) -> None:
-    """Raise InputError unless the samples of a chain, and their pictures, are those that params.yaml asks for."""
+    """Raise InputError unless the samples of a chain and their pictures match the parameters and the code."""
     for stage in stages_of(params, chain):
         path = samples_path(chain, stage, results)
         notes = read_notes(path)

@@ -1,4 +1,4 @@
-"""Chains in MLflow, linked to the runs of their stages."""
+"""Records chains in MLflow, linked to the runs of their stages."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -43,12 +43,12 @@ def record(params: Params, chain: str, output: Path, experiment: Path = HANDLE, 
 
 
 def _record_training(params: Params, store: tracking.Experiment, metrics: dict[str, Any], results: Path) -> None:
-    """Record a training that this store lacks, in whole or in part: it was away, or the results came by `dvc pull`."""
+    """Record a training that the store lacks, wholly or partly: it was away, or `dvc pull` brought the results."""
     stage, digest = metrics["stage"], metrics[RECIPE]["data_digest"]
     history, recipe = history_of_stage(params, stage, digest, results), stage_recipe(params, stage, digest)
     count, checkpoint = metrics["num_parameters"], checkpoint_path(stage, results)
     with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
         for row in history:
             run.measured(row)
-    if not run.finished:  # a line has said why
+    if not run.finished:  # StageRun has printed the reason
         raise tracking.TrackingError(f"{store.uri}: stage {stage} is not recorded in full; run the same command again")

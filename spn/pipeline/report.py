@@ -16,7 +16,7 @@ from spn.report.summary import write_report
 
 
 def report(params: Params, data: Path, results: Path = RESULTS) -> Path:
-    """Write the tables and figures of the whole experiment; return the folder that they lie in.
+    """Write the tables and figures of the whole experiment; return their folder.
 
     `data` is a file of slices, under any scale factor, for real images beside the samples.
     """

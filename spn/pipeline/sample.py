@@ -1,4 +1,4 @@
-"""Sampling of one stage of a chain, given what the stages before it sampled."""
+"""Samples one stage of a chain, given the samples of the stage before."""
 
 import time
 from pathlib import Path
@@ -45,11 +45,11 @@ def sample(
     device: str = "auto",
     threads: int = 1,
 ) -> UInt8[Tensor, "image height width channel"] | None:
-    """Sample one stage of a chain, given what the stages before it sampled, and tell how long drawing took.
+    """Sample one stage of a chain, given the samples of the stage before, and time it.
 
-    `given` has the samples of the stage before; `only` is the class of all images, in place of sampling.class; `exact`
-    computes in float64. Writes samples.h5, samples.png and timing.json to `output` and returns the images, as levels;
-    None in all processes but the first. Raises InputError if anything given is not what `params` asks for.
+    `given` is the file of those samples; `only` is the class of all images, instead of sampling.class; `exact` computes
+    in float64. Writes samples.h5, samples.png and timing.json to `output` and returns the images, as levels; returns
+    None in all processes but the first. Raises InputError if an argument does not match `params`.
     """
     check_stage(params, stage, chain)
     place = choose_device(device, threads)

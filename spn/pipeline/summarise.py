@@ -1,4 +1,4 @@
-"""The likelihood of a chain, as the sum of its stages'."""
+"""Computes the likelihood of a chain by adding the nats of its stages."""
 
 from pathlib import Path
 

@@ -32,14 +32,14 @@ def train(
     device: str = "auto",
     threads: int = 1,
 ) -> Path:
-    """Train one stage, or go on where a killed run stopped; return the path of the checkpoint in `output`.
+    """Train one stage, or resume a killed training; return the path of the checkpoint in `output`.
 
-    Returns at once if the checkpoint there has the recipe asked for. Raises TerminatedError on SIGTERM, after the state
-    is saved under `runs`, and what `train_stage` raises.
+    Returns at once if that checkpoint already has the right recipe. A training resumes from its state under `runs`
+    (`train_stage`). On SIGTERM it saves its state and raises TerminatedError. Raises what `train_stage` raises.
     """
     check_stage(params, stage)
     place = choose_device(device, threads)
-    # All of it, and before the lock is waited for: what the recipe has the digest of is what will run.
+    # Load all code before waiting for the lock, so that the digest in the recipe is that of the code that will run.
     load_verb("train", params.stages[stage].model)
     slices = SliceFile(data)
     recipe = stage_recipe(params, stage, slices.digest)
@@ -57,7 +57,7 @@ def train(
 
 @contextmanager
 def _recorded(params: Params, recipe: Recipe, experiment: Path, checkpoint: Path) -> Iterator[Callable[[Row], None]]:
-    """Record a training in MLflow, in the first of its processes."""
+    """Record a training in MLflow; only the first process does."""
     if not is_first():
         yield lambda row: None
         return

@@ -1,7 +1,8 @@
-"""A check of all results that trusts neither Snakemake's nor DVC's records.
+"""Checks all results without trusting the records of Snakemake or DVC.
 
-Both decide by their own records what to run again, and both can be told to look away (`--touch`, `dvc checkout`,
-`dvc commit`). What a result says of itself cannot: it is compared last, always, and before dvc.lock is written.
+Both decide by their own records what to run again, and options or commands can mislead them (`--touch`,
+`dvc checkout`, `dvc commit`). The notes inside a result cannot be misled, so they are always compared at the end,
+before DVC writes dvc.lock.
 """
 
 from collections.abc import Iterator
@@ -19,17 +20,17 @@ AGAIN = "run the workflow again"
 
 
 def verify(params: Params, sources: Path = SOURCES) -> Iterator[str]:
-    """Compare every result with params.yaml, the code and the sources, and yield the table that compares the chains.
+    """Compare every result with params.yaml, the code and the sources, and yield the table of the chains.
 
-    Bytes are compared with their digests. Before the table come lines on what could not be compared. Raises InputError
-    naming the first result that is missing, damaged or of another recipe.
+    Compares all bytes with their digests too. Lines on anything that could not be compared precede the table. Raises
+    InputError naming the first result that is missing, damaged or of another recipe.
     """
     yield from verify_results(params, sources)
     yield text_table(params, metrics_of_chains(params, RESULTS))
 
 
 def verify_results(params: Params, sources: Path = SOURCES) -> Iterator[str]:
-    """Compare every result with what it must be made from, and its bytes with their digests; note what could not be.
+    """Compare every result with its recipe, and its bytes with their digests; yield notes on what was not compared.
 
     Raises InputError naming the first result that is missing, damaged or of another recipe.
     """
@@ -41,13 +42,13 @@ def verify_results(params: Params, sources: Path = SOURCES) -> Iterator[str]:
     for path in found.sound:
         _check_bytes(path)
     if found.unread:
-        yield f"not compared with {sources}, where the source is no more: {', '.join(map(str, found.unread))}"
+        yield f"not compared with the source, which is no longer in {sources}: {', '.join(map(str, found.unread))}"
     if is_clone(found):
-        yield "not recorded in MLflow here, where nothing was made: spn record CHAIN does it"
+        yield "not recorded in MLflow, because nothing ran in this folder: spn record CHAIN records a chain"
 
 
 def _check_bytes(path: Path) -> None:
-    """Raise InputError unless the bytes of a result are those that it has the digests of."""
+    """Raise InputError unless the bytes of a result match the digests in it."""
     if path.suffix == ".safetensors":
         with opened(path) as file:
             check_tensors(path, file)

@@ -1,4 +1,4 @@
-"""What a configuration will cost: parameters, FLOPs, memory, steps of sampling and times, before anything runs."""
+"""Forecasts what a configuration costs: parameters, FLOPs, memory, sampling steps and times."""
 
 from spn.planning.forecast import StageForecast, forecast
 from spn.planning.probe import Speeds, measure_speeds

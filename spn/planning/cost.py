@@ -1,7 +1,7 @@
-"""What a stage costs, in FLOPs and bytes: its real code run on tensors without values.
+"""Counts the FLOPs and bytes of a stage by running its real code on tensors without values.
 
-NOTE: counted with the CPU's kernels on every machine, so that a plan can be made without the GPU. What a GPU keeps
-for backward differs little; what kernels hold within themselves is in neither.
+NOTE: counted with the CPU's kernels on every machine, so that no GPU is needed to plan for one. A GPU keeps nearly the
+same tensors for the backward pass. Memory that kernels allocate internally is not counted.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from spn.stages import Stage
 CPU = torch.device("cpu")
 
 COUNTED_PIXELS = 2048
-"""About so many pixels, and twice as many, are counted in place of larger batches."""
+"""About this many pixels, and twice as many, are counted; larger batches are extrapolated."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """One step of training: its work, that of its forward pass alone, and the bytes it holds.
+    """One step of training: its work, the work of its forward pass, and the bytes it holds.
 
-    `activations` are what is kept from the forward pass for the backward pass, `peak` is the most of everything.
+    `activations` are kept from the forward for the backward pass; `peak` is the maximum of everything held at once.
     """
 
     work: Work
@@ -43,7 +43,7 @@ class StepCost:
 def step_cost(stage: Stage, section: StageSection, batch_size: int, recompute: bool = False) -> StepCost:
     """Count one step of training, with one slice of each of `batch_size` images.
 
-    All of it grows linearly with the batch, so large ones are extrapolated from two small ones.
+    Everything is linear in the batch size, so large batches are extrapolated from two small ones.
     """
     small = max(1, COUNTED_PIXELS // (stage.shape.height * stage.shape.width))
     if batch_size <= 2 * small:
@@ -80,8 +80,8 @@ def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute:
     weights = sum(tensor.nbytes for tensor in step.model.state_dict().values())
     gradients = sum(parameter.grad.nbytes for parameter in step.model.parameters() if parameter.grad is not None)
     optimiser = sum(value.nbytes for state in step.optimiser.state.values() for value in state.values())
-    # The average is another set of weights; the last step's gradients are there until the forward pass is done. The
-    # optimiser's state is made inside the first step, when the activations are gone.
+    # The average is a second set of weights. The last step's gradients stay until the forward pass is done. The first
+    # step makes the optimiser's state after the activations are freed.
     constant, peak = 2 * weights + optimiser, max(peak_forward + gradients, tally.peak_bytes)
     return StepCost(
         work=tally.work,
@@ -96,10 +96,9 @@ def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute:
 
 
 def forward_flops(stage: Stage, section: StageSection, step: StepCost, batch_size: int) -> int:
-    """Count the live FLOPs of a forward pass over one slice: those that the likelihood needs.
+    """Count the live FLOPs of a forward pass over one slice: those of `step` without products by masked weights.
 
-    They are those of `step` without the zeros that maps masked by channel multiply by. Backward passes are counted as
-    twice as much, as is usual.
+    A backward pass counts as twice a forward pass, as usual.
     """
     shape = stage.shape
     with torch.device("meta"):
@@ -109,9 +108,9 @@ def forward_flops(stage: Stage, section: StageSection, step: StepCost, batch_siz
 
 
 def sampling_work(stage: Stage, section: StageSection, batch_size: int) -> Work:
-    """Count the walk over one slice of each of `batch_size` images, by its first and its last pixel.
+    """Count the walk over one slice of each of `batch_size` images, from its first and its last pixel.
 
-    Those between are the mean of the two: what a pixel attends to grows linearly, and nothing else grows.
+    The mean pixel costs the mean of the two, because attention grows linearly along the walk and nothing else does.
     """
     shape = stage.shape
     with imagined(), torch.no_grad():

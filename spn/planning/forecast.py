@@ -1,4 +1,4 @@
-"""The forecast of every stage, out of what its real code costs and how fast the machine works."""
+"""Forecasts every stage from the cost of its real code and the speed of the machine."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from spn.stages import Stage
 
 @dataclass(frozen=True)
 class Seconds:
-    """Times of a stage's three rules; None where the number of test images is not known."""
+    """Times of a stage's three rules; None if the number of test images is not known."""
 
     train: float
     evaluate: float | None
@@ -25,16 +25,16 @@ class Seconds:
 
 @dataclass(frozen=True)
 class StageForecast:
-    """What a stage costs; live FLOPs are per image, forward over all slices, in training over the one that is drawn."""
+    """The cost of a stage; live FLOPs per image, `forward_flops` of all slices, `training_flops` of the one drawn."""
 
     name: str
     num_parameters: int
     num_slices: int
     num_pixels: int
-    """Pixels walked when an image is sampled."""
+    """Pixels walked to sample an image."""
     num_sub_pixels: int
     reach: tuple[int, int] | None
-    """How many pixels away context enters the features of a pixel, and how many it can lie away; None without any."""
+    """Distance in pixels that the slice embedder sees, and the largest that there is; None without context."""
     forward_flops: int
     training_flops: int
     batch_size: int
@@ -47,9 +47,9 @@ class StageForecast:
 def forecast(
     params: Params, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool = False
 ) -> list[StageForecast]:
-    """Forecast every stage on a machine of these speeds with so many bytes of `memory`.
+    """Forecast every stage on a machine with these speeds and `memory` bytes of memory.
 
-    `num_images` counts the images of validation and test splits, where it is known; `recompute` is training's option.
+    `num_images` counts the images of the validation and test splits, if known; `recompute` is the option of training.
     """
     return [_forecast_stage(params, name, speeds, num_images, memory, recompute) for name in params.stage_plans]
 
@@ -93,7 +93,7 @@ def _reach(section: StageSection, shape: StageShape) -> tuple[int, int] | None:
 
 def _fitting_batch_size(batch_size: int, held: StepCost, memory: int) -> int:
     """Shrink the batch until its share of the peak fits."""
-    # Beside the network, copies of weights at lower precision do not grow with the batch: one more set is enough.
+    # Copies of the weights at lower precision do not grow with the batch either: count one more set.
     constant = 2 * held.weights + held.gradients + held.optimiser + held.average
     return min(batch_size, max(0, batch_size * (memory - constant) // (held.peak - constant)))
 

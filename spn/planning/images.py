@@ -1,4 +1,4 @@
-"""How many images a split has, as far as that is known before or after preprocessing."""
+"""Counts the images of a split, before or after preprocessing."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,9 @@ from spn.paths import slices_path
 
 
 def count_images(params: Params, data: Path) -> Mapping[Split, int]:
-    """Count the images of validation and test splits, leaving out what is not known.
+    """Count the images of the validation and test splits; a split of unknown size is left out.
 
-    A preprocessed file of the data set, below the folder `data`, knows best; the configuration may state a number.
+    The number comes from a preprocessed file below the folder `data` if there is one, else from the configuration.
     """
     for scale_factor in params.cuts:
         path = slices_path(params.data.name, scale_factor, data)

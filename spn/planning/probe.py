@@ -1,7 +1,8 @@
-"""A few seconds of real training and sampling of small networks, to learn how fast the machine is.
+"""Measures the speed of the machine by a few seconds of training and sampling small networks.
 
-Three numbers are fitted to what was measured. NOTE: not three real steps of each stage, which would be nearer: on a CPU
-those of presets/cifar10.yaml take a minute and a half at batches of two, and a stage may not fit in memory at all.
+Three coefficients are fitted to the measurements. NOTE: timing three real steps of each stage would be more accurate,
+but on a CPU those of presets/cifar10.yaml take a minute and a half at a batch size of two, and a stage may not fit in
+memory at all.
 """
 
 import statistics
@@ -25,10 +26,10 @@ from spn.stages import Stage
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 REPEATS = 3
-"""Timed runs, of which the median counts, after one more to warm up."""
+"""Timed runs after one to warm up; the median counts."""
 
 BUSY = 64
-"""Factor on the number of slices per step on a GPU, which small batches would leave idle."""
+"""Factor on the slices per step on a GPU, because small batches would leave it idle."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Probe:
     batch_size: int
 
 
-# Of each three, the first spends its time mostly in calling kernels, the second in moving bytes, the third in FLOPs.
+# In each line, the first spends its time mostly on calling kernels, the second on moving bytes, the third on FLOPs.
 TRAINED = (Probe(24, 8, 4), Probe(48, 32, 16), Probe(240, 32, 2))
 SAMPLED = (Probe(24, 4, 1), Probe(48, 4, 64), Probe(240, 4, 16))
 
@@ -60,7 +61,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """How fast the machine trains at each precision, evaluation being at float32, and how fast it samples."""
+    """How fast the machine trains at each precision (evaluation is at float32), and how fast it samples."""
 
     training: Mapping[Precision, Speed]
     sampling: Speed
@@ -80,7 +81,7 @@ def measure_speeds(device: torch.device, precisions: Collection[Precision]) -> S
 
 
 def _multiply(precision: Precision, busy: int, device: torch.device) -> tuple[Work, float]:
-    """Time a product of matrices, which no FLOP of a network is cheaper than."""
+    """Time a product of large matrices, a lower bound on the time per FLOP of a network."""
     size = 1024 * round(busy**0.5)
     matrix = torch.ones(size, size, dtype=getattr(torch, precision), device=device)
     return Work(2 * size**3, 1, 3 * matrix.nbytes), _time(lambda: matrix @ matrix, device)
@@ -145,11 +146,11 @@ def _time(run: Callable[[], object], device: torch.device) -> float:
 
 
 def fit_speed(measured: Sequence[tuple[Work, float]]) -> Speed:
-    """Fit a speed to works and their seconds: least squares of relative errors, none of the three below 0."""
+    """Fit a speed to measured work and seconds: non-negative least squares of relative errors."""
     works = torch.tensor([(work.flops, work.calls, work.bytes) for work, _ in measured], dtype=torch.float64)
     relative = works / torch.tensor([[seconds] for _, seconds in measured], dtype=torch.float64)
     scale = relative.amax(0)
-    # With three unknowns it is simplest to try every choice of zeros: the best admissible fit is one of seven.
+    # With three unknowns it is simplest to try every subset: the best non-negative fit is one of seven.
     subsets = [list(chosen) for size in (1, 2, 3) for chosen in combinations(range(3), size)]
     fits = [_least_squares(relative / scale, chosen) for chosen in subsets]
     _, best = min(((error, fit) for error, fit in fits if bool((fit >= 0).all())), key=lambda each: each[0])
@@ -157,7 +158,7 @@ def fit_speed(measured: Sequence[tuple[Work, float]]) -> Speed:
 
 
 def _least_squares(columns: Tensor, chosen: list[int]) -> tuple[float, Tensor]:
-    """Weigh the chosen columns so that every row adds up to 1; return the squared error and all weights."""
+    """Weight the chosen columns so that rows sum to 1; return the squared error and all weights."""
     ones = columns.new_ones(len(columns), 1)
     weights = columns.new_zeros(columns.shape[1])
     weights[chosen] = torch.linalg.lstsq(columns[:, chosen], ones).solution[:, 0]

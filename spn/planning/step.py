@@ -1,4 +1,4 @@
-"""One step of training on empty images, with or without values: the probe times the step that the plan counts."""
+"""One step of training on black images: `probe` times it, and `cost` counts it on tensors without values."""
 
 import torch
 from torch import nn
@@ -11,13 +11,13 @@ from spn.training.optimiser import build_optimiser
 
 
 class Step:
-    """A network with its optimiser and one batch: a slice of each of `batch_size` images."""
+    """A network, its optimiser and one batch: a slice of each of `batch_size` images."""
 
     def __init__(
         self, stage: Stage, section: StageSection, batch_size: int, device: torch.device, recompute: bool = False
     ) -> None:
         self.stage, self.training = stage, section.training
-        with device:  # because tensors without values cannot be moved there afterwards
+        with device:  # tensors without values cannot be moved to it afterwards
             self.model: Model = build_model(section.model, stage.shape)
         if recompute:
             recompute_layers(self.model)
@@ -30,7 +30,7 @@ class Step:
         )
         classes = stage.plan.num_classes
         self.labels = torch.zeros(batch_size, dtype=torch.long, device=device) if classes else None
-        # The last target, which sees the most; seeing less makes no target cheaper.
+        # The last target, which has the most context; all targets cost the same.
         self.position = stage.positions(stage.targets[-1], batch_size, device)
 
     def loss(self) -> torch.Tensor:
@@ -40,7 +40,7 @@ class Step:
             return self.stage.nats(self.model, self.slices, self.position, self.labels).mean()
 
     def update(self, loss: torch.Tensor) -> None:
-        """Go back through the network and move its weights."""
+        """Run the backward pass and update the weights."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm or float("inf"))

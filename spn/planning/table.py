@@ -1,4 +1,4 @@
-"""The plan for a terminal: three tables, what their figures are, and a warning for each stage that will not fit."""
+"""The plan as text: three tables, an explanation of their figures, and a warning for each stage that will not fit."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from spn.data.layout import Split
 from spn.planning.forecast import StageForecast
 
 UNKNOWN = "-"
-"""Stands for what there is not, or what depends on a number of images that is not known yet."""
+"""Shown for a figure that does not exist, or that depends on an unknown number of images."""
 
 
 def plan_table(
     params: Params, stages: Sequence[StageForecast], num_images: Mapping[Split, int], device: torch.device
 ) -> str:
-    """Lay out what every stage and every chain costs; the last lines say what the figures are."""
+    """Lay out the cost of every stage and chain; the last lines explain the figures."""
     by_name = {stage.name: stage for stage in stages}
     chains = {f"chain {name}": [by_name[stage] for stage in chain.stages] for name, chain in params.chains.items()}
     rows = {f"{stage.name}": [stage] for stage in stages} | chains
@@ -35,12 +35,12 @@ def plan_table(
 
 
 def plan_json(stages: Sequence[StageForecast]) -> str:
-    """Write all figures of every stage as JSON, unrounded: seconds, bytes, FLOPs; null for what is not known."""
+    """Write all figures of every stage as JSON, unrounded: seconds, bytes, FLOPs; null if not known."""
     return json.dumps({"stages": {stage.name: asdict(stage) for stage in stages}}, indent=2)
 
 
 def warnings(params: Params, stages: Sequence[StageForecast], memory: int) -> list[str]:
-    """Say in one line for each stage whose training needs more than `memory` bytes, what would make it fit."""
+    """Return a line for each stage whose training needs more than `memory` bytes, saying what would make it fit."""
     return [_warning(params, stage, memory) for stage in stages if stage.step.peak > memory]
 
 
@@ -80,7 +80,7 @@ def _times(name: str, parts: Sequence[StageForecast]) -> tuple[str, ...]:
 
 
 def _duration(seconds: float) -> str:
-    """Write two digits, as an estimate deserves, in the unit that suits."""
+    """Write two digits, as an estimate deserves, in a suitable unit."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"
@@ -94,9 +94,9 @@ def _statement(params: Params, num_images: Mapping[Split, int], device: torch.de
     place = f"cpu, threads: {torch.get_num_threads()}" if device.type == "cpu" else torch.cuda.get_device_name(device)
     lines = (
         "slices, pixels, sub-pixels: walked to sample an image.",
-        "context reach: pixels away that the slice embedder sees, of those that there are; -: no context.",
+        "context reach: distance in pixels that the slice embedder sees, of the largest that there is; -: no context.",
         "forward GFLOP: live, of all slices of an image; training GFLOP: of the one that a step draws, with backward.",
-        "activations: kept for backward; peak: the most of everything at once, without what kernels need within.",
+        "activations: kept for backward; peak: the maximum of everything at once, without the kernels' own buffers.",
         f"times: estimates for this machine ({place}) from a probe of a few seconds; evaluate: {test}; "
         f"sample: {params.sampling.num_images:,} images.",
     )

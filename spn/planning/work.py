@@ -1,9 +1,8 @@
-"""The work of a computation, counted without doing it: FLOPs, kernels, bytes moved, memory held.
+"""Counts the work of a computation without doing it: FLOPs, kernels, bytes moved, memory held.
 
-The real code runs on tensors that have shapes but no values (`FakeTensorMode`, and not the meta device: autocast and
-the choice of the attention kernel go by the device, which fake tensors remember). A FLOP is one multiplication or one
-addition, of matrix products, convolutions and attention; of causal attention the live pairs are counted, t(t + 1) / 2
-of t^2.
+The real code runs on tensors with shapes but no values: `FakeTensorMode` rather than the meta device, because autocast
+and the choice of the attention kernel depend on the device, which fake tensors remember. A FLOP is one multiplication
+or addition in a matrix product, convolution or attention; causal attention counts its t(t + 1) / 2 live pairs of t^2.
 """
 
 import weakref
@@ -39,9 +38,9 @@ class Work:
 
 
 class Tally(TorchDispatchMode):
-    """Counts what runs on fake tensors inside `with tally`; memory is that of tensors, not what kernels need within.
+    """Counts what runs on fake tensors inside `with tally`; memory is that of tensors, without the kernels' buffers.
 
-    Not under `inference_mode`, which hands over whole layers where otherwise their kernels are seen.
+    Do not use it under `inference_mode`, which dispatches whole layers instead of their kernels.
     """
 
     def __init__(self) -> None:
@@ -52,23 +51,23 @@ class Tally(TorchDispatchMode):
 
     @property
     def work(self) -> Work:
-        """What ran so far."""
+        """The work so far."""
         return Work(self._flops, self._calls, self._bytes)
 
     @property
     def held_bytes(self) -> int:
-        """The memory of the tensors that were made inside and are still there."""
+        """The memory of the tensors that were made inside and are still alive."""
         return self._held
 
     @property
     def peak_bytes(self) -> int:
-        """The most that `held_bytes` has been."""
+        """The maximum of `held_bytes` so far."""
         return self._peak
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run one kernel and count it; views and queries of a tensor do not count."""
+        """Run one kernel and count it, unless it is a view or only queries a tensor."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func is not torch.ops.prim.device.default and not func.is_view:
@@ -102,7 +101,7 @@ class Tally(TorchDispatchMode):
 
 
 def imagined() -> FakeTensorMode:
-    """Return the mode under which tensors have shapes but no values; real tensors may be mixed in."""
+    """Return the mode in which tensors have shapes but no values; real tensors may be mixed in."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
@@ -113,7 +112,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, is_causal: bool = False, **_: Any
 ) -> int:
-    """Count two products, of queries with keys and of weights with values; both of a head's width."""
+    """Count two products, queries with keys and weights with values, each as wide as a head."""
     queries, keys = query.shape[-2], key.shape[-2]
     pairs = queries * (queries + 1) // 2 if is_causal else queries * keys
     return 4 * pairs * query.numel() // queries
@@ -130,7 +129,7 @@ def _attention_backward(
     is_causal: bool,
     **_: Any,
 ) -> int:
-    """Count five products: the scores once more, and the gradients of values, weights, queries and keys."""
+    """Count five products: the scores again, and the gradients of values, weights, queries and keys."""
     return _attention(query, key, value, dropout, is_causal) * 5 // 2
 
 
@@ -138,4 +137,4 @@ _ATTENTION: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""torch has no formula for the CPU's kernels."""
+"""torch has no formulas for the CPU's kernels."""

@@ -1,6 +1,6 @@
-"""What each result is made from: digests of code and sources, recipes, and whether results on the disk match them.
+"""Digests of code and sources, recipes of results, and the audit that compares the results on disk with their recipes.
 
-No torch and no numpy: the Snakefile imports it.
+Imports neither torch nor numpy, because the Snakefile imports it.
 """
 
 from spn.provenance.code import git_commit

@@ -1,12 +1,12 @@
 """Digests of code: the definitions that decide a result, as syntax trees.
 
-A digest starts at *roots* and follows names: a function or class that a root mentions is digested too, and so is what
-that one mentions, within this package. What nothing mentions is left out, even if it stands in the same file.
-Comments, docstrings, annotations and layout do not count, and neither does where a definition stands.
+A digest starts at *roots* and follows names within this package: it covers each function or class that a root mentions,
+and whatever these mention in turn. A definition that nothing mentions is not covered, even in the same file. Comments,
+docstrings, annotations, layout and the place of a definition do not count.
 
-A module that this process has loaded is digested as it was loaded, any other as it is on the disk. So a verb first
-loads all of its code (`load_code`) and then states the digest of what it will run, whatever is edited meanwhile; the
-Snakefile and `verify`, which only compare, load nothing.
+A loaded module is digested as it was loaded, any other as it is on disk. A verb therefore loads all of its code first
+(`load_code`) and then states the digest of the code that it will run, even if files are edited meanwhile. The Snakefile
+and `verify` only compare, and load nothing.
 """
 
 import ast
@@ -27,20 +27,20 @@ ROOT = Path(__file__).parents[1]
 PLUMBING = {
     "checkpoint.py": "how weights are written and read",
     "cli": "reads options and hands them on",
-    "config": "what it decides is resolved into the recipes: defaults, tilings, temperatures, levels of white",
-    "console": "shows what is going on",
-    "data/seal.py": "how slices are told from damaged ones",
-    "distributed.py": "the processes of a job, which compute what one would",
+    "config": "recipes hold what it decides: defaults, tilings, temperatures, levels of white",
+    "console": "shows progress",
+    "data/seal.py": "how damaged slices are detected",
+    "distributed.py": "the processes of a job, which compute what one process would",
     "files.py": "how files are written",
-    "loading.py": "how modules are loaded; what is loaded is digested",
-    "machine.py": "how this machine multiplies float32 matrices, to the last digits that float32 has",
-    "notes.py": "how what is written in results is read",
+    "loading.py": "how modules are loaded; the loaded modules are digested",
+    "machine.py": "how this machine multiplies float32 matrices, which matters only within float32 precision",
+    "notes.py": "how notes in results are read",
     "paths.py": "where results lie",
-    "pipeline/names.py": "refuses names that there are not",
+    "pipeline/names.py": "refuses unknown names",
     "pipeline/place.py": "chooses the device",
-    "provenance": "writes the recipes: another one is another recipe by itself",
+    "provenance": "writes the recipes: a change shows in the recipes themselves",
 }
-"""Modules and folders that no digest follows names into, and why."""
+"""Modules and folders that digests do not follow names into, and why."""
 
 DOORS = {
     "data/sources/__init__.py:open_source": ("data/sources/{source}.py:open_{source}",),
@@ -50,22 +50,22 @@ DOORS = {
     "laws/__init__.py:output_law": ("laws/{law}.py:output_law",),
     "models/__init__.py:build_model": ("models/{family}.py:build",),
 }
-"""Definitions that call others by a name in params.yaml, and what each calls: the first of those that exist."""
+"""Definitions that call others by a name from params.yaml, and what each calls: the first of those that exist."""
 
 
 class Definition(NamedTuple):
-    """Something that a module defines at its top level: the module's path, and the name."""
+    """A definition at the top level of a module: the module's path, and the name."""
 
     path: Path
     name: str
 
 
 LOOSE = ""
-"""The name of a module's statements that define nothing, such as calls: whoever imports the module runs them."""
+"""The name of a module's statements that define nothing, such as calls; importing the module runs them."""
 
 
 def git_commit(folder: Path = ROOT) -> str | None:
-    """Return the commit the code was run from, with `-dirty` if it was changed since; None outside a repository."""
+    """Return the current commit, with `-dirty` if files have changed since; None outside a repository."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -75,7 +75,7 @@ def git_commit(folder: Path = ROOT) -> str | None:
 
 
 def load_code(*roots: str, **chosen: str) -> None:
-    """Import every module in which `code_digest` finds a definition, given the same."""
+    """Import every module in which `code_digest` finds a definition, given the same arguments."""
     while missing := {_dotted(path) for path, _ in reach(*roots, **chosen)} - sys.modules.keys():
         for name in sorted(missing):
             importlib.import_module(name)
@@ -83,7 +83,7 @@ def load_code(*roots: str, **chosen: str) -> None:
 
 
 def reach(*roots: str, **chosen: str) -> set[Definition]:
-    """Find the definitions that `code_digest` hashes, given the same."""
+    """Find the definitions that `code_digest` hashes, given the same arguments."""
     walk = _Walk(chosen)
     for root in roots:
         for definition in _definitions(root):
@@ -95,8 +95,8 @@ def reach(*roots: str, **chosen: str) -> set[Definition]:
 def code_digest(*roots: str, **chosen: str) -> str:
     """Hash the definitions of this package that `roots` lead to.
 
-    A root is the path of a module inside the package (all that it defines), or `module.py:name`. `chosen` is what
-    params.yaml chooses by name (`family`, `law`, `source`); what is not chosen is not followed.
+    A root is the path of a module inside the package (for everything that it defines), or `module.py:name`. `chosen`
+    has the names that params.yaml chooses (`family`, `law`, `source`); doors of other kinds are not followed.
     """
     walk = _Walk(chosen)
     digests = [walk.digest(definition) for root in sorted(roots) for definition in _definitions(root)]
@@ -105,15 +105,15 @@ def code_digest(*roots: str, **chosen: str) -> str:
 
 @dataclass
 class _Walk:
-    """A walk over definitions along the names that they mention, each visited once."""
+    """A walk over definitions along the names that they mention, visiting each once."""
 
     chosen: dict[str, str]
     digests: dict[Definition, bytes] = field(default_factory=dict)
 
     def digest(self, definition: Definition) -> bytes:
-        """Hash a definition with the digests of those that it mentions, by the names that it has for them.
+        """Hash a definition, the names that it mentions, and the digests of the definitions behind these names.
 
-        Where definitions mention each other, the one that is met again counts by its own text.
+        In a cycle, a definition that is met again counts by its own text alone.
         """
         if definition not in self.digests:
             module = _parse(_source(definition.path))
@@ -139,7 +139,7 @@ class _Walk:
 
 
 def _definitions(root: str) -> list[Definition]:
-    """List the definitions that a root names."""
+    """List the definitions of a root."""
     module, _, name = root.partition(":")
     path = ROOT / module
     texts = _parse(_source(path)).texts
@@ -147,7 +147,7 @@ def _definitions(root: str) -> list[Definition]:
 
 
 def _mentioned(definition: Definition) -> list[tuple[str, Definition]]:
-    """Resolve the names that a definition mentions, those of this package outside of its plumbing."""
+    """Resolve the names that a definition mentions, if they belong to this package and not to its plumbing."""
     path = definition.path
     module = _parse(_source(path))
     text = module.texts[definition.name]
@@ -166,9 +166,9 @@ def _mentioned(definition: Definition) -> list[tuple[str, Definition]]:
 
 
 def _resolve(dotted: str) -> list[Definition]:
-    """Find what a dotted name of this package stands for, through the packages that only pass it on.
+    """Find what a dotted name of this package stands for, through packages that re-export it.
 
-    A module by itself, as where its attributes are looked up by a variable, stands for all that it defines.
+    A module by itself, for example in `getattr(module, name)`, stands for everything that it defines.
     """
     path, rest = ROOT, dotted.split(".")[1:]
     while path.is_dir():
@@ -190,7 +190,7 @@ def _is_plumbing(path: Path) -> bool:
 
 
 def _inside(path: Path, name: str) -> Path | None:
-    """Find the module or package of a name inside a package; None if it has no such module."""
+    """Find a module or package by its name inside a package; None if there is none."""
     return next((each for each in (path / name, path / f"{name}.py") if each.exists()), None)
 
 
@@ -207,7 +207,7 @@ def _dotted(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Text:
-    """What a definition says: its digest, the dotted names that it mentions, and the imports inside it."""
+    """The digest of a definition's text, the dotted names that it mentions, and the imports inside it."""
 
     digest: bytes
     mentions: frozenset[str]
@@ -216,7 +216,7 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Module:
-    """The definitions at the top level of a module by their names, and what it imports of this package."""
+    """The top-level definitions of a module by name, and its imports from this package."""
 
     texts: dict[str, _Text]
     imports: dict[str, str]
@@ -224,7 +224,7 @@ class _Module:
 
 @lru_cache(maxsize=1000)
 def _parse(source: bytes) -> _Module:
-    """Parse a module once: digests of several roots share most of them."""
+    """Parse a module; cached, because the digests of several roots share most modules."""
     statements: dict[str, list[ast.stmt]] = {}
     imports: dict[str, str] = {}
     for statement in ast.parse(source).body:
@@ -241,7 +241,7 @@ _DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _bound(statement: ast.stmt) -> list[str]:
-    """List the names that a statement at the top level binds, by choice or not."""
+    """List the names that a top-level statement binds, those in its branches included."""
     if isinstance(statement, _DEFINING):
         return [statement.name]
     found = [name for name, _ in _imports(statement)]
@@ -254,14 +254,14 @@ def _bound(statement: ast.stmt) -> list[str]:
 
 
 def _is_for_types(statement: ast.stmt) -> bool:
-    """Tell whether a statement is for annotations alone: `if TYPE_CHECKING:` and nothing else."""
+    """Tell whether a statement is only for annotations: `if TYPE_CHECKING:` without `else`."""
     if not isinstance(statement, ast.If) or statement.orelse:
         return False
     return isinstance(statement.test, ast.Name) and statement.test.id == "TYPE_CHECKING"
 
 
 def _imports(statement: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield what a statement imports from this package: each name, and the dotted name it stands for."""
+    """Yield the names that a statement imports from this package, each with the dotted name that it stands for."""
     for node in ast.walk(statement):
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
@@ -269,7 +269,7 @@ def _imports(statement: ast.AST) -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, "relative imports are not followed"
                 name, dotted = alias.asname or alias.name, f"{node.module}.{alias.name}"
-            else:  # without `as`, it is the package that has a name
+            else:  # without `as`, the name bound is that of the top package
                 package = alias.name.split(".")[0]
                 name, dotted = alias.asname or package, alias.name if alias.asname else package
             if dotted.split(".")[0] == ROOT.name:
@@ -292,18 +292,18 @@ class _Bare(ast.NodeTransformer):
         return ast.arg(node.arg)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        """Remove the annotation of what a function returns."""
+        """Remove a function's return annotation."""
         node.returns = None
         return self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        """Remove a variable's or field's annotation."""
+        """Remove the annotation of a variable or field."""
         node.annotation = ast.Constant(None)
         return self.generic_visit(node)
 
 
 def _mentions(tree: ast.AST) -> Iterator[str]:
-    """Yield the names in a tree, each with the attributes that follow it."""
+    """Yield the names in a tree, each with the attributes accessed on it."""
     if isinstance(tree, ast.Attribute):
         parts: list[str] = []
         node: ast.expr = tree

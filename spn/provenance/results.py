@@ -1,8 +1,8 @@
 """Every result of an experiment: where it lies, what it must be made from, and whether it was.
 
-The workflow asks `audit` what is outdated, and `ask` has it made again; `spn verify` asks `audit` before anything is
-believed. A result is sound if its notes agree with params.yaml, with the code on the disk, with the
-sources, and with the results that it is made from. Times of files and records of Snakemake or DVC do not count.
+`audit` finds what is outdated, and `ask` makes Snakemake make it again; `spn verify` calls `audit` too. A result is
+sound if its notes agree with params.yaml, the code on disk, the sources, and the results that it is made from. File
+times and the records of Snakemake and DVC do not count.
 """
 
 import os
@@ -51,7 +51,7 @@ SQLITE = "sqlite:///"
 
 @dataclass(frozen=True)
 class Result:
-    """One job's outputs: the file at `path`, whose notes vouch for the others, which lie relative to its folder."""
+    """The outputs of one job: the file at `path`, whose notes hold the digests of `others`, relative to its folder."""
 
     path: Path
     recipe: Callable[[str], Recipe]
@@ -77,19 +77,19 @@ class Problem:
 
 @dataclass
 class Audit:
-    """What was found: problems, in the order in which results are made, and the notes of sound results.
+    """The findings: problems, in the order in which results are made, and the notes of sound results.
 
-    What is made from a missing or outdated result is in neither: nobody can know yet what it should be made from.
+    A result made from a missing or outdated one is in neither, because its recipe cannot be known yet.
     """
 
     problems: list[Problem] = field(default_factory=list)
     sound: dict[Path, Notes] = field(default_factory=dict)
     unread: list[Path] = field(default_factory=list)
-    """Files of slices whose source no longer exists, and so is not compared."""
+    """Files of slices whose source no longer exists, so that they were not compared with it."""
 
 
 def results_of(params: Params) -> list[Result]:
-    """List every result of an experiment, each after those that it is made from."""
+    """List every result of an experiment, each after the results that it is made from."""
     results = [
         Result(slices_path(params.data.name, size), lambda _, size=size: slices_recipe(params, size))
         for size in params.cuts
@@ -145,7 +145,7 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
 
 
 def audit(params: Params, sources: Path = SOURCES) -> Audit:
-    """Compare every result with what it must be made from; relative to the folder in which the experiment runs."""
+    """Compare every result with what it must be made from; paths are relative to the experiment's folder."""
     found = Audit()
     results = results_of(params)
     slices, others = results[: len(params.cuts)], results[len(params.cuts) :]
@@ -167,7 +167,7 @@ def audit(params: Params, sources: Path = SOURCES) -> Audit:
 
 
 def _examine(found: Audit, result: Result, digest: str, check: Callable[[Notes], None] = lambda notes: None) -> None:
-    """Note whether a result is sound, by `check` too; nothing if it is made from one that is not."""
+    """Note whether a result is sound, also by `check`; do nothing if it is made from one that is not."""
     if any(need not in found.sound for need in result.needs):
         return
     if not result.path.exists():
@@ -183,7 +183,7 @@ def _examine(found: Audit, result: Result, digest: str, check: Callable[[Notes],
 
 
 def _sound_notes(result: Result, digest: str) -> Notes:
-    """Read the notes of a result that is made from what it must be; raise InputError otherwise."""
+    """Read the notes of a result; raise InputError unless it is made from what it must be."""
     notes = read_notes(result.path)
     check_recipe(result.path, result.recipe(digest), notes.get(RECIPE))
     if sorted(notes.get(FILES, {})) != sorted(result.others):
@@ -205,7 +205,7 @@ def check_recipe(path: Path, expected: Recipe, actual: Recipe | None) -> None:
 
 
 def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -> None:
-    """Raise InputError unless a file of slices is made from the source as it is now, and as params.yaml states it."""
+    """Raise InputError unless a file of slices is made from the current source, the one that params.yaml states."""
     if state is not None and notes["source_state"] != state:
         raise InputError(f"{path}: made from other files than those now in the source {params.data.name}")
     if params.data.source_digest not in (None, notes["source_digest"]):
@@ -216,7 +216,7 @@ def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -
 
 
 def recorded_in() -> dict[str, str] | None:
-    """Read in which experiment of which MLflow store runs are recorded; None if there is none, or its file is gone."""
+    """Read the MLflow store and experiment of this folder from the handle; None if the handle or database is missing."""
     try:
         experiment: dict[str, str] = read_json(HANDLE)
     except InputError:
@@ -226,25 +226,25 @@ def recorded_in() -> dict[str, str] | None:
 
 
 def is_clone(found: Audit) -> bool:
-    """Tell whether all is there and sound but MLflow's records, and nothing ever ran here: `dvc pull` brought it.
+    """Tell whether `dvc pull` brought the results: all are sound but MLflow's records, and nothing ever ran here.
 
-    MLflow tells of what ran. Whatever trains leaves a state under `runs/`, and a store.
+    MLflow records runs in this folder. Any training leaves `runs/` and a store behind.
     """
     ran = any(place.exists() for place in (RUNS, DATABASE, RECORDS.parent))
     return not ran and all(problem.result.path.parent == RECORDS for problem in found.problems)
 
 
 def asked_results(params: Params, found: Audit) -> list[Result]:
-    """List the results that an experiment asks for: all of them, but in a clone none of MLflow's records."""
+    """List the results to make: all of them, except MLflow's records in a clone."""
     return [result for result in results_of(params) if not (is_clone(found) and result.path.parent == RECORDS)]
 
 
 def ask(params: Params, found: Audit) -> None:
-    """Have Snakemake make outdated results again, and leave sound ones as they are, by the times of files alone.
+    """Make Snakemake remake outdated results and leave sound ones alone, through file times.
 
-    Every job has an input of its own, its *request*. It is older than the job's outputs if these are sound; if they are
-    outdated it is newer, and says why, in other bytes than ever before: Snakemake passes over a newer file that has the
-    content it had. What Snakemake remembers, or forgot, does not count, nor does `snakemake --touch`.
+    Every job has an extra input, its *request*. If the job's outputs are sound, the request is older than they are. If
+    they are outdated, it is newer and states the reason, with a time stamp, because Snakemake ignores a newer file with
+    unchanged content. Snakemake's own records do not count, and neither does `snakemake --touch`.
     """
     outdated = {problem.result.path: problem.reason for problem in found.problems if not problem.is_missing}
     for result in results_of(params):
@@ -262,9 +262,9 @@ def ask(params: Params, found: Audit) -> None:
 
 
 def _put_in_order(params: Params, sound: Iterable[Path]) -> None:
-    """Make sound results newer than those that they are made from, which `dvc pull` and `git clone` do not.
+    """Make sound results newer than the results that they are made from; `dvc pull` and `git clone` do not.
 
-    Snakemake goes by these times where it remembers nothing, as in a fresh clone.
+    Snakemake compares these times if it has no records, as in a fresh clone.
     """
     results = {result.path: result for result in results_of(params)}
     for path in sound:

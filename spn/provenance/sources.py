@@ -1,8 +1,8 @@
-"""The state of a source: one digest of all its files, at the cost of reading those that changed.
+"""The state of a source: one digest of all its files, computed by reading only files that changed.
 
-A file's content is read when its size, times or inode are not those that it had when it was read last. The time of the
-last change of the inode is among them, which nobody can set: an edit that keeps size and modification time is noticed.
-What was read is kept in an index under `.cache/`, which may be deleted at any time.
+A file is read again if its size, times or inode changed since it was read last. The times include ctime, which no
+program can set, so an edit that preserves size and modification time is noticed. Digests are kept in an index under
+`.cache/`, which may be deleted at any time.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ from spn.files import WriteError, json_digest, write_text
 from spn.paths import CACHE
 
 UNSETTLED_SECONDS = 2.0
-"""A file that changed so short a time ago may change again within the resolution of its times; it is read once more."""
+"""A file that changed this recently may change again within the resolution of its times, so it is read once more."""
 
 File = tuple[str, list[int], str]
 """Name, fingerprint and path."""
 
 Entries = dict[str, list[int | str]]
-"""Of each file, by its name: its fingerprint (size, modification, change, inode), then the SHA-256 of its content."""
+"""By name of the file: its fingerprint (size, mtime, ctime, inode), then the SHA-256 of its content."""
 
 
 def source_state(section: DataSection, root: Path, cache: Path = CACHE / "sources") -> str | None:
     """Compute the digest of the source's files below `root`: names and contents.
 
-    A folder's files are those whose suffix the source reads, in sub-folders too, hidden ones left out. Returns None if
-    the source is bundled, or not there: what was made of it stands by itself then.
+    Of a folder and its sub-folders, files count if the source reads their suffix and they are not hidden. Returns None
+    if the source is bundled or missing; results made from it are then not compared with it.
     """
     places = [root / place for place in section.places if (root / place).exists()]
     if not places:
@@ -42,7 +42,7 @@ def source_state(section: DataSection, root: Path, cache: Path = CACHE / "source
 
 
 def files_state(files: Iterable[File], cache: Path) -> str:
-    """Compute the digest of names and contents, reading the files that the index at `cache` does not know."""
+    """Compute the digest of names and contents, reading only files that the index at `cache` does not know."""
     files = sorted(files)
     listing = hashlib.sha256()
     for name, fingerprint, _ in files:
@@ -83,7 +83,7 @@ def _stat(entry: "os.DirEntry[str]") -> os.stat_result | None:
     try:
         return entry.stat()
     except OSError:
-        return None  # a link to nowhere, or removed meanwhile
+        return None  # a broken link, or just removed
 
 
 def _fingerprint(found: os.stat_result) -> list[int]:
@@ -91,7 +91,7 @@ def _fingerprint(found: os.stat_result) -> list[int]:
 
 
 def _entry(known: list[int | str] | None, fingerprint: list[int], file: str) -> list[int | str]:
-    """Return the entry of the index, reading the file unless its fingerprint is known."""
+    """Return a file's entry for the index, reading the file unless its fingerprint is known."""
     if known is not None and known[:-1] == fingerprint:
         return known
     try:
@@ -102,10 +102,10 @@ def _entry(known: list[int | str] | None, fingerprint: list[int], file: str) -> 
 
 
 class _Index:
-    """What is known of a source's files, in two lines: the digest of their listing with their state; then all entries.
+    """The index of a source's files, in two lines: the digest of their listing and their state; then all entries.
 
-    Where the listing is as it was, which is most of the time, the second line is not read. An index that is missing,
-    damaged, or cannot be written costs no more than reading all files again.
+    If the listing is unchanged, as it mostly is, the second line is not read. If the index is missing, damaged or
+    cannot be written, all files are read again, and nothing else happens.
     """
 
     def __init__(self, path: Path) -> None:

@@ -135,7 +135,7 @@ def test_whatever_kills_a_training_nothing_is_lost(folder: Path, monkeypatch: py
     assert process.exitcode == 128 + signal.SIGTERM
     step = step_of(folder, "out")
     said = log_of(folder, "stopped.log")
-    assert f"stage low: stopped by SIGTERM and saved after step {step}; the same command goes on from there" in said
+    assert f"stage low: stopped by SIGTERM and saved after step {step}; the same command continues from there" in said
     assert "Traceback" not in said
 
     # Two at once, as when Snakemake is killed and its Slurm job is not: the second waits, and takes over.
