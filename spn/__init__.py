@@ -4,5 +4,5 @@ from spn.loading import keep_sources
 
 __version__ = "0.1.0"
 
-# Before anything else is imported, so that what a digest is taken of is what was loaded.
+# Before any other import, so that digests are computed from the loaded source.
 keep_sources()

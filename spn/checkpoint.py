@@ -1,6 +1,6 @@
-"""Weights with their recipe inside, in one safetensors file; never a pickle.
+"""Weights and their recipe in one safetensors file; never a pickle.
 
-The notes hold a digest of themselves and one of the tensors, so that a damaged file is never taken for a whole one.
+The notes hold digests of themselves and of the tensors, so that damage is noticed.
 """
 
 import hashlib
@@ -20,22 +20,22 @@ from spn.provenance import Recipe, check_recipe
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
-    """Write tensors and JSON notes by renaming; raise WriteError where there is no room."""
+    """Write tensors and JSON notes by renaming; raise WriteError if that fails."""
     # Cloned, because safetensors refuses tensors that share memory.
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     sealed = notes | {TENSORS_SEAL: _tensors_digest(plain)}
-    # One entry, because safetensors writes several in an order that changes from one process to the next.
+    # One entry, because safetensors writes several in an order that differs between processes.
     text = json.dumps(sealed | {SEAL: json_digest(sealed)}, sort_keys=True)
-    # Not `save_file`, which writes to a temporary name of its own, and leaves it there when it is killed.
+    # Not `save_file`, which leaves its own temporary file when it is killed.
     write_bytes(path, save(plain, metadata={NOTES: text}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Notes]:
-    """Read what `save_tensors` wrote; raise InputError naming a file that is missing or damaged."""
+    """Read a file that `save_tensors` wrote; raise InputError if it is missing or damaged."""
     with opened(path) as file:
-        content = file.read()  # at once, so that notes and tensors are of the same file
+        content = file.read()  # at once, so that notes and tensors belong to the same file
     notes = check_tensors(path, io.BytesIO(content))
     notes.pop(TENSORS_SEAL)
     try:
@@ -45,7 +45,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Notes]:
 
 
 def load_weights(path: Path, recipe: Recipe) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint that was trained with exactly `recipe`; raise InputError otherwise."""
+    """Read the weights of a checkpoint; raise InputError unless it was trained with exactly `recipe`."""
     tensors, notes = load_tensors(path)
     check_recipe(path, recipe, notes.get(RECIPE))
     return tensors
@@ -56,6 +56,6 @@ def _tensors_digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(tensor_line(name, str(tensor.dtype).removeprefix("torch."), tensor.shape))
-        # As bytes, for numpy has no bfloat16.
+        # As bytes, because numpy has no bfloat16.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""One job of several processes: which of them this is, what they agree on, and how they share work.
+"""A job of several processes: their ranks, what they agree on, and how they share work.
 
-torchrun starts them, one for each GPU of the job. Without torchrun there is one process, and nothing is communicated.
-Messages go over gloo, between CPUs, so that none waits for a GPU; gradients have a process group of their own.
+torchrun starts one process for each GPU of the job. Without torchrun there is one process and no communication.
+Messages go over gloo, between CPUs, so that none waits for a GPU; gradients have a separate process group.
 """
 
 import os
@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 Items = TypeVar("Items", Tensor, tuple[Tensor, ...])
 
 _groups: list[dist.ProcessGroup | None] = []
-"""Every process group that was made, kept until the process ends, to prevent a deadlock: DistributedDataParallel would
-free the last reference while it holds the GIL, and wait for the group's threads, of which one may wait for the GIL."""
+"""All process groups, kept until the process ends to prevent a deadlock: DistributedDataParallel would free the last
+reference while it holds the GIL, and wait for the group's threads, one of which may wait for the GIL."""
 
 
 def is_one_of_several() -> bool:
@@ -30,15 +30,15 @@ def is_one_of_several() -> bool:
 
 
 def local_rank() -> int:
-    """Return the number of this process on its machine, from 0, which is the number of its GPU."""
+    """Return the rank of this process on its machine, which is the number of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if is_one_of_several() else 0
 
 
 @contextmanager
 def joined(recipe_digest: str) -> Iterator[None]:
-    """Join the processes that torchrun started; does nothing where there is one.
+    """Join the processes that torchrun started; do nothing in a single process.
 
-    Raises InputError unless all are to make the same thing: parameters, code or data may be edited while they start.
+    Raises InputError if their recipes differ, because parameters, code or data were edited while they started.
     """
     if not is_one_of_several():
         yield
@@ -62,17 +62,17 @@ def num_processes() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_first() -> bool:
-    """Tell whether this is the process that writes and logs."""
+    """Tell whether this is the first process, which writes and logs."""
     return rank() == 0
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Tell of each flag whether it is set in any process; every process must call this."""
+    """Tell for each flag whether it is set in any process; every process must call this."""
     if num_processes() == 1:
         return flags
     raised = torch.tensor(flags, dtype=torch.uint8)
@@ -81,7 +81,7 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
 
 
 def mean(values: Tensor) -> Tensor:
-    """Average numbers over the processes; where there is one, they stay as they are."""
+    """Average numbers over the processes; a single process returns them unchanged."""
     if num_processes() == 1:
         return values
     total = values.cpu()
@@ -90,12 +90,12 @@ def mean(values: Tensor) -> Tensor:
 
 
 def share(items: Items) -> Items:
-    """Return the items of this process: every n-th of them, n being the number of processes."""
+    """Return this process' share of the items: every n-th, for n processes."""
     return items[rank() :: num_processes()]
 
 
 def collect(mine: Sequence[Item]) -> list[Item]:
-    """Gather what all processes made of their shares, in the order of the items; every process gets all of it."""
+    """Gather the results of all shares in the order of the items; every process gets all of them."""
     if num_processes() == 1:
         return list(mine)
     shares: list[list[Item]] = [[] for _ in range(num_processes())]
@@ -105,7 +105,7 @@ def collect(mine: Sequence[Item]) -> list[Item]:
 
 
 def gradient_group(device: torch.device) -> dist.ProcessGroup | None:
-    """Make the process group that averages gradients on a device; every process must call this."""
+    """Return the process group that averages gradients on a device; every process must call this."""
     if device.type != "cuda":
         return dist.group.WORLD
     _groups.append(dist.new_group(backend="nccl"))

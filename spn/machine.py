@@ -1,4 +1,4 @@
-"""How this machine multiplies matrices, and how much memory it has: what costs time and changes no result."""
+"""The machine: how it multiplies float32 matrices, and how much memory it has."""
 
 import os
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 
 FLOAT32_ERROR = 1e-5
-"""Largest error of a product, as a share of its largest entry, that is float32's; bfloat16 has some 1e-3."""
+"""Maximum error of a float32 product, relative to its largest entry; bfloat16 has about 1e-3."""
 
 
 @contextmanager
 def onednn_matmul(device: torch.device) -> Iterator[str]:
-    """Route the CPU's float32 matrix products through oneDNN while in this context, where they stay float32.
+    """Route the CPU's float32 matrix products through oneDNN in this context, if they stay float32.
 
-    oneDNN is twice as fast as MKL on AMD processors, but reached only by allowing bfloat16, which it makes no use of
-    where there are no matrix units (AMX). So the products are compared with those in float64, and where the error is
-    not float32's, nothing is changed. Not for sampling, whose products of few rows are slower so. Gives one line that
-    says what was decided and why.
+    oneDNN is twice as fast as MKL on AMD processors, but torch uses it only if bfloat16 is allowed. oneDNN then uses
+    bfloat16 only on processors with matrix units (AMX). So its products are compared with float64, and if the error is
+    too large for float32, nothing is changed. Do not use it for sampling, because products of few rows become slower.
+    Yields one line that states the decision and its reason.
     """
     if device.type != "cpu":
         yield f"float32 products as {device.type} computes them"
@@ -38,7 +38,7 @@ def onednn_matmul(device: torch.device) -> Iterator[str]:
 
 
 def _product_error() -> float:
-    """Compare products of the kinds that training takes with those in float64."""
+    """Return the largest error of products like those of training, compared with float64."""
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(size, 252, generator=generator) for size in (512, 128))
     error = 0.0
@@ -49,14 +49,14 @@ def _product_error() -> float:
 
 
 def total_bytes(device: torch.device) -> int:
-    """Return the bytes of memory that a device has in all."""
+    """Return the total memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def free_bytes(device: torch.device) -> int:
-    """Count the bytes that are free on a device; for the CPU, within the limit of the job it runs in."""
+    """Return the free memory of a device in bytes; for the CPU, within the limits of the job."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -64,7 +64,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _left_in_groups(groups: Path, root: Path) -> list[int]:
-    """Read what the control groups of this process (v2, as Slurm and containers set them) leave of their limits."""
+    """Return the memory left within each limit of this process' control groups (v2, set by Slurm and containers)."""
     lines = groups.read_text().splitlines() if groups.exists() else []
     left = []
     for line in lines:

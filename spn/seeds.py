@@ -1,4 +1,4 @@
-"""Seeds as functions of keys: everything random is drawn from a generator of its own."""
+"""Seeds as functions of keys, so that everything random has its own generator."""
 
 import hashlib
 

@@ -13,23 +13,23 @@ Positions = Int[Tensor, "batch 2"]
 Labels = Int[Tensor, " batch"]
 """The class of each image."""
 OneHot = Float[Tensor, "batch classes"]
-"""The same as one-hot vectors."""
+"""Classes as one-hot vectors."""
 
 Levels = Int[Tensor, "batch height width channel"]
 """One slice of each image: a target, or its more significant bits."""
 Values = Float[Tensor, "batch height width channel"]
-"""The same, scaled to [-1, 1]."""
+"""Levels scaled to [-1, 1]."""
 
 Features = Float[Tensor, "batch height width _"]
 """Features of all pixels of a slice."""
 Row = Float[Tensor, "batch width _"]
-"""Those of a row of pixels."""
+"""Features of a row of pixels."""
 Pixel = Float[Tensor, "batch _"]
-"""Those of one pixel."""
+"""Features of one pixel."""
 AnyFeatures = Float[Tensor, "*batch _"]
-"""Those of any number of pixels, laid out in any way."""
+"""Features of pixels in any layout."""
 
 Coordinates = Float[Tensor, "height width 2"]
 """Row and column of every pixel of a slice."""
 AnyCoordinates = Float[Tensor, "*pixels 2"]
-"""Those of any pixels."""
+"""Row and column of pixels in any layout."""

@@ -1,4 +1,4 @@
-"""A trained stage, ready to be walked or evaluated."""
+"""Loads a trained stage for sampling or evaluation."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ def load_trained(
 ) -> tuple[Stage, Model]:
     """Build stage `name` with the weights of `checkpoint`, in evaluation mode.
 
-    Raises InputError unless the checkpoint was trained with exactly the recipe that `params` and the data give.
+    Raises InputError unless the checkpoint has exactly the recipe of `params` and the data.
     """
     weights = load_weights(checkpoint, stage_recipe(params, name, data_digest))
     return build_trained(params, name, weights, device)
 
 
 def build_trained(params: Params, name: str, weights: dict[str, Tensor], device: torch.device) -> tuple[Stage, Model]:
-    """Build stage `name` with these weights, in evaluation mode; raise RuntimeError if they are another network's."""
+    """Build stage `name` with these weights, in evaluation mode; raise RuntimeError if they do not fit the network."""
     stage = Stage(params.stage_plans[name], params.data.shape, device)
     model = build_model(params.stages[name].model, stage.shape)
     model.load_state_dict(weights)

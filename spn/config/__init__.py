@@ -1,4 +1,4 @@
-"""params.yaml as frozen, validated objects; no torch, so that the Snakefile can import it in a moment."""
+"""params.yaml as frozen, validated objects. Imports no torch, so that the Snakefile loads fast."""
 
 from spn.config.counts import split_counts
 from spn.config.data import (

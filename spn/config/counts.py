@@ -1,4 +1,4 @@
-"""How many images the splits of a source have, as far as that is known without opening a file."""
+"""Counts the images in the splits of a source, as far as possible without opening a file."""
 
 from collections.abc import Mapping
 
@@ -11,20 +11,20 @@ PHOTO_SHAPE = 427, 640
 NUM_PHOTOS = 2
 
 NUM_POOLED = {"digits": 1797, "cifar10": 50_000, "mnist": 60_000}
-"""Images from which a source's splits are drawn; official counts."""
+"""Images from which a source's splits are drawn; the official counts."""
 
 NUM_TEST = {"cifar10": 10_000, "mnist": 10_000}
-"""Images of official test splits."""
+"""Sizes of official test splits."""
 
 
 def split_counts(data: DataSection) -> Mapping[str, int]:
-    """Count the images of each split after `limit`, leaving out what is not known."""
+    """Count the images of each split after `limit`; a split of unknown size is left out."""
     limits = data.limit.model_dump(exclude_none=True)
     return {split: min(count, limits.get(split, count)) for split, count in _unlimited(data).items()}
 
 
 def check_counts(data: DataSection) -> None:
-    """Raise InputError, naming the dotted key, for splits or limits of more images than there are."""
+    """Raise InputError, naming the dotted key, if a split or limit asks for more images than there are."""
     if isinstance(data, PhotosData):
         _check_bands(data)
     left = NUM_POOLED.get(data.source)

@@ -1,6 +1,6 @@
 """The `data` section: a union on `source`, one class per data source, named as its file in `spn/data/sources/`.
 
-Where the files of a source lie is not configuration: by convention it is `sources/`, see `spn.data.sources`.
+The folder of source files is not configured; by convention it is `sources/` (see `spn.data.sources`).
 """
 
 from abc import abstractmethod
@@ -25,57 +25,56 @@ PICTURE_FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-"""Which files count as pictures, and the only decoders of Pillow that may read them."""
+"""Suffixes of files that count as pictures, and the only Pillow decoders that may read them."""
 
 
 class Limit(Section):
-    """Use only so many images of a split, drawn with `split_seed`; absent: all of them.
+    """Use only this many images of a split, drawn with `split_seed`; by default all.
 
-    The images kept stay in their order, and which images belong to which split does not depend on the limit. It is
-    recorded beside the figures.
+    Kept images stay in order, and splits do not depend on the limit. The limit is reported with the figures.
     """
 
     train: Count | None = None
-    """Images used of the training split."""
+    """Number of training images to use."""
     validation: Count | None = None
-    """Images used of the validation split."""
+    """Number of validation images to use."""
     test: Count | None = None
-    """Images used of the test split."""
+    """Number of test images to use."""
 
 
 class SourceSection(Section):
-    """What every data source states.
+    """The keys of every data source.
 
-    `bits` is the depth modelled; sources of 8 bits keep their `bits` most significant ones. `validation` images are
-    taken out of the training images by a permutation seeded with `split_seed`, and so are `test` images where the
-    source has no test split of its own. Where it has one, no count is stated. Every source has `num_classes`, the
-    number of classes its labels tell apart; 0 where there are none, or none are stated.
+    `bits` is the modelled depth: the most significant bits of 8. `validation` images are taken from the training
+    images by a permutation seeded with `split_seed`, and so are `test` images if the source has no test split; if it
+    has one, there is no such key. `num_classes` is the number of classes of its labels, 0 if there are none or none are
+    stated.
     """
 
-    if TYPE_CHECKING:  # stated by every source, as fields or as constants
+    if TYPE_CHECKING:  # defined by every source, as fields or as constants
         source: str
         num_classes: int
         release: str
 
     name: Name
-    """What the data set is called: its folder below data/, its experiment in MLflow, and where files are read, they."""
+    """Name of the data set: of its folder below data/, its MLflow experiment, and its files in sources/ if any."""
     bits: Annotated[int, Whole, Field(ge=1, le=8)]
-    """Depth that is modelled; sources of 8 bits keep their most significant ones."""
+    """Modelled depth: the most significant bits of 8."""
     split_seed: Seed = 0
-    """Seeds the permutation that splits are drawn with."""
+    """Seeds the permutation from which splits are drawn."""
     limit: Limit = Limit()
-    """Use only so many images of a split."""
+    """Use only some images of a split."""
     source_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """The SHA-256 of the source that `preprocess` prints; where it is stated, a source of other bytes is refused."""
+    """The SHA-256 of the source, as `preprocess` prints it; a source with another digest is refused."""
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where the source's files may lie, below `sources/`; none for what is bundled."""
+        """Paths of the source's files, below `sources/`; none if the source is bundled."""
         return ()
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """The only files that are read in the folders of `places`, by their suffix in lower case; none: all are."""
+        """Suffixes, in lower case, of the files that are read in the folders of `places`; if empty, all are read."""
         return ()
 
     @property
@@ -96,7 +95,7 @@ class DigitsData(SourceSection):
     source: Literal["digits"]
     """The handwritten digits bundled with scikit-learn."""
     bits: Annotated[Literal[5], Whole]
-    """Depth that is modelled; the digits have 17 grey levels."""
+    """Modelled depth; the digits have 17 grey levels."""
     validation: Count
     """Images drawn for the validation split."""
     test: Count
@@ -109,14 +108,14 @@ class DigitsData(SourceSection):
 
     @property
     def white_level(self) -> int:
-        """The level shown as white: the digits leave the upper half of their 5 bits almost unused."""
+        """The level shown as white: the digits use levels 0 to 16 of 32."""
         return 16
 
 
 class PhotosData(SourceSection):
     """RGB crops of the two photographs bundled with scikit-learn.
 
-    Each photograph is cut in three vertical bands, train, validation and test; `validation` and `test` are the
+    Each photograph is cut into three vertical bands for training, validation and test; `validation` and `test` are
     fractions of its width. Crops of `size` lie on a grid of `stride` inside a band, so splits share no pixel.
     """
 
@@ -128,9 +127,9 @@ class PhotosData(SourceSection):
     stride: Count
     """Pixels from one crop to the next, across and down."""
     validation: Annotated[float, Field(gt=0, lt=0.5)]
-    """Share of the width of the photographs that is the validation split."""
+    """Fraction of the width of the photographs for the validation split."""
     test: Annotated[float, Field(gt=0, lt=0.5)]
-    """Share of the width of the photographs that is the test split."""
+    """Fraction of the width of the photographs for the test split."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,14 +137,14 @@ class PhotosData(SourceSection):
         return self.size, self.size, 3
 
     def band(self, width: int, split: str) -> tuple[int, int]:
-        """Return first and end column of a split: train, validation and test lie from left to right."""
+        """Return the first and end column of a split; from left to right: train, validation, test."""
         last = width - round(self.test * width)
         middle = last - round(self.validation * width)
         return {"train": (0, middle), "validation": (middle, last), "test": (last, width)}[split]
 
 
 class Cifar10Data(SourceSection):
-    """CIFAR-10 in its official python files; 32x32 RGB with labels and the official test split."""
+    """CIFAR-10 in its official Python files: 32x32 RGB with labels and the official test split."""
 
     num_classes: ClassVar[int] = 10
     source: Literal["cifar10"]
@@ -165,7 +164,7 @@ class Cifar10Data(SourceSection):
 
 
 class MnistData(SourceSection):
-    """MNIST in its official idx files; 28x28 grey with labels and the official test split."""
+    """MNIST in its official idx files: 28x28 grey with labels and the official test split."""
 
     num_classes: ClassVar[int] = 10
     source: Literal["mnist"]
@@ -191,10 +190,10 @@ class MnistData(SourceSection):
 class FolderData(SourceSection):
     """A folder or zip of images.
 
-    Sub-folders `train`, `validation` and `test` are taken as they are; for those that are not there, `validation` and
-    `test` count the images drawn from the others. `fit: crop` takes the centre square of `size`; `fit: resize` takes
-    the largest centre square and resizes it to `size` with the named `filter`. Images that cannot be read, or have a
-    side shorter than `size`, are all listed and refused, unless `unreadable: skip`, which counts them in the
+    Sub-folders `train`, `validation` and `test` are used as splits. If `validation` or `test` is missing, the key of
+    that name says how many images to draw from the others. `fit: crop` takes the centre square of `size`;
+    `fit: resize` takes the largest centre square and resizes it to `size` with `filter`. Unreadable images, and those
+    with a side shorter than `size`, are listed and refused, or with `unreadable: skip` left out and counted in the
     attributes of the HDF5 file.
     """
 
@@ -203,30 +202,30 @@ class FolderData(SourceSection):
     size: Count
     """Height and width of the images in pixels."""
     channels: Annotated[Literal[1, 3], Whole]
-    """1 for grey, 3 for RGB; pictures of the other kind are converted."""
+    """1 for grey, 3 for RGB; other pictures are converted."""
     fit: Literal["crop", "resize"]
     """Take the centre square of `size`, or resize the largest centre square to it."""
     filter: Filter
     """Pillow's filter for resizing."""
     validation: Count | None = None
-    """Images drawn for the validation split, where there is no folder of that name."""
+    """Images drawn for the validation split, if there is no folder of that name."""
     test: Count | None = None
-    """Images drawn for the test split, where there is no folder of that name."""
+    """Images drawn for the test split, if there is no folder of that name."""
     num_classes: CountOrZero = 0
-    """Classes, which are the folders directly below a split's, in the order of their names; 0: folders are none."""
+    """Number of classes, which are the folders directly below a split's folder, sorted by name; 0 for no classes."""
     unreadable: Literal["refuse", "skip"] = "refuse"
-    """Whether pictures that cannot be read, or are too small, stop everything or are left out and counted."""
+    """Whether pictures that are unreadable or too small stop preprocessing, or are left out and counted."""
     release: str = ""
-    """Which release of the data set this is, for the report."""
+    """The release of the data set, for the report."""
 
     @property
     def places(self) -> tuple[str, ...]:
-        """A folder, or a zip."""
+        """A folder or a zip."""
         return self.name, f"{self.name}.zip"
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Those of pictures."""
+        """Suffixes of pictures."""
         return tuple(PICTURE_FORMATS)
 
     @property
@@ -236,28 +235,28 @@ class FolderData(SourceSection):
 
 
 class ArraysData(SourceSection):
-    """`.npy` or `.npz` arrays of uint8 images, as the down-sampled ImageNet releases use.
+    """`.npy` or `.npz` arrays of uint8 images, the format of down-sampled ImageNet.
 
-    `release` says which release was measured: two different "ImageNet 32" and "ImageNet 64" exist. Labels are stored
-    from 0; `first_label` is the smallest in the files, 1 in the labelled ImageNet release.
+    `release` names the release that is measured: "ImageNet 32" and "ImageNet 64" exist in two versions each. Labels are
+    stored from 0; `first_label` is the smallest in the files, 1 in the labelled ImageNet release.
     """
 
     source: Literal["arrays"]
-    """Arrays of images, as down-sampled ImageNet is published."""
+    """Arrays of images, the format of down-sampled ImageNet."""
     size: Count
     """Height and width of the images in pixels."""
     channels: Annotated[Literal[1, 3], Whole]
     """1 for grey, 3 for RGB."""
     validation: Count | None = None
-    """Images drawn for the validation split, where it has no file."""
+    """Images drawn for the validation split, if it has no file."""
     test: Count | None = None
-    """Images drawn for the test split, where it has no file."""
+    """Images drawn for the test split, if it has no file."""
     first_label: Annotated[Literal[0, 1], Whole] = 1
     """The smallest label in the files."""
     num_classes: CountOrZero = 0
-    """Classes of the labels, for stages that are class_conditional; 0 where there are none."""
+    """Number of classes, for stages that are class_conditional; 0 if there are none."""
     release: Annotated[str, Field(min_length=1)]
-    """Which release of the data set this is; published figures belong to one of them."""
+    """The release of the data set; published figures belong to one release."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -266,7 +265,7 @@ class ArraysData(SourceSection):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Those of numpy's arrays."""
+        """Suffixes of numpy's arrays."""
         return ".npy", ".npz"
 
     @property

@@ -1,12 +1,12 @@
-"""`defaults`: what stages share is written once, and completes every stage before it is validated.
+"""`defaults`: keys that stages share, merged into every stage before it is validated.
 
-`defaults` is a stage of which anything may be left out. A stage states what differs, and the two are merged key by key:
+`defaults` has any keys of a stage. A stage states what differs, and the two are merged key by key:
 
-- A key that only one of them has is taken as it is; of two values the stage's wins, a list as a whole.
+- A key that only one of them has is kept; if both have it, the stage's value wins, a list as a whole.
 - Two sections under one key are merged in the same way.
-- A section that is one of several kinds (`model` by its `family`, `optimiser` by its `name`) is merged only within its
-  kind. A stage that names another one takes nothing from it, so keys of one family never reach another.
-- Where `defaults` names no kind, its keys suit the kinds of all stages, or are refused.
+- A section of several kinds (`model` by its `family`, `optimiser` by its `name`) is merged only if the kinds are the
+  same. A stage of another kind takes nothing from it, so keys of one family never reach another.
+- If `defaults` names no kind, its keys must suit the kinds of all stages.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ from spn.config.errors import InputError
 from spn.config.reading import MAX_VALUES, KeyPath
 
 TAGS = {"model": "family", "optimiser": "name"}
-"""Sections of several kinds, and the key that names which."""
+"""Sections of several kinds, and the key that names the kind."""
 
 
 def resolve_defaults(raw: Any) -> Any:
-    """Return the values of params.yaml without `defaults`, and with every stage complete.
+    """Return the values of params.yaml with every stage completed from `defaults`, and without `defaults`.
 
-    Raises InputError where `defaults` is no section, or is large and would be repeated in many stages.
+    Raises InputError if `defaults` is not a section, or if merging would make too many values.
     """
     if not isinstance(raw, dict) or "defaults" not in raw:
         return raw
@@ -37,9 +37,9 @@ def resolve_defaults(raw: Any) -> Any:
 
 
 def written_at(raw: Any, path: KeyPath) -> KeyPath:
-    """Return where a key of a complete stage is written: in the stage itself, or in `defaults`.
+    """Return the path under which a key of a complete stage is written: in the stage, or in `defaults`.
 
-    A key that is missing from a section which `defaults` began is missing there.
+    A key missing from a section that only `defaults` has is reported there.
     """
     if path[:1] != ("stages",) or len(path) < 3 or not isinstance(raw.get("defaults"), dict):
         return path
@@ -56,7 +56,7 @@ def written_at(raw: Any, path: KeyPath) -> KeyPath:
 
 
 def check_used(raw: Any) -> None:
-    """Raise InputError for a section of `defaults` that no stage takes anything from."""
+    """Raise InputError for a section of `defaults` that no stage uses."""
     if isinstance(raw, dict) and "defaults" in raw:
         _check_used(raw["defaults"], list(raw["stages"].values()), "defaults", "")
 
@@ -82,7 +82,7 @@ def _merge(defaults: Any, stated: Any, tag: str = "") -> Any:
 
 
 def _same_kind(defaults: Any, stated: Any, tag: str) -> bool:
-    """Tell whether both are sections, and of the same kind."""
+    """Tell whether both are sections of the same kind."""
     if not isinstance(defaults, dict) or not isinstance(stated, dict):
         return False
     return not (tag in defaults and tag in stated) or defaults[tag] == stated[tag]

@@ -1,4 +1,4 @@
-"""Reports a mistake in params.yaml: its dotted key, what is wrong, the nearest known word, and the line."""
+"""Describes a mistake in params.yaml: its dotted key, what is wrong, the nearest known word, and the line."""
 
 import difflib
 import re
@@ -11,26 +11,26 @@ from spn.config.defaults import written_at
 from spn.config.reading import Document, KeyPath
 
 SHOWN = 4
-"""Mistakes named at once."""
+"""Maximum number of mistakes in one message."""
 
 MISSING = {"missing", "union_tag_not_found"}
 
 EXAMINED = 200
-"""Errors that are looked at; many stages may repeat one mistake, and a hostile file may have any number."""
+"""Maximum number of errors to look at: many stages may repeat a mistake, and a hostile file may have any number."""
 
 ALL_SAID = MISSING | {"value_error", "extra_forbidden", "union_tag_invalid"}
-"""Errors whose message needs no actual value after it."""
+"""Kinds of error whose message needs no actual value."""
 
 
 def describe(error: ValidationError, document: Document, schema: dict[str, Any]) -> str:
-    """Put the mistakes that pydantic found on one line, each of them once.
+    """Put the mistakes that pydantic found on one line, each once.
 
-    `schema` is the JSON schema of what was validated. A key that is missing because it was misspelt is one mistake.
+    `schema` is the JSON schema of the file. A misspelt key is one mistake, not an unknown and a missing key.
     """
     errors = error.errors()
     told: dict[tuple[object, ...], str] = {}
     misspelt: set[KeyPath] = set()
-    # Unknown keys first, as what they were meant for is then not missing.
+    # Unknown keys first: the keys that they were meant for are then not missing.
     for problem in sorted(errors[:EXAMINED], key=lambda problem: problem["type"] != "extra_forbidden"):
         keys, text, meant = _read_problem(problem, schema)
         if problem["type"] in MISSING and (keys in misspelt or (("defaults",) in misspelt and keys[0] == "stages")):
@@ -45,14 +45,14 @@ def describe(error: ValidationError, document: Document, schema: dict[str, Any])
 
 
 def with_line(message: str, document: Document) -> str:
-    """Append to a message that begins with a dotted key where that key is written."""
+    """Append to a message that begins with a dotted key the line of that key."""
     keys = tuple(message.partition(": ")[0].split("."))
     place = written_at(document.values, keys)
     return message + _line(document, place, "" if place == keys else f"{_dotted(place)}, ")
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Ask for the nearest known word, if one is near, as the end of a message."""
+    """Return "; did you mean ...?" with the nearest known word, or nothing if none is near."""
     near = _nearest(word, known)
     return f"; did you mean {near}?" if near else ""
 
@@ -62,7 +62,7 @@ def _nearest(word: object, known: Iterable[str]) -> str | None:
 
 
 def _read_problem(problem: Any, schema: dict[str, Any]) -> tuple[KeyPath, str, str | None]:
-    """Return the key, what is wrong with it, and for an unknown key the one that was meant, if it can be guessed."""
+    """Return the key, what is wrong with it, and for an unknown key the probable meaning, if any."""
     kind, text, context = problem["type"], problem["msg"].removeprefix("Value error, "), problem.get("ctx", {})
     keys, inside = _follow(schema, problem["loc"])
     meant = None
@@ -85,9 +85,10 @@ def _read_problem(problem: Any, schema: dict[str, Any]) -> tuple[KeyPath, str, s
 
 
 def _follow(schema: dict[str, Any], location: tuple[str | int, ...]) -> tuple[KeyPath, dict[str, Any]]:
-    """Follow pydantic's location through the schema: the keys that a user typed, and the schema of what holds the last.
+    """Follow pydantic's location through the schema; return the keys that the user typed, and the section's schema.
 
-    Names of kinds are parts of a location and no keys; a location that is the section itself leads to that section.
+    The section is the one that holds the last key, or the one at the location itself if that is a section of several
+    kinds. Locations contain names of kinds, which are not keys.
     """
     keys: list[str] = []
     node = holder = schema
@@ -106,7 +107,7 @@ def _follow(schema: dict[str, Any], location: tuple[str | int, ...]) -> tuple[Ke
 
 
 def _plain(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    """Replace a reference by what it refers to."""
+    """Resolve a reference."""
     return schema["$defs"].get(node["$ref"].removeprefix("#/$defs/"), {}) if "$ref" in node else node
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from spn.config.section import Count, CountOrZero, Section
 
 Law: TypeAlias = Literal["softmax", "mixture", "dequantised"]
-"""Each a file in `spn/laws/`."""
+"""Names of laws, each a file in `spn/laws/`."""
 
 BOUNDS = ("dequantised",)
 """Laws whose figures are upper bounds on bits/dim."""
@@ -16,43 +16,42 @@ BOUNDS = ("dequantised",)
 Family = TypeVar("Family", bound="FamilySection")
 
 FEW = 16
-"""Features of a network that is there for what it depends on: so many that rectifiers are not all off."""
+"""Width of a network built only to see what it depends on: enough that some rectifiers are always on."""
 
 
 class FamilySection(Section):
-    """What every family has: the slice embedder, through which context enters, and dropout.
+    """The keys of every family: the slice embedder, through which context enters, the law, and dropout.
 
-    The papers give none of these numbers but the dropout; all are ours. So are the choices that are open, such as
-    `intensity`.
+    The papers state dropout; all other numbers here are ours, and so are open choices such as `intensity`.
     """
 
     if TYPE_CHECKING:
         family: str
 
     embedder_layers: CountOrZero = 2
-    """Residual blocks of the slice embedder; used only where a stage has context."""
+    """Residual blocks of the slice embedder; used only if a stage has context."""
     embedder_dilation: Literal[1, 2] = 1
-    """2 doubles the dilation of the embedder's convolutions from one to the next (1, 2, 4, ... 64, 1, ...), so that
-    few of them reach over a whole slice, with no more weights; 1 leaves all of them undilated."""
+    """2 doubles the dilation from each of the embedder's convolutions to the next (1, 2, 4, ... 64, 1, ...), so that a
+    few of them cover a whole slice with the same number of weights; 1 means no dilation."""
     meta_position_units: Count = 8
     """Width of the learned embedding of the meta-position."""
     intensity: Literal["scaled", "embedded"] = "scaled"
-    """Levels enter as one number in [-1, 1], or as a learned vector per level."""
+    """`scaled`: a level enters as one number in [-1, 1]; `embedded`: as a learned vector."""
     intensity_units: Count = 4
     """Width of that vector."""
     class_units: Count = 16
-    """Width of the learned embedding of the class, where the stage is class-conditional and embeds it."""
+    """Width of the learned embedding of the class, if the stage is class-conditional and embeds it."""
     law: Law = "softmax"
-    """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels;
-    `dequantised` trains and evaluates a bound, the density at levels with uniform noise added."""
+    """Distribution of a sub-pixel: `softmax` over its levels, or a discretised `mixture` of logistics; `dequantised`
+    trains and evaluates a bound, the mixture's density at levels with uniform noise."""
     mixtures: Count = 10
-    """Logistics in a mixture; used only by the laws that are one."""
+    """Number of logistics in a mixture; unused by other laws."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the activations that are set to zero while training."""
+    """Dropout rate."""
 
     @abstractmethod
     def problem(self, height: int, width: int, channels: int) -> str | None:
-        """Say what does not fit together for slices of this shape, as `key: expected, got`."""
+        """Say which key does not fit slices of this shape, as `key: expected, got`; None if all do."""
 
     def narrowed(self: Family, channels: int) -> Family:
         """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
@@ -60,14 +59,14 @@ class FamilySection(Section):
 
     @property
     def is_bound(self) -> bool:
-        """Whether what is evaluated is an upper bound on bits/dim and not the figure itself."""
+        """Whether evaluation gives an upper bound on bits/dim instead of the exact figure."""
         return self.law in BOUNDS
 
 
 class SpnSection(FamilySection):
     """The Subscale Pixel Network: slice embedder, 1D Transformer and Gated PixelCNN.
 
-    The paper gives none of these numbers, and leaves open what `intensity` and `context_enters` choose; all are ours.
+    The paper states none of these numbers, and leaves `intensity` and `context_enters` open; all values are ours.
     """
 
     family: Literal["spn"]
@@ -79,7 +78,7 @@ class SpnSection(FamilySection):
     transformer_layers: CountOrZero
     """Layers of the Transformer over the pixels of a slice."""
     pixelcnn_width: Count
-    """Channels of the Gated PixelCNN; a multiple of the image's channels, which share them equally."""
+    """Channels of the Gated PixelCNN; a multiple of the image's channels, among which they are divided."""
     pixelcnn_layers: Count
     """Gated layers of the PixelCNN."""
     context_enters: Literal["transformer", "pixelcnn", "both"] = "both"
@@ -107,7 +106,7 @@ class GatedPixelCnnSection(FamilySection):
     family: Literal["gated_pixelcnn"]
     """The Gated PixelCNN."""
     width: Count
-    """Channels of both stacks; a multiple of the image's channels, which share them equally."""
+    """Channels of both stacks; a multiple of the image's channels, among which they are divided."""
     layers: Count
     """Gated layers."""
 
@@ -125,8 +124,8 @@ class GatedPixelCnnSection(FamilySection):
 class PixelCnnPpSection(FamilySection):
     """PixelCNN++: gated residual blocks at three resolutions with short-cuts between them, and a discretised mixture.
 
-    The defaults are the paper's for CIFAR-10. The last three keys are its ablations, and so is every `law` but
-    `mixture`.
+    The defaults are the paper's for CIFAR-10. `short_cuts: false`, `downsampling: false`, and any `law` but `mixture`
+    are its ablations.
     """
 
     family: Literal["pixelcnn_pp"]
@@ -134,16 +133,16 @@ class PixelCnnPpSection(FamilySection):
     filters: Count = 160
     """Channels of every layer."""
     resnets: Count = 5
-    """Gated residual blocks at each resolution on the way up; on the way down one more, but at the lowest."""
+    """Gated residual blocks at each resolution on the way up; on the way down one more, except at the lowest."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of the activations that are set to zero while training; the default is the paper's."""
+    """Dropout rate; the default is the paper's."""
     law: Law = "mixture"
-    """What the outputs are of a sub-pixel; the default is the paper's."""
+    """Distribution of a sub-pixel; the default is the paper's."""
     short_cuts: bool = True
-    """Without them the way down sees no more than what the lower resolutions kept: of a block of 2x2 pixels, the law of
-    one is blind to those before it."""
+    """Short-cuts from the way up to the way down. Without them, information passes only through the lowest resolution,
+    and within a block of 2x2 pixels laws do not see earlier pixels."""
     downsampling: bool = True
-    """Without it all three resolutions are the full one, with as many weights."""
+    """Whether the second and third resolutions are lower; if not, all are the full one, with as many weights."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
@@ -157,7 +156,7 @@ class PixelCnnPpSection(FamilySection):
 
 
 class PixelSnailSection(FamilySection):
-    """PixelSNAIL: blocks of gated residual convolutions, each followed by attention over all pixels before.
+    """PixelSNAIL: blocks of gated residual convolutions, each followed by attention over all earlier pixels.
 
     NOTE: the sizes are ours.
     """
@@ -175,7 +174,7 @@ class PixelSnailSection(FamilySection):
     value_width: Count = 64
     """Channels of the attention's values."""
     law: Law = "mixture"
-    """What the outputs are of a sub-pixel; the default is the paper's."""
+    """Distribution of a sub-pixel; the default is the paper's."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""

@@ -1,4 +1,4 @@
-"""params.yaml as a whole: every scientific number and nothing else."""
+"""params.yaml as a whole: every scientific number, and nothing else."""
 
 import json
 from dataclasses import replace
@@ -21,19 +21,19 @@ from spn.config.training import TrainingSection
 
 
 class StageSection(Section):
-    """One network: the cells it generates, the model, the training.
+    """One network: the cells that it generates, its model and its training.
 
-    `bits` is a half-open range counted from the most significant bit, which is bit 0: [0, 3] names bits 0, 1 and 2.
+    `bits` is a half-open range counted from the most significant bit, bit 0: [0, 3] names bits 0, 1 and 2.
     """
 
     scale_factor: Annotated[int, Whole, Field(ge=1, le=16)]
-    """S: the image is cut in S x S interleaved slices; 1 leaves it whole."""
+    """S: the image is cut into S x S interleaved slices; 1 leaves it whole."""
     slices: SliceSelection
-    """Which slices are generated: the first, the rest, or all of them in raster order."""
+    """The slices to generate, in raster order: the first, the rest, or all."""
     bits: tuple[Annotated[int, Whole, Field(ge=0)], Annotated[int, Whole, Field(le=8)]]
-    """Which bits are generated: first and end, counted from the most significant."""
+    """The bits to generate: first and end, counted from the most significant."""
     class_conditional: bool = False
-    """Whether the network is conditioned on the class of each image; sampled images are given classes too."""
+    """Whether the network is conditioned on the class of each image."""
     model: ModelSection
     """The network, by its `family`."""
     training: TrainingSection
@@ -52,24 +52,24 @@ class ChainSection(Section):
     """An ordered list of stages that tiles the slice x bit grid."""
 
     stages: Annotated[tuple[Name, ...], Field(min_length=1)]
-    """Keys of `stages`, in the order in which they generate."""
+    """Keys of `stages`, in the order of generation."""
     temperature: dict[Name, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Divides the logits of the stages it names when they are sampled; 1 for the others."""
+    """Sampling temperature by stage, which divides its logits; 1 for stages not named."""
 
     def temperature_of(self, stage: str) -> float:
-        """Return what the logits of a stage are divided by when it is sampled."""
+        """Return the sampling temperature of a stage, which divides its logits."""
         return self.temperature.get(stage, 1.0)
 
 
 class SamplingSection(Section):
-    """How many images every chain samples, and from which seed."""
+    """Sampling: how many images, from which seed, and of which class."""
 
     num_images: Count
-    """Images that every chain samples."""
+    """Number of images to sample from every chain."""
     seed: Seed
     """Seeds the samples, and nothing else."""
     class_: CountOrZero | None = Field(default=None, alias="class")
-    """The class of all images where stages are class_conditional; without it, image i is of class i mod num_classes."""
+    """The class of all images if stages are class_conditional; by default image i is of class i mod num_classes."""
 
 
 class Params(Section):
@@ -84,7 +84,7 @@ class Params(Section):
     chains: Annotated[dict[Name, ChainSection], Field(min_length=1)]
     """Ways to generate an image: lists of stages, by name."""
     sampling: SamplingSection
-    """What is sampled from every chain."""
+    """Samples of every chain."""
 
     @cached_property
     def plans(self) -> dict[str, tuple[StagePlan, ...]]:
@@ -99,7 +99,7 @@ class Params(Section):
 
     @cached_property
     def stage_plans(self) -> dict[str, StagePlan]:
-        """Every stage that a chain uses, resolved; a stage used by two chains is one and the same."""
+        """Every stage that a chain uses, resolved; chains that use the same stage share it."""
         return {plan.name: plan for plans in self.plans.values() for plan in plans}
 
     @cached_property
@@ -112,14 +112,14 @@ class Params(Section):
         }
 
     def num_classes(self, chain: str) -> int:
-        """Count the classes that the images of a chain have: those of its class-conditional stages; 0 without any."""
+        """Return the number of classes of a chain's images; 0 if none of its stages is class-conditional."""
         return max(plan.num_classes for plan in self.plans[chain])
 
 
 def load_params(path: Path) -> Params:
     """Read and validate a params.yaml; raise InputError with one line that names the dotted key and its line.
 
-    Stages are completed by `defaults`. A file with aliases is read, with a note on stderr.
+    Stages are completed from `defaults`. YAML aliases are accepted, with a note on stderr.
     """
     document = read_document(path)
     try:
@@ -138,7 +138,7 @@ def load_params(path: Path) -> Params:
 def params_schema() -> dict[str, Any]:
     """Return the JSON schema of params.yaml, for editors.
 
-    Any key of a stage may be left to `defaults`, so the schema requires none of them.
+    It requires no key of a stage, because `defaults` may have it.
     """
     schema = _whole_schema()
     _make_partial(schema, schema["$defs"]["StageSection"])
@@ -146,19 +146,19 @@ def params_schema() -> dict[str, Any]:
 
 
 def _whole_schema() -> dict[str, Any]:
-    """Return the schema of a file in which every stage is complete, and `defaults` may be there or not."""
+    """Return the schema of a file with complete stages and optional `defaults`."""
     schema = Params.model_json_schema()
     shared = {
         "$ref": "#/$defs/StageSection",
-        "description": "What stages share: any keys of a stage. A stage states what differs, merged key by key; one of "
-        "another `model.family` or `training.optimiser.name` takes nothing from that section.",
+        "description": "Keys that stages share. A stage states what differs, and the two are merged key by key; a "
+        "stage with another `model.family` or `training.optimiser.name` takes nothing from that section.",
     }
     schema["properties"] = {"seed": schema["properties"]["seed"], "defaults": shared} | schema["properties"]
     return schema
 
 
 def _make_partial(schema: dict[str, Any], section: dict[str, Any]) -> None:
-    """Require no key of a section, nor of those in it; a section without its tag may be of several kinds."""
+    """Require no key of a section or its inner sections; without its tag, a section may match several kinds."""
     section.pop("required", None)
     for value in section["properties"].values():
         if value.pop("discriminator", None):
@@ -169,7 +169,7 @@ def _make_partial(schema: dict[str, Any], section: dict[str, Any]) -> None:
 
 
 def _check_references(params: Params) -> None:
-    """Check what one section says of another, and that every chain is a tiling."""
+    """Check references between sections, and that every chain is a tiling."""
     check_counts(params.data)
     height, width, channels = params.data.shape
     for name, stage in params.stages.items():
@@ -205,12 +205,12 @@ def _check_references(params: Params) -> None:
 
 
 def _check_classes(params: Params) -> None:
-    """Check that there are classes where stages are class-conditional or samples of a class are asked for."""
+    """Check that there are classes if a stage is class-conditional or `sampling.class` names one."""
     num_classes = params.data.num_classes
     conditional = [name for name, stage in params.stages.items() if stage.class_conditional]
     if conditional and not num_classes:
         can_state = "num_classes" in type(params.data).model_fields
-        needs = "data.num_classes to be stated" if can_state else f"labels, which source {params.data.source} has not"
+        needs = "data.num_classes to be stated" if can_state else f"labels, which source {params.data.source} lacks"
         raise InputError(f"stages.{conditional[0]}.class_conditional: expected {needs}, got no classes")
     if (asked := params.sampling.class_) is None:
         return

@@ -1,4 +1,4 @@
-"""The text of params.yaml as plain values, and the line on which each key is written."""
+"""Reads params.yaml as plain values, and finds the line of each key."""
 
 import json
 import os
@@ -18,21 +18,21 @@ KeyPath: TypeAlias = tuple[str, ...]
 """The parts of a dotted key."""
 
 MAX_BYTES = 100_000
-"""Thirty times the largest file of presets/; the parser reads that much in about a second."""
+"""Thirty times the largest file of presets/; parsing this much takes about a second."""
 
 MAX_DEPTH = 50
-"""Sections inside sections; the parser's time grows with the square of the depth."""
+"""Maximum nesting of sections; the parser's time grows with its square."""
 
 MAX_VALUES = 100_000
-"""Values of a file whose aliases are written out; a few lines of nested aliases can stand for any number."""
+"""Maximum number of values with aliases expanded; a few lines of nested aliases can stand for any number."""
 
 TOLD = "SPN_TOLD_OF_ALIASES"
-"""Environment variable that names the file whose aliases this process, or one that started it, has reported."""
+"""Environment variable with the path of the file whose aliases this process or its parent has reported."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """The values of a file, as JSON has them, and the YAML nodes that they come from."""
+    """The values of a file as JSON, and the YAML nodes that they come from."""
 
     values: Any
     root: Node | None
@@ -40,18 +40,18 @@ class Document:
     """The line of the first alias, if there is one."""
 
     def line(self, path: KeyPath) -> int | None:
-        """Return the line, from 1, of the key at `path`, or of the innermost key around it that is written."""
+        """Return the line, from 1, of the key at `path`, or of the innermost enclosing key that exists."""
         keys, _ = self._nodes(path)
         return keys[-1].start_mark.line + 1 if keys else None
 
     def place(self, path: KeyPath) -> tuple[object, ...]:
-        """Return where the key at `path` is written; the same for all paths that aliases lead to it."""
+        """Return an identity of the place of the key at `path`, equal for all paths that aliases lead to it."""
         keys, inner = self._nodes(path)
         node = keys[-1] if keys and len(keys) == len(path) else inner
         return id(node), *path[len(keys) :]
 
     def _nodes(self, path: KeyPath) -> tuple[list[Node], Node | None]:
-        """Follow `path` as far as it is written: the nodes of its keys, and that of the last value."""
+        """Follow `path` as far as it exists; return the nodes of its keys, and the node of the last value."""
         keys: list[Node] = []
         node = self.root
         for part in path:
@@ -70,8 +70,8 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a params.yaml; raise InputError with one line, that names the file, where it is none."""
-    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe could wait for ever
+    """Read a params.yaml; raise InputError with one line that names the file if it is unreadable or not valid."""
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe could block for ever
         raise InputError(f"{path}: expected a readable params file, got something else")
     try:
         with path.open("rb") as file:
@@ -88,7 +88,7 @@ def read_document(path: Path) -> Document:
     except OSError as error:
         raise InputError(f"{path}: expected a readable params file: {error.strerror}") from error
     except (YAMLError, ValueError, LookupError, RecursionError) as error:
-        # The constructors of dates, numbers and booleans let their own errors through.
+        # The constructors of dates, numbers and booleans raise errors of their own.
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return Document(json.loads(json.dumps(raw, default=str)), root, alias_line)
@@ -97,7 +97,7 @@ def read_document(path: Path) -> Document:
 
 
 def tell_of_aliases(path: Path, document: Document) -> None:
-    """Warn on stderr of what DVC does to a file with aliases: once, in the first of the processes that start others."""
+    """Warn on stderr of what DVC does to a file with aliases; once, not again in child processes."""
     name = str(path.resolve())
     if document.alias_line is None or os.environ.get(TOLD) == name:
         return
@@ -110,10 +110,9 @@ def tell_of_aliases(path: Path, document: Document) -> None:
 
 
 def _check_size(text: str) -> int | None:
-    """Return the line of the first alias.
+    """Return the line of the first alias; None if there is none.
 
-    Raises ValueError for what is nested too deeply, and for aliases that stand for too many values: merging them takes
-    memory and time for each.
+    Raises ValueError for values nested too deeply, or for too many values with aliases expanded.
     """
     alias_line: int | None = None
     sizes: dict[str, int] = {}

@@ -1,11 +1,11 @@
 """A chain is a list of stages whose cells tile the slice x bit grid (Menick & Kalchbrenner 2018, Fig. 3).
 
-The order of Fig. 3 is made here and in `generation/walk.py`: a chain's stages in the order of params.yaml, a stage's
-`targets` (slices) in raster order, and within a slice the walk's order of pixels.
+The order of Fig. 3 is defined here and in `generation/walk.py`: the stages of a chain in the order of params.yaml, the
+`targets` (slices) of a stage in raster order, and the pixels of a slice in the order of the walk.
 
-An image of `image_bits` bits cut in S x S interleaved slices is a grid of cells (slice, bit). A stage generates the
-cells of some slices in a range of bits, conditioned on every cell generated before it. Stages of one chain may differ
-in their scale factor: the grid is then that of the least common multiple.
+An image of `image_bits` bits, cut into S x S interleaved slices, is a grid of cells (slice, bit). A stage generates the
+cells of some slices in a range of bits, conditioned on all cells generated before. Stages of one chain may have
+different scale factors; the grid is then that of their least common multiple.
 """
 
 import math
@@ -21,7 +21,7 @@ MetaPosition = tuple[int, int]
 
 @runtime_checkable
 class Cells(Protocol):
-    """The keys of a stage's section that say what it generates."""
+    """The keys of a stage's section that say which cells it generates."""
 
     @property
     def scale_factor(self) -> int: ...  # noqa: D102
@@ -33,11 +33,11 @@ class Cells(Protocol):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage generates and what it may look at, resolved within its chain.
+    """The cells that a stage generates and those that it may see, resolved within its chain.
 
-    `bits` is the half-open range counted from the most significant bit. `targets` are the meta-positions (m, n)
-    generated, in raster order. `known[m][n]` masks the bits of slice (m, n), in the image's own scale, that were
-    generated before the stage begins; a slice of which only some pixels are known counts as unknown.
+    `bits` is a half-open range counted from the most significant bit. `targets` are the meta-positions (m, n) of the
+    slices to generate, in raster order. `known[m][n]` masks the bits of slice (m, n), in the image's own scale, that
+    earlier stages generated; bits known only in some pixels of a slice count as unknown.
     """
 
     name: str
@@ -51,14 +51,14 @@ class StagePlan:
 
     @property
     def num_levels(self) -> int:
-        """Levels a target sub-pixel can take."""
+        """Number of levels of a target sub-pixel."""
         return 1 << (self.bits[1] - self.bits[0])
 
     @property
     def high_levels(self) -> int:
-        """Levels of the targets' more significant bits, where all of them are known beforehand; 1 where there are none.
+        """Number of levels of the targets' more significant bits, if all of these are known beforehand; else 1.
 
-        Where bits are generated out of their order the more significant ones may come later, and none count as known.
+        A chain may generate bits out of order, so that more significant ones come later.
         """
         above = bit_mask((0, self.bits[0]), self.image_bits)
         return 1 << self.bits[0] if all(self.known[m][n] & above == above for m, n in self.targets) else 1
@@ -92,7 +92,7 @@ def bit_mask(bits: tuple[int, int], image_bits: int) -> int:
 
 
 def target_slices(slices: SliceSelection, scale_factor: int) -> tuple[MetaPosition, ...]:
-    """List the meta-positions that `slices` names, in raster order."""
+    """List the meta-positions that `slices` selects, in raster order."""
     grid = [(m, n) for m in range(scale_factor) for n in range(scale_factor)]
     return tuple({"first": grid[:1], "rest": grid[1:], "all": grid}[slices])
 
@@ -100,7 +100,7 @@ def target_slices(slices: SliceSelection, scale_factor: int) -> tuple[MetaPositi
 def tile(chain: str, sections: Mapping[str, Cells], image_bits: int) -> tuple[StagePlan, ...]:
     """Resolve the stages of `chain`, in the order of `sections`, into plans.
 
-    Raises InputError, naming the cell, when the stages leave one out or cover one twice.
+    Raises InputError naming a cell that the stages leave out or cover twice.
     """
     fine = math.lcm(*(section.scale_factor for section in sections.values()))
     owner: dict[tuple[int, int, int], str] = {}
@@ -142,7 +142,7 @@ def _cell(row: int, column: int, fine: int, bit: int) -> str:
 
 
 def _coarsen(known: list[list[int]], scale_factor: int) -> tuple[tuple[int, ...], ...]:
-    """Keep of each slice under `scale_factor` the bits known of all its pixels."""
+    """Return for each slice under `scale_factor` the bits that are known in all its pixels."""
     masks = [[-1] * scale_factor for _ in range(scale_factor)]
     for row, line in enumerate(known):
         for column, mask in enumerate(line):

@@ -11,16 +11,16 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AdamW(Section):
-    """AdamW with decoupled weight decay; without any it is Adam."""
+    """AdamW with decoupled weight decay; with a decay of 0 it is Adam."""
 
     name: Literal["adamw"]
     """AdamW."""
     learning_rate: Rate
     """The step size after the warm-up."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
-    """Decay of the averages of the gradient and of its square."""
+    """Decay rates of the averages of the gradient and of its square."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Share of a weight that is taken away at every step, times the learning rate."""
+    """Every step multiplies weights by 1 - learning_rate * weight_decay."""
 
 
 class RMSProp(Section):
@@ -31,35 +31,35 @@ class RMSProp(Section):
     learning_rate: Rate
     """The step size after the warm-up."""
     smoothing: Fraction = 0.95
-    """Decay of the average of the gradient's square."""
+    """Decay rate of the average of the gradient's square."""
     momentum: Fraction = 0.9
-    """Share of the last step that is taken again."""
+    """Momentum: the fraction of the last update added to the next."""
 
 
 class TrainingSection(Section):
-    """How a stage is trained; the paper of SPN gives none of these numbers, all are ours.
+    """How a stage is trained. The SPN paper states none of these numbers; all are ours.
 
-    PixelCNN++ is published with Adam at 0.001 and betas (0.95, 0.9995), an exponential schedule, and averages of decay
+    PixelCNN++ was published with Adam at 0.001 and betas (0.95, 0.9995), an exponential schedule, and an EMA decay of
     0.9995.
     """
 
     steps: Count
-    """Batches that the stage is trained on."""
+    """Number of training steps, one batch each."""
     batch_size: Count
-    """Images of a batch, of each of which one slice is drawn."""
+    """Images per batch; one slice is drawn from each."""
     optimiser: Annotated[AdamW | RMSProp, Field(discriminator="name")]
-    """What makes a step of a gradient, by its `name`."""
+    """The optimiser, by its `name`."""
     warmup_steps: CountOrZero
-    """The learning rate rises linearly over so many steps."""
+    """Number of steps over which the learning rate rises linearly."""
     schedule: Literal["constant", "cosine", "exponential"]
-    """What follows the warm-up; cosine falls towards zero, which it would reach one step after the last."""
+    """Learning rate after the warm-up; `cosine` would reach zero one step after the last."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.999995
-    """By which an exponential schedule multiplies the learning rate at every step; the default is PixelCNN++'s."""
+    """Factor on the learning rate at every step of an exponential schedule; the default is PixelCNN++'s."""
     clip_norm: Rate | None = None
-    """Largest norm of the gradient."""
+    """Gradients with a larger norm are scaled down to it."""
     ema_decay: Fraction
-    """Polyak averaging of the weights; the averaged weights are what is evaluated and sampled."""
+    """Decay of the EMA of the weights (Polyak averaging), which are evaluated and sampled."""
     validate_every: Count
-    """Steps between two validations, over the validation split."""
+    """Steps between two validations over the whole validation split."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 trains under autocast; loss, weights and everything after training stay float32."""
+    """bfloat16 trains under autocast; loss, weights, evaluation and sampling stay float32."""

@@ -1,4 +1,4 @@
-"""Images in: sources, the HDF5 files of slices made of them, and how these are read.
+"""Data: sources of images, and HDF5 files of their slices, written and read.
 
-Nothing is imported here, so that whoever reads files of slices does not load every data source.
+Nothing is imported here, so that reading files of slices does not load every data source.
 """

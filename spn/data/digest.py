@@ -12,7 +12,7 @@ def file_sha256(path: Path) -> str:
 
 
 def listing_sha256(digests: Iterable[tuple[str, str]]) -> str:
-    """Compute the SHA-256 of what `sha256sum` prints for files of these (name, SHA-256), in this order."""
+    """Compute the SHA-256 of the lines that `sha256sum` prints for files with these (name, SHA-256), in this order."""
     listing = hashlib.sha256()
     for name, digest in digests:
         listing.update(f"{digest}  {name}\n".encode())
@@ -20,5 +20,5 @@ def listing_sha256(digests: Iterable[tuple[str, str]]) -> str:
 
 
 def files_sha256(paths: Iterable[Path]) -> str:
-    """Compute the SHA-256 of what `sha256sum` prints for the files, named as in their folder."""
+    """Compute the SHA-256 of the lines that `sha256sum` prints for the files in their folder."""
     return listing_sha256((path.name, file_sha256(path)) for path in paths)

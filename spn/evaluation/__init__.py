@@ -1,1 +1,1 @@
-"""Exact likelihoods over a whole split, and the checks that they can be trusted."""
+"""Exact likelihoods over a whole split, and checks of causality and normalisation."""

@@ -1,7 +1,7 @@
-"""Check that a whole chain is a likelihood: the probabilities of all images that it can make sum to one.
+"""Checks that a whole chain is a likelihood: the probabilities of all images sum to one.
 
-A chain is shrunk until its images can be enumerated. What stays is the order in which its stages generate slices and
-bits, and which of them each sees: mistakes there show in no stage by itself.
+The chain is shrunk until its images can be enumerated. The order in which its stages generate slices and bits stays,
+and so does what each of them sees: mistakes in these do not show in any single stage.
 """
 
 import math
@@ -34,9 +34,9 @@ class _Cells:
 def check_chain(
     chain: str, plans: Sequence[StagePlan], channels: int, sections: Mapping[str, ModelSection], seed: int
 ) -> str:
-    """Check a chain of stages with random weights in float64; say in one line what was summed.
+    """Check a chain of stages with random weights in float64; return one line on the sum.
 
-    Raises InputError when the probabilities do not sum to one.
+    Raises InputError if the probabilities do not sum to one.
     """
     smallest = 0
     for small, shape in _shrunk(chain, plans, channels):
@@ -60,10 +60,10 @@ def check_chain(
 
 
 def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[tuple[tuple[StagePlan, ...], Shape]]:
-    """Shrink a chain, most faithful first: its bits, then its images to fewer pixels a slice, then its channels.
+    """Yield smaller and smaller forms of a chain: with fewer bits, then fewer pixels per slice, then one channel.
 
-    Of the bits remains one for each range between the places where stages cut them; scale factors that are multiples
-    of one number become multiples of 2.
+    Each range of bits between neighbouring cuts is reduced to one bit. Scale factors above 1 are divided by their
+    greatest common divisor and multiplied by 2.
     """
     cuts = sorted({cut for plan in plans for cut in plan.cuts})
     every_bit = tuple(range(cuts[-1] + 1))
@@ -77,7 +77,7 @@ def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[t
 
 
 def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> tuple[StagePlan, ...]:
-    """Tile a chain again, with the bits between neighbouring `cuts` merged into one."""
+    """Tile a chain again with one bit for each range between neighbouring `cuts`."""
     shared = math.gcd(*(plan.scale_factor for plan in plans if plan.scale_factor > 1))
     cells = {
         plan.name: _Cells(
@@ -92,7 +92,7 @@ def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> t
 
 
 def _slices(plan: StagePlan) -> SliceSelection:
-    """Name the slices of a plan."""
+    """Return the selection of slices that gives a plan's targets."""
     kinds: tuple[SliceSelection, ...] = ("all", "first", "rest")
     return next(kind for kind in kinds if target_slices(kind, plan.scale_factor) == plan.targets)
 
@@ -102,7 +102,7 @@ def _model(section: ModelSection, stage: Stage, generator: torch.Generator) -> M
 
 
 def _without_downsampling(section: ModelSection, stage: Stage) -> ModelSection:
-    """Take the down-sampling out of a family that has it, where slices are too small."""
+    """Switch down-sampling off if slices are too small for it."""
     if isinstance(section, PixelCnnPpSection) and not takes(section, stage.shape):
         return section.model_copy(update={"downsampling": False})
     return section

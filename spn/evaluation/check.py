@@ -1,8 +1,8 @@
-"""Checks that a model is a likelihood: nothing leaks, and the probabilities of everything sum to one.
+"""Checks that a model is a likelihood: nothing leaks, and probabilities sum to one.
 
-Causality is tested by autograd in float64: how a law depends on each sub-pixel of its slice. Leaks between slices and
-between stages cannot be seen by a model, only by its stage, so there the bits that are not yet known are replaced by
-others. Normalisation is tested by enumeration: of a stage's targets, and of all images that a whole chain can make.
+Causality within a slice is tested by autograd in float64: how a law depends on each sub-pixel. Leaks between slices and
+between stages are tested on the stage's contexts, by changing the bits that are not yet known. Normalisation is tested
+by enumerating a stage's targets, and all images of a whole chain.
 """
 
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ from spn.models import Context, StageShape
 from spn.stages import Stage
 
 MOST_IMAGES = 1 << 14
-"""Most images a normalisation check enumerates."""
+"""Maximum number of images that a check of normalisation enumerates."""
 
 TOLERANCE = 1e-9
-"""How far from 1 a sum of probabilities in float64 may be."""
+"""Maximum deviation from 1 of a sum of probabilities in float64."""
 
 
 def hidden_bits_leak(stage: Stage, slices: Tensor, generator: torch.Generator) -> list[tuple[int, int]]:
-    """List the target slices whose context changes when every bit not yet generated is replaced by another.
+    """List the target slices whose context changes when the bits not yet generated are changed at random.
 
-    `slices` [batch, S, S, h, w, C] are any images; a stage that is causal lists nothing.
+    `slices` [batch, S, S, h, w, C] are any images; for a causal stage the list is empty.
     """
     plan = stage.plan
     labels = torch.zeros(len(slices), dtype=torch.long) if plan.num_classes else None
@@ -47,7 +47,7 @@ def hidden_bits_leak(stage: Stage, slices: Tensor, generator: torch.Generator) -
 
 
 def same_context(one: Context, other: Context) -> bool:
-    """Tell whether two contexts are equal in all that they hold."""
+    """Tell whether two contexts are equal in all their fields."""
     pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(Context)]
     return all(
         torch.equal(left, right) if left is not None and right is not None else left is right for left, right in pairs
@@ -55,9 +55,9 @@ def same_context(one: Context, other: Context) -> bool:
 
 
 def check_stage(plan: StagePlan, shape: tuple[int, int, int], section: ModelSection, seed: int) -> str:
-    """Check a configured stage with random weights in float64; say in one line what was found.
+    """Check a configured stage with random weights in float64; return one line on the findings.
 
-    Raises InputError when something leaks or does not sum to one.
+    Raises InputError if something leaks or probabilities do not sum to one.
     """
     generator = torch.Generator().manual_seed(seed)
     stage = Stage(plan, shape)
@@ -71,7 +71,7 @@ def check_stage(plan: StagePlan, shape: tuple[int, int, int], section: ModelSect
     mass, what = _mass(section, stage.shape, small, generator)
     if not abs(mass - 1) <= TOLERANCE:
         raise InputError(f"stages.{plan.name}: expected probabilities that sum to 1, got {mass!r}")
-    # On slices of full size a narrow network is fast enough, and it sees the same pixels as a wide one.
+    # A narrow network is fast enough on slices of full size, and sees the same pixels as a wide one.
     seen = sight(*random_problem(section.narrowed(shape[2]), stage.shape, 2, generator))
     return (
         f"{plan.name}: causal (largest forbidden derivative {found.leak:g} on {small.height}x{small.width}, "
@@ -81,7 +81,7 @@ def check_stage(plan: StagePlan, shape: tuple[int, int, int], section: ModelSect
 
 
 def _said_of(seen: Sight | None, shape: StageShape) -> str:
-    """Say how far the context of a stage reaches, and what of it no law sees."""
+    """Say how far the context of a stage reaches, and count its blind spots."""
     if seen is None:
         return "without context"
     said = f"context reaches {seen.reach} of {max(shape.height, shape.width) - 1} pixels, "
@@ -94,17 +94,17 @@ def _said_of(seen: Sight | None, shape: StageShape) -> str:
 
 
 def tiny_shapes(shape: StageShape) -> Iterator[StageShape]:
-    """Shrink a stage's problem, most faithful first: a smaller slice, then fewer levels."""
+    """Yield smaller and smaller forms of a stage's problem: smaller slices, then fewer levels."""
     for num_levels in dict.fromkeys((shape.num_levels, 2)):
         for height, width in ((2, 2), (1, 2), (1, 1)):
             yield replace(shape, height=height, width=width, num_levels=num_levels)
 
 
 def _mass(section: ModelSection, shape: StageShape, small: StageShape, generator: torch.Generator) -> tuple[float, str]:
-    """Sum probabilities that must be 1, and say whose.
+    """Return a sum of probabilities, which must be 1, and a description of it.
 
-    A family that takes no slice small enough for all targets to be enumerated is asked for its laws instead, which
-    proves as much where none of them leaks; the sum returned is then the one farthest from 1.
+    If a family accepts no slice small enough to enumerate all its targets, each law is summed instead, which proves as
+    much if no law leaks; the sum farthest from 1 is returned.
     """
     for tiny in tiny_shapes(shape):
         if (count := _num_targets(tiny)) <= MOST_IMAGES and takes(section, tiny):
@@ -119,13 +119,13 @@ def _mass(section: ModelSection, shape: StageShape, small: StageShape, generator
 
 
 def _small_shapes(shape: StageShape) -> Iterator[StageShape]:
-    """Shrink a stage's slices to a few pixels, for some families to more than for others."""
+    """Yield small forms of a stage's slices; some families need the larger one."""
     for side in (3, 4):
         yield replace(shape, height=min(side, shape.height), width=min(side, shape.width))
 
 
 def takes(section: ModelSection, shape: StageShape) -> bool:
-    """Tell whether a family fits slices of this shape."""
+    """Tell whether a family accepts slices of this shape."""
     return section.problem(shape.height, shape.width, shape.channels) is None
 
 

@@ -1,4 +1,4 @@
-"""What a law depends on: its own slice, by autograd, and the context, by changing it pixel by pixel."""
+"""Finds what a law depends on: in its own slice by autograd, in the context by changing it pixel by pixel."""
 
 from dataclasses import dataclass, replace
 
@@ -8,18 +8,18 @@ from torch import Tensor
 from spn.models import Context, Model
 
 MOST_PIXELS = 64
-"""Most pixels of context that are changed, one by one; on larger slices they are evenly spaced."""
+"""Maximum number of pixels of context that are changed, one at a time; on larger slices they are evenly spaced."""
 
 AT_ONCE = 16
-"""How many changed contexts share a batch."""
+"""Number of changed contexts in a batch."""
 
 
 @dataclass(frozen=True)
 class Dependence:
     """How the laws of a model depend on its target, sub-pixels in raster order, channels innermost.
 
-    `leak` is the largest derivative by a sub-pixel at or after a law's own, which must be exactly 0; `blind` counts
-    the sub-pixels before it on which a law does not depend for any of the targets.
+    `leak` is the largest derivative of a law by its own or a later sub-pixel, which must be exactly 0; `blind` counts
+    pairs of a law and an earlier sub-pixel on which it does not depend for any of the targets.
     """
 
     leak: float
@@ -35,7 +35,7 @@ def dependence(model: Model, context: Context, levels: Tensor) -> Dependence:
     direction = torch.rand(laws.shape, generator=generator, dtype=torch.float64)
     outputs = (laws * direction.to(laws)).sum(-1).flatten(1).sum(0)
     rows = [torch.autograd.grad(output, embedded, retain_graph=True)[0] for output in outputs]
-    # The largest over the targets, for a rectifier may be off for one of them.
+    # The maximum over the targets, because a rectifier may be off for one of them.
     jacobian = torch.stack(rows).abs().sum(-1).flatten(2).amax(1)
     forbidden = torch.ones_like(jacobian).triu().bool()
     return Dependence(leak=jacobian[forbidden].max().item(), blind=int((jacobian[~forbidden] == 0).sum().item()))
@@ -45,8 +45,8 @@ def dependence(model: Model, context: Context, levels: Tensor) -> Dependence:
 class Sight:
     """Which pixels of context each law sees: `sees[law, context]`, both in raster order.
 
-    `reach` is how many pixels away, in rows or in columns, context enters the features of a pixel; laws may see more,
-    through the pixels before their own. `changed` are the pixels of context that were tried.
+    `reach` is the largest distance, in rows or columns, at which context enters the features of a pixel; laws may see
+    farther, through earlier pixels. `changed` are the pixels of context that were changed.
     """
 
     reach: int
@@ -55,15 +55,15 @@ class Sight:
 
     @property
     def blind(self) -> list[tuple[int, int]]:
-        """The pairs of a law's pixel and a pixel of context that it does not depend on."""
+        """Pairs of a law's pixel and a pixel of context on which the law does not depend."""
         return [(int(law), int(self.changed[place])) for law, place in (~self.sees).nonzero()]
 
 
 @torch.inference_mode()
 def sight(model: Model, context: Context, levels: Tensor) -> Sight | None:
-    """Change the pixels of context one by one, in all cells, and find which features and laws change with each.
+    """Change the pixels of context one at a time, in all cells, and find which features and laws change.
 
-    None where there is no cell of context. What does not depend on a pixel of context stays the same to the last bit.
+    Returns None without context. A law that does not depend on a pixel stays the same to the last bit.
     """
     shape = model.shape
     if not shape.num_cells:
@@ -81,7 +81,7 @@ def sight(model: Model, context: Context, levels: Tensor) -> Sight | None:
 
 
 def _changes(model: Model, context: Context, levels: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Tell which pixels' features and laws change with each of some pixels of context, as two [pixels, h * w]."""
+    """Tell which features and laws change with each of some pixels of context, as two tensors [pixels, h * w]."""
     repeated = context.map(lambda each: each.repeat(len(pixels), *[1] * (each.ndim - 1)))
     cells = repeated.cells.clone().unflatten(0, (len(pixels), -1)).flatten(-3, -2)
     for place, pixel in enumerate(pixels):
@@ -94,10 +94,10 @@ def _changes(model: Model, context: Context, levels: Tensor, pixels: Tensor) -> 
 
 
 def _outputs(model: Model, context: Context, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the features of contexts, and the log-probabilities of the same few targets beside each."""
+    """Return the features of contexts, and the log-probabilities of the same few targets under each."""
     features = model.embed_context(context)
     assert features is not None, "cells of context are embedded"
     targets = levels.repeat(len(context.cells) // len(levels), 1, 1, 1)
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # because a law that is a bound draws noise
+        torch.manual_seed(0)  # a dequantised law draws noise
         return features, model.laws(model.embed_target(targets), features, context).log_prob(targets)

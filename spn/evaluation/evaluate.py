@@ -1,7 +1,7 @@
-"""Bits/dim of stages over the whole test split, and of chains as the sum of their stages: exact, or bounds that say so.
+"""Metrics of stages and chains: bits/dim over the whole test split, exact or marked as a bound.
 
-A bound draws noise. It is drawn from generators seeded by the stage's name and the batch, so that the figure repeats,
-in one process or in several.
+A chain's nats are the sum of its stages'. A bound needs noise, whose generator is seeded by the stage's name and the
+batch, so that the figure repeats in one process or several.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from spn.stages import Stage
 Metrics = dict[str, Any]
 
 EVALUATION_BATCH_SIZE = 128
-"""Slices evaluated at a time."""
+"""Slices per batch."""
 
 
 @torch.inference_mode()
@@ -44,12 +44,11 @@ def stage_nats(
     batch_size: int = EVALUATION_BATCH_SIZE,
     num_images: int | None = None,
 ) -> Float64[np.ndarray, " image"]:
-    """Return -log p of the stage's cells for every image of a split, in nats: all slices, none drawn.
+    """Return -log p of the stage's cells for every image of a split, in nats, summed over all slices in float64.
 
-    A batch is `batch_size` slices, of one image or of several; the sums are in float64. Where the model gives a bound,
-    its noise is a function of the stage's name, the batches and the kind of device. Several processes
-    (`spn.distributed`) share the batches, and all of them get the nats, which are the same as from one. `num_images`
-    are the first images of the split; without it, they are all.
+    A batch has `batch_size` slices of one or several images. If the model gives a bound, its noise is a function of the
+    stage's name, the batches and the kind of device. Several processes (`spn.distributed`) share the batches, and all
+    of them get the same nats as one process would. `num_images` limits the evaluation to the first images of the split.
     """
     positions = torch.tensor(stage.targets)
     data = data.of(stage.plan)
@@ -71,7 +70,7 @@ def stage_nats(
 
 
 def likelihood_metrics(nats: NDArray[np.float64], num_dims: int) -> Metrics:
-    """Return the mean nats per image, bits/dim of the full image and its standard error over images."""
+    """Return the mean nats per image, the bits/dim of the full image, and its standard error over images."""
     mean = float(nats.mean())
     error = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
     if not math.isfinite(mean):
@@ -86,7 +85,7 @@ def likelihood_metrics(nats: NDArray[np.float64], num_dims: int) -> Metrics:
 
 
 def stage_metrics(section: StageSection, stage: Stage, model: Model, nats: NDArray[np.float64]) -> Metrics:
-    """Put together the figures of a stage, whose nats are those of each image of the test split."""
+    """Make a stage's metrics from its nats for each image of the test split."""
     return {
         "stage": stage.plan.name,
         "split": "test",
@@ -98,20 +97,20 @@ def stage_metrics(section: StageSection, stage: Stage, model: Model, nats: NDArr
 
 
 def estimate(are_bounds: Iterable[bool]) -> str:
-    """Name what a sum of figures is: a `bound` (an upper one) if any of them is one, else `exact`."""
+    """Return `bound` (an upper bound) if any of the summed figures is one, else `exact`."""
     return "bound" if any(are_bounds) else "exact"
 
 
 def conditioning(are_class_conditional: Iterable[bool]) -> str:
-    """Name what figures are conditioned on: the `class` of an image if any stage is, else `none`."""
+    """Return `class` if any stage is conditioned on an image's class, else `none`."""
     return "class" if any(are_class_conditional) else "none"
 
 
 def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float64]]]) -> Metrics:
-    """Add the stages of a chain, image by image: by the chain rule that is the chain's exact likelihood.
+    """Make a chain's metrics by adding the nats of its stages, image by image (the chain rule).
 
-    It is a bound where one of its stages is, and given the class where one of them is. Raises InputError when the
-    stages were evaluated on different images.
+    They are a bound, or class-conditional, if any stage is. Raises InputError if the stages were evaluated on different
+    images.
     """
     metrics = [metrics for metrics, _ in stages.values()]
     shapes = {(each["num_images"], each["num_dims"], each["split"]) for each in metrics}
@@ -139,7 +138,7 @@ def save_nats(path: Path, nats: NDArray[np.float64]) -> str:
 
 
 def load_nats(path: Path, sha256: str | None) -> NDArray[np.float64]:
-    """Read what `save_nats` wrote with this SHA-256; raise InputError naming a file that is missing or damaged."""
+    """Read nats that `save_nats` wrote with this SHA-256; raise InputError naming a file that is missing or damaged."""
     check_file(path)
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The mass of a likelihood: the probabilities of everything it can be, which sum to one. By enumeration."""
+"""Sums the probabilities of all outcomes of a likelihood, by enumeration; the sum must be one."""
 
 from collections.abc import Iterable
 from itertools import product
@@ -12,7 +12,7 @@ from spn.models import Context, Model
 from spn.stages import Stage
 
 AT_ONCE = 1024
-"""Images whose probabilities are computed together."""
+"""Images per batch."""
 
 
 def images_of(num_levels: int, shape: tuple[int, ...]) -> Tensor:
@@ -32,9 +32,9 @@ def model_mass(model: Model, context: Context) -> float:
 
 @torch.inference_mode()
 def chain_log_probs(parts: Iterable[tuple[Stage, Model]], images: Tensor, labels: Tensor) -> Tensor:
-    """Return the log-probability [batch] that a chain gives each image, in nats, added up in float64.
+    """Return a chain's log-probability of each image, [batch], in nats, summed in float64.
 
-    `labels` are those of the images, for class-conditional stages.
+    `labels` are the images' classes, for class-conditional stages.
     """
     total = torch.zeros(len(images), dtype=torch.float64)
     for stage, model in parts:
@@ -49,7 +49,7 @@ def chain_log_probs(parts: Iterable[tuple[Stage, Model]], images: Tensor, labels
 
 
 def _log_probs(law: Law, levels: Tensor) -> Tensor:
-    """Return the log-probability of each slice of levels; for a bound, that of the law which it bounds."""
+    """Return the log-probability of each slice of levels; for a dequantised mixture, that of the discretised one."""
     if isinstance(law, DequantisedMixture):
         scores = law.probs().gather(-1, levels[..., None])[..., 0].log()
     else:

@@ -1,4 +1,4 @@
-"""What likelihoods are checked on: models with random weights in float64, random contexts and random targets."""
+"""Random problems for checks: models with random weights in float64, random contexts and targets."""
 
 import torch
 from torch import Tensor
@@ -22,15 +22,15 @@ def random_model(section: ModelSection, shape: StageShape, generator: torch.Gene
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
         model = build_model(section, shape).double().eval()
-        # Every weight is random, because a zero left by the initialisation would hide a dependence; and scaled, because
-        # a saturated gate would, too.
+        # All weights are random, because a zero from the initialisation would hide a dependence, and scaled, because a
+        # saturated gate would hide one, too.
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3)
     return model
 
 
 def random_context(shape: StageShape, batch: int, generator: torch.Generator) -> Context:
-    """Draw a context, all its cells present."""
+    """Draw a context with all cells present."""
     size = (batch, shape.num_cells, shape.height, shape.width, shape.channels)
     return Context(
         cells=torch.randint(shape.context_levels, size, generator=generator),

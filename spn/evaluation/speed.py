@@ -1,7 +1,7 @@
-"""How fast chains are trained and sampled.
+"""Speeds of training and sampling of chains.
 
-An image goes through every stage of a chain, so the seconds that an image takes add up over the stages. These figures
-depend on the machine that did the work, not on a recipe alone.
+An image goes through every stage of a chain, so seconds per image add up over the stages. These figures depend on the
+machine.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +12,9 @@ History = Sequence[Mapping[str, int | float]]
 
 
 def training_speed(stages: Iterable[tuple[History, int]]) -> Metrics:
-    """Return a chain's seconds of training, and how many images a second all its stages together are trained on.
+    """Return a chain's seconds of training, and images per second through all its stages.
 
-    Of each stage: its history, and its batch size. A training step takes one slice of each image of its batch.
+    `stages` has the history and the batch size of each. A training step takes one slice of each image of its batch.
     """
     trained = [
         (float(history[-1]["training_seconds"]), int(history[-1]["step"]) * batch_size)
@@ -27,9 +27,9 @@ def training_speed(stages: Iterable[tuple[History, int]]) -> Metrics:
 
 
 def sampling_speed(timings: Sequence[Mapping[str, Any]]) -> Metrics:
-    """Tell how many images a second a chain samples, from the timing.json of each of its stages.
+    """Return a chain's sampled images per second, from the timing.json of each stage.
 
-    Tells nothing where one is missing: the samples were drawn on another machine, and came by `dvc pull`.
+    Returns nothing if one is missing: `dvc pull` then brought the samples from another machine.
     """
     known = [(each["seconds"], each["images"]) for each in timings if each]
     if len(known) < len(timings):
@@ -38,5 +38,5 @@ def sampling_speed(timings: Sequence[Mapping[str, Any]]) -> Metrics:
 
 
 def _images_per_second(work: Iterable[tuple[float, int]]) -> float:
-    """Divide one image by the sum of what it takes, given (seconds, images) of each stage."""
+    """Return images per second through all stages, given (seconds, images) of each."""
     return 1 / sum(seconds / images for seconds, images in work)

@@ -1,4 +1,4 @@
-"""The walk as CUDA graphs: on a GPU its hundred small kernels a pixel take less time to run than to launch."""
+"""The walk as CUDA graphs: on a GPU its hundred small kernels per pixel take longer to launch than to run."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from spn.shapes import Levels
 
 
 class CapturedWalk:
-    """`walk`, captured row by row for one step form, one driver and one size of batch.
+    """`walk`, captured row by row for one step form, one driver and one batch size.
 
-    Each row is a graph of its own, because attention sees more pixels from one to the next. `choose` must be made of
-    operations on the device alone.
+    Each row is a separate graph, because attention sees more pixels in each. `choose` may use only operations on the
+    device.
     """
 
     @torch.inference_mode()
@@ -22,7 +22,7 @@ class CapturedWalk:
         self._pool = torch.cuda.graph_pool_handle()
         steps.begin(context)
         rows = range(given.shape[1])
-        # Once outside the graphs and on a stream of its own, as capture demands: libraries set themselves up.
+        # Warm up on a separate stream, as capture demands, so that libraries are initialised outside the graphs.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -16,7 +16,7 @@ from spn.shapes import ByteSlices
 from spn.stages import Stage
 
 SAMPLING_BATCH_SIZE = 64
-"""Images sampled at a time, unless told otherwise."""
+"""Default number of images per batch."""
 
 
 def sample_stage(
@@ -28,12 +28,12 @@ def sample_stage(
     observe: Callable[[], object] = lambda: None,
     labels: Int[Tensor, " batch"] | None = None,
 ) -> ByteSlices:
-    """Sample the cells of `stage` given the `slices` that the stages before it sampled.
+    """Sample the cells of `stage`, given the `slices` that earlier stages sampled.
 
-    `images` numbers the images of the batch: a number, `seed` and, if the stage is class-conditional, the image's
-    label decide a sample, whatever the batch. That is exact in float64; in float32 the last bit of a logit depends on
-    the shape of the batch, and can in rare cases flip a draw. `observe` is called after each slice. A stage that is
-    not class-conditional ignores `labels`.
+    `images` are the numbers of the images. A sample depends on its number, `seed` and, if the stage is
+    class-conditional, its label, but not on the batch. This is exact in float64; in float32 the last bit of a logit
+    depends on the batch size, and can in rare cases change a draw. `observe` is called after each slice. A stage that
+    is not class-conditional ignores `labels`.
     """
     shape = stage.shape
     classes = labels if stage.plan.num_classes else None
@@ -58,9 +58,9 @@ def sample_chain_stage(
 ) -> UInt8[Tensor, "image height width channel"]:
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
 
-    `before` is what the stages before it sampled; None for the first stage of a chain. `labels` are the classes of the
-    images, the same for all stages of a chain; a stage that is not class-conditional ignores them. Every `sampler`
-    gives the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all images.
+    `before` has the images that earlier stages sampled; None for the first stage of a chain. `labels` are the images'
+    classes, the same for all stages of a chain; a stage that is not class-conditional ignores them. Every `sampler`
+    draws the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all images.
     """
     small, scale_factor = stage.shape, stage.plan.scale_factor
     device = next(model.parameters()).device
@@ -86,9 +86,9 @@ def sample_chain_stage(
 
 
 def sample_labels(num_images: int, num_classes: int, only: int | None = None) -> Int64[Tensor, " image"] | None:
-    """Choose the classes of a chain's images: `only` that one, or i mod `num_classes` for image i (ours).
+    """Choose the classes of a chain's images: `only` for all of them, or else i mod `num_classes` for image i (ours).
 
-    None for a chain without class-conditional stages.
+    Returns None for a chain without class-conditional stages.
     """
     if not num_classes:
         return None

@@ -1,4 +1,4 @@
-"""Ways to draw a slice from the same uniforms: they return the same sample, and differ in time alone."""
+"""Samplers: ways to draw a slice from uniforms. All return the same sample, and differ only in speed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ Draw: TypeAlias = Callable[[Context, Uniforms], Levels]
 
 
 class CachedWalk:
-    """Walks with caches: each law costs what is new since the last one; on CUDA as captured graphs."""
+    """The walk with caches, which compute only what is new for each law; on CUDA as captured graphs."""
 
     def __init__(self, model: Model, temperature: float) -> None:
         self._model, self._choose = model, _choose(temperature)
@@ -28,7 +28,7 @@ class CachedWalk:
 
     def __call__(self, context: Context, uniforms: Uniforms) -> Levels:
         """Draw one slice of each image."""
-        # Buffers are made anew when the size of the batch changes, which it does at the end of a run.
+        # New buffers if the batch size changes, as it does for the last batch.
         if len(uniforms) != self._batch:
             self._prepare(context, uniforms)
         return self._walk(context, uniforms)
@@ -51,8 +51,8 @@ def plain_walk(model: Model, temperature: float) -> Draw:
 def fixed_point(model: Model, temperature: float) -> Draw:
     """Iterate whole passes, all sub-pixels at once, until nothing changes (Jacobi iteration; Song et al. 2021).
 
-    With the uniforms held fixed a slice is a triangular system of equations. Its only solution is the sample that the
-    walk gives, reached after at most as many passes as there are sub-pixels, and in practice after far fewer.
+    With fixed uniforms, a slice solves a triangular system of equations. Its only solution is the sample of the walk.
+    The iteration reaches it after at most as many passes as there are sub-pixels, in practice after far fewer.
     """
     return partial(_solve, model, _choose(temperature))
 
@@ -69,7 +69,7 @@ def _solve(model: Model, choose: Choose, context: Context, uniforms: Uniforms) -
 
 
 def _choose(temperature: float) -> Choose:
-    # Temperature T: p^(1/T), normalised again.
+    # Temperature T: p^(1/T), renormalised.
     def choose(law: Law, uniform: Tensor) -> Tensor:
         return (law if temperature == 1 else law.tempered(temperature)).quantile(uniform)
 

@@ -14,8 +14,8 @@ def keyed_uniforms(
 ) -> Float64[Tensor, "batch height width channel"]:
     """Draw uniforms in [0, 1) for one slice of each of `images`, given by their numbers.
 
-    Philox is a counter-based generator: seed and stage are its key, image and slice its counter, and pixel and channel
-    follow in order.
+    Philox is a counter-based generator: its key is made of seed and stage, its counter of image and slice; pixels and
+    channels follow in order.
     """
     name = hashlib.sha256(f"{seed}/{stage}".encode()).digest()[:16]
     key = np.frombuffer(name, dtype=np.uint64)

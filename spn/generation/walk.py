@@ -1,10 +1,10 @@
-"""The one traversal of a slice: it offers the law of the next sub-pixel and is given its value.
+"""The walk over a slice: it offers the law of the next sub-pixel, and is given its value.
 
-Pixels are taken in raster order, the last part of the order of Menick & Kalchbrenner 2018, Fig. 3, whose first parts
-are the stages and slices of `config/tiling.py`.
+Pixels are taken in raster order. This is the last part of the order of Menick & Kalchbrenner 2018, Fig. 3; the first
+parts, stages and slices, are in `config/tiling.py`.
 
-Sampling and scoring are drivers of it, so they cannot disagree about order or context. Whether each law comes from a
-whole pass over the slice or from caches is decided by the `Steps` that it walks.
+Sampling and scoring both drive this walk, so they cannot disagree about order or context. The `Steps` decide whether a
+law comes from a whole pass over the slice or from caches.
 """
 
 import importlib
@@ -21,15 +21,15 @@ from spn.shapes import Levels
 
 Given: TypeAlias = Num[Tensor, "batch height width channel"]
 Choose: TypeAlias = Callable[[Law, Tensor], Tensor]
-"""Chooses levels [batch], given the laws [batch] of a sub-pixel and what is given there."""
+"""Chooses levels [batch], given the laws [batch] of a sub-pixel and its `given` values."""
 
 
 @torch.inference_mode()
 def walk(steps: Steps, context: Context, given: Given, choose: Choose) -> Levels:
-    """Traverse slices in raster order, channels innermost, and return what `choose` made of each sub-pixel.
+    """Traverse slices in raster order, channels innermost, and return the level that `choose` returns for each.
 
-    Every law is that of the model's `forward` given the values chosen so far. `given` is what the driver knows of each
-    sub-pixel: uniforms to sample with, levels to score.
+    Every law is the one that the model's `forward` returns for the values chosen so far. `given` holds a value for each
+    sub-pixel: a uniform to sample with, or a level to score.
     """
     steps.begin(context)
     return torch.stack([walk_row(steps, row, here, choose) for row, here in enumerate(given.unbind(1))], dim=1)
@@ -38,7 +38,7 @@ def walk(steps: Steps, context: Context, given: Given, choose: Choose) -> Levels
 def walk_row(
     steps: Steps, row: int, given: Num[Tensor, "batch width channel"], choose: Choose
 ) -> Int[Tensor, "batch width channel"]:
-    """Traverse one row, all rows before it being known."""
+    """Traverse one row; all rows above are known."""
     steps.start_row(row)
     return torch.stack([walk_pixel(steps, *pixel, choose) for pixel in enumerate(given.unbind(1))], dim=1)
 
@@ -46,7 +46,7 @@ def walk_row(
 def walk_pixel(
     steps: Steps, column: int, given: Num[Tensor, "batch channel"], choose: Choose
 ) -> Int[Tensor, "batch channel"]:
-    """Traverse one pixel of the row, channel after channel: the inner step."""
+    """Traverse one pixel of the row, channel by channel."""
     steps.start_pixel(column)
     chosen = []
     for channel, here in enumerate(given.unbind(1)):
@@ -68,7 +68,7 @@ def replay(steps: Steps, context: Context, levels: Levels) -> Float[Tensor, "bat
 
 
 class WholePasses(Steps):
-    """The plain walk, with which the others are compared: every law comes from a whole pass over the slice."""
+    """The plain `Steps`, the reference for the others: every law comes from a whole pass over the slice."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -105,6 +105,6 @@ def build_steps(model: Model, batch: int) -> Steps:
     """
     if model.family is None:
         return WholePasses(model)
-    # Imported by name, so that step forms are in the digests of samples alone.
+    # Imported by name, so that only the code digests of samples cover step forms.
     family = importlib.import_module(f"spn.models.{model.family}")
     return family.steps(model, batch) if hasattr(family, "steps") else WholePasses(model)

@@ -1,4 +1,4 @@
-"""Exact integer maths of images: interleaved slices, bit ranges, relative windows. No parameters."""
+"""Exact integer operations on images: interleaved slices, bit ranges, relative windows."""
 
 from spn.image.bits import split_bits
 from spn.image.slices import join_slices, split_slices

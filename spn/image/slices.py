@@ -10,7 +10,7 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def split_slices(images: Array, scale_factor: int) -> Array:
-    """Cut images [..., H, W, C] into interleaved slices [..., S, S, H/S, W/S, C], the first S being the rows'."""
+    """Cut images [..., H, W, C] into interleaved slices [..., S, S, H/S, W/S, C]; the first S is for rows."""
     return rearrange(images, "... (h m) (w n) c -> ... m n h w c", m=scale_factor, n=scale_factor)
 
 

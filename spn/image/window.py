@@ -30,10 +30,10 @@ def gather_window(
     position: Positions,
     offsets: Int[Tensor, "cell 2"],
 ) -> tuple[Shaped[Tensor, "batch cell height width channel"], Bool[Tensor, "batch cell"]]:
-    """Gather, for each image, the slices at `offsets` from its own meta-position.
+    """Gather, for each image, the slices at `offsets` from its meta-position.
 
-    `visible` masks the bits of each slice that may be seen. Returns the masked levels, and which cells hold anything:
-    those outside the grid of slices, or of which no bit may be seen, are empty and hold zeros.
+    `visible` masks the bits of each slice that may be seen. Returns the masked levels, and which cells are present:
+    cells outside the grid of slices, or without a visible bit, are absent and hold zeros.
     """
     scale_factor = visible.shape[0]
     row, column = (position[:, None, :] + offsets).unbind(-1)

@@ -1,7 +1,7 @@
-"""The laws that a model's section can name (`law: softmax`): a file for each.
+"""The laws that a model's section can name (`law: softmax`), one file each.
 
-A file defines `output_law`: how a network's outputs at a sub-pixel become its law. It may define a `head` too, for
-networks whose features see no channel of the pixel; without one, `ChannelHead` is built around the output law.
+A file defines `output_law`, which turns a network's outputs at a sub-pixel into its law. It may also define a `head`
+for networks whose features see no channel of the pixel; by default this is a `ChannelHead` with the output law.
 """
 
 import importlib
@@ -40,5 +40,5 @@ def head_steps(head: PixelHead, batch: int) -> PixelHeadSteps:
 
 
 def _module(law: str) -> ModuleType:
-    # By name, so that the digest of a stage's code covers its own law and no other.
+    # Imported by name, so that a stage's code digest covers only its own law.
     return importlib.import_module(f"spn.laws.{law}")

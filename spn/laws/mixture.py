@@ -8,7 +8,7 @@ from spn.likelihood import DiscretisedMixture, Law, OutputLaw
 
 
 class MixtureOutputLaw(OutputLaw):
-    """A mixture for each sub-pixel by itself: its weights, means and log-scales."""
+    """A separate mixture for each sub-pixel: its weights, means and log-scales."""
 
     def __init__(self, scale: Scale, num_mixtures: int, mixture: type[DiscretisedMixture]) -> None:
         self.num_outputs = 3 * num_mixtures

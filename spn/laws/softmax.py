@@ -8,7 +8,7 @@ from spn.likelihood import Categorical, Law, OutputLaw
 
 
 class SoftmaxOutputLaw(OutputLaw):
-    """A logit for each level. More significant bits that are known condition the network, not the law."""
+    """A logit for each level. Known bits condition the network, but not the law."""
 
     is_large = True
 

@@ -1,4 +1,4 @@
-"""Small modules the model families are made of; features are [batch, height, width, feature] throughout."""
+"""Small modules for the model families; features are [batch, height, width, feature] throughout."""
 
 from spn.layers.causal import (
     ChannelCausalLinear,

@@ -1,8 +1,8 @@
 """Convolutions that are causal by construction: inputs are shifted and only live weights exist; no weight is masked.
 
-The two stacks of the Gated PixelCNN (van den Oord et al. 2016): the vertical one sees whole rows above, so it needs no
-order among channels. The horizontal one sees the row to the left and, of the pixel itself, only the channels before
-each (mask A), or these and its own (mask B).
+The two stacks of the Gated PixelCNN (van den Oord et al. 2016): the vertical stack sees whole rows above, so it needs
+no order of channels. The horizontal stack sees the row to the left and, of the pixel itself, only earlier channels
+(mask A), or these and the channel itself (mask B).
 """
 
 import torch
@@ -15,17 +15,17 @@ from spn.shapes import Features, Pixel, Row
 
 
 def down_shift(features: Features) -> Features:
-    """Move every row one down, dropping the last and putting zeros first."""
+    """Shift rows down by one: drop the last, and put zeros first."""
     return F.pad(features, (0, 0, 0, 0, 1, 0))[:, :-1]
 
 
 def right_shift(features: Features) -> Features:
-    """Move every column one to the right, dropping the last and putting zeros first."""
+    """Shift columns to the right by one: drop the last, and put zeros first."""
     return F.pad(features, (0, 0, 1, 0))[:, :, :-1]
 
 
 def raster_shift(features: Features) -> Features:
-    """Move every pixel one place on in raster order, across the ends of rows, putting zeros first."""
+    """Shift pixels by one in raster order, across the ends of rows: drop the last, and put zeros first."""
     flat = features.flatten(1, 2)
     return F.pad(flat, (0, 0, 1, 0))[:, :-1].unflatten(1, features.shape[1:3])
 
@@ -44,16 +44,16 @@ class VerticalConv(nn.Module):
 
 
 def vertical_row(vertical: VerticalConv, above: Row, here: Row) -> Row:
-    """Return one row of a `VerticalConv`'s output, given that row of its input and the row above: its step form."""
+    """Return one row of a `VerticalConv`'s output from the same row of its input and the row above: its step form."""
     padded = F.pad(torch.stack((above, here), dim=1), (0, 0, 1, 1))
     return vertical.conv(padded.permute(0, 3, 1, 2))[:, :, 0].transpose(1, 2)
 
 
 class ChannelCausalLinear(nn.Module):
-    """A linear map at each pixel, in which an image channel's features see those of the channels before it.
+    """A linear map at each pixel, masked by channel: an image channel's features see those of earlier channels.
 
     Features are in `num_channels` equal groups, one per image channel. With `strict` a group does not see itself (mask
-    A), otherwise it does (mask B). The parameters are the live weights alone.
+    A), otherwise it does (mask B). Only the live weights are parameters.
     """
 
     def __init__(self, num_in: int, num_out: int, num_channels: int, strict: bool) -> None:
@@ -73,11 +73,11 @@ class ChannelCausalLinear(nn.Module):
         return num_outputs * sum(self.num_in - width for width in self.seen)
 
     def forward(self, features: Float[Tensor, "*batch num_in"]) -> Float[Tensor, "*batch num_out"]:
-        """Map each group from the groups it may see."""
+        """Map each group from the groups that it sees."""
         return F.linear(features, *self.dense())
 
     def dense(self) -> tuple[Float[Tensor, "num_out num_in"], Float[Tensor, " num_out"]]:
-        """Assemble the weight, with zeros for what is not seen, and the bias.
+        """Assemble the weight, with zeros for masked entries, and the bias.
 
         One product with some dead weights is faster than a product per group, which copies slices of the features.
         """
@@ -105,7 +105,7 @@ def _linear(num_in: int, num_out: int) -> nn.Module:
 class ChannelSteps:
     """The step form of a `ChannelCausalLinear`: one channel at a time, of pixels [batch, num_in].
 
-    It reads `features` in place; a step needs only the channels that its channel may see to be filled in.
+    It reads `features` in place; a step needs only the channels that its channel sees.
     """
 
     def __init__(self, linear: ChannelCausalLinear, features: Float[Tensor, "batch num_in"]) -> None:

@@ -11,9 +11,9 @@ from spn.shapes import AnyFeatures, Features, Pixel, Row
 class GatedLayer(nn.Module):
     """One layer of the Gated PixelCNN (van den Oord et al. 2016, Fig. 2): tanh * sigmoid gates on both stacks.
 
-    Each stack has conditions of its own, which enter every gate. Conditions that depend on the slice itself may enter
-    the horizontal stack alone: the vertical stack's kernel is 3 wide, and would bring in the condition of the next
-    pixel, which depends on this one.
+    Each stack has its own conditions, which enter every gate. Conditions that depend on the slice itself may enter only
+    the horizontal stack: the vertical kernel is 3 wide, and would see the condition of the next pixel, which depends on
+    this one.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class GatedLayer(nn.Module):
     def forward(
         self, vertical: Features, horizontal: Features, conditions: tuple[Features | None, Features | None]
     ) -> tuple[Features, Features]:
-        """Advance both stacks by one layer; `conditions` are those of the vertical and of the horizontal stack.
+        """Advance both stacks by one layer; `conditions` are for the vertical and the horizontal stack.
 
-        The vertical output is returned before its gate: the next layer gates it, and after the last one it is not used.
+        The vertical output is returned before its gate: the next layer gates it, and after the last layer it is unused.
         """
         above = self.vertical(self.entering(vertical))
         if self.vertical_condition:
@@ -48,13 +48,13 @@ class GatedLayer(nn.Module):
         return above, gated if self.first else horizontal + gated
 
     def entering(self, vertical: AnyFeatures) -> AnyFeatures:
-        """Gate the vertical output of the layer before; the first layer takes the slice itself."""
+        """Gate the vertical output of the previous layer; the first layer takes the slice itself."""
         return vertical if self.first else gate(vertical, 1)
 
 
 def gate(features: AnyFeatures, num_groups: int) -> AnyFeatures:
     """Return tanh(first half) * sigmoid(second half) of each group of features, so that no channel gates another."""
-    # Unbound, not indexed: in the backward pass each index would cost a tensor of zeros and an addition.
+    # Not indexed, because in the backward pass each index would cost a tensor of zeros and an addition.
     values, openness = features.unflatten(-1, (num_groups, 2, -1)).unbind(-2)
     return (values.tanh() * openness.sigmoid()).flatten(-2)
 
@@ -90,7 +90,7 @@ class GatedLayerSteps:
         self._above.zero_()
 
     def start_row(self, vertical: Row, conditions: tuple[Row | None, Row | None]) -> Row:
-        """Advance the vertical stack by one row; `conditions` are those of the whole row, for each stack."""
+        """Advance the vertical stack by one row; `conditions` are for the whole row and each stack."""
         vertical = self.layer.entering(vertical)
         above = vertical_row(self.layer.vertical, self._above, vertical)
         if self.layer.vertical_condition:
@@ -105,7 +105,7 @@ class GatedLayerSteps:
     def start_pixel(self, column: int, condition: Pixel | None = None) -> None:
         """Prepare for the pixel at `column`, while `inputs` still holds the pixel to the left.
 
-        `condition` conditions the horizontal stack in addition to what `start_row` was given.
+        `condition` conditions the horizontal stack in addition to the conditions of the row.
         """
         self._base.copy_(self._pixels[column])
         if condition is not None:

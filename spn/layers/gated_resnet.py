@@ -20,8 +20,8 @@ def concat_elu(features: AnyFeatures) -> AnyFeatures:
 class GatedResnet(nn.Module):
     """Two convolutions and a gate: x + a * sigmoid(b). The kernels are [2, 3], [2, 2] or [1, 1].
 
-    `num_beside` further features, known in advance or shifted themselves, enter after the first convolution; the
-    image's class, as one of `num_classes` one-hot planes, enters before the gate.
+    `num_beside` other features, which must be known in advance or already shifted, enter after the first convolution;
+    the image's class, as one of `num_classes` one-hot planes, enters before the gate.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class GatedResnet(nn.Module):
 
 
 def _convolution(num_in: int, num_out: int, kernel: tuple[int, int], scale: float = 1.0) -> nn.Module:
-    """Build a down-shifted convolution, a down-right-shifted one, or a map of each pixel by itself."""
+    """Build a down-shifted convolution, a down-right-shifted one, or a linear map of each pixel."""
     if kernel == (1, 1):
         return normalised(nn.Linear(num_in, num_out), scale)
     return ShiftedConv(num_in, num_out, kernel, sees_right=kernel[1] == 3, scale=scale)
@@ -95,7 +95,7 @@ class GatedResnetRows:
 class GatedResnetSteps:
     """The step form of a block of the down-right-shifted stream.
 
-    Of the features `beside`, the first `num_per_row` are known row by row, the others pixel by pixel.
+    Of the features `beside`, the first `num_per_row` are known for whole rows, the others pixel by pixel.
     """
 
     def __init__(self, block: GatedResnet, num_per_row: int, batch: int, columns: int) -> None:
@@ -119,7 +119,7 @@ class GatedResnetSteps:
         self._label = label
 
     def start_row(self, beside: Row | None) -> None:
-        """Begin a row, given those of the features `beside` that are known for the whole row."""
+        """Begin a row, given the features `beside` that are known for the whole row."""
         block, term = self._block, None
         if self._per_row is not None:
             assert beside is not None

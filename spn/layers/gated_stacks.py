@@ -18,7 +18,7 @@ Conditions = tuple[Features | None, Features | None]
 
 
 class GatedStacks(Recomputing):
-    """Masked convolutions in the exact order of pixels, and of the channels within each.
+    """Masked convolutions over the pixels before, and the channels before within each pixel.
 
     `num_conditions` are the widths of the features that condition the vertical and the horizontal stack, 0 for none.
     """
@@ -82,14 +82,14 @@ class GatedStacksSteps:
         self._pixels = self._row.unbind(1)
 
     def begin(self, high: Levels | None) -> None:
-        """Forget the slices walked before; `high` holds the more significant bits of the new ones, where known."""
+        """Forget the slices walked before; `high` holds the more significant bits of the new ones, if known."""
         self._high = high
         self._row.zero_()
         for layer in self.layers:
             layer.begin()
 
     def start_row(self, row: int, conditions: tuple[Row | None, Row | None]) -> None:
-        """Begin a row, given the features that condition each stack there."""
+        """Begin a row, given the features that condition each stack."""
         self._row_index = row
         vertical = self._row
         for layer in self.layers:
@@ -112,5 +112,5 @@ class GatedStacksSteps:
         return self._output_law(self._logits.step(channel), high)
 
     def end_pixel(self) -> None:
-        """Keep the pixel, whose channels are all filled in, for the row below."""
+        """Keep the complete pixel for the row below."""
         self._pixels[self._column].copy_(self.embedded)

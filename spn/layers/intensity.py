@@ -1,4 +1,4 @@
-"""How levels enter a network: element by element, so that no pixels or channels are mixed."""
+"""Embeds levels for a network, element by element, so that no pixels or channels are mixed."""
 
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -15,7 +15,7 @@ class Intensity(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, levels: Int[Tensor, "*batch"], present: Bool[Tensor, "*batch"]) -> Float[Tensor, "*batch units"]:
-        """Embed levels 0 .. num_levels - 1 where `present`, and absence elsewhere."""
+        """Embed levels 0 .. num_levels - 1 if `present`, or else their absence."""
 
 
 def scale_levels(levels: Int[Tensor, "*batch"], num_levels: int, dtype: torch.dtype) -> Float[Tensor, "*batch"]:
@@ -24,7 +24,7 @@ def scale_levels(levels: Int[Tensor, "*batch"], num_levels: int, dtype: torch.dt
 
 
 class ScaledIntensity(Intensity):
-    """The level scaled to [-1, 1], and a plane that is 1 where a level is present and 0 where none is."""
+    """The level scaled to [-1, 1], and a plane that is 1 if a level is present and else 0."""
 
     def __init__(self, num_levels: int) -> None:
         super().__init__()

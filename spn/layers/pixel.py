@@ -1,4 +1,4 @@
-"""Linear maps laid out for step forms, which map one pixel of each slice of a batch at a time."""
+"""Linear maps laid out for step forms, which map one pixel of each slice in the batch at a time."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,7 +8,7 @@ from spn.shapes import Pixel
 
 
 class PixelLinear:
-    """A linear map of a few rows at a time, with nn.Linear's weight and bias; without a weight it returns the bias.
+    """A linear map with nn.Linear's weight and bias; without a weight it returns the bias.
 
     The weight is kept transposed, which makes products of a few rows up to twice as fast.
     """

@@ -1,6 +1,6 @@
 """Heads for networks whose features at a pixel see none of its channels: they make its laws channel by channel.
 
-So it is the head that keeps the order of the channels. (In a Gated PixelCNN it is the network: see `GatedStacks`.)
+The head keeps the order of the channels here. (In a Gated PixelCNN the network does: see `GatedStacks`.)
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ from spn.shapes import AnyFeatures, Features, Levels, Pixel, Values
 
 @dataclass(frozen=True)
 class Scale:
-    """How many levels a stage's sub-pixels have, and how many their more significant bits, where known beforehand."""
+    """Numbers of levels: of a stage's sub-pixels, and of their more significant bits if known beforehand."""
 
     num_levels: int
     high_levels: int
@@ -32,7 +32,7 @@ class Scale:
         return scale_levels(levels, self.num_levels, dtype)
 
     def values(self, embedded: Float[Tensor, "*batch"], high: Int[Tensor, "*batch"] | None) -> Float[Tensor, "*batch"]:
-        """Map what `embed` returned to the scale of all bits so far, again [-1, 1]; differentiable."""
+        """Map embedded levels to the scale of all bits so far, again [-1, 1]; differentiable."""
         if high is None:
             return embedded
         # Full level = high * num_levels + own level.
@@ -68,10 +68,10 @@ class PixelHeadSteps(ABC):
 
 
 class ChannelHead(PixelHead):
-    """A law for each channel by itself, given the pixel's features and the channels before.
+    """A separate law for each channel, given the pixel's features and the channels before.
 
-    NOTE: how PixelCNN++ made its ablation with a softmax depend on the channels before is not known; a hidden layer for
-    each channel, which their levels enter, is ours.
+    NOTE: PixelCNN++ does not say how its ablation with a softmax depends on the channels before; ours has a hidden
+    layer for each channel, which their levels enter.
     """
 
     def __init__(self, num_in: int, channels: int, scale: Scale, output_law: OutputLaw) -> None:

@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen et al. 2016): less memory for more time, and the same results."""
+"""Activation checkpointing (Chen et al. 2016): less memory, more time, the same results."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class Recomputing(nn.Module):
 
 
 def recompute_layers(model: nn.Module) -> None:
-    """Tell every stack of layers in `model` to keep only what enters each layer."""
+    """Make every stack of layers in `model` keep only the inputs of each layer."""
     for module in model.modules():
         if isinstance(module, Recomputing):
             module.recompute = True

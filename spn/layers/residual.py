@@ -1,4 +1,4 @@
-"""Residual convolutions at constant size, not causal: for input that is all known before a slice begins."""
+"""Residual convolutions at constant size, not causal: for input that is fully known before a slice begins."""
 
 from torch import nn
 from torch.nn import functional as F
@@ -28,10 +28,10 @@ class _ResidualBlock(nn.Module):
 
 
 class ConvStack(Recomputing):
-    """A 3x3 convolution, residual blocks of two more each (pre-norm), and a last norm.
+    """A 3x3 convolution, residual blocks of two convolutions each (pre-norm), and a last norm.
 
-    `dilations` has one entry for each convolution. The last norm is needed: without it the output grows until the
-    gates that it enters are saturated for good.
+    `dilations` has one entry for each convolution. Without the last norm the output would grow until the gates that it
+    enters stay saturated.
     """
 
     def __init__(self, num_in: int, width: int, dilations: tuple[int, ...]) -> None:

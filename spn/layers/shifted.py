@@ -1,8 +1,8 @@
-"""The shifted convolutions of PixelCNN++ (Salimans et al. 2017): padding makes them causal, not masks.
+"""The shifted convolutions of PixelCNN++ (Salimans et al. 2017), made causal by padding instead of masks.
 
 A *down-shifted* convolution sees the rows above and the row itself, on both sides of a pixel; a *down-right-shifted*
-one sees, of the same rows, the pixel and what lies to its left. With a stride of 2 they halve the resolution;
-transposed they double it. Their inputs must be shifted already: at a pixel they hold nothing of that pixel.
+convolution sees the same rows, but only the pixel and those to its left. With a stride of 2 they halve the resolution;
+transposed they double it. Their inputs must be shifted already, so that a pixel's features do not see that pixel.
 """
 
 import torch
@@ -27,13 +27,13 @@ class ShiftedConv(nn.Module):
         self.conv = normalised(nn.Conv2d(num_in, num_out, kernel, stride=stride), scale)
 
     def forward(self, features: Features) -> Float[Tensor, "batch rows columns _"]:
-        """Convolve, with zeros outside."""
+        """Convolve, with zeros outside the slice."""
         padded = F.pad(features, (0, 0, *self.padding, self.rows, 0))
         return self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def shifted_row(shifted: ShiftedConv, above: Row, here: Row) -> Float[Tensor, "batch columns _"]:
-    """Return one row of a `ShiftedConv`'s output, given that row of its input and the row above: its row form."""
+    """Return one row of a `ShiftedConv`'s output from the same row of its input and the row above: its row form."""
     padded = F.pad(torch.stack((above, here), dim=1), (0, 0, *shifted.padding))
     return shifted.conv(padded.permute(0, 3, 1, 2))[:, :, -1].transpose(1, 2)
 
@@ -48,27 +48,27 @@ class ShiftedUpsampling(nn.Module):
         self.conv = normalised(nn.ConvTranspose2d(num_in, num_out, kernel, stride=2, output_padding=1))
 
     def forward(self, features: Features) -> Float[Tensor, "batch rows columns _"]:
-        """Double the resolution. Each row of the input makes two rows of the output, which no other row enters."""
+        """Double the resolution; each row of the input makes two rows of the output by itself."""
         height, width = features.shape[1:3]
         doubled = self.conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return doubled[:, : 2 * height, self.crop : self.crop + 2 * width]
 
 
 def down_shifted(num_in: int, num_out: int, kernel: tuple[int, int] = (2, 3), stride: int = 1) -> ShiftedConv:
-    """Build a convolution that sees rows above and the row itself."""
+    """Build a convolution that sees the rows above and the row itself."""
     return ShiftedConv(num_in, num_out, kernel, sees_right=True, stride=stride)
 
 
 def down_right_shifted(num_in: int, num_out: int, kernel: tuple[int, int] = (2, 2), stride: int = 1) -> ShiftedConv:
-    """Build a convolution that sees what is above and to the left, and the pixel itself."""
+    """Build a convolution that sees the pixels above and to the left, and the pixel itself."""
     return ShiftedConv(num_in, num_out, kernel, sees_right=False, stride=stride)
 
 
 class ShiftedConvSteps:
     """The step form of a down-right-shifted convolution with a kernel of [2, 2].
 
-    The part that comes from the row above is computed once per row. `columns` counts the input's. Write a pixel's
-    input into `slots[column]`, then call `step` for the output of that pixel.
+    The part from the row above is computed once per row. `columns` is the width of the input. Write a pixel's input
+    into `slots[column]`, then call `step` for its output.
     """
 
     def __init__(self, conv: ShiftedConv, batch: int, columns: int) -> None:
@@ -91,13 +91,13 @@ class ShiftedConvSteps:
         self._row.zero_()
 
     def start_row(self, beside: Float[Tensor, "batch _ num_out"] | None = None) -> None:
-        """Begin a row of the output, while `slots` still hold the row above; `beside` is added to the output."""
+        """Begin a row of the output, while `slots` still holds the row above; `beside` is added to the output."""
         pairs = self._row.unfold(1, 2, self.stride).transpose(2, 3).flatten(2)
         torch.matmul(pairs, self._above, out=self._base)
         self._base += self._bias if beside is None else self._bias + beside
 
     def step(self, column: int) -> Pixel:
-        """Return the output at a `column` of its own."""
+        """Return the output at a `column` of the output."""
         return torch.addmm(self._bases[column], self._pairs[column], self._here)
 
 
@@ -105,7 +105,7 @@ class UpsamplingSteps:
     """The step form of a down-right-shifted transposed convolution: each pixel of the input makes 2x2 of the output."""
 
     def __init__(self, upsampling: ShiftedUpsampling, batch: int, columns: int) -> None:
-        """Allocate buffers; `columns` counts the input's."""
+        """Allocate buffers; `columns` is the width of the input."""
         weight, bias = upsampling.conv.weight.detach(), upsampling.conv.bias
         assert bias is not None
         num_out = weight.shape[1]

@@ -18,7 +18,7 @@ def with_ones(values: Features) -> Features:
 
 
 class ShiftedStart(nn.Module):
-    """Maps an image with a plane of ones to features of what lies above and to the left of each pixel."""
+    """Maps an image with a plane of ones to features of the pixels above and to the left of each pixel."""
 
     def __init__(self, num_in: int, filters: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class ShiftedStart(nn.Module):
 class ShiftedStartSteps:
     """The step form of a `ShiftedStart`, with the rows of the image [batch, width, channel + 1] that it needs.
 
-    `above` is the row above the current one, `further` the one above that; they are zero where there is none.
+    `above` is the row above the current one, `further` the row above that; they are zero at the top of the slice.
     """
 
     def __init__(self, start: ShiftedStart, scale: Scale, batch: int, columns: int) -> None:
@@ -64,7 +64,7 @@ class ShiftedStartSteps:
             self.features += beside
 
     def pixel(self, column: int) -> Pixel:
-        """Return the features of the pixel at `column`; all pixels before it are filled in."""
+        """Return the features of the pixel at `column`, once all pixels before it are filled in."""
         features = self._pixels[column]
         if column:
             self._left.add_to(features, self._inputs[column - 1])
@@ -75,5 +75,5 @@ class ShiftedStartSteps:
         self._here[:, column, channel] = self._scale.embed(levels, self._here.dtype)
 
     def inputs(self, column: int) -> Pixel:
-        """Return a pixel of the row as it is filled in so far, followed by its one."""
+        """Return a pixel of the row as far as it is filled in, followed by a one."""
         return self._inputs[column]

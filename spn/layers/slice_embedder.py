@@ -11,7 +11,7 @@ from spn.layers.residual import ConvStack
 from spn.shapes import Features
 
 DILATIONS = 7
-"""Dilations of the slice embedder before they begin again at 1: together they reach 127 pixels."""
+"""Number of dilations before they start again at 1: 1, 2, ... 64, which together reach 127 pixels."""
 
 
 def embedder_dilations(section: FamilySection) -> tuple[int, ...]:
@@ -20,16 +20,16 @@ def embedder_dilations(section: FamilySection) -> tuple[int, ...]:
 
 
 def context_reach(section: FamilySection) -> int:
-    """Return how many pixels away, in rows and in columns, context enters the features of a pixel."""
+    """Return the largest distance in pixels at which context enters the features of a pixel."""
     return sum(embedder_dilations(section))
 
 
 class SliceEmbedder(nn.Module):
     """Concatenates the cells of context along depth and convolves them at constant size.
 
-    NOTE: three things are ours: `Intensity` distinguishes an empty cell from intensity 0, and learned embeddings of
-    the meta-position and, with `num_classes`, of the image's class are appended as planes. So is `embedder_dilation`:
-    how far the convolutions reach (`context_reach`) is not in the paper.
+    NOTE: these are ours: `Intensity` distinguishes an absent cell from intensity 0; learned embeddings of the
+    meta-position and, with `num_classes`, of the image's class are appended as planes; and `embedder_dilation`, because
+    the paper does not say how far the convolutions reach (`context_reach`).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SliceEmbedder(nn.Module):
         num_positions: int,
         num_classes: int = 0,
     ) -> None:
-        """Take the number of cells and of channels in each as `cells`, and how many levels these have."""
+        """Build for `cells` (number of cells, channels in each) with `context_levels` levels."""
         super().__init__()
         num_cells, channels = cells
         self.intensity = build_intensity(section.intensity, context_levels, section.intensity_units)

@@ -40,7 +40,7 @@ class StrictAttention(nn.Module):
         features: Features,
         coordinates: Coordinates,
     ) -> Float[Tensor, "batch height width value_width"]:
-        """Average the values of the pixels before each, weighted by attention."""
+        """Return, for each pixel, the values of the pixels before it, averaged by attention."""
         keys, values = (_nothing_first(part.flatten(1, 2)) for part in self.remember(image, features, coordinates))
         queries = self.ask(features, coordinates).flatten(1, 2)
         # Single-head attention; keys and values are shifted by one pixel, so that a query never sees its own.
@@ -76,7 +76,7 @@ class StrictAttentionSteps:
         )
 
     def step(self, pixel: int, features: Pixel) -> Float[Tensor, "batch value_width"]:
-        """Average the values of the pixels before number `pixel`, weighted by attention."""
+        """Return the values of the pixels before number `pixel`, averaged by attention."""
         queries = self._attention.ask(features, self._coordinates[pixel])[:, None, None]
         seen = slice(0, pixel + 1)
         return F.scaled_dot_product_attention(queries, self._keys[:, :, seen], self._values[:, :, seen])[:, 0, 0]

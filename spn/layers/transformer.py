@@ -51,7 +51,7 @@ class _Block(nn.Module):
 
 
 class RasterTransformer(Recomputing):
-    """Causal self-attention over pixels; token t sees tokens 0 .. t, so its input must lie before pixel t."""
+    """Causal self-attention over pixels; token t sees tokens 0 .. t, so its input must come from before pixel t."""
 
     def __init__(self, width: int, heads: int, num_layers: int, height: int, columns: int, dropout: float) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _BlockSteps:
         self.enlarge = PixelLinear(enlarge.weight, enlarge.bias)
         self.shrink = PixelLinear(shrink.weight, shrink.bias)
         width = attention.out.in_features
-        # Keys and values in one tensor, as the projection makes them: one copy a token.
+        # Keys and values in one tensor, as the projection makes them, so that each token needs one copy.
         self._cache = enlarge.weight.new_zeros(2, batch, self.heads, num_tokens, width // self.heads)
         self._places = self._cache.unbind(3)
 
@@ -93,7 +93,7 @@ class _BlockSteps:
         split = self.queries_keys_values(self.attention_norm(token)).view(len(token), 3, self.heads, -1).transpose(0, 1)
         self._places[place].copy_(split[1:])
         keys, values = self._cache[:, :, :, : place + 1].unbind(0)
-        # Not is_causal: with a single query it would leave the first token alone visible.
+        # Not is_causal, under which a single query would see only the first token.
         mixed = F.scaled_dot_product_attention(split[0].unsqueeze(2), keys, values)
         token = token + self.out(mixed.view(token.shape))
         return token + self.shrink(F.gelu(self.enlarge(self.mlp_norm(token))))

@@ -17,23 +17,23 @@ SPREAD = 0.05
 """Standard deviation of the directions of fresh weights."""
 
 LEAST_SPREAD = 1e-4
-"""Least standard deviation that counts as variance, as a share of the root mean square of all the layer's outputs.
+"""Minimum standard deviation that counts as variance, relative to the root mean square of all the layer's outputs.
 
-Rounding in float32 alone makes about 1e-6. An output with less variance is the same for every image and place, such as
-that of a resolution whose one pixel sees nothing. Dividing by its deviation would multiply its gain by up to 1e5, and
-training would overflow.
+Rounding in float32 makes about 1e-6. An output with less variance is constant over images and pixels, such as at a
+resolution whose only pixel sees nothing. Dividing by its deviation would multiply its gain by up to 1e5, and training
+would overflow.
 """
 
 
 def normalised(layer: Map, scale: float = 1.0) -> Map:
     """Reparametrise a layer's weight as a direction and a gain of 1 for each output, and zero its bias.
 
-    `scale` is the standard deviation that data-dependent initialisation gives its outputs.
+    `scale` is the standard deviation of its outputs after data-dependent initialisation.
     """
     nn.init.normal_(layer.weight, std=SPREAD)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
-    # A transposed convolution has its outputs second.
+    # The second dimension of a transposed convolution's weight is its outputs.
     parametrizations.weight_norm(layer, dim=1 if isinstance(layer, nn.ConvTranspose2d) else 0)
     nn.init.ones_(gain(layer))
     layer.initial_scale = torch.tensor(scale)
@@ -43,8 +43,8 @@ def normalised(layer: Map, scale: float = 1.0) -> Map:
 def fold_weight_norm(model: nn.Module) -> Any:
     """Return a copy of the model with weight normalisation folded into plain weights, the effective weights.
 
-    Everything else is shared with the model. (Removing the parametrizations from a copy would not do: the copy shares
-    the class that they changed, so the model would lose them too.)
+    Everything else is shared with the model. (A deep copy with its parametrizations removed would not do: it shares the
+    class that they changed, so the model would lose them too.)
     """
     twin: Any = object.__new__(parametrize.type_before_parametrizations(model))
     vars(twin).update(vars(model))
@@ -66,11 +66,11 @@ def gain(layer: nn.Module) -> nn.Parameter:
 
 @contextmanager
 def initialised_by_data(model: nn.Module) -> Iterator[None]:
-    """Initialise normalised layers by data: a forward pass in this context sets their gains and biases in turn.
+    """Initialise normalised layers from data: a forward pass in this context sets their gains and biases in turn.
 
-    They are set so that over this batch each output of a layer has mean 0 and the layer's scale as its standard
-    deviation. The layer then returns the new outputs, by which the next one is initialised. An output without variance
-    (`LEAST_SPREAD`) keeps its gain and bias.
+    Over this batch each output of a layer then has mean 0 and the layer's scale as its standard deviation. The layer
+    returns these new outputs, from which the next layer is initialised. An output without variance (`LEAST_SPREAD`)
+    keeps its gain and bias.
     """
     with ExitStack() as hooks, torch.no_grad():
         for module in model.modules():

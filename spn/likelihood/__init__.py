@@ -1,4 +1,4 @@
-"""Laws of a sub-pixel, and the one definition of bits/dim."""
+"""Laws (distributions) of a sub-pixel, and the definition of bits/dim."""
 
 from spn.likelihood.bits_per_dim import bits_per_dim
 from spn.likelihood.chunked import Chunked, Head

@@ -1,4 +1,4 @@
-"""The one definition of bits/dim."""
+"""The definition of bits/dim."""
 
 import math
 
@@ -6,8 +6,8 @@ import math
 def bits_per_dim(nats: float, num_dims: int) -> float:
     """Convert negative log-likelihood in nats to bits per dimension of the full image.
 
-    By the chain rule the nats of a chain are the sum of its stages' nats, so nats and dimensions are what is stored,
-    and the division happens here alone. `num_dims` counts every sub-pixel of the full image (H * W * C), whatever
-    share of them a stage generates: only then do the figures of a chain's stages add.
+    By the chain rule the nats of a chain are the sum of its stages' nats, so results store nats and dimensions, and
+    only this function divides them. `num_dims` counts every sub-pixel of the full image (H * W * C), even if a stage
+    generates only some of them, so that the figures of a chain's stages add up.
     """
     return nats / (num_dims * math.log(2))

@@ -1,4 +1,4 @@
-"""A law computed lazily, a chunk of pixels at a time, so that the logits of a whole slice never exist at once."""
+"""A law computed chunk by chunk, so that the logits of a whole slice never exist at once."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from spn.likelihood.law import Law
 
 Head = Callable[[Tensor], Law]
-"""Maps features [*pixels, feature] to laws [*pixels, channel], each pixel's from its own features alone."""
+"""Maps features [*pixels, feature] to laws [*pixels, channel], pixel by pixel."""
 
 PIXELS = {"cpu": 512}
-"""Pixels per chunk. On a CPU, smaller chunks cost time in calls, larger ones in cache misses."""
+"""Pixels per chunk. On a CPU, smaller chunks cost time in calls, and larger ones in cache misses."""
 
 PIXELS_OF_ACCELERATORS = 1 << 14
 """Pixels per chunk elsewhere: enough to fill a GPU; the log-softmax of 3 channels of 256 levels then takes 50 MB."""
@@ -22,9 +22,9 @@ PIXELS_OF_ACCELERATORS = 1 << 14
 class Chunked(Law):
     """The laws that `head` makes of `features`, computed chunk by chunk.
 
-    With `recompute` each chunk is computed again in the backward pass. That takes 5% more time, but the log-softmax,
-    which over 256 levels is six times as large as the features, is not kept: it is a tenth of all that training keeps,
-    or a third where layers are recomputed too.
+    With `recompute` each chunk is computed again in the backward pass. This takes 5% more time, but does not keep the
+    log-softmax, which over 256 levels is six times as large as the features: a tenth of all that training keeps, or a
+    third if layers are recomputed too.
     """
 
     def __init__(self, features: Float[Tensor, "*pixels feature"], head: Head, recompute: bool = False) -> None:
@@ -46,12 +46,12 @@ class Chunked(Law):
         return torch.cat(parts).unflatten(0, self.features.shape[:-1])
 
     def select(self, row: int, column: int, channel: int) -> Law:
-        """Pick the law of one sub-pixel out of those of a slice [batch, height, width, channel]; no other is made."""
+        """Compute only the law of one sub-pixel of a slice [batch, height, width, channel]."""
         pixel = self.features[:, row : row + 1, column : column + 1]
         return self.head(pixel).select(0, 0, channel)
 
     def tempered(self, temperature: float) -> "Chunked":
-        """Divide the log-probabilities by `temperature` and normalise again."""
+        """Divide the log-probabilities by `temperature` and renormalise."""
         return Chunked(self.features, lambda features: self.head(features).tempered(temperature), self.recompute)
 
     def _log_prob(self, features: Tensor, levels: Tensor) -> Tensor:

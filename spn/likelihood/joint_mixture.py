@@ -27,7 +27,7 @@ class JointMixture:
         high_levels: int,
         law: type[DiscretisedMixture] = DiscretisedMixture,
     ) -> None:
-        # Converted before anything is added, because half precision would move the means by whole levels.
+        # Converted before anything is added, because half precision would shift the means by whole levels.
         exact = parameters.to(at_least_float32(parameters))
         split = exact.unflatten(-1, (num_joint_outputs(channels, 1), -1)).unbind(-2)
         self._weights: Tensor = split[0]
@@ -50,7 +50,7 @@ class JointMixture:
         return self._next
 
     def observe(self, values: Float[Tensor, "*pixels"]) -> None:
-        """Condition on the `values` in [-1, 1], on the scale of all bits so far, of the channel whose law came last."""
+        """Condition on the `values`, in [-1, 1] on the scale of all bits so far, of the channel whose law came last."""
         # Bayes' rule, up to a constant: log p(i | x_1 .. x_c) = log p(i | x_1 .. x_{c-1}) + log p(x_c | i, ...).
         self._weights = self._weights + self._next.component_log_mass(values)
         self._values.append(values)
@@ -69,7 +69,7 @@ def joint_mixture(
     high_levels: int = 1,
     law: type[DiscretisedMixture] = DiscretisedMixture,
 ) -> DiscretisedMixture:
-    """Return the laws [*pixels, channels] of whole pixels, each channel's given the `values` of those before it."""
+    """Return the laws [*pixels, channels] of whole pixels, each channel given the `values` of the channels before."""
     joint = JointMixture(parameters, values.shape[-1], num_levels, high, high_levels, law)
     laws = [joint.law()]
     for value in values.unbind(-1)[:-1]:

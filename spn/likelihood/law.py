@@ -29,7 +29,7 @@ class Law(ABC):
 
     def quantile(self, uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Turn uniforms in [0, 1) into levels by the inverse of the cumulative distribution."""
-        # In float64, and never past the last level that has any probability, whatever the rounding of the sum.
+        # In float64 and scaled by the last sum, so that rounding never selects a level without probability.
         cumulative = self.probs().double().cumsum(-1)
         threshold = uniform.double()[..., None] * cumulative[..., -1:]
         return torch.searchsorted(cumulative, threshold, right=True)[..., 0]

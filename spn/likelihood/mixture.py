@@ -4,9 +4,9 @@ The levels of a sub-pixel lie on [-1, 1]. The probability of level x is the mass
 
     P(x) = sum_i pi_i [sigmoid((x + b - mu_i) / s_i) - sigmoid((x - b - mu_i) / s_i)], b being half a bin,
 
-and the two outermost bins take the tails. Where the more significant bits are known, the mixture lies on the scale of
-all bits so far. The levels are then the bins within the group that those bits select, and their masses are divided by
-that of the group. (NOTE: PixelCNN++ has no such stages; this conditioning is ours.)
+and the two outermost bins take the tails. If the more significant bits are known, the mixture lies on the scale of all
+bits so far. These bits select a group of bins, and the probability of a level is the mass of its bin divided by the
+mass of the group. (NOTE: PixelCNN++ has no such stages; this conditioning is ours.)
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from spn.likelihood.law import Categorical, Law
 
 LEAST_LOG_SCALE = -7.0
-"""Least log-scale of a logistic, as in the paper's code."""
+"""Minimum log-scale of a logistic, as in the paper's code."""
 
 FAR = 1e6
 """Stands for infinity, in units of a scale: the tails beyond it have no mass."""
@@ -28,8 +28,8 @@ FAR = 1e6
 class DiscretisedMixture(Law):
     """Mixtures of `num_mixtures` logistics each, discretised.
 
-    `high` holds each sub-pixel's more significant bits, where they are known, as one of `high_levels` levels. Computed
-    in float32 or better; in float64 the probabilities sum to 1 within 1e-12 whatever the means and scales.
+    `high` holds each sub-pixel's more significant bits, if known, as one of `high_levels` levels. Laws are computed in
+    float32 or better; in float64 the probabilities sum to 1 within 1e-12 for any means and scales.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DiscretisedMixture(Law):
         lower, upper = self._bin(levels)
         if self.high is None:
             return torch.logsumexp(self._weights() + self._log_mass(lower, upper), -1)
-        # Within the group: log sum_i p(i | group) p(bin | i, group).
+        # Given the group: log sum_i p(i | group) p(bin | i, group).
         first, end = self._group(self.high)
         shares = self._log_share(lower, upper, first, end)
         return torch.logsumexp(self._weights_of_group() + shares, -1)
@@ -74,7 +74,7 @@ class DiscretisedMixture(Law):
     def quantile(self, uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Turn uniforms in [0, 1) into levels by the inverse of the cumulative distribution."""
         if self.high is not None:
-            # Far out in a tail, differences of the cumulative distribution would lose all digits.
+            # In the tails, differences of the cumulative distribution would lose all digits.
             return super().quantile(uniform)
         edges = self._edge(torch.arange(1, self.num_levels, device=uniform.device))
         scales = self._inverse_scales().double()
@@ -133,17 +133,17 @@ class DiscretisedMixture(Law):
         return (self._weights() + self._log_mass(*self._group(self.high))).log_softmax(-1)
 
     def _log_mass(self, lower: Tensor, upper: Tensor) -> Float[Tensor, "*batch num_mixtures"]:
-        """Return log(sigmoid(b) - sigmoid(a)) to the last digits, a and b being the edges in units of each scale."""
+        """Return log(sigmoid(b) - sigmoid(a)) without loss of digits; a and b are the edges in units of each scale."""
         # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which cancels no digits.
         within = torch.log(-torch.expm1(self._gap(lower, upper)))
         return F.logsigmoid(self._scaled(upper)) + F.logsigmoid(-self._scaled(lower)) + within
 
     def _log_share(self, lower: Tensor, upper: Tensor, first: Tensor, end: Tensor) -> Tensor:
-        """Return the log of a bin's mass divided by its group's, without dividing: far out, both masses may round to 0.
+        """Return log(mass of a bin / mass of its group) without the quotient: in the tails, both masses may round to 0.
 
         The edges are in order: first <= lower < upper <= end.
         """
-        # Both masses as products of three factors, see `_log_mass`; each factor is divided by its counterpart.
+        # Each mass is a product of three factors (`_log_mass`); each factor is divided by its counterpart.
         above = _log_sigmoid_ratio(self._scaled(upper), self._scaled(end), self._gap(upper, end))
         below = _log_sigmoid_ratio(-self._scaled(lower), -self._scaled(first), self._gap(first, lower))
         within, whole = (-torch.expm1(self._gap(*edges)) for edges in ((lower, upper), (first, end)))
@@ -151,7 +151,7 @@ class DiscretisedMixture(Law):
 
     def _scaled(self, edge: Tensor) -> Tensor:
         """Return the distance of an edge from each mean, in units of each scale: (edge - mu_i) / s_i."""
-        # Infinite edges are kept out of products, whose gradients would not be finite.
+        # Infinite edges are kept out of products, because the gradients would not be finite.
         finite = (edge.masked_fill(edge.isinf(), 0) - self.means.to(edge.dtype)) * self._inverse_scales()
         return torch.where(edge.isinf(), edge.clamp(-FAR, FAR), finite)
 
@@ -166,20 +166,20 @@ class DiscretisedMixture(Law):
 
 def _log_sigmoid_ratio(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:
     """Return log(sigmoid(first) / sigmoid(second)) for first <= second; `difference` is first - second where finite."""
-    # log sigmoid(x) = x - softplus(x): far to the left the difference keeps the digits that two logarithms lose.
+    # log sigmoid(x) = x - softplus(x): far to the left, the difference keeps digits that two logarithms would lose.
     far_left = difference - F.softplus(first) + F.softplus(second)
     return torch.where(second > 0, F.logsigmoid(first) - F.logsigmoid(second), far_left)
 
 
 def at_least_float32(values: Tensor) -> torch.dtype:
-    """Return the dtype in which laws are computed: that of `values`, but never half precision."""
+    """Return the dtype in which laws are computed: that of `values`, but at least float32."""
     return torch.promote_types(values.dtype, torch.float32)
 
 
 class DequantisedMixture(DiscretisedMixture):
-    """The density of the mixture at levels with uniform noise added: it trains and evaluates a bound, not a law.
+    """A mixture that is trained and evaluated by a bound: its density at levels with uniform noise added.
 
-    Samples and probabilities are those of the discretised mixture, for which the bound holds as well.
+    Samples and probabilities are those of the discretised mixture, whose log-probability is bounded.
     """
 
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

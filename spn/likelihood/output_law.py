@@ -1,4 +1,4 @@
-"""How the outputs of a network at one sub-pixel become its law."""
+"""Turns the outputs of a network at a sub-pixel into its law."""
 
 from abc import ABC, abstractmethod
 
@@ -14,8 +14,8 @@ class OutputLaw(ABC):
     num_outputs: int
     """Number of network outputs for a sub-pixel."""
     is_large: bool = False
-    """Whether a slice has so many outputs that its laws should be computed a chunk of pixels at a time (`Chunked`)."""
+    """Whether a slice has so many outputs that its laws should be computed chunk by chunk (`Chunked`)."""
 
     @abstractmethod
     def __call__(self, outputs: Float[Tensor, "*batch _"], high: Int[Tensor, "*batch"] | None) -> Law:
-        """Return the laws [*batch]; `high` holds the sub-pixels' more significant bits, where these are known."""
+        """Return the laws [*batch]; `high` holds the sub-pixels' more significant bits, if known."""

@@ -1,4 +1,4 @@
-"""Model families: each is p(target slice | context), in one file of its own."""
+"""Model families, one file each: p(target slice | context)."""
 
 import importlib
 
@@ -13,7 +13,7 @@ __all__ = ["Context", "Model", "StageShape", "Steps", "build_model", "num_parame
 def build_model(section: ModelSection, shape: StageShape) -> Model:
     """Build the family that `section` names, freshly initialised from torch's global generator.
 
-    The module is imported by name, so that a stage's code digest covers its own family and no other.
+    The module is imported by name, so that a stage's code digest covers only its own family.
     """
     model: Model = importlib.import_module(f"spn.models.{section.family}").build(section, shape)
     model.family = section.family
@@ -21,6 +21,6 @@ def build_model(section: ModelSection, shape: StageShape) -> Model:
 
 
 def num_parameters(section: ModelSection, shape: StageShape) -> int:
-    """Count a model's parameters without making them."""
+    """Count a model's parameters without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_model(section, shape).parameters())

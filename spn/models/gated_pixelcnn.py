@@ -1,7 +1,8 @@
 """The Gated PixelCNN (van den Oord et al. 2016): two stacks of masked convolutions without a blind spot.
 
 Context conditions the gates of both stacks, pixel-aligned, as in the paper's location-dependent conditioning, with the
-slice embedder in place of its deconvolutional network. The class conditions them as a bias of each gate, as there.
+slice embedder instead of its deconvolutional network. The class conditions them as a bias of each gate, as in the
+paper.
 """
 
 import torch
@@ -40,7 +41,7 @@ class GatedPixelCnn(Model):
         return self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
 
     def embed_context(self, context: Context) -> Features | None:
-        """Run the slice embedder, and append the class as one-hot planes; None with neither."""
+        """Run the slice embedder, and append the class as one-hot planes; None if the stage has neither."""
         embedded = embed(self.embedder, context)
         features = [] if embedded is None else [embedded]
         label = one_hot(context, self.shape, next(self.parameters()).dtype)

@@ -1,4 +1,4 @@
-"""What every model family offers, and what a stage hands to it. Stages know about upscaling, models do not."""
+"""The interface between stages and model families. Stages know about upscaling, models do not."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,31 +17,31 @@ from spn.shapes import Features, Levels, OneHot
 
 @dataclass(frozen=True)
 class StageShape:
-    """The shape of a stage's problem: target slices of levels, and the cells of context beside them."""
+    """The shape of a stage's problem: target slices and cells of context."""
 
     height: int
     width: int
     channels: int
     num_levels: int
-    """Levels a target sub-pixel can take."""
+    """Number of levels of a target sub-pixel."""
     num_cells: int
-    """Cells of context, each a slice at a fixed relative offset; 0 for a stage without context."""
+    """Number of cells of context, each a slice at a fixed relative offset; 0 for a stage without context."""
     context_levels: int
-    """Levels of the cells: they are in the image's own scale, bits not yet known being 0."""
+    """Number of levels of the cells, which are in the image's own scale; bits not yet known are 0."""
     num_positions: int
-    """Meta-positions a target slice can have."""
+    """Number of meta-positions, S * S."""
     high_levels: int = 1
-    """Levels of the target's more significant bits, where all of them are known beforehand; 1 where there are none."""
+    """Number of levels of the target's more significant bits, if all of these are known beforehand; else 1."""
     num_classes: int = 0
     """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What is known beside the target, pixel-aligned with it.
+    """Everything that the target is conditioned on, pixel-aligned with it.
 
-    An empty cell (outside the grid of slices, or of a slice not yet generated) is False in `present`: not intensity 0.
-    `high` holds the target's own more significant bits as levels, or None where the stage has none of them;
+    `present` is False for an absent cell (outside the grid of slices, or not yet generated), which differs from
+    intensity 0. `high` holds the target's own more significant bits as levels, or None if they are not all known;
     `label` holds the class of each image, or None if the stage is not class-conditional.
     """
 
@@ -61,7 +61,7 @@ class Steps(ABC):
     """The step form of a model: the laws that `forward` returns, one sub-pixel at a time, with caches.
 
     Call `begin` for each slice, `start_row` for each row, `start_pixel` for each pixel, and for each channel `law`,
-    then `observe` with the levels that the pixel has there. The caches are buffers that are allocated once.
+    then `observe` with its levels. The caches are buffers that are allocated once.
     """
 
     @abstractmethod
@@ -94,7 +94,7 @@ class Model(nn.Module, ABC):
 
     shape: StageShape
     family: str | None = None
-    """The name of its file in `spn/models/`; None for a model that was built elsewhere."""
+    """The name of its file in `spn/models/`; None for a model built elsewhere."""
 
     @abstractmethod
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel units"]:
@@ -102,7 +102,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def embed_context(self, context: Context) -> Features | None:
-        """Turn the context into features, once per slice; None for a stage with nothing to embed."""
+        """Turn the context into features, once per slice; None if there is nothing to embed."""
 
     @abstractmethod
     def laws(
@@ -114,7 +114,7 @@ class Model(nn.Module, ABC):
         """Return the laws of all sub-pixels [batch, height, width, channel], given both embeddings and the context."""
 
     def initialise(self, levels: Levels, context: Context) -> None:
-        """Initialise by a first batch, in training mode; only families with weight normalisation do anything."""
+        """Initialise from a first batch, in training mode; only families with weight normalisation do anything."""
 
     def forward(self, levels: Levels, context: Context) -> Law:
         """Return the laws of all sub-pixels of `levels` [batch, height, width, channel]."""
@@ -122,7 +122,7 @@ class Model(nn.Module, ABC):
 
 
 def build_embedder(section: FamilySection, shape: StageShape, width: int, num_classes: int = 0) -> SliceEmbedder | None:
-    """Build the slice embedder, or return None if there is nothing to embed; `num_classes` if the class enters here."""
+    """Build the slice embedder; None if there is nothing to embed. Pass `num_classes` if the class enters here."""
     if not shape.num_cells and not num_classes:
         return None
     cells = shape.num_cells, shape.channels
@@ -130,7 +130,7 @@ def build_embedder(section: FamilySection, shape: StageShape, width: int, num_cl
 
 
 def embed(embedder: SliceEmbedder | None, context: Context) -> Features | None:
-    """Run the slice embedder, where a stage has one."""
+    """Run the slice embedder, if there is one."""
     return embedder(context.cells, context.present, context.position, context.label) if embedder else None
 
 
@@ -140,5 +140,5 @@ def one_hot(context: Context, shape: StageShape, dtype: torch.dtype) -> OneHot |
 
 
 def copy_into_buffer(before: Tensor | None, now: Tensor | None) -> Tensor | None:
-    """Copy `now` into `before`, if there is one, and return that: captured CUDA graphs read the same memory again."""
+    """Copy `now` into `before`, if there is one, and return the latter: captured CUDA graphs reuse the same memory."""
     return now if before is None or now is None else before.copy_(now)

@@ -1,10 +1,10 @@
 """PixelCNN++ (Salimans et al. 2017): shifted convolutions at three resolutions, and a discretised mixture of logistics.
 
-There are two streams of features: the down-shifted one, `u`, sees the rows above; the down-right-shifted one, `ul`,
-sees what lies to the left as well, and the first stream.
+There are two streams of features: the down-shifted stream, `u`, sees the rows above; the down-right-shifted stream,
+`ul`, sees the pixels to the left as well, and `u`.
 
-NOTE: context has no place in the paper. Ours: the slice embedder's output, pixel-aligned, is added to both streams
-where they begin, through a linear map each; it is known before the slice, so nothing need be shifted.
+NOTE: the paper has no context. In ours, a linear map of the slice embedder's output, pixel-aligned, is added to the
+start of each stream; it is known before the slice, so it needs no shift.
 """
 
 from typing import cast
@@ -44,7 +44,7 @@ RESOLUTIONS = 3
 
 
 class Resolution(Recomputing):
-    """The blocks of both streams at one resolution, on the way up and down, with the lower resolutions between."""
+    """The blocks of both streams at one resolution, on the ways up and down, with the lower resolutions in between."""
 
     def __init__(self, section: PixelCnnPpSection, num_classes: int, below: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def _leave(filters: int, stride: int, sees_right: bool) -> nn.Module:
 
 
 class PixelCnnPp(Model):
-    """Both streams, and a head on the down-right-shifted one."""
+    """Both streams, and a head on the down-right-shifted stream."""
 
     def __init__(self, section: PixelCnnPpSection, shape: StageShape) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class PixelCnnPp(Model):
         embedded_context: Features | None,
         context: Context,
     ) -> Law:
-        """Run both streams; the head makes the laws from the second."""
+        """Run both streams; the head makes the laws from `ul`."""
         values = embedded[..., 0]
         image = with_ones(values)
         u, ul = down_shift(self.first_u(image)), self.first_ul(image)
@@ -133,7 +133,7 @@ class PixelCnnPp(Model):
         return self.head(F.elu(ul), values, context.high)
 
     def initialise(self, levels: Levels, context: Context) -> None:
-        """Initialise gains and biases by a batch, layer by layer, with dropout on."""
+        """Initialise gains and biases from a batch, layer by layer, with dropout on."""
         with initialised_by_data(self):
             self(levels, context).log_prob(levels)
 
@@ -231,7 +231,7 @@ class _ResolutionSteps:
 
 
 class _Below:
-    """The step form of what lies below a resolution: entered at its stride's rows and columns, left at every one."""
+    """The step form of the lower resolutions: entered at every stride-th row and column, read at every one."""
 
     def __init__(self, streams: Resolution, batch: int, columns: int) -> None:
         assert streams.below is not None

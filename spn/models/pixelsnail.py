@@ -1,10 +1,10 @@
 """PixelSNAIL (Chen et al. 2018): gated residual convolutions, and attention over all pixels before.
 
-One down-right-shifted stream at one resolution. A block is some gated residual blocks and then attention, whose keys
-and values come from the image, the features and the coordinates, its queries from the features and the coordinates.
+There is one down-right-shifted stream at one resolution. A block has some gated residual blocks and then attention,
+with keys and values from the image, the features and the coordinates, and queries from the features and coordinates.
 
-NOTE: context has no place in the paper. Ours: the slice embedder's output, pixel-aligned, is added to the stream where
-it begins, through a linear map. A class enters every convolutional block, as in PixelCNN++.
+NOTE: the paper has no context. In ours, a linear map of the slice embedder's output, pixel-aligned, is added to the
+start of the stream. A class enters every convolutional block, as in PixelCNN++.
 """
 
 from typing import cast
@@ -93,7 +93,7 @@ class PixelSnail(Recomputing, Model):
         return self.head(F.elu(stream), values, context.high)
 
     def initialise(self, levels: Levels, context: Context) -> None:
-        """Initialise gains and biases by a batch, layer by layer, with dropout on."""
+        """Initialise gains and biases from a batch, layer by layer, with dropout on."""
         with initialised_by_data(self):
             self(levels, context).log_prob(levels)
 

@@ -1,10 +1,9 @@
 """The Subscale Pixel Network (Menick & Kalchbrenner 2018, Fig. 4): slice embedder and masked decoder.
 
-One embedder and one decoder are shared by all slices of a stage. Under S = 1 there is no slice before the target, the
-embedder falls away, and what remains is the paper's decoder-only baseline. A discretised mixture of logistics may
-take the place of the paper's softmax.
+All slices of a stage share one embedder and one decoder. With S = 1 and all bits there is no context and no embedder:
+this is the paper's decoder-only baseline. A discretised mixture of logistics may replace the paper's softmax.
 
-NOTE: the paper gives the parts and their order but no sizes; blocks, norms, positions and widths are ours.
+NOTE: the paper states the parts and their order, but no sizes; blocks, norms, positions and widths are ours.
 """
 
 import torch
@@ -72,7 +71,7 @@ class SubscalePixelNetwork(Model):
         embedded_context: Features | None,
         context: Context,
     ) -> Law:
-        """Attend over the pixels before, then convolve over them and the channels before (Fig. 4b)."""
+        """Attend over the pixels before, then convolve over these and the channels before (Fig. 4b)."""
         flat = embedded.flatten(-2)
         # Token t holds pixel t - 1, all its channels, and the context of pixel t.
         tokens = self.entry(raster_shift(flat))

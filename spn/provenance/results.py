@@ -216,7 +216,7 @@ def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -
 
 
 def recorded_in() -> dict[str, str] | None:
-    """Read the MLflow store and experiment of this folder from the handle; None if the handle or database is missing."""
+    """Read this folder's MLflow store and experiment from the handle; None if the handle or database is missing."""
     try:
         experiment: dict[str, str] = read_json(HANDLE)
     except InputError:

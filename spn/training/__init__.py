@@ -1,4 +1,4 @@
-"""Training one stage: batches, optimiser, EMA of the weights, and a state from which a killed training resumes."""
+"""Trains one stage: batches, optimiser, EMA of the weights, and the state from which a killed training resumes."""
 
 from spn.training.lock import training_lock
 from spn.training.termination import TerminatedError

@@ -1,4 +1,4 @@
-"""Batches as a pure function of the step, so that a resumed run sees what an uninterrupted one would have."""
+"""Batches as a pure function of the step, so that a resumed training sees the same ones as an uninterrupted one."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from spn.seeds import seeded
 
 
 def batch_indices(seed: int, step: int, num_images: int, batch_size: int) -> Int64[Tensor, " batch"]:
-    """Choose the images of one step: every epoch is a permutation of its own, and batches run across their ends."""
+    """Choose the images of one step: each epoch is a new permutation, and a batch may span two epochs."""
     first = step * batch_size
     picks: list[Tensor] = []
     missing = batch_size

@@ -1,6 +1,7 @@
-"""A loss or a gradient that is not finite stops training, with the step and the parameter.
+"""Stops training at a loss or gradient that is not finite, naming the step and the parameter.
 
-Neither shows by itself: a gradient whose norm is infinite is clipped to zeros, and the weights stand still.
+Otherwise training would go on unnoticed: clipping turns a gradient of infinite norm into zeros, and the weights stay
+unchanged.
 """
 
 from collections.abc import Sequence
@@ -10,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 Pending: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""A step's loss, the norm of its gradient, and the number of the parameter to blame where that is not finite."""
+"""A step's loss, the norm of its gradient, and the index of the parameter to blame if that norm is not finite."""
 
 
 def worst_gradient(model: nn.Module) -> Tensor:
     """Return the index of the first gradient whose norm is not finite, or else of the largest.
 
-    Parameters without gradients do not count. To be called before clipping. The result stays on the device, because
-    training must not wait for it.
+    Parameters without gradients do not count. Call it before clipping. The result stays on the device, so that training
+    does not wait for it.
     """
     norms = torch._foreach_norm([each.grad for each in model.parameters() if each.grad is not None])
     return torch.stack(norms).nan_to_num(torch.inf, torch.inf).argmax().double()
@@ -26,7 +27,7 @@ def worst_gradient(model: nn.Module) -> Tensor:
 def check_finite(stage: str, model: nn.Module, losses: Tensor, pending: Sequence[Pending], step: int) -> None:
     """Raise FloatingPointError naming the first of the `pending` steps whose loss or gradient is not finite.
 
-    `losses` are those of the whole batches; `step` is the number of the last step.
+    `losses` are over whole batches; `step` is the number of the last step.
     """
     norms, culprits = (torch.stack([each[part] for each in pending]).cpu() for part in (1, 2))
     losses = losses.cpu()

@@ -1,4 +1,4 @@
-"""The history of a training: rows at intervals, written as a CSV file for people and for DVC's plots."""
+"""The history of a training: rows at intervals, written as CSV."""
 
 import csv
 import io
@@ -15,15 +15,15 @@ HISTORY = (
     "images_per_second",
     "training_seconds",
 )
-"""Columns of history.csv. An estimate draws one slice per image: unbiased, and exact where a stage has one slice.
+"""Columns of history.csv. An estimate draws one slice per image: it is unbiased, and exact if a stage has one slice.
 
-`training_seconds` are those of all steps so far, of earlier runs too, without validations and writing;
-`images_per_second` is by the same clock, since the row before.
+`training_seconds` is the time of all steps so far, including earlier runs, without validation and writing;
+`images_per_second` is by the same clock, since the last row.
 """
 
 
 def history_text(rows: list[Row]) -> str:
-    """Write out a history.csv."""
+    """Return the text of a history.csv."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()

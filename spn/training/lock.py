@@ -1,4 +1,4 @@
-"""A lock on each recipe: a killed Snakemake may leave a training running, and the next one must not start it twice."""
+"""A lock on each recipe, because a killed Snakemake may leave a training running when the next one starts it again."""
 
 import sys
 import time
@@ -13,27 +13,27 @@ from spn.files import writing
 from spn.provenance import Recipe, recipe_digest
 
 POLL_SECONDS = 5.0
-"""Between two attempts to take the lock."""
+"""Time between two attempts to take the lock."""
 
 
 def state_path(runs: Path, recipe: Recipe) -> Path:
-    """Name the file under `runs` that holds the state of a recipe's training."""
+    """Return the path of the state from which the training of a recipe resumes, under `runs`."""
     return runs / f"{recipe['stage']}-{recipe_digest(recipe)[:16]}.safetensors"
 
 
 @contextmanager
 def training_lock(runs: Path, recipe: Recipe) -> Iterator[None]:
-    """Wait until no other process trains `recipe`, and keep others waiting meanwhile.
+    """Wait until no other process trains `recipe`, and hold the lock meanwhile.
 
-    The system releases the lock when its process ends, however it ends. A line on stderr tells of a file system
-    without locks; WriteError is raised where the lock's file cannot be made.
+    The system releases the lock when the process ends, even if killed. If the file system has no locks, a line on
+    stderr says so. Raises WriteError if the lock's file cannot be made.
     """
     state = state_path(runs, recipe)
     path = state.with_name(f".{state.stem}.lock")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    # A file as the lock, where the system has none, would outlive a killed training.
+    # No fallback to a lock by the mere existence of a file: it would outlive a killed training.
     lock = FileLock(path, fallback_to_soft=False)
     if any_of(is_first() and _is_taken(lock))[0]:
         if is_first():
@@ -47,7 +47,7 @@ def training_lock(runs: Path, recipe: Recipe) -> Iterator[None]:
 
 
 def _is_taken(lock: FileLock) -> bool:
-    """Take the lock, unless another process has it."""
+    """Take the lock, or tell that another process has it."""
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -31,7 +31,7 @@ def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optim
 
 
 def learning_rate(section: TrainingSection, step: int) -> float:
-    """Return the learning rate of `step`, counted from 0: a linear warm-up, then what the schedule names."""
+    """Return the learning rate of `step`, counted from 0: a linear warm-up, then the schedule."""
     peak = section.optimiser.learning_rate
     if step < section.warmup_steps:
         return peak * (step + 1) / (section.warmup_steps + 1)
@@ -47,7 +47,7 @@ class EmaModel:
     """A copy of a model whose weights are an exponential moving average (EMA) of the model's.
 
     At step t: average <- d average + (1 - d) weights, with d = min(decay, (1 + t) / (10 + t)), so that the random
-    first weights are soon forgotten.
+    initial weights are soon forgotten.
     """
 
     def __init__(self, model: Model, decay: float) -> None:

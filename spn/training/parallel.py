@@ -1,7 +1,7 @@
 """A stage's loss in one process or in several: the same batch, the same loss, the same gradient.
 
 Every process takes its share of each batch (`spn.distributed`), and DistributedDataParallel averages the gradients.
-Batches are functions of the step, so nothing else is exchanged. Dropout is drawn by each process for itself.
+Batches are functions of the step, so nothing else is exchanged. Each process draws its own dropout.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from spn.training.step import Nats
 
 
 class _StageNats(nn.Module):
-    """`Stage.nats` as a module, for DistributedDataParallel looks for gradients behind a forward pass."""
+    """`Stage.nats` as a module, because DistributedDataParallel acts after a module's forward pass."""
 
     def __init__(self, nats: Callable[..., Tensor], model: Model) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def parallel_nats(stage: Stage, model: Model, device: torch.device, compiled: bo
     """Return `Stage.nats` of a model, whose gradients are averaged over the processes; see `Trainer` on `compiled`."""
     nats: Callable[..., Tensor] = stage.nats
     if compiled:
-        # With torch's own random numbers, so that dropout is the same as without.
+        # `fallback_random` makes dropout the same as without compilation.
         nats = torch.compile(stage.nats, options={"fallback_random": True})
     if num_processes() == 1:
         return partial(nats, model)

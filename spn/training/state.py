@@ -1,4 +1,4 @@
-"""The state of a training that can be killed at any moment and resumed: one file, written by renaming."""
+"""The state from which a killed training resumes: one file, written by renaming."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +16,9 @@ from spn.training.optimiser import EmaModel
 
 @dataclass
 class TrainingState:
-    """Weights, their averages, the optimiser and the history after `step` steps, which took `seconds` of training.
+    """Weights, their EMA, the optimiser and the history after `step` steps, which took `seconds` of training.
 
-    `pending` holds the loss and the gradient's norm of every step since the last row of the history.
+    `pending` has an entry for every step since the last row of the history.
     """
 
     recipe: Recipe
@@ -42,7 +42,7 @@ class TrainingState:
         save_tensors(path, tensors, notes)
 
     def restore(self, path: Path) -> None:
-        """Load what `save` wrote for the same recipe."""
+        """Load a state that `save` wrote for the same recipe."""
         tensors, notes = load_tensors(path)
         check_recipe(path, self.recipe, notes.get("recipe"))
         self.model.load_state_dict(_under("model", tensors))

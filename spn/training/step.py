@@ -1,7 +1,7 @@
-"""What training does to weights: the digest of a training's code starts here, and all that decides weights follows.
+"""One step of training. The code digest of a training starts here, and covers everything that decides the weights.
 
-Weights, batches, slices and dropout are functions of (seed, stage, step), so a training that was killed goes on as if
-it had not been.
+Weights, batches, slices and dropout are functions of (seed, stage, step), so a resumed training ends like an
+uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Nats: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Learner:
-    """A model in training, the EMA of its weights, its optimiser, and what one step does to them."""
+    """A model in training, with its optimiser and the EMA of its weights."""
 
     def __init__(self, params: Params, name: str, device: torch.device) -> None:
         self.name, self.seed, self._device = name, params.seed, device
@@ -42,7 +42,7 @@ class Learner:
 
     @torch.no_grad()
     def initialise(self, batch: Batch) -> None:
-        """Initialise the model by the first batch, where its family does so; called once, before the first step."""
+        """Initialise the model from the first batch, if its family does so; called once, before the first step."""
         slices, position, labels = batch
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, self.name, "initialisation"))
@@ -51,7 +51,7 @@ class Learner:
         self.average.model.load_state_dict(self.model.state_dict())
 
     def draw(self, step: int, num_images: int) -> tuple[Tensor, Tensor]:
-        """Draw the images of a step, by their numbers, and the target slice of each."""
+        """Draw the images of a step, by index, and the target slice of each."""
         size = self.section.batch_size
         positions = draw_positions(self.stage.targets, size, seeded(self.seed, self.name, "slices", step))
         return batch_indices(self.seed, step, num_images, size), positions
@@ -59,8 +59,8 @@ class Learner:
     def take(self, step: int, batch: Batch, nats: Nats) -> Pending:
         """Take a step, counted from 0, on this process' share of its batch.
 
-        Returns the share's loss (nats a slice), the gradient's norm, and the parameter to blame if that is not finite.
-        `nats` is `Stage.nats` of the model, whose gradients are averaged over the processes.
+        Returns the loss on the share (nats per slice), the gradient's norm, and the parameter to blame if that is not
+        finite. `nats` is `Stage.nats` of the model, with gradients averaged over the processes.
         """
         section = self.section
         others = [rank()] if rank() else []
@@ -69,7 +69,7 @@ class Learner:
             group["lr"] = learning_rate(section, step)
         slices, position, labels = batch
         with torch.autocast(self._device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
-            # Shares may differ by an image; weighted so, their average is the mean over the batch.
+            # Shares may differ by an image; with these weights, the average of their losses is the mean over the batch.
             weight = len(slices) * num_processes() / section.batch_size
             loss = nats(slices, position, labels).mean() * weight
         self.optimiser.zero_grad(set_to_none=True)

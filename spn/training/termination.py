@@ -1,4 +1,4 @@
-"""SIGTERM, by which clusters preempt and time out: the step is finished, the state saved, the process left."""
+"""Handles SIGTERM, which clusters send before they kill: training finishes its step, saves its state and ends."""
 
 import signal
 import threading
@@ -8,14 +8,14 @@ from types import FrameType
 
 
 class TerminatedError(BaseException):
-    """Training was asked to stop and has saved its state; no Exception, because nothing went wrong."""
+    """Training was stopped by SIGTERM and has saved its state; not an Exception, because nothing went wrong."""
 
 
 @contextmanager
 def noting_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGTERM came, which no longer ends the process on the spot.
+    """Yield a function that tells whether SIGTERM came; inside, SIGTERM does not end the process.
 
-    Signals reach the main thread alone: in any other thread nothing is noted, and SIGTERM has its usual effect.
+    Signals reach only the main thread. In any other thread this does nothing, and SIGTERM has its usual effect.
     """
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():

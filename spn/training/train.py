@@ -2,7 +2,7 @@
 
 The sum over a stage's slices is estimated by one uniformly drawn slice per image and step. Batches, slices and dropout
 are functions of (seed, stage, step), so a resumed training repeats nothing and skips nothing: on a CPU with one thread
-it ends with the same weights, bit by bit.
+it ends with bit-identical weights.
 """
 
 from pathlib import Path
@@ -34,12 +34,12 @@ def train_stage(
 ) -> None:
     """Train stage `name` and write checkpoint.safetensors and history.csv to `output`.
 
-    Trains nothing where `output` holds a checkpoint of the same recipe; the history is in it, so history.csv may be
-    missing. Goes on from the state that an earlier run of the recipe left under `runs`. `observe` is given every row
-    of the history, those of earlier runs included. `compiled` and `recompute` suit the machine: see `Trainer`.
-    Several processes (`spn.distributed`) train one stage together, and the first of them writes.
-    Raises InputError when the data are not the stage's, or lack the labels that it needs, FloatingPointError when a
-    loss or a gradient is not finite, and TerminatedError on SIGTERM, when the state is saved.
+    Trains nothing if `output` has a checkpoint of the same recipe; its history is inside, so history.csv may be
+    missing. Resumes from the state of an earlier run of the recipe under `runs`. Passes every row of the history to
+    `observe`, including those of earlier runs. `compiled` and `recompute` are explained at `Trainer`. Several processes
+    (`spn.distributed`) train together, and the first of them writes.
+    Raises InputError if the data do not suit the stage or lack labels that it needs, FloatingPointError if a loss or
+    gradient is not finite, and TerminatedError on SIGTERM, once the state is saved.
     """
     recipe = stage_recipe(params, name, data.digest)
     checkpoint = output / "checkpoint.safetensors"
@@ -69,9 +69,9 @@ def train_stage(
 
 
 def trained_history(checkpoint: Path, recipe: Recipe) -> list[Row] | None:
-    """Return the history in a checkpoint of exactly this recipe; None where there is none.
+    """Return the history in a checkpoint of exactly this recipe; None if there is no such checkpoint.
 
-    Raises InputError where the checkpoint is damaged.
+    Raises InputError if the checkpoint is damaged.
     """
     notes = load_tensors(checkpoint)[1] if checkpoint.exists() else {}
     return notes["history"] if notes.get("recipe") == recipe else None

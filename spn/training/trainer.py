@@ -1,4 +1,4 @@
-"""The training loop of a stage: steps, rows of the history, validation, and the state that a kill leaves."""
+"""The training loop of a stage: steps, rows of the history, validation, and saving the state for resuming."""
 
 import time
 from collections.abc import Callable
@@ -29,17 +29,17 @@ from spn.training.termination import TerminatedError, noting_sigterm
 Observe = Callable[[Row], None]
 
 ROWS = 100
-"""Rows of the history between the first step and the last, beside those of validations."""
+"""Number of rows of the history, beside those of validations."""
 
 SAVE_SECONDS = 60
-"""Most seconds of work that a kill can cost."""
+"""Maximum time between saves: the most work that a kill can cost."""
 
 
 class Trainer:
     """The training loop of one stage.
 
-    With `compiled` the network is compiled, which takes a minute or more before the first step; with `recompute` the
-    activations within layers are computed again in the backward pass, to save memory.
+    `compiled` compiles the network, which takes a minute or more before the first step. `recompute` saves memory by
+    computing the activations within layers again in the backward pass (activation checkpointing).
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Trainer:
             recompute_layers(self.model)
         self._nats = parallel_nats(self.stage, self.model, device, compiled)
         self._since = self._saved = time.monotonic()
-        """When the clock of training was started, and when the state was saved."""
+        """Times at which the clock of training was started and the state was saved."""
 
     def advance(self, path: Path, observe: Observe) -> None:
         """Train up to the last step, saving to `path` on the way; on SIGTERM save and raise TerminatedError."""
@@ -101,11 +101,11 @@ class Trainer:
                     raise TerminatedError(f"stage {self.name}: stopped by SIGTERM and saved after step {state.step}")
 
     def _validates(self) -> bool:
-        """Tell whether the step just done is one of those that are validated."""
+        """Tell whether validation follows the step just done."""
         return self.state.step == self.section.steps or self.state.step % self.section.validate_every == 0
 
     def _owes_row(self) -> bool:
-        """Tell whether the history lacks a row of the step just done."""
+        """Tell whether the history lacks a row for the step just done."""
         state, every = self.state, max(1, self.section.steps // ROWS)
         is_due = state.step > 0 and (self._validates() or state.step % every == 0)
         return is_due and not (state.history and state.history[-1]["step"] == state.step)
@@ -135,11 +135,11 @@ class Trainer:
         self._saved = self._since = time.monotonic()
 
     def initialise(self) -> None:
-        """Initialise the model by the first batch, where its family does so; called once, before the first step."""
+        """Initialise the model from the first batch, if its family does so; called once, before the first step."""
         self.learner.initialise(self._batch(step=0, shared=False))
 
     def train_step(self) -> Pending:
-        """Take one step and return its `Pending`, whose loss is the mean over this process' share alone."""
+        """Take one step and return its `Pending`, with the loss over this process' share only."""
         step = self.state.step
         pending = self.learner.take(step, self._batch(step), self._nats)
         self.state.step += 1
@@ -148,7 +148,7 @@ class Trainer:
     def _batch(self, step: int, shared: bool = True) -> Batch:
         """Draw the batch of a step.
 
-        All processes draw the same, and each is given its share of it, or all where it is not `shared`.
+        All processes draw the same batch; each returns its share of it, or the whole if not `shared`.
         """
         indices, positions = self.learner.draw(step, self.data.num_images("train"))
         if shared:
@@ -160,9 +160,9 @@ class Trainer:
         return self.data.labels(split, indices) if self.stage.plan.num_classes else None
 
     def _stop_clock(self) -> None:
-        """Wait for the pending steps, which must be finite, and count the seconds since the clock was started.
+        """Wait for the pending steps, check that they are finite, and add the seconds since the clock was started.
 
-        This is the only place where training waits for the device.
+        Training waits for the device only here.
         """
         state = self.state
         if state.pending:
@@ -197,9 +197,9 @@ class Trainer:
 
     @torch.inference_mode()
     def validate(self, terminated: Callable[[], bool] = lambda: False) -> float | None:
-        """Estimate the averaged weights' bits/dim on the validation split, always with the same slice per image.
+        """Estimate the bits/dim of the EMA weights on the validation split, always with the same slice per image.
 
-        Return None if a process is `terminated` meanwhile.
+        Returns None if a process is `terminated` meanwhile.
         """
         num_images, batch_size = self.data.num_images("validation"), 2 * self.section.batch_size
         images = torch.arange(num_images)

@@ -117,7 +117,7 @@ MISTAKES: Mistakes = {
             "stages": {"low": tiny("low")["stages"]["low"] | {"bits": [0, 5], "model": GATED_24}},
             "chains": {"low": {"stages": ["low"]}},
         },
-        "stages.low.class_conditional: expected labels, which source photos has not",
+        "stages.low.class_conditional: expected labels, which source photos lacks",
     ),
     "a word for a flag": ({"stages.low.class_conditional": "yes"}, "stages.low.class_conditional: "),
     "no stage is conditional": ({"sampling.class": 3}, "sampling.class: expected a stage that is class_conditional"),

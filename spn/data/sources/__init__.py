@@ -1,4 +1,4 @@
-"""Where images come from: one file per source; files lie in `sources/` by convention, see its README."""
+"""Data sources, one Python file each; by convention their images lie in `sources/`, see its README."""
 
 import importlib
 from pathlib import Path
@@ -16,7 +16,7 @@ def open_source(section: DataSection, root: Path, resources: Resources = ALONE) 
     """Open the source that a `data` section names, with its files below `root`.
 
     The module is imported by name, so that the digest of a source's code covers no other source. Raises InputError if
-    a file is missing, damaged or not what the section says.
+    a file is missing, damaged, or does not match the section.
     """
     module = importlib.import_module(f"spn.data.sources.{section.source}")
     source: Source = getattr(module, f"open_{section.source}")(section, root, resources)

@@ -1,6 +1,6 @@
 """`.npy` and `.npz` arrays of uint8 images, the format of the down-sampled ImageNet releases.
 
-Rows are read from the files one after the other: neither a compressed `.npz` nor a large `.npy` is ever in memory.
+Rows are read one after the other, so that neither a compressed `.npz` nor a large `.npy` is ever in memory as a whole.
 """
 
 import io
@@ -30,15 +30,15 @@ IMAGES, LABELS = "data", "labels"
 """Keys of an `.npz`."""
 
 DAMAGED = (*DAMAGED_ZIP, TypeError, SyntaxError, MemoryError, OverflowError, tokenize.TokenError)
-"""What zipfile and numpy raise for files that are not theirs."""
+"""Errors of zipfile and numpy for files of another kind."""
 
 MAX_HEADER_BYTES = 1 << 14
-"""More than numpy accepts; a header may state any length of itself."""
+"""More than numpy accepts; a header states its own length, which may be anything."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of an array, and where its first byte lies."""
+    """The header of an array, and the position of its first byte."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -47,7 +47,7 @@ class Header:
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """One file of images, [N, H, W, C] or, plane after plane, [N, C*H*W]; labels from 0 where it has any."""
+    """One file of images, [N, H, W, C] or, plane after plane, [N, C*H*W]; labels from 0, if it has any."""
 
     path: Path
     header: Header
@@ -55,7 +55,7 @@ class ArrayFile:
 
     @property
     def count(self) -> int:
-        """How many images it holds."""
+        """Number of images."""
         return self.header.shape[0]
 
 
@@ -96,7 +96,7 @@ class ArrayPool(Pool):
 
 
 def open_arrays(section: ArraysData, root: Path, resources: Resources) -> Source:
-    """Open the files of `{name}/`; where there is no test file, val is the test split, as is ImageNet's custom."""
+    """Open the files of `{name}/`; without a test file, val is the test split, as is custom for ImageNet."""
     folder = root / section.places[0]
     groups = _group(folder)
     if "train" not in groups:
@@ -168,7 +168,7 @@ def _read_labels(path: Path, count: int, first_label: int) -> Int64[np.ndarray, 
 
 @contextmanager
 def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Open the array of an `.npy`, or that called `key` of an `.npz`; return its bytes and their number."""
+    """Open the array of an `.npy`, or the array `key` of an `.npz`; yield its bytes and their number."""
     if path.suffix == ".npy":
         with path.open("rb") as file:
             yield file, path.stat().st_size
@@ -183,11 +183,11 @@ def _open_array(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
 
 
 def _read_header(path: Path, key: str) -> Header:
-    """Read an array's header, in which nothing is pickled; raise InputError where the array is not wholly there."""
+    """Read an array's header, without unpickling; raise InputError if the array is not complete."""
     readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
     try:
         with _open_array(path, key) as (file, size), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy's, of headers that Python 2 wrote
+            warnings.simplefilter("ignore")  # numpy warns of headers written by Python 2
             head = io.BytesIO(file.read(MAX_HEADER_BYTES))
             shape, is_fortran, dtype = readers[npy_format.read_magic(head)](head)
             start = head.tell()

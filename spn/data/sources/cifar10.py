@@ -1,6 +1,6 @@
-"""CIFAR-10 (Krizhevsky 2009) in its official python files, as the archive or the unpacked folder.
+"""CIFAR-10 (Krizhevsky 2009) in its official Python files, as the archive or the unpacked folder.
 
-Every batch file is parsed once, and its images wait in a temporary file, from which they are mapped into memory.
+Every batch file is parsed once; its images are kept in a temporary file and mapped into memory from there.
 """
 
 import gzip
@@ -31,14 +31,14 @@ TEST = ("test_batch",)
 MAX_BATCH_BYTES = 1 << 26
 """Twice the size of an official batch file."""
 MAX_ARCHIVE_BYTES = 1 << 28
-"""More than the official archive unpacked."""
+"""More than the unpacked official archive."""
 MAX_HEADER_BYTES = 1 << 16
-"""More than the headers that tar puts before members."""
+"""More than the headers before a member of the archive."""
 MAX_MEMBERS = 100
 """More than the official archive has."""
 
 DAMAGED = (tarfile.TarError, EOFError, zlib.error, OSError, LookupError, ValueError, RecursionError)
-"""What gzip and tarfile raise for archives that are not whole, or of another kind."""
+"""Errors of gzip and tarfile for archives that are incomplete or of another kind."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class BatchPool(Pool):
 
 
 def open_cifar10(section: Cifar10Data, root: Path, resources: Resources) -> Source:
-    """Open the archive, or the folder where there is no archive."""
+    """Open the archive, or the folder if there is no archive."""
     archive, folder = (root / place for place in section.places)
     if archive.is_file():
         where, digest, files = archive, file_sha256(archive), _archive_files(archive)
@@ -94,7 +94,7 @@ def open_cifar10(section: Cifar10Data, root: Path, resources: Resources) -> Sour
 
 
 def _spool(files: Iterable[tuple[str, bytes]], where: Path) -> dict[str, Batch]:
-    """Parse the batch files, in any order; the nameless file goes with the last of the arrays that map it."""
+    """Parse the batch files, in any order; their temporary file vanishes with the last array that maps it."""
     batches = {}
     with tempfile.TemporaryFile() as spool:
         for name, content in files:
@@ -111,7 +111,7 @@ def _spool(files: Iterable[tuple[str, bytes]], where: Path) -> dict[str, Batch]:
 
 
 def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Read the batch files of a folder; a missing one shows later."""
+    """Read the batch files of a folder; a missing one is reported later."""
     for path in (folder / name for name in TRAIN + TEST):
         if path.is_file():
             _check_size(path.stat().st_size, str(path))
@@ -119,7 +119,7 @@ def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _archive_files(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Read the batch files of an archive in passing, picked by name; nothing is ever extracted."""
+    """Read the batch files of an archive, selected by name, in one pass; nothing is extracted."""
     names = {f"{FOLDER}/{name}": name for name in TRAIN + TEST}
     try:
         with gzip.open(archive) as content:
@@ -143,9 +143,9 @@ def _members(content: gzip.GzipFile, archive: Path) -> Iterator[tarfile.TarInfo]
 
 
 class Headers:
-    """What tarfile reads of an archive: headers, which state lengths of themselves and of members.
+    """The archive as tarfile reads it: headers only, which state lengths of themselves and of members.
 
-    Neither is believed beyond reason.
+    Refuses lengths beyond reason.
     """
 
     def __init__(self, content: gzip.GzipFile, archive: Path) -> None:

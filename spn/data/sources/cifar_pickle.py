@@ -1,8 +1,8 @@
-"""CIFAR-10's pickled batches, read without running anything that they name.
+"""Reads CIFAR-10's pickled batches without running any code that they name.
 
-The official files name numpy's array constructors, which are replaced here by stand-ins that only take note of their
-arguments: no code of numpy or of any other module runs. Operations are counted beforehand, so that a file of a few
-bytes cannot take gigabytes.
+The official files name numpy's array constructors. Stand-ins replace these and only record their arguments, so that no
+code of numpy or any other module runs. Operations are counted first, so that a file of a few bytes cannot use
+gigabytes.
 """
 
 import io
@@ -21,7 +21,7 @@ from spn.config import InputError
 PIXELS = 3 * 32 * 32
 
 MAX_OPERATIONS = 200_000
-"""Some five times what an official batch of 10,000 images takes."""
+"""About five times as many as an official batch of 10,000 images needs."""
 
 MALFORMED = (
     pickle.UnpicklingError,
@@ -35,12 +35,12 @@ MALFORMED = (
     MemoryError,
     RecursionError,
 )
-"""What the unpickler raises for a pickle that is not one, or not of a dict of arrays."""
+"""Errors of the unpickler for files that are no pickle of a dict of arrays."""
 
 
 @dataclass
 class RawType:
-    """What a pickle says of a dtype."""
+    """A dtype as a pickle describes it."""
 
     code: str
 
@@ -50,7 +50,7 @@ class RawType:
 
 @dataclass
 class RawArray:
-    """What a pickle says of an array."""
+    """An array as a pickle describes it."""
 
     shape: Any = None
     dtype: Any = None
@@ -62,12 +62,12 @@ class RawArray:
 
 
 class StandIn(NamedTuple):
-    """Takes the place of a callable; immutable, because a pickle may try to set attributes of what it names."""
+    """Replaces a callable; immutable, because a pickle may try to set attributes on it."""
 
     function: Callable[..., Any]
 
     def __call__(self, *arguments: Any) -> Any:
-        """Take the call."""
+        """Record the call."""
         return self.function(*arguments)
 
 
@@ -93,10 +93,10 @@ ADMITTED = {
 
 
 class BatchUnpickler(pickle.Unpickler):
-    """Admits plain containers, strings, numbers and what `ADMITTED` stands in for."""
+    """Admits plain containers, strings, numbers and the names in `ADMITTED`."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in of a global; raise UnpicklingError where there is none."""
+        """Return the stand-in for a global; raise UnpicklingError if there is none."""
         if (module, name) not in ADMITTED:
             raise pickle.UnpicklingError(f"a pickle that names {module}.{name}")
         return ADMITTED[module, name]
@@ -106,7 +106,7 @@ def parse_batch(content: bytes, where: str) -> tuple[UInt8[np.ndarray, "image 32
     """Read the images and labels of one batch file; raise InputError, naming `where`, if it is not an official one."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in strings that are none
+            warnings.simplefilter("ignore")  # of invalid escapes in strings
             _count_operations(content)
             batch = BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
         data, labels = batch[b"data"], batch[b"labels"]
@@ -118,7 +118,7 @@ def parse_batch(content: bytes, where: str) -> tuple[UInt8[np.ndarray, "image 32
 
 
 def _count_operations(content: bytes) -> None:
-    """Refuse more operations or memo indices than a batch takes: the unpickler makes room for all indices below one."""
+    """Refuse more operations or higher memo indices than a batch needs; the unpickler allocates up to the highest."""
     for position, (operation, argument, _) in enumerate(pickletools.genops(content)):
         memo_index = int(argument or 0) if operation.name in {"PUT", "BINPUT", "LONG_BINPUT"} else 0
         if max(position, memo_index) > MAX_OPERATIONS:

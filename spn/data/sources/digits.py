@@ -33,8 +33,8 @@ class DigitsPool(Pool):
 
 
 def open_digits(section: DigitsData, root: Path, resources: Resources) -> Source:
-    """Open the bundled digits; their levels 0 to 16 are kept as they are."""
-    from sklearn.datasets import load_digits  # takes two seconds, which the other sources need not wait
+    """Open the bundled digits; their levels 0 to 16 are kept unchanged."""
+    from sklearn.datasets import load_digits  # takes two seconds, so other sources do not import it
 
     bundle = load_digits()
     pool = DigitsPool(bundle.images.astype(np.uint8)[..., None], bundle.target.astype(np.int64))

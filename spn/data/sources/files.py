@@ -1,4 +1,4 @@
-"""Files of a source: their digest, reading from them, and the line that tells a user how to get one."""
+"""Reads files of a source, and makes the message that tells a user how to get one."""
 
 import struct
 import zipfile
@@ -9,13 +9,13 @@ from typing import Protocol, runtime_checkable
 from spn.config import InputError
 
 DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, LookupError, struct.error)
-"""What zipfile raises for archives that are not whole, encrypted, or of another kind."""
+"""Errors of zipfile for archives that are incomplete, encrypted, or of another kind."""
 
 BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""How members of a zip may be compressed: zipfile decompresses other methods at once, however large the result."""
+"""Accepted compression methods of zip members; zipfile decompresses others all at once, of any size."""
 
 DEFLATE_RATIO = 1032
-"""Most bytes that deflate makes of one."""
+"""Maximum expansion of one byte by deflate."""
 
 
 @runtime_checkable
@@ -32,9 +32,9 @@ class Readable(Protocol):
 
 
 def read_exactly(file: Readable, size: int, path: Path, position: int | None = None) -> bytes:
-    """Read `size` bytes of the opened `path`, from `position` where it is given.
+    """Read `size` bytes of the opened `path`, from `position` if given.
 
-    Raises InputError where the file is damaged or ends early.
+    Raises InputError if the file is damaged or ends early.
     """
     try:
         if position is not None:
@@ -48,7 +48,7 @@ def read_exactly(file: Readable, size: int, path: Path, position: int | None = N
 
 
 def check_end(file: Readable, path: Path) -> None:
-    """Raise InputError where there are more bytes; at the end, a gzip file compares its checksum."""
+    """Raise InputError if there are more bytes; at its end, a gzip file checks its checksum."""
     try:
         more = file.read(1)
     except (EOFError, OSError, zlib.error) as error:
@@ -58,7 +58,7 @@ def check_end(file: Readable, path: Path) -> None:
 
 
 def missing_file(path: Path, expected: str, url: str) -> InputError:
-    """Say which file is expected where, and the command that gets it."""
+    """Return the error for a missing file, with the command that downloads it."""
     make_folder = "" if path.parent.is_dir() else f"mkdir -p {path.parent} && "
     command = f"{make_folder}dvc import-url {url} {path}"
     return InputError(f"{path}: expected {expected}, got no such file; get it by: {command}")

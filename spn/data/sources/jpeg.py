@@ -1,8 +1,8 @@
-"""Damage inside a JPEG that its decoder passes over: libjpeg only warns of it, and Pillow hides the warnings.
+"""Finds damage inside a JPEG that its decoder ignores: libjpeg only warns of it, and Pillow hides the warnings.
 
-Found are long runs of zero bytes, as file systems leave in place of lost blocks, and markers that no scan can hold or
-that are out of order. Not found is other damage that reads as Huffman code: a flipped bit, bytes that are missing, and
-zeroes where they are the code of flat blocks, as in many scans of progressive files.
+It finds long runs of zero bytes, which file systems put in place of lost blocks, and markers that are invalid inside a
+scan or out of order. It cannot find damage that is valid Huffman code: a flipped bit, missing bytes, or zeroes in scans
+where they are the code of flat blocks, as in many progressive files.
 """
 
 import re
@@ -10,9 +10,9 @@ import re
 JPEG_START = b"\xff\xd8"
 
 ZEROES = 32
-"""Bytes in a row that no whole picture has, but where zero bits are the code of a flat block.
+"""Length of a run of zero bytes that no intact picture has, unless zero bits are the code of a flat block.
 
-The most met with were 3 in 10,100 photographs, and 9 in 1,700 encodings of flat, noisy, drawn and photographed ones.
+The longest seen were 3 in 10,100 photographs, and 9 in 1,700 encodings of flat, noisy, drawn and photographed pictures.
 """
 
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
@@ -20,11 +20,11 @@ _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 
 _EOI, _SOS, _DHT, _DRI = 0xD9, 0xDA, 0xC4, 0xDD
 _BETWEEN_SCANS = {_EOI, _SOS, _DHT, _DRI, 0xCC, 0xDB, 0xDC, 0xFE, *range(0xE0, 0xF0)}
-"""What may follow a scan: its end, tables, comments and the segments of applications."""
+"""Markers that may follow a scan: the end of image, tables, comments and application segments."""
 
 
 def scan_damage(content: bytes) -> str | None:
-    """Return what is wrong with the compressed data of a JPEG that Pillow decodes; None where nothing is seen."""
+    """Describe the damage in the compressed data of a JPEG that Pillow decodes; None if none is found."""
     first_symbols: dict[int, int] = {}
     position, restarts, in_scan = len(JPEG_START), False, False
     while marker := _MARKER.search(content, position):
@@ -58,7 +58,7 @@ def _data_damage(content: bytes, start: int, end: int, restarts: bool, zeroes_ar
 
 
 def _first_symbols(segment: bytes) -> dict[int, int]:
-    """Return, by class and number of each Huffman table, the symbol whose code is all zeroes: the first."""
+    """Return the first symbol, whose code is all zeroes, of each Huffman table by its class and number."""
     symbols = {}
     while len(segment) > 17:
         symbols[segment[0]] = segment[17]
@@ -67,9 +67,9 @@ def _first_symbols(segment: bytes) -> dict[int, int]:
 
 
 def _is_flat(header: bytes, first_symbols: dict[int, int]) -> bool:
-    """Tell whether zero bits alone may stand for blocks in which nothing changes, as under optimised tables."""
+    """Tell whether zero bits may encode blocks in which nothing changes, as under optimised tables."""
     if len(header) < 6:
-        return True  # and the decoder refuses it
+        return True  # the decoder refuses it
     tables = header[2 : 1 + 2 * header[0] : 2]
     spectral_start, spectral_end, successive = header[-3:]
     symbols = []

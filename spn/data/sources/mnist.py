@@ -18,7 +18,7 @@ IMAGES_MAGIC = 0x00000803
 LABELS_MAGIC = 0x00000801
 MAX_IMAGES = 60_000
 BLOCK = 1000
-"""Images read at once."""
+"""Images per read."""
 
 
 class IdxPool(Pool):

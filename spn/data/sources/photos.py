@@ -39,7 +39,7 @@ class CropPool(Pool):
 
 def open_photos(section: PhotosData, root: Path, resources: Resources) -> Source:
     """Cut the bundled photographs into bands and the bands into crops."""
-    from sklearn.datasets import load_sample_images  # takes two seconds, which the other sources need not wait
+    from sklearn.datasets import load_sample_images  # takes two seconds, so other sources do not import it
 
     photos = [np.asarray(photo) for photo in load_sample_images().images]
     pools = {split: CropPool(photos, _corners(photos, section, split), section.size) for split in SPLITS}
@@ -53,7 +53,7 @@ def open_photos(section: PhotosData, root: Path, resources: Resources) -> Source
 
 
 def _corners(photos: list[Photo], section: PhotosData, split: Split) -> list[tuple[int, int, int]]:
-    """List photograph, top and left of every crop that lies inside the split's bands."""
+    """List the photograph, top and left of every crop inside the split's bands."""
     corners = []
     for index, photo in enumerate(photos):
         height, width, _ = photo.shape

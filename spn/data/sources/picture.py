@@ -1,8 +1,7 @@
-"""One picture file to one square image of levels, by a rule without hidden choices.
+"""Turns one picture file into one square image of levels.
 
-The first frame is taken and turned as its EXIF orientation says; transparency is ignored, nothing is composited;
-colours become grey or RGB by Pillow's `convert`, without colour management; then comes the crop and, on the levels as
-they are stored, the resizing.
+The rule: take the first frame and turn it by its EXIF orientation; ignore transparency; convert to grey or RGB by
+Pillow's `convert`, without colour management; crop; resize on the stored levels.
 """
 
 import io
@@ -33,15 +32,15 @@ DAMAGED = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What Pillow's decoders raise for files that are damaged, truncated, too large or of another kind."""
+"""Errors of Pillow's decoders for files that are damaged, truncated, too large or of another kind."""
 
 
 class PictureError(ValueError):
-    """A picture cannot be used; says why in a few words."""
+    """A picture cannot be used; the message says why in a few words."""
 
 
 def decode_picture(content: bytes, section: FolderData) -> UInt8[np.ndarray, "size size channel"]:
-    """Decode, orient, convert and fit one picture; raise PictureError where it is damaged or too small."""
+    """Decode, orient, convert and fit one picture; raise PictureError if it is damaged or too small."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,7 +60,7 @@ def decode_picture(content: bytes, section: FolderData) -> UInt8[np.ndarray, "si
 
 
 def _fit(picture: Image.Image, section: FolderData) -> Image.Image:
-    """Take the centre square, and convert before resizing, because palettes cannot be averaged."""
+    """Crop to the centre square, and convert before resizing, because palettes cannot be averaged."""
     side = section.size if section.fit == "crop" else min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))

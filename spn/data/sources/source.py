@@ -1,4 +1,4 @@
-"""What every data source is: images in three splits, drawn once and streamed in a fixed order."""
+"""The interface of data sources: images in three splits, streamed in a fixed order."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ class Pool(ABC):
 
     @abstractmethod
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Return the images at `indices`, which ascend, holding no more than one file of them in memory."""
+        """Yield the images at ascending `indices`, with at most one file of them in memory."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: which release it is, the SHA-256 of its bytes, and its images.
+    """A data set: its release, the SHA-256 of its bytes, and its images.
 
-    `drop_bits` least significant bits of the pools' levels are dropped; `skipped` has the files that were left out, and
-    why.
+    The `drop_bits` least significant bits of the pools' levels are dropped; `skipped` has the files that were left out,
+    and why.
     """
 
     release: str
@@ -79,14 +79,14 @@ class Source:
         return self.parts[split].pool.labelled
 
     def stream(self, split: Split) -> Iterator[Item]:
-        """Return the images of a split, in the order of the source's files, and their labels."""
+        """Yield the images of a split and their labels, in the order of the source's files."""
         part = self.parts[split]
         for image, label in part.pool.stream(part.indices):
             yield image >> self.drop_bits, label
 
 
 def shown(files: Mapping[str, str]) -> str:
-    """Return the names of files that cannot be used, each with the reason, and how many more there are."""
+    """List the first few unusable files, each with the reason, and count the rest."""
     more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
     return ", ".join(f"{name} ({reason})" for name, reason in islice(files.items(), NAMES_SHOWN)) + more
 
@@ -94,9 +94,9 @@ def shown(files: Mapping[str, str]) -> str:
 def draw_parts(
     section: SourceSection, pools: Mapping[Split, Pool], wanted: Mapping[Split, int | None], where: str
 ) -> dict[Split, Part]:
-    """Draw the splits that have no pool of their own from the training pool, `wanted` images each; apply the limits.
+    """Draw `wanted` images from the training pool for each split without a pool; then apply the limits.
 
-    Raises InputError where a count is missing, superfluous or too large, or a split is empty; `where` names the source.
+    Raises InputError if a count is missing, superfluous or too large, or a split is empty; `where` names the source.
     """
     order = _permutation(section.split_seed, "train", len(pools["train"]))
     chosen: dict[Split, Part] = {}
@@ -125,6 +125,6 @@ def _limited(part: Part, limit: int | None) -> Part:
 
 
 def _permutation(seed: int, split: Split, length: int) -> Int64[np.ndarray, " image"]:
-    """Permute by sorting random words: numpy keeps these for good, but not what its generators make of them."""
+    """Permute by sorting random words: numpy guarantees that these never change, but not its own permutations."""
     words = np.random.Philox(key=np.array([seed, SPLITS.index(split)], dtype=np.uint64)).random_raw(length)
     return np.argsort(words, kind="stable").astype(np.int64)

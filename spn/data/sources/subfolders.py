@@ -1,4 +1,4 @@
-"""What the sub-folders of a folder or zip of images say: the split of each image, and its class."""
+"""Reads the split and the class of each image from the sub-folders of a folder or zip."""
 
 from pathlib import Path, PurePosixPath
 
@@ -9,10 +9,10 @@ NAMES_SHOWN = 5
 
 
 def by_split(names: tuple[str, ...], where: Path) -> dict[Split, list[str]]:
-    """Sort names by the sub-folders train, validation and test, which may lie in one folder that holds all.
+    """Sort names by the sub-folders train, validation and test, which may lie in one common folder.
 
-    Without such sub-folders all are of the training split. Raises InputError, naming the source `where`, for images
-    beside them.
+    Without such sub-folders all images belong to the training split. Raises InputError, naming the source `where`, for
+    images outside them.
     """
     return {
         split: [name for name in names if _lies_in(name, folder)]
@@ -21,10 +21,10 @@ def by_split(names: tuple[str, ...], where: Path) -> dict[Split, list[str]]:
 
 
 def class_labels(names: tuple[str, ...], where: Path, num_classes: int) -> dict[str, int]:
-    """Return the class of each name: the number, from 0, of the folder directly below its split's, in sorted order.
+    """Return the class of each name: the index of its class folder, directly below the split's, in sorted order.
 
-    Raises InputError where an image lies in no such folder, or their number in the training split is not `num_classes`,
-    or another split has other ones.
+    Raises InputError if an image lies in no class folder, if the training split has not `num_classes` of them, or if
+    another split has different ones.
     """
     folders = _split_folders(names, where)
     found = {split: _class_names(names, folder, where) for split, folder in folders.items()}
@@ -41,7 +41,7 @@ def class_labels(names: tuple[str, ...], where: Path, num_classes: int) -> dict[
 
 
 def _split_folders(names: tuple[str, ...], where: Path) -> dict[Split, tuple[str, ...]]:
-    """Find the folder of each split that has one, as the parts of its path; of all images where no split has."""
+    """Find the folder of each split, as the parts of its path; without split folders, all images are for training."""
     parts = [PurePosixPath(name).parts for name in names]
     tops = {part[0] for part in parts}
     has_one_top = len(tops) == 1 and not tops & set(SPLITS) and all(len(part) > 2 for part in parts)
@@ -71,7 +71,7 @@ def _class_names(names: tuple[str, ...], folder: tuple[str, ...], where: Path) -
 
 
 def _lying_in_the_only(classes: list[str], names: tuple[str, ...], folder: tuple[str, ...]) -> str:
-    """Name what lies directly in the only class folder: one stray image makes a class of the folder that holds all."""
+    """Name images directly in the only class folder: one stray image turns the common folder into a class."""
     direct = [name for name in names if _lies_in(name, folder) and len(PurePosixPath(name).parts) == len(folder) + 2]
     return f", with {_shown(direct)} directly in it" if len(classes) == 1 and direct else ""
 
