@@ -13,9 +13,9 @@ from spn.provenance import Audit, ask, asked_results, audit
 min_version("9.20")
 
 
-# `params` is a directive of Snakemake; a mistake in params.yaml stops everything here, before any job starts.
-# What is made again is decided by what results say of themselves, whatever Snakemake remembers of them. The jobs, which
-# read the Snakefile again on a cluster, need not know.
+# Not called `params`, which is a directive of Snakemake. A mistake in params.yaml stops everything here, before any
+# job. The notes in results decide what is made again, not Snakemake's records. Only the main process audits them, not
+# the jobs on a cluster, which read the Snakefile again.
 found = Audit()
 try:
     parameters = load_params(Path("params.yaml"))
@@ -23,14 +23,14 @@ try:
         found = audit(parameters)
         ask(parameters, found)
 except (InputError, WriteError) as error:
-    # Snakemake would put lines of its own after the reason.
+    # SystemExit, because Snakemake would print more lines after an exception.
     raise SystemExit(f"spn: error: {error}") from None
 for problem in found.problems:
     if not problem.is_missing:
         print(f"to be made again: {problem.reason}", file=sys.stderr)
 
 
-# Progress on the terminal, and the reasons of failures last.
+# Shows progress on the terminal, and finally the reasons of failures.
 follow(workflow)
 
 
@@ -60,8 +60,8 @@ include: "workflow/rules/results.smk"
 include: "workflow/rules/experiments.smk"
 
 
-# Without outputs, so it runs whenever it is asked for, and asks for every file, so that one which is deleted, by a user
-# or after a failure, is made again.
+# It has no outputs, so it runs whenever requested. Its inputs are all files of all results, so that a deleted file is
+# made again.
 rule reproduce:
     default_target: True
     input:

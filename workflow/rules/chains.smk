@@ -1,4 +1,4 @@
-"""Chains: sampled stage after stage, and their bits/dim as the sum of their stages'."""
+"""Chains: samples, stage by stage, and bits/dim as the sum over stages."""
 
 
 rule sample:
@@ -13,7 +13,7 @@ rule sample:
             SAMPLED.with_name(PICTURE),
             caption="../captions/samples.rst",
             category="Samples",
-            # Their table is sorted by labels.
+            # The report sorts by these labels.
             labels=lambda wildcards: {
                 "chain": wildcards.chain,
                 "after stage": f"{stages_of(wildcards).index(wildcards.stage) + 1:02}. {wildcards.stage}",
@@ -29,7 +29,7 @@ rule sample:
     params:
         given=lambda wildcards, input: f"--given {input.given}" if input.given else "",
         folder=subpath(output.samples, parent=True),
-        # What the report's caption says of classes.
+        # For the report's caption.
         num_classes=lambda wildcards: parameters.num_classes(wildcards.chain),
         only=lambda wildcards: parameters.sampling.class_,
     shell:

@@ -3,7 +3,7 @@
 
 rule preprocess:
     input:
-        # Whether they changed is told by their content, in the request, and not by their times.
+        # Their content decides whether they changed (see `request`), not their times.
         sources=ancient(source_files),
         request=request(slices_path("{dataset}", "{scale_factor}")),
     output:

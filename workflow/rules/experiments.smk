@@ -1,10 +1,10 @@
-"""Presets that are run beside params.yaml, each in a workspace of its own: `snakemake --cores all compare`.
+"""Presets that run beside params.yaml, each in a separate workspace: `snakemake --cores all compare`.
 
 The whole workflow runs there, with the sources of this workspace.
 """
 
 
-# Without outputs, so it runs whenever it is asked for; what runs inside is decided by the Snakemake that runs there.
+# It has no outputs, so it runs whenever requested; the inner Snakemake decides what to run.
 rule ablations:
     input:
         "presets/ablations.yaml",
@@ -14,7 +14,7 @@ rule ablations:
         "../envs/spn.yaml"
     threads: lambda wildcards: workflow.cores
     resources:
-        # Where the jobs of the Snakemake inside run; a cluster's profile says otherwise.
+        # Options of the inner Snakemake; a cluster's profile sets others.
         options=lambda wildcards, threads: f"--cores {threads}",
     params:
         workspace="experiments/ablations",

@@ -33,7 +33,7 @@ rule report:
             category="Training",
             labels={"of all chains": "curves of their stages"},
         ),
-        # First of the samples' table, which is sorted by its labels.
+        # First among the samples, which the report sorts by labels.
         gallery=report(
             PLOTS / "samples.html",
             caption="../captions/gallery.rst",

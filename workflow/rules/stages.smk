@@ -1,4 +1,4 @@
-"""One rule per stage: training and evaluation. Stages train on true contexts, so they run in parallel."""
+"""Training and evaluation of stages. Stages train on true contexts (teacher forcing), so they run in parallel."""
 
 
 rule train:
@@ -6,9 +6,9 @@ rule train:
         data=lambda wildcards: slices(wildcards.stage),
         request=request(CHECKPOINT),
     output:
-        # Kept while the rule runs, because training returns at once where the checkpoint has the recipe asked for.
+        # Kept while the rule runs, because training returns at once if the checkpoint has the right recipe.
         checkpoint=update(CHECKPOINT),
-        # Not kept: after a failure Snakemake takes a checkpoint that was kept for the new one, but this one is missing.
+        # Not kept: after a failure Snakemake would take the kept checkpoint for a new one, if this were not missing.
         history=STAGE / "history.csv",
     log:
         "logs/train/{stage}.log",
@@ -16,14 +16,14 @@ rule train:
         "../envs/spn.yaml"
     threads: 1
     resources:
-        # Of the machine, not of the science: for example --set-resources train:options=--recompute, or in a profile.
+        # Options of the machine, for example --set-resources train:options=--recompute, or in a profile.
         options="",
-        # More than one: a process for each.
+        # With several, a process for each.
         gpu=0,
     params:
         folder=subpath(output.checkpoint, parent=True),
     shell:
-        # In place of the shell, so that SIGTERM reaches it and Snakemake waits until it has saved.
+        # `exec` replaces the shell, so that SIGTERM reaches spn and Snakemake waits until it has saved its state.
         "exec spn train {wildcards.stage} --data {input.data} --output {params.folder}"
         " --threads {threads} --gpus {resources.gpu} {resources.options} > {log} 2>&1"
 
