@@ -1,8 +1,8 @@
 """The decoder of `spn.models.spn` in the style common in public code: the same function, written another way.
 
 Features are NCHW; convolutions are full kernels multiplied by a mask in every `forward`; attention materialises its
-T x T weights and fills what lies above the diagonal; the optimiser is torch's default AdamW. With our weights, which
-`same_weights` gives it, it computes the same laws: what differs in time and memory is the style alone.
+T x T weights and fills those above the diagonal; the optimiser is torch's default AdamW. With our weights, copied by
+`same_weights`, it computes the same laws, so that only the style makes a difference in time and memory.
 """
 
 import math
@@ -37,7 +37,7 @@ def rows_mask() -> Tensor:
 
 
 def channels_mask(num_in: int, num_out: int, channels: int, strict: bool) -> Tensor:
-    """Admit, at a pixel itself, the image channels before (`strict`), or up to and with, the own one."""
+    """Admit, at the pixel itself, the earlier image channels (mask A, `strict`), or these and its own (mask B)."""
     group_in = torch.arange(num_in) * channels // num_in
     group_out = torch.arange(num_out) * channels // num_out
     seen = group_out[:, None] > group_in if strict else group_out[:, None] >= group_in
@@ -55,7 +55,7 @@ class MaterialisedAttention(nn.Module):
         self.register_buffer("mask", torch.tril(torch.ones(num_pixels, num_pixels)))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Attend to the tokens up to and with each."""
+        """Attend from each token to itself and the tokens before."""
         batch, num_pixels, width = tokens.shape
         split = self.queries_keys_values(tokens).split(width, dim=2)
         queries, keys, values = (

@@ -28,7 +28,7 @@ PARTS = ("sampling", "families", "fixed_point", "training", "memory", "data", "s
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, write and print; 1 where a must is missed under --strict."""
+    """Measure, write and print; return 1 if a must is missed under --strict."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Pictures a second out of a folder: two processes against one."""
+"""Pictures per second decoded from a folder: two processes against one."""
 
 import json
 import shutil

@@ -50,7 +50,7 @@ def _against_passes(scale: Scale, name: str, section: FamilySection, target: Tar
         GROUP,
         f"{name}, {size}x{size}, batch {batch}, against a full forward per pixel",
         seconds["ours"],
-        # Of the first pixel, timed, a pass for each channel; public code makes do with one for all three.
+        # The first pixel was timed, with a pass for each channel; public code needs one pass for all three.
         [each / 3 * pixels for each in seconds["passes"]],
         batch * pixels,
         "pixels/s",

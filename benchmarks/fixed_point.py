@@ -1,7 +1,7 @@
 """Fixed-point decoding against a full forward pass per sub-pixel, with networks trained on photographs.
 
-How many passes it takes depends on how far a law really depends on the pixels before, so the networks are trained for a
-moment on what they would see.
+The number of passes depends on how far laws actually depend on earlier pixels, so the networks are trained briefly on
+such images.
 """
 
 from collections.abc import Iterator

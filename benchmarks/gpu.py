@@ -1,7 +1,7 @@
 """Benchmarks of a GPU: `python -m benchmarks.gpu [--seconds 450] [--device cuda]`, everything in one call.
 
-Results are written after every part, so that a part that fails, or a call that is killed, loses nothing before it. A
-part is left out where its time would run over.
+Results are written after every part, so that a failing part or a killed call loses no earlier results. A part is left
+out if there is not enough time for it.
 """
 
 import argparse
@@ -24,11 +24,11 @@ PARTS = {
     "memory": (gpu_rows.memory, 20),
     "compilation": (gpu_rows.compilation, 120),
 }
-"""What is measured, in this order, and the seconds it may take."""
+"""The parts to measure, in this order, and the seconds each may take."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, write and print; 1 where a part failed, 2 where there is no GPU."""
+    """Measure, write and print; return 1 if a part failed, 2 if there is no GPU."""
     options = _parser().parse_args(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 try:
                     rows += measure(scale, Path(folder), peaks, device)
-                except Exception as error:  # a part that fails must not cost the others, where a call is dear
+                except Exception as error:  # a failing part must not stop the others, because GPU time is expensive
                     traceback.print_exc()
                     failed.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
             results.write("benchmarks-gpu", described, peaks, rows, options.output, failed)

@@ -71,7 +71,7 @@ def against_common(scale: Scale, folder: Path, peaks: Peaks, device: torch.devic
 
 
 def sampling(scale: Scale, folder: Path, peaks: Peaks, device: torch.device) -> list[Row]:
-    """Sample slices of 16x16: throughput at a large batch, and one pixel step at small ones, eager beside."""
+    """Sample 16x16 slices: throughput at a large batch, one pixel step at small ones, and the eager walk beside."""
     compare_samples(TINY, device)
     size, large = scale.size(16), 4 if scale.tiny else 1024
     model = build(scale.section, decoder_shape(size)).to(device).eval().requires_grad_(False)
@@ -109,7 +109,7 @@ def _choose(law: Law, uniform: Tensor) -> Tensor:
 
 
 def memory(scale: Scale, folder: Path, peaks: Peaks, device: torch.device) -> list[Row]:
-    """Hold what the allocator gave for one slice of a 64x64 image against the full image."""
+    """Compare allocated memory for one slice of a 64x64 image with that for the full image."""
     section, size, found = scale.section, scale.size(64), []
     full, common = (_held(problem(section, size, 1), device) for problem in (one_slice, _common))
     cases: list[tuple[str, Held, Held, Target | None]] = [("full image against the common style", full, common, None)]
@@ -141,7 +141,7 @@ def _common(section: SpnSection, size: int, scale_factor: int) -> Problem:
 
 
 def _held(problem: Problem, device: torch.device, batch: int = 4) -> Held:
-    """Return the bytes that an image adds: those kept after the forward pass, and the most in forward and backward."""
+    """Return the bytes that an image adds: kept after the forward pass, and at the peak of forward and backward."""
     with torch.device(device):
         measure = _held_on_cuda if device.type == "cuda" else _held_on_cpu
         one, two = (measure(*problem(count)) for count in (batch, 2 * batch))
@@ -165,7 +165,7 @@ def _held_on_cpu(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[int, int
 
 
 def compilation(scale: Scale, folder: Path, peaks: Peaks, device: torch.device) -> list[Row]:
-    """Train a wide network compiled and not."""
+    """Train a wide network with and without compilation."""
     size, batch = scale.size(32), 2 if scale.tiny else 64
     section = scale.section if scale.tiny else wide(512)
     runs: dict[str, Run] = {

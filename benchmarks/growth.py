@@ -1,4 +1,4 @@
-"""How cost grows: with the size of the image at slices of one size, and with the batch that is sampled."""
+"""How cost grows with the size of the image, for slices of one size, and with the batch size in sampling."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ TIME = "Growth: seconds of a training step per image, one slice against the full
 MEMORY = "Growth: MB kept for backward per image, one slice against the full image"
 BATCHES = "Growth: pixels/s sampled with the batch"
 LONGEST = 10.0
-"""Seconds a step of the full image may take to be timed."""
+"""Maximum expected seconds of a step on the full image for it to be timed."""
 
 
 def rows(scale: Scale, folder: Path) -> list[Row]:
-    """Grow the image at slices of 16x16, then the batch."""
+    """Grow the image with 16x16 slices, then the batch."""
     side = scale.size(16)
     factors = (1, 2) if scale.tiny else (1, 2, 4, 8, 16)
     memory = [_memory(scale, side, factor) for factor in factors]
@@ -28,7 +28,7 @@ def rows(scale: Scale, folder: Path) -> list[Row]:
 
 
 def _times(scale: Scale, folder: Path, side: int, factors: tuple[int, ...]) -> list[Row]:
-    """Time slices of images up to 8 times as large; the full image as long as a step is expected to be short."""
+    """Time slices of images up to 8 times as large, and the full image if its step is expected to be short."""
     found, batch, expected = [], 2, 0.0
     for factor in [factor for factor in factors if factor <= 8]:
         size, section = side * factor, scale.section
@@ -69,7 +69,7 @@ def _batches(scale: Scale) -> list[Row]:
     size = scale.size(16)
     model = build(scale.section, decoder_shape(size)).eval().requires_grad_(False)
     batches = (1, 2) if scale.tiny else (1, 2, 4, 8, 16, 32, 64)
-    # Each with a sampler of its own, for that keeps its buffers from one batch to the next of the same size.
+    # Each with its own sampler, which keeps its buffers between batches of the same size.
     seconds = interleaved({str(batch): _draw(model, batch) for batch in batches}, scale.repetitions(3))
     return [
         faster(

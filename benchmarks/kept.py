@@ -1,4 +1,4 @@
-"""What a loss keeps for backward and what it computes, counted by running the real code on tensors without values."""
+"""Counts the memory that a loss keeps for backward, and its FLOPs, with the real code on tensors without values."""
 
 import weakref
 from collections.abc import Callable
@@ -18,14 +18,14 @@ Problem = Callable[[int], tuple[nn.Module, Callable[[], Tensor]]]
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes kept for backward: what each image of a batch adds, and what does not depend on the batch."""
+    """Bytes kept for backward: those that each image of a batch adds, and a constant."""
 
     per_image: int
     constant: int
 
 
 def kept_for_backward(problem: Problem, batch: int) -> Kept:
-    """Split what is kept into the part that grows with the batch, from `batch` images on, and the constant."""
+    """Split the bytes kept into the part that grows with the batch, measured from `batch` images, and the constant."""
     with imagined():
         one, two = (held_bytes(*problem(count)) for count in (batch, 2 * batch))
     return Kept((two - one) // batch, 2 * one - two)
@@ -34,8 +34,8 @@ def kept_for_backward(problem: Problem, batch: int) -> Kept:
 def held_bytes(model: nn.Module, loss: Callable[[], Tensor]) -> int:
     """Sum the storages that are alive between forward and backward, each once, without the network's own.
 
-    What autograd saves is not all of it: a checkpoint holds its inputs itself. Nor is all of that held: what was saved
-    for outputs that are not used goes with them.
+    Counting the tensors that autograd saves would miss inputs that a checkpoint holds itself, and would include
+    tensors saved for unused outputs, which are freed.
     """
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     with _Storages() as storages:
@@ -57,24 +57,24 @@ class _Storages(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
-                # Where an address is used again, the storage that lay there before is gone.
+                # If an address is used again, the earlier storage at it is gone.
                 self._made[storage._cdata] = weakref.ref(storage)
         return result
 
     def alive(self) -> list[torch.UntypedStorage]:
-        """List the storages that something still holds."""
+        """List the storages that are still alive."""
         return [storage for made in self._made.values() if (storage := made()) is not None]
 
 
 def peak_bytes(loss: Callable[[], Tensor]) -> int:
-    """Return the most memory that the tensors of a forward and backward pass take at once."""
+    """Return the peak memory of the tensors of a forward and backward pass."""
     with Tally() as tally:
         loss().backward()
     return tally.peak_bytes
 
 
 def forward_flops(problem: Problem) -> int:
-    """Count the operations of one forward pass over one image, those on masked weights included."""
+    """Count the operations of one forward pass over one image, including those on masked weights."""
     with imagined():
         _, loss = problem(1)
         with torch.no_grad(), Tally() as tally:

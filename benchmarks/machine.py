@@ -1,4 +1,4 @@
-"""The machine: its name, and the best matrix product it was seen to compute."""
+"""The machine: its name, and its best measured matrix product."""
 
 import platform
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from spn.provenance import git_commit
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Name the machine and what runs on it."""
+    """Describe the machine and its software."""
     is_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
@@ -42,10 +42,10 @@ class Peaks:
     float32: float
     bfloat16: float
     float32_routes: dict[str, float]
-    """The CPU's routes for float32 products, and the error of oneDNN's as a share of the largest entry.
+    """The CPU's routes for float32 products, and the error of oneDNN's relative to the largest entry.
 
-    oneDNN's is `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`, which computes in bfloat16 where the CPU has
-    AMX, and in float32 where it has not; training takes it where it is float32.
+    oneDNN's route is `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`, which computes in bfloat16 if the CPU has
+    AMX, and otherwise in float32; training uses it only in the latter case.
     """
 
 
@@ -85,7 +85,7 @@ def product(size: int, dtype: torch.dtype, device: torch.device, times: int = 1)
 
 @contextmanager
 def onednn(is_on: bool) -> Iterator[None]:
-    """Send the CPU's products of float32 matrices to oneDNN, or leave them as they are."""
+    """Send the CPU's float32 matrix products to oneDNN, or leave them unchanged."""
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     if is_on:

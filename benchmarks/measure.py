@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 Run = Callable[[], object]
-"""A piece of work; what it returns is kept until it has been timed."""
+"""A piece of work; its return value is kept until it has been timed."""
 Timer = Callable[[Run], float]
-"""Does a piece of work once and gives its seconds."""
+"""Does a piece of work once and returns its seconds."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def cpu_seconds(run: Run) -> float:
-    """Time by the CPU time of this process: what other processes do counts less."""
+    """Time by the CPU time of this process, on which other processes have less effect."""
     start = time.process_time()
     result = run()
     seconds = time.process_time() - start
@@ -42,7 +42,7 @@ def cpu_seconds(run: Run) -> float:
 
 
 def cuda_seconds(run: Run) -> float:
-    """Time by CUDA events; launches from Python are in it, for the second event waits for them."""
+    """Time by CUDA events; this includes launches from Python, because the second event waits for them."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()
@@ -61,7 +61,7 @@ def timer_of(device: torch.device) -> Timer:
 def interleaved(
     runs: Mapping[str, Run], repetitions: int, timer: Timer = cpu_seconds, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Time every run in turn, A B A B ..., so that whatever slows the machine down slows all of them; seconds."""
+    """Time every run in turn, A B A B ..., so that anything that slows the machine down affects all; return seconds."""
     for _ in range(warm_up):
         for run in runs.values():
             run()

@@ -12,7 +12,7 @@ MEGABYTE = 1e6
 
 
 def rows(scale: Scale) -> list[Row]:
-    """Compare what one 64x64 image and one of its slices keep, per image of the batch."""
+    """Compare the memory kept for a 64x64 image and for one of its slices, per image of the batch."""
     section, size = scale.section, scale.size(64)
     full, common = kept_of_slice(section, size, 1), _kept_in_common(section, size)
     found = [_row(f"full {size}x{size} image, against the common style", full, common, None)]
@@ -35,7 +35,7 @@ def rows(scale: Scale) -> list[Row]:
 
 
 def kept_of_slice(section: SpnSection, image_size: int, scale_factor: int) -> Kept:
-    """Count what a slice keeps; under S = 1 the full image."""
+    """Count the memory kept for a slice, or with S = 1 for the full image."""
     return kept_for_backward(one_slice(section, image_size, scale_factor), _batch(image_size // scale_factor))
 
 
@@ -44,7 +44,7 @@ def _kept_in_common(section: SpnSection, size: int) -> Kept:
 
 
 def _batch(side: int) -> int:
-    """Choose a batch of as many pixels as make several chunks of a loss that is computed in chunks."""
+    """Choose a batch size with enough pixels for several chunks of the chunked loss."""
     return max(1, 4096 // side**2)
 
 

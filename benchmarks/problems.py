@@ -1,4 +1,4 @@
-"""The networks whose work and memory are counted, each with its loss."""
+"""Networks whose work and memory are counted, each with its loss."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from spn.models import build_model
 
 
 def one_slice(section: SpnSection, image_size: int, scale_factor: int, recompute: bool = False) -> Problem:
-    """Take one slice of an image, with the slices before it as context; under S = 1 the full image."""
+    """Use one slice of an image with the slices before it as context, or with S = 1 the full image."""
     stage = subscale_stage(image_size, scale_factor)
 
     def problem(batch: int) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -29,7 +29,7 @@ def one_slice(section: SpnSection, image_size: int, scale_factor: int, recompute
 
 
 def common_image(section: SpnSection, size: int) -> Problem:
-    """Take a whole image in the common style."""
+    """Use a whole image in the common style."""
 
     def problem(batch: int) -> tuple[nn.Module, Callable[[], Tensor]]:
         model = CommonDecoder(section, decoder_shape(size))
@@ -40,7 +40,7 @@ def common_image(section: SpnSection, size: int) -> Problem:
 
 
 def common_snail(size: int, width: int, blocks: int) -> Problem:
-    """Take a whole image with the common PixelSNAIL; its logits stand for a loss."""
+    """Use a whole image with the common PixelSNAIL; its logits stand for a loss."""
 
     def problem(batch: int) -> tuple[nn.Module, Callable[[], Tensor]]:
         model = CommonPixelSnail(size, 3, 256, width, blocks, residuals=2, key_width=16)

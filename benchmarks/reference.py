@@ -29,7 +29,7 @@ TINY = SpnSection(
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the benchmarks are."""
+    """The scale of the benchmarks."""
 
     tiny: bool
 
@@ -43,7 +43,7 @@ class Scale:
         return max(2, full // 8) if self.tiny else full
 
     def repetitions(self, full: int) -> int:
-        """Repeat once where figures do not matter."""
+        """Return the number of repetitions: one if figures do not matter."""
         return 1 if self.tiny else full
 
 
@@ -63,19 +63,19 @@ def subscale_stage(image_size: int, scale_factor: int) -> Stage:
 
 
 def decoder_shape(size: int, channels: int = 3, num_levels: int = 256) -> StageShape:
-    """Return the problem of a square slice without context."""
+    """Return the shape of a square slice without context."""
     return StageShape(size, size, channels, num_levels, num_cells=0, context_levels=num_levels, num_positions=1)
 
 
 def build(section: FamilySection, shape: StageShape, seed: int = 1) -> Model:
-    """Build a network as training begins with it."""
+    """Build a freshly initialised network."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build_model(section, shape)
 
 
 def randomised(section: FamilySection, shape: StageShape, seed: int = 1) -> Model:
-    """Build a network in float64 whose laws depend strongly on all they may see, unlike those of a fresh one."""
+    """Build a network in float64 whose laws depend strongly on everything they see, unlike a fresh network's."""
     model = build(section, shape).double().eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -85,14 +85,14 @@ def randomised(section: FamilySection, shape: StageShape, seed: int = 1) -> Mode
 
 
 def no_context(shape: StageShape, batch: int, device: torch.device = CPU) -> Context:
-    """Return the context of a stage that has none."""
+    """Return the empty context of a stage without context."""
     cells = torch.zeros(batch, 0, shape.height, shape.width, shape.channels, dtype=torch.long)
     present = torch.zeros(batch, 0, dtype=torch.bool)
     return Context(cells.to(device), present.to(device), torch.zeros(batch, dtype=torch.long, device=device))
 
 
 def no_slices(stage: Stage, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return black images, and the position of the last slice, which sees the most."""
+    """Return black images, and the meta-position of the last slice, which has the most context."""
     size, shape = stage.plan.scale_factor, stage.shape
     slices = torch.zeros(batch, size, size, shape.height, shape.width, shape.channels, dtype=torch.uint8)
     return slices, stage.positions(stage.targets[-1], batch)

@@ -1,4 +1,4 @@
-"""Writes what was measured: JSON for programs, a markdown table for people."""
+"""Writes the results: JSON for programs, Markdown tables for people."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def write(
     folder: Path,
     failed: Sequence[str] = (),
 ) -> None:
-    """Write `folder`/`name`.json and .md; `failed` says what could not be measured, and why."""
+    """Write `folder`/`name`.json and .md; `failed` lists parts that could not be measured, with the reasons."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "machine": machine,

@@ -1,7 +1,7 @@
 """Copies our weights into the common-style decoder, so that both compute the same function.
 
-A causal layer of ours is an affine map that is the same at every pixel; whatever its parameters look like, the kernel
-of a masked convolution can be read off its response to impulses.
+Each of our causal layers is an affine map that is the same at every pixel, so the kernel of an equivalent masked
+convolution can be read off its response to impulses.
 """
 
 import copy
@@ -56,7 +56,7 @@ def _copy_layer(layer: CommonGatedLayer, source: GatedLayer, channels: int) -> N
 
 
 def _copy_kernel(conv: nn.Conv2d, source: nn.Module, order: Callable[[Tensor], Tensor] = lambda weight: weight) -> None:
-    """Copy a layer's response to impulses into a kernel; nothing may lie where the kernel has no tap or is masked."""
+    """Copy a layer's response to impulses into a kernel; it must be zero where the kernel has no tap or is masked."""
     weight, bias = impulse_response(source, conv.in_channels)
     weight, (height, width) = order(weight), conv.kernel_size
     kernel = weight[:, :, 1 - height // 2 : 2 + height // 2, 1 - width // 2 : 2 + width // 2]

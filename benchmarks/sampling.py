@@ -26,7 +26,7 @@ TARGETS = {
 
 
 def rows(scale: Scale) -> list[Row]:
-    """Compare the walk with caches with the plain walk, then with a PixelSNAIL of like cost."""
+    """Compare the walk with caches with the plain walk, then with a PixelSNAIL of similar cost."""
     compare_samples(TINY)
     return [_against_passes(scale, size, batch) for size, batch in TARGETS] + _against_snail(scale)
 
@@ -49,7 +49,7 @@ def uniforms_of(model: Model, batch: int) -> Tensor:
 
 @torch.inference_mode()
 def first_pixels(model: Model, context: Context, uniforms: Tensor, pixels: int) -> list[Tensor]:
-    """Take the first pixels of the plain walk: a full forward pass for each channel of each."""
+    """Walk the first pixels by the plain walk: a full forward pass for each channel of each."""
 
     def choose(law: Law, uniform: Tensor) -> Tensor:
         return law.quantile(uniform)

@@ -1,4 +1,4 @@
-"""Noticing what changed in a source, against reading all of it: what every start of the workflow waits for."""
+"""Time to notice a changed file in a source, as every start of the workflow does, against reading all files."""
 
 import shutil
 import time
@@ -14,11 +14,11 @@ from spn.provenance.sources import File, files_state, list_files
 
 GROUP = "Noticing what changed in a source"
 FILE_BYTES = 5_000
-"""About a photograph of 64x64 as PNG."""
+"""About the size of a 64x64 photograph as PNG."""
 
 
 def rows(scale: Scale, folder: Path) -> list[Row]:
-    """Look again at a folder of which one file changed, and at a listing of a million that nobody has to make."""
+    """Check a folder in which one file changed, and a listing of a million files that need not exist."""
     return [_folder_row(scale, folder / "pictures"), _listing_row(scale, folder)]
 
 
@@ -29,7 +29,7 @@ def _folder_row(scale: Scale, place: Path) -> Row:
         path = place / f"{number % 100:02}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(draws.bytes(FILE_BYTES))
-    time.sleep(2.5)  # younger files are read each time
+    time.sleep(2.5)  # younger files are read every time
     index = place.with_name("index.json")
 
     def look(cache: Path) -> str:

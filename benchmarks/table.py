@@ -1,4 +1,4 @@
-"""Rows of the tables, the targets they are held against, and how they are printed."""
+"""Rows of the tables, their targets, and how they are printed."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from benchmarks.measure import Spread, ratios, spread
 
 @dataclass(frozen=True)
 class Target:
-    """What a row must reach, and what is aimed at; `at_most` where less is better."""
+    """The figure that a row must reach, and the one it aims at; `at_most` if less is better."""
 
     must: float
     aim: float
@@ -23,7 +23,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table. The figure held against the target is the ratio where there is a baseline."""
+    """One line of a table. The target applies to the ratio if there is a baseline, else to our figure."""
 
     group: str
     name: str
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Tell whether the must is reached; None where there is no target."""
+        """Tell whether the must is reached; None if there is no target."""
         figure = (self.ratio or self.ours).median
         return self.target.is_met(figure) if self.target else None
 
@@ -46,7 +46,7 @@ class Row:
 
 
 def faster(group: str, name: str, ours: list[float], baseline: list[float], work: float, unit: str, **rest: Any) -> Row:
-    """Compare seconds spent on the same `work`: rates in `unit`, and how many times faster ours is."""
+    """Compare seconds spent on the same `work`: rates in `unit`, and our speed-up."""
     return Row(
         group,
         name,

@@ -21,7 +21,7 @@ TARGETS = {
     "float32": (Target(1.4, 1.7), Target(0.40, 0.55)),
     "bfloat16": (Target(2.0, 2.5), Target(0.28, 0.40)),
 }
-"""Against the common style, and as a share of the peak."""
+"""Targets against the common style, and as a share of the peak."""
 
 COMPILED = ("bfloat16 with --compile",)
 
@@ -31,7 +31,7 @@ def rows(scale: Scale, folder: Path, peaks: Peaks) -> list[Row]:
     size, times = (256, 1) if scale.tiny else (2048, 10)
     beside = {f"{name} product": product(size, getattr(torch, name), CPU, times) for name in TARGETS}
     if not scale.tiny:
-        # A minute of compiling each, which a trial of the code does without.
+        # Each takes a minute to compile, so a tiny run leaves them out.
         for name in COMPILED:
             compiled = trainer(folder, scale.section, scale.size(16), 1, 16, precision_of(name), CPU, compiled=True)
             beside[name] = compiled.train_step
@@ -46,21 +46,21 @@ def rows(scale: Scale, folder: Path, peaks: Peaks) -> list[Row]:
 
 
 def precision_of(name: str) -> str:
-    """Return the precision of a step that is named after it."""
+    """Return the precision that the name of a step begins with."""
     return name.split()[0]
 
 
 def ours_of(seconds: dict[str, list[float]]) -> list[str]:
-    """Name our steps among what was timed."""
+    """List our steps among the timed ones."""
     return [name for name in (*TARGETS, *COMPILED) if name in seconds]
 
 
 def step_seconds(
     scale: Scale, folder: Path, batch: int, device: torch.device, beside: dict[str, Run]
 ) -> dict[str, list[float]]:
-    """Time the step that `spn train` takes on slices of 16x16, the same network in the common style, and others.
+    """Time the step of `spn train` on 16x16 slices, the same network in the common style, and the runs `beside`.
 
-    Ours and what is timed beside run with products routed as training does; the common style with torch's own.
+    Ours and those `beside` route matrix products as training does; the common style uses torch's own.
     """
     section, size = scale.section, scale.size(16)
     shape = decoder_shape(size)
@@ -83,7 +83,7 @@ def step_seconds(
 
 
 def against_common(scale: Scale, batch: int, seconds: dict[str, list[float]]) -> list[Row]:
-    """Hold our steps against the common style's, in float32 as public code has it."""
+    """Compare our steps with the common style's in float32, as in public code."""
     size, difference = scale.size(16), loss_difference(scale.section)
     assert difference < 1e-5, f"expected the loss of the common style, got one {difference} off"
     note = f"same function, same weights: losses differ by {difference:.0e} nats a sub-pixel in float64"
@@ -111,7 +111,7 @@ def share_of_peak(
     name: str,
     peaks: Peaks,
 ) -> Row:
-    """Hold the work of a step against matrix products between the steps."""
+    """Compare the rate of work of a step with that of matrix products timed in between."""
     size, precision = scale.size(16), precision_of(name)
     work = 3 * batch * forward_flops(one_slice(scale.section, size, 1))
     rates, baseline = [work / each for each in steps], [work_of_product / each for each in products]
@@ -131,7 +131,7 @@ def share_of_peak(
 
 @torch.no_grad()
 def loss_difference(section: SpnSection, size: int = 4) -> float:
-    """Compare the losses of our decoder and its common-style twin, nats a sub-pixel, in float64."""
+    """Return the difference in loss of our decoder and its common-style twin, in nats per sub-pixel, in float64."""
     shape = decoder_shape(size)
     ours = randomised(section, shape)
     common = common_decoder(ours, CommonDecoder(section, shape))

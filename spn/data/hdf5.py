@@ -1,8 +1,8 @@
-"""Files of slices, which stages are trained and evaluated on, read without the HDF5 library once they are open.
+"""Reads files of slices, on which stages are trained and evaluated; once a file is open, without the HDF5 library.
 
-Each split and bit range is a dataset [S, S, N, h, w, C], contiguous and uncompressed: what a stage reads of a slice
-lies together, is checked by itself, and is mapped into memory at its offset in the file, which gives random batches an
-order of magnitude faster than h5py does.
+Each split and bit range is a dataset [S, S, N, h, w, C], contiguous and uncompressed. The images of a slice lie
+together, have their own digest, and are mapped into memory at their offset in the file, which makes random batches an
+order of magnitude faster than through h5py.
 """
 
 import copy
@@ -25,10 +25,10 @@ from spn.data.seal import Extent, open_sealed
 
 @dataclass(frozen=True)
 class Mapped:
-    """A bit range of some slices in memory.
+    """A bit range of some slices, mapped into memory.
 
-    `levels` are those of some neighbouring slices, one after the other; the slices that are read begin at `rows` and
-    are the `places`-th of all that are read, or all of them where that is None.
+    `levels` holds neighbouring slices one after the other, and the slices to read begin at its `rows`. Their indices
+    among all slices that are read are `places`, or None if these are all.
     """
 
     levels: UInt8[Tensor, "row height width channel"]
@@ -38,11 +38,11 @@ class Mapped:
 
 
 class SliceFile:
-    """Reads a file of slices: all of it, or by `of` what a stage uses.
+    """Reads a file of slices: all of it, or with `of` only the part that a stage uses.
 
-    `digest` is that of the images and labels, whatever the slices and bit ranges. Raises InputError where the file is
-    missing, damaged or not one of slices. What is read of a split is compared with its digests when it is first read,
-    all of it; so it takes no time to open a file for its `digest`.
+    `digest` covers images and labels, but not how they are cut. Raises InputError if the file is missing, damaged or
+    not a file of slices. The part of a split that is read is compared with its digests at the first read, so opening
+    a file for its `digest` is fast.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,9 +70,9 @@ class SliceFile:
         self._read([(1 << self.bits) - 1] * self.scale_factor**2)
 
     def of(self, plan: StagePlan) -> "SliceFile":
-        """Return a reader of what a stage uses: its unread slices and bits are 0, and are neither checked nor mapped.
+        """Return a reader of the part that a stage uses; other slices and bits are 0, and neither checked nor mapped.
 
-        Raises InputError unless the file has slices and bits of the stage's.
+        Raises InputError unless the file has the stage's scale factor and bits.
         """
         if (self.scale_factor, self.bits) != (plan.scale_factor, plan.image_bits):
             raise InputError(
@@ -88,7 +88,7 @@ class SliceFile:
         return self._counts[split]
 
     def num_bytes(self, split: Split) -> int:
-        """Count the bytes of a split's slices that are read, joined to levels."""
+        """Count the bytes of the slices of a split that are read, joined to levels."""
         return self._slice_bytes(split) * len(self.read_slices)
 
     def slices(
@@ -100,7 +100,7 @@ class SliceFile:
     def levels(
         self, split: Split, indices: Int64[Tensor, " batch"] | Int64[np.ndarray, " batch"]
     ) -> UInt8[Tensor, "batch slice height width channel"]:
-        """Read the slices of some images as `slices` does, but those alone of which anything is read."""
+        """Read the slices of some images as `slices` does, but only the `read_slices`."""
         chosen = torch.as_tensor(indices)
         shape = (len(chosen), len(self.read_slices), *self._layout.slice_shape)
         levels = None
@@ -113,14 +113,14 @@ class SliceFile:
                 levels = part if levels is None else levels.bitwise_or_(part)
             else:
                 levels = torch.zeros(shape, dtype=torch.uint8) if levels is None else levels
-                levels.index_add_(1, each.places, part)  # other bits, so adding is joining
+                levels.index_add_(1, each.places, part)  # ranges do not overlap, so adding joins their bits
         assert levels is not None, "a stage that reads nothing"
         return levels
 
     def spread(
         self, levels: UInt8[Tensor, "batch slice height width channel"], read_slices: Int64[Tensor, " slice"]
     ) -> UInt8[Tensor, "batch S S height width channel"]:
-        """Put what `levels` returned in the places of its slices, on its device; `read_slices` are there too."""
+        """Put levels, as `levels` returns them, into the places of their slices; both arguments are on one device."""
         side = self.scale_factor
         if len(read_slices) < side**2:
             shape = (len(levels), side**2, *levels.shape[2:])
@@ -130,7 +130,7 @@ class SliceFile:
     def labels(
         self, split: Split, indices: Int64[Tensor, " batch"] | Int64[np.ndarray, " batch"]
     ) -> Int64[Tensor, " batch"] | None:
-        """Read the labels of some images; None where the split has none."""
+        """Read the labels of some images; None if the split has none."""
         labels = self._labels[split]
         return None if labels is None else labels.index_select(0, torch.as_tensor(indices))
 
@@ -144,14 +144,14 @@ class SliceFile:
                 raise InputError(f"{expected}, got {others[0]}")
 
     def _read(self, masks: Sequence[int]) -> None:
-        """Choose what is read: of each slice, in raster order, the bit ranges that have a bit of its mask."""
+        """Choose the part to read: for each slice, in raster order, the bit ranges that have a bit of its mask."""
         self.ranges_read: dict[str, list[int]] = {}
-        """For each bit range, by the name of its dataset, the slices of which it is read, in raster order."""
+        """For each bit range, by the name of its dataset, the slices in which it is read, in raster order."""
         for name, bits in self._layout.ranges.items():
             if found := [place for place, mask in enumerate(masks) if mask & bit_mask(bits, self.bits)]:
                 self.ranges_read[name] = found
         self.read_slices = torch.tensor(sorted(set().union(*self.ranges_read.values())))
-        """The slices of which anything is read, in raster order."""
+        """The slices in which any bit range is read, in raster order."""
         self._mapped: dict[Split, list[Mapped]] = {}
 
     def _slice_bytes(self, split: Split) -> int:
@@ -159,7 +159,7 @@ class SliceFile:
         return self._counts[split] * height * width * channels
 
     def _map(self, split: Split) -> list[Mapped]:
-        """Map what is read of a split; compared with its digests when this is first asked for."""
+        """Map the part of a split that is read; at the first call, compare it with its digests."""
         if split not in self._mapped:
             for name, slices in self.ranges_read.items():
                 self._seal.check(f"{split}/{name}", slices)
@@ -192,18 +192,18 @@ class SliceFile:
 
 
 def _check_dataset(dataset: h5py.Dataset, extent: Extent, shape: tuple[int, ...], dtype: str) -> None:
-    """Raise ValueError unless a dataset is of this kind, and lies where the seal says."""
+    """Raise ValueError unless a dataset has this shape and type, and lies where the seal says."""
     if dataset.shape != shape or dataset.dtype != np.dtype(dtype) or dataset.id.get_offset() != extent.offset:
         raise ValueError(f"{dataset.name} is {dataset.dtype} {dataset.shape}, not contiguous {dtype} {shape}")
 
 
 def _map_file(path: Path, offset: int, shape: tuple[int, ...], dtype: str) -> Tensor:
-    # Copy on write, though nobody writes: torch takes no read-only array.
+    # Copy on write, although nothing writes, because torch accepts no read-only array.
     return torch.from_numpy(np.asarray(np.memmap(path, dtype, "c", offset, shape)))
 
 
 def _plain(attributes: h5py.AttributeManager) -> dict[str, Any]:
-    """Turn numpy's scalars and arrays into Python's."""
+    """Turn numpy's scalars and arrays into Python's numbers and lists."""
     return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in attributes.items()}
 
 

@@ -1,4 +1,4 @@
-"""Images as they are, in HDF5: the samples that chains write, with their labels."""
+"""Whole images in HDF5: the samples of chains, with their labels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def write_images(
     notes: Notes,
     labels: Int64[Tensor, " image"] | None = None,
 ) -> None:
-    """Write images, their labels if any, and the notes on them; nothing appears at `path` before all is written."""
+    """Write images, labels if any, and notes; nothing appears at `path` before all is written."""
     with create_sealed(path) as file:
         file.create(IMAGES, tuple(images.shape), "u1")
         file.append(IMAGES, images.numpy())
@@ -34,7 +34,7 @@ def write_images(
 
 
 def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"], Notes]:
-    """Read what `write_images` wrote; raise InputError where the file is missing, damaged or another."""
+    """Read images that `write_images` wrote; raise InputError if the file is missing, damaged or of another kind."""
     with _open_images(path) as (file, notes):
         images = file[IMAGES][()]
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -43,7 +43,7 @@ def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"]
 
 
 def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
-    """Read the labels that `write_images` wrote beside its images; None where there are none."""
+    """Read the labels that `write_images` wrote; None if there are none."""
     with _open_images(path) as (file, _):
         if LABELS not in file:
             return None
@@ -55,7 +55,7 @@ def read_image_labels(path: Path) -> Int64[Tensor, " image"] | None:
 
 @contextmanager
 def _open_images(path: Path) -> Iterator[tuple[h5py.File, Notes]]:
-    """Open a file of images, with its notes; they are few, so that all bytes are checked."""
+    """Open a file of images, with its notes; all its bytes are checked, because there are few."""
     with open_sealed(path, "images") as (file, seal):
         seal.check_all()
         yield file, seal.notes

@@ -1,4 +1,4 @@
-"""What a file of slices says of itself."""
+"""The splits, and the attributes of a file of slices."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,16 +8,16 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 LABELS = "labels"
-"""The name of the dataset of labels, in each split and beside images."""
+"""The name of the dataset of labels."""
 
 LAYOUT_VERSION = 4
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How images of `shape` (height, width, channels) are cut: in S x S slices, and in bit ranges at `cuts`.
+    """How images of `shape` (height, width, channels) are cut: into S x S slices, and into bit ranges at `cuts`.
 
-    Raises ValueError where S does not divide the shape, or the cuts do not rise from 0.
+    Raises ValueError if S does not divide height and width, or the cuts do not rise from 0.
     """
 
     scale_factor: int
@@ -50,10 +50,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Origin:
-    """Which images a file holds.
+    """The origin of a file's images.
 
     `limit` is the section of that name, as JSON; `skipped` counts the source's files that were left out, and
-    `duplicates` the test images that equal an image of train or validation.
+    `duplicates` the test images that equal a training or validation image.
     """
 
     dataset: str

@@ -1,4 +1,4 @@
-"""Images of a source to an HDF5 file of slices, one batch in memory at a time."""
+"""Turns the images of a source into an HDF5 file of slices, with one batch in memory at a time."""
 
 import hashlib
 import sys
@@ -21,20 +21,20 @@ from spn.provenance import Recipe, source_state
 
 BATCH_SIZE = 256
 ORDER: tuple[Split, ...] = ("test", "train", "validation")
-"""The test split comes first, so that only its digests are kept to find its duplicates in the others."""
+"""The test split comes first, so that finding duplicates needs only its digests in memory."""
 
 Images = UInt8[np.ndarray, "image height width channel"]
 
 
 class DuplicateCount:
-    """Counts the test images that equal an image of another split; test images are shown first."""
+    """Counts the test images that equal an image of another split; pass the test images first."""
 
     def __init__(self) -> None:
         self.count = 0
         self._unmatched: Counter[bytes] = Counter()
 
     def update(self, split: Split, images: Images) -> None:
-        """Take in some images."""
+        """Add some images."""
         digests = (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
         if split == "test":
             self._unmatched.update(digests)
@@ -54,10 +54,10 @@ def write_slices(
 ) -> None:
     """Write the images of a `data` section to `output`, in slices and bit ranges; print one line that counts them.
 
-    The source's files lie below `root`. Raises InputError, and writes nothing, where one is missing or damaged, or
-    changes meanwhile, or the source is not of the digest stated. The line has the digest, so that it can be stated,
-    and names the first twenty files that were skipped; stderr gets a line for every one. `recipe` is noted in the
-    file; the workflow makes a file without one again. Pictures are decoded in so many `processes`, to the same file.
+    The source's files lie below `root`. Raises InputError, and writes nothing, if a file is missing, damaged or changed
+    meanwhile, or if the source has not the stated digest. The line has the digest, so that it can be stated, and names
+    the first skipped files; stderr gets a line for each. `recipe` is noted in the file; the workflow makes a file
+    without one again. `processes` decode pictures; their number does not change the file.
     """
     layout = Layout(scale_factor, cuts, section.shape)
     assert layout.bits == section.bits
@@ -93,12 +93,12 @@ def write_slices(
 
 
 def _existing_folder(output: Path) -> Path:
-    """Find the folder that a file is written to, or the first above it that is there already."""
+    """Find the folder of a file, or the first folder above it that exists."""
     return next(folder for folder in output.absolute().parents if folder.is_dir())
 
 
 def _check_digest(section: DataSection, source: Source, root: Path) -> None:
-    """Raise InputError unless the source is the one whose digest is stated, if any is."""
+    """Raise InputError unless the source has the stated digest, if one is stated."""
     if section.source_digest in (None, source.digest):
         return
     places = [str(root / place) for place in section.places if (root / place).exists()]
@@ -109,7 +109,7 @@ def _check_digest(section: DataSection, source: Source, root: Path) -> None:
 
 
 def _write(source: Source, writer: SliceWriter, name: str, progress: bool) -> int:
-    """Write all images; return how many of the test split are found in another."""
+    """Write all images; return how many test images are in another split too."""
     duplicates = DuplicateCount()
     total = sum(map(source.count, SPLITS))
     with tqdm(total=total, desc=f"preprocess {name}", unit="image", disable=not progress) as bar:

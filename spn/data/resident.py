@@ -1,4 +1,4 @@
-"""Slices kept where they are used, if they fit: on the GPU beside the network, or joined in memory."""
+"""Keeps slices where they are used, if they fit: on the GPU beside the network, or joined in memory."""
 
 import numpy as np
 import torch
@@ -10,15 +10,15 @@ from spn.data.layout import Split
 from spn.machine import free_bytes
 
 SHARE = 0.25
-"""The largest share of free memory that a split may take."""
+"""Maximum fraction of free memory that a split may take."""
 
 
 class ResidentSlices:
-    """The slices that are read of a file, as levels on `device`.
+    """The slices of a `SliceFile`, as levels on `device`.
 
-    A split that takes no more than a share of what is free is held there, its bit ranges joined, from when it is first
-    asked for. Any other is read from the file batch by batch; so is one of a single bit range on the CPU, for the
-    system keeps the pages of a mapped file in memory itself.
+    A split that takes at most `SHARE` of the free memory is held there from its first use, with its bit ranges joined.
+    Any other split is read from the file batch by batch; so is a single bit range on the CPU, because the system keeps
+    the pages of a mapped file in memory by itself.
     """
 
     def __init__(self, file: SliceFile, device: torch.device) -> None:
@@ -45,7 +45,7 @@ class ResidentSlices:
     def labels(self, split: Split, indices: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
         """Return the labels of some images of a split that has them, on the device; `indices` are on the CPU."""
         if split not in self._labels:
-            # Always held there: eight bytes an image.
+            # Always held on the device: eight bytes per image.
             every = self.file.labels(split, np.arange(self.num_images(split)))
             assert every is not None, "labels of a split that has them"
             self._labels[split] = every.to(self.device)
@@ -59,7 +59,7 @@ class ResidentSlices:
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Copy from the CPU to a device without waiting for what the device is doing."""
+    """Copy from the CPU to a device without waiting for the device."""
     if device.type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)

@@ -1,9 +1,9 @@
 """HDF5 files that can be checked for damage before the HDF5 library reads them.
 
 The HDF5 library may hang or crash on damaged metadata, and has no checksums of contiguous data. So a file begins with
-a block that HDF5 leaves to applications, the seal: SHA-256 digests of itself, and of all bytes that are in no dataset,
-which are checked whenever a file is opened. These are HDF5's metadata and the table `sha256`: the digests of the
-datasets. A dataset may be of several parts with a digest each, so that whoever reads some checks no others.
+a *seal*, in the block that HDF5 leaves to applications: SHA-256 digests of itself and of all bytes outside datasets.
+These bytes are HDF5's metadata and the table `sha256` with the digests of the datasets; they are checked whenever a
+file is opened. A dataset may have several parts with a digest each, so that a reader checks only the parts it reads.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ from spn.files import replacing
 from spn.notes import SEAL_BYTES, Notes, damaged, read_seal, seal_block
 
 CHUNK = 1 << 20
-"""Bytes read at once to be digested."""
+"""Bytes per read."""
 
 NOT_OURS = (LookupError, ValueError, TypeError, AttributeError, OSError, RuntimeError)
-"""Exceptions of h5py and numpy for files of another kind."""
+"""Errors of h5py and numpy for files of another kind."""
 
 
 TABLE = "sha256"
-"""The dataset that holds the digests of the others."""
+"""The dataset with the digests of the others."""
 
 DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where the bytes of a dataset lie in the file, in how many parts of one size, and where their digests begin."""
+    """The position of a dataset's bytes in the file, its number of equal parts, and the position of their digests."""
 
     offset: int
     size: int
@@ -51,12 +51,12 @@ class Extent:
 
 
 class PatientFile(io.FileIO):
-    """A file that HDF5 writes to. It defers errors until HDF5 has closed it, which fails on a full disk otherwise."""
+    """A file for HDF5 to write to, which defers errors until HDF5 has closed it: HDF5 fails to close on a full disk."""
 
     error: OSError | None = None
 
     def write(self, content: Any) -> int:
-        """Write all bytes, or none once there was an error."""
+        """Write all bytes, or none after an error."""
         left = memoryview(content)
         try:
             while self.error is None and left:
@@ -73,7 +73,7 @@ class PatientFile(io.FileIO):
 
 @dataclass
 class Growing:
-    """A dataset that is being written: its axis of rows, those that are written, and a digest for each part."""
+    """A dataset that is being written: the axis of its rows, a digest for each part, and the number of rows written."""
 
     dataset: h5py.Dataset
     axis: int
@@ -87,15 +87,15 @@ class SealedWriter:
     def __init__(self, file: h5py.File, content: PatientFile) -> None:
         self.attributes = file.attrs
         self.notes: Notes = {}
-        """To be filled before the file is closed; see `spn.notes`."""
+        """Fill them before the file is closed; see `spn.notes`."""
         self._file = file
         self._content = content
         self._growing: dict[str, Growing] = {}
 
     def create(self, name: str, shape: tuple[int, ...], dtype: str, rows: int = 0) -> None:
-        """Make a dataset, of which nothing is written yet, whose rows are along axis `rows`.
+        """Make an empty dataset, whose rows are along axis `rows`.
 
-        Each index of the axes before it is a part, with a digest of its own.
+        Each index of the axes before it is a part with its own digest.
         """
         dataset = self._file.create_dataset(name, shape, dtype, track_times=False)
         self._growing[name] = Growing(dataset, rows, [hashlib.sha256() for _ in range(prod(shape[:rows]))])
@@ -112,7 +112,7 @@ class SealedWriter:
         to.written = end
 
     def extents(self) -> dict[str, Extent]:
-        """Write the table of digests, and find where every dataset lies; all must be complete."""
+        """Write the table of digests, and return the extent of every dataset; all must be complete."""
         digests = b"".join(digest.digest() for each in self._growing.values() for digest in each.digests)
         rows = np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
         start: int = self._file.create_dataset(TABLE, data=rows, track_times=False).id.get_offset()
@@ -126,7 +126,7 @@ class SealedWriter:
 
 @dataclass(frozen=True)
 class Seal:
-    """What the seal states: the number of bytes, the SHA-256 of those in no dataset, and where the datasets lie."""
+    """The content of a seal: the number of bytes, the SHA-256 of those outside datasets, the extents, the notes."""
 
     path: Path
     size: int
@@ -135,7 +135,7 @@ class Seal:
     notes: Notes
 
     def check(self, name: str, parts: Iterable[int] | None = None) -> None:
-        """Raise InputError unless the bytes of some parts of a dataset, or of all, are those that were written."""
+        """Raise InputError unless some parts of a dataset, or all, match their digests."""
         extent = self.extents[name]
         for number in range(extent.parts) if parts is None else parts:
             row = extent.digests + DIGEST_BYTES * number
@@ -144,7 +144,7 @@ class Seal:
                 raise damaged(self.path, f"its dataset {name}")
 
     def check_all(self) -> None:
-        """Raise InputError unless the bytes of all datasets are those that were written."""
+        """Raise InputError unless all datasets match their digests."""
         for name in self.extents:
             self.check(name)
 
@@ -164,10 +164,10 @@ def create_sealed(path: Path) -> Iterator[SealedWriter]:
 
 @contextmanager
 def open_sealed(path: Path, expected: str) -> Iterator[tuple[h5py.File, Seal]]:
-    """Open for reading a file whose seal and metadata are whole; the datasets are the caller's to check.
+    """Open a file for reading after checking its seal and metadata; the caller checks the datasets.
 
-    Without a lock, because finished files never change, and some cluster file systems have no locks. Raises InputError,
-    naming the file and what was expected of it, where it is missing, damaged, or of another kind.
+    Takes no lock, because finished files never change, and some cluster file systems have no locks. Raises InputError,
+    naming the file and the `expected` kind, if it is missing, damaged, or of another kind.
     """
     if not path.is_file():
         raise InputError(f"{path}: expected {expected}, got no such file")
@@ -192,7 +192,7 @@ def write_seal(path: Path, extents: dict[str, Extent], notes: Notes) -> None:
 
 
 def _read_seal(path: Path, expected: str) -> Seal:
-    """Read the first block; raise InputError unless it, the size of the file and the metadata are as written."""
+    """Read the seal; raise InputError unless it, the size of the file and the metadata are intact."""
     content = read_seal(path, expected)
     extents = {name: Extent(**extent) for name, extent in content["datasets"].items()}
     if content["size"] != path.stat().st_size:
@@ -203,7 +203,7 @@ def _read_seal(path: Path, expected: str) -> Seal:
 
 
 def _outside(extents: dict[str, Extent], size: int) -> Iterator[tuple[int, int]]:
-    """List the ranges, start and end, of the bytes that belong to no sealed dataset, after the first block."""
+    """Yield the start and end of each range of bytes outside sealed datasets, after the first block."""
     start = SEAL_BYTES
     for extent in sorted(extents.values(), key=lambda extent: extent.offset):
         yield start, extent.offset
@@ -212,7 +212,7 @@ def _outside(extents: dict[str, Extent], size: int) -> Iterator[tuple[int, int]]
 
 
 def _sha256(path: Path, ranges: Iterable[tuple[int, int]]) -> bytes:
-    """Digest the bytes of some ranges, as far as the file has them."""
+    """Hash the bytes of some ranges, as far as the file has them."""
     digest = hashlib.sha256()
     for chunk in _read(path, ranges):
         digest.update(chunk)

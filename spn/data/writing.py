@@ -1,4 +1,4 @@
-"""Images to files of slices, which hold no times: written again, they are bit-identical."""
+"""Writes files of slices. They contain no times, so that they are bit-identical when written again."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class SliceWriter:
     def append(
         self, split: Split, images: UInt8[np.ndarray, "image height width channel"], labels: Sequence[int] | None
     ) -> None:
-        """Write the next images of a split, with their labels where the split has any."""
+        """Write the next images of a split, with their labels if the split has any."""
         assert images.max() < 1 << self._layout.bits
         slices = np.moveaxis(split_slices(images, self._layout.scale_factor), 0, 2)
         for name, levels in zip(self._layout.ranges, split_bits(slices, self._layout.cuts), strict=True):
@@ -44,7 +44,7 @@ class SliceWriter:
         self._content.update(split, images, labels)
 
     def finish(self, origin: Origin, notes: Notes | None = None) -> None:
-        """Describe what was written, and what it was made from; every split must be complete."""
+        """Write the attributes and notes, once every split is complete."""
         height, width, channels = self._layout.shape
         attributes = self._file.attributes
         attributes.update(asdict(origin))
@@ -57,7 +57,7 @@ class SliceWriter:
 
 
 class ContentDigest:
-    """The digest of images and labels, however they are cut: so that all files of a data set have the same."""
+    """The digest of images and labels, but not of their cuts, so that all files of a data set have the same digest."""
 
     def __init__(self, layout: Layout, counts: Mapping[Split, int], labelled: set[Split]) -> None:
         self._about = {"bits": layout.bits, "shape": layout.shape, "num_images": dict(counts)}
@@ -67,7 +67,7 @@ class ContentDigest:
     def update(
         self, split: Split, images: UInt8[np.ndarray, "image height width channel"], labels: Sequence[int] | None
     ) -> None:
-        """Take in the next images of a split."""
+        """Add the next images of a split."""
         self._levels[split].update(np.ascontiguousarray(images).data)
         if labels is not None:
             self._labels[split].update(np.array(labels, dtype="<i8").data)

@@ -1,7 +1,7 @@
-"""Checkpoints of refactored code: whoever refactored says that it means the same, and evaluation holds them to it.
+"""Adopts checkpoints of refactored code: gives them the new recipe if evaluating them gives the same nats.
 
-Only code can be adopted, never parameters or data: these decide weights. Data are told by their digest, which once was
-of the file that a stage read and is of the images now; either is accepted.
+Only code may differ, never parameters or data, because these decide weights. The digest of the data used to cover the
+file that a stage read, and covers the images now; either is accepted.
 """
 
 import hashlib
@@ -41,11 +41,10 @@ Nats: TypeAlias = Float64[np.ndarray, " image"]
 
 ADOPTED, CODE, DATA = "adopted", "code_digest", "data_digest"
 TOLERANCE, ROUNDING = 1e-5, 1e-7
-"""How far an image's nats may be from those that were kept: in nats, and as a share of them, for they are sums of
-float32."""
+"""Maximum absolute and relative deviation of an image's nats from the stored ones, which are sums of float32."""
 
 ON_TRUST = "that the training step still means the same, which evaluation does not show"
-"""What is taken on the caller's word."""
+"""The claim that is taken on the caller's word."""
 
 
 def adopt(
@@ -57,11 +56,11 @@ def adopt(
     device: str = "auto",
     threads: int = 1,
 ) -> Iterator[str]:
-    """Adopt checkpoints: they get the current code's recipe if it evaluates them as the code that trained them did.
+    """Adopt checkpoints: give them the current code's recipe if evaluating them gives the stored nats.
 
-    Evaluates the first `images` of the test split, or all if there are fewer, and compares with the nats that were
-    kept, image by image. What a checkpoint was adopted from is added to its notes. Yields a line for each stage.
-    Raises InputError, and leaves the checkpoint as it is, if anything but code differs, or the nats do.
+    Evaluates the first `images` of the test split, or all if there are fewer, and compares with the stored nats, image
+    by image. The checkpoint's notes record the old digest of code. Yields a line for each stage. Raises InputError, and
+    leaves the checkpoint unchanged, if anything but code differs, or if the nats do.
     """
     place = choose_device(device, threads)
     for name in stage:
@@ -73,7 +72,7 @@ def adopt(
         weights, notes = load_tensors(path)
         old, new = notes.get(RECIPE) or {}, stage_recipe(params, name, data.digest)
         if old == new:
-            yield f"{name}: has the recipe asked for already"
+            yield f"{name}: already has the current recipe"
             continue
         _check_code_alone_differs(path, old, new, data, plan)
         kept = _kept_nats(name, old, results)[:images]
@@ -99,7 +98,7 @@ def adopt(
 
 
 def _compare(path: Path, nats: Nats, kept: Nats) -> float:
-    """Return by how much nats differ at most; raise InputError, naming the checkpoint, if that is too much."""
+    """Return the largest difference of nats; raise InputError, naming the checkpoint, if it is too large."""
     differences = np.abs(nats - kept)
     if not (differences <= TOLERANCE + ROUNDING * np.abs(kept)).all():
         raise InputError(
@@ -121,7 +120,7 @@ def _check_code_alone_differs(path: Path, old: Recipe, new: Recipe, data: SliceF
 
 
 def _former_digest(data: SliceFile, plan: StagePlan) -> str:
-    """Compute what the digest of a stage's data was when each stage had a file of its own cuts: over its datasets."""
+    """Compute the digest of a stage's data in the earlier format: over the datasets of a file with the stage's cuts."""
     digests: dict[str, Any] = {}
     for split in SPLITS:
         images = torch.arange(data.num_images(split))
@@ -137,7 +136,7 @@ def _former_digest(data: SliceFile, plan: StagePlan) -> str:
 
 
 def _kept_nats(stage: str, old: Recipe, results: Path) -> Nats:
-    """Read the nats of each test image that were kept when the checkpoint was evaluated."""
+    """Read the nats of each test image, stored when the checkpoint was evaluated."""
     path = metrics_path(stage, results)
     metrics = read_json(path)
     if metrics.get(RECIPE, {}).get("training") != recipe_digest(old):

@@ -1,4 +1,4 @@
-"""From a data source to bit-depth-split HDF5 slice tensors."""
+"""Turns a data source into an HDF5 file of slices."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from spn.provenance import load_verb, slices_recipe
 
 
 def preprocess(params: Params, scale_factor: int, output: Path, sources: Path = SOURCES, *, threads: int = 1) -> Path:
-    """Write the images of the data source, as slices under a scale factor, to `output`; return that path.
+    """Write the images of the data source to `output`, as slices under a scale factor; return that path.
 
-    Pictures are decoded in `threads` processes. Raises InputError if no stage has this scale factor, or the source is
-    missing or damaged.
+    Pictures are decoded in `threads` processes. Raises InputError if no stage has this scale factor, or if the source
+    is missing or damaged.
     """
     load_verb("preprocess", params.data)
     if scale_factor not in params.cuts:

@@ -1,9 +1,9 @@
 """Recipes: what each result is made from, so that nothing is made twice and nothing stale is used.
 
-A recipe is a nested dictionary of JSON values. It is defined here, once for each verb. The verb writes it into the
-result, whoever uses the result compares it with the one expected, and the workflow makes again what differs
-(`spn.provenance.results`). What is in no recipe decides no result. A recipe refers to its inputs by the digests of
-their recipes, so that a change anywhere before reaches everything after.
+A recipe is a nested dictionary of JSON values, defined here once for each verb. The verb writes it into the result,
+every consumer of the result compares it with the expected recipe, and the workflow makes a result with another recipe
+again (`spn.provenance.results`). A recipe contains the digests of the recipes of its inputs, so that a change reaches
+everything that depends on it.
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,9 @@ CODE = {
     "record": ("pipeline/record.py:record",),
     "report": ("pipeline/report.py:report",),
 }
-"""Where the code of each verb starts that decides what is in its results; see `spn.provenance.code`.
+"""The roots of the code that decides each verb's results; see `spn.provenance.code`.
 
-The weights of a training are decided by its steps alone: what `spn train` does beside (the lock, the saved state, the
-history) is in no recipe.
+Only its steps decide the weights of a training: the lock, the saved state and the history are in no recipe.
 """
 
 
@@ -37,12 +36,12 @@ def verb_digest(verb: str, section: ModelSection | DataSection | None = None) ->
 
 
 def load_verb(verb: str, section: ModelSection | DataSection | None = None) -> None:
-    """Import all the code that decides a verb's results: from now on its digest is of this code, whatever is edited."""
+    """Import all code that decides a verb's results, so that its digest is of this code even if files are edited."""
     load_code(*_roots(verb, section), **_chosen(section))
 
 
 def _roots(verb: str, section: ModelSection | DataSection | None) -> tuple[str, ...]:
-    # The section of a source decides which files it has, and their shape.
+    # The section of a source decides its files and their shape.
     name = type(section).__name__
     return (*CODE[verb], f"config/data.py:{name}") if verb == "preprocess" else CODE[verb]
 
@@ -54,11 +53,11 @@ def _chosen(section: ModelSection | DataSection | None) -> dict[str, str]:
 
 
 def slices_recipe(params: Params, scale_factor: int) -> Recipe:
-    """Resolve everything that decides the slices in an HDF5 file, beside the content of the source."""
+    """Resolve everything that decides the slices in an HDF5 file, except the content of the source."""
     return {
         "scale_factor": scale_factor,
         "cuts": list(params.cuts[scale_factor]),
-        # Not the source's stated digest, which decides what is refused, not what is written.
+        # Not `source_digest`, which may refuse a source but does not change the slices.
         "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
         "code_digest": verb_digest("preprocess", params.data),
     }
@@ -84,8 +83,8 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         },
         "model": section.model.model_dump(mode="json"),
         "training": section.training.model_dump(mode="json"),
-        # The number of classes changes nothing but class-conditional stages, whose plans have it; the digest of
-        # the source says what is refused, not what is learned.
+        # Not `num_classes`, which matters only to class-conditional stages, whose plans have it; and not
+        # `source_digest`, which may refuse a source but does not change the training.
         "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
         "data_digest": data_digest,
         "code_digest": verb_digest("train", section.model),
@@ -105,10 +104,10 @@ def evaluation_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
 
 
 class SamplingOptions(NamedTuple):
-    """What a person may ask for beside params.yaml: images of one class, and arithmetic in float64."""
+    """Options of sampling that are not in params.yaml: images of one class, and arithmetic in float64."""
 
     label: int | None = None
-    """The class of all images, in the place of sampling.class."""
+    """The class of all images, instead of sampling.class."""
     exact: bool = False
 
 
@@ -140,9 +139,9 @@ def sampling_recipe(
 
 
 def sampled_class(params: Params, chain: str, label: int | None = None) -> int | None:
-    """Return the class that all images of a chain are to have; None if it has no classes, or for all in turn.
+    """Return the class of all images of a chain; None if the chain has no classes, or if images take them in turn.
 
-    `label` takes the place of sampling.class. Raises InputError if it is no class of the chain's.
+    `label` replaces sampling.class. Raises InputError if the chain has no such class.
     """
     num_classes = params.num_classes(chain)
     if label is None:
@@ -166,9 +165,9 @@ def summary_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
 
 
 def record_recipe(params: Params, chain: str, data_digest: str, experiment: Mapping[str, str] | None) -> Recipe:
-    """Resolve everything that decides what is recorded of a chain in MLflow, except times.
+    """Resolve everything that decides a chain's record in MLflow, except times.
 
-    `experiment` says where: the URI of a store, and an id in it; None if there is no such store any more.
+    `experiment` has the URI of the store and the id of the experiment; None if the store no longer exists.
     """
     return {
         "chain": chain,
@@ -191,7 +190,7 @@ def report_recipe(params: Params, data_digest: str) -> Recipe:
         "real_images": data_digest,
         "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digest)) for chain in params.chains},
         "stages": {stage: recipe_digest(stage_recipe(params, stage, data_digest)) for stage in params.stage_plans},
-        # Those of a chain's last stage name those of the stages before.
+        # The recipe of a chain's last stage contains those of the stages before.
         "samples": {
             name: recipe_digest(sampling_recipe(params, name, chain.stages[-1], data_digest))
             for name, chain in params.chains.items()

@@ -94,7 +94,7 @@ def test_it_is_said_if_there_is_nothing_to_adopt(folder: Path, capsys: pytest.Ca
     assert main(ADOPT) == 0
     content = checkpoint_path("low").read_bytes()
     assert main(ADOPT) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "low: has the recipe asked for already"
+    assert capsys.readouterr().out.splitlines()[-1] == "low: already has the current recipe"
     assert checkpoint_path("low").read_bytes() == content
 
 

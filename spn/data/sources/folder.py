@@ -1,4 +1,4 @@
-"""A folder or zip of images; see `spn.data.sources.picture` for what is made of each."""
+"""A folder or zip of images; `spn.data.sources.picture` turns each into an image of levels."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from spn.data.sources.subfolders import by_split, class_labels
 
 
 class PicturePool(Pool):
-    """Some of the decoded pictures, at the places `chosen`; each has a label, or `labels` is None."""
+    """The decoded pictures with the indices `chosen`; `labels` has the label of each, or is None."""
 
     def __init__(
         self,
@@ -37,18 +37,19 @@ class PicturePool(Pool):
         return len(self.chosen)
 
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
-        """Return the pictures at `indices`."""
+        """Yield the pictures at `indices`."""
         for index in indices:
             yield self.images[self.chosen[index]], None if self.labels is None else self.labels[index]
 
 
 def open_folder(section: FolderData, root: Path, resources: Resources) -> Source:
-    """Open `{name}/` or `{name}.zip` and decode every picture, so that all the bad ones are known beforehand."""
+    """Open `{name}/` or `{name}.zip` and decode every picture, so that all bad ones are known beforehand."""
     place = _find(section, root)
     names = list_pictures(place)
     if not names:
         raise InputError(f"{place}: expected images ({', '.join(PICTURE_FORMATS)}), got none")
-    # Of all pictures, bad ones too: a class keeps its number, and a mistake is reported before hours of decoding.
+    # Labels of all pictures, including bad ones, so that a class keeps its number and mistakes are reported before
+    # hours of decoding.
     labels = class_labels(names, place, section.num_classes) if section.num_classes else None
     pictures = decode_pictures(place, names, section, resources)
     if pictures.bad and section.unreadable == "refuse":
@@ -89,7 +90,7 @@ def _pools(pictures: Pictures, place: Path, labels: Mapping[str, int] | None) ->
 
 
 def _digest(pictures: Pictures, section: FolderData) -> str:
-    """Digest the files that are used; where folders are classes, the names of the others too: they are counted."""
+    """Hash the usable files and, if folders are classes, the names of the others, because they count as classes."""
     named = dict.fromkeys(pictures.bad, "") if section.num_classes else {}
     return listing_sha256(sorted((pictures.digests | named).items()))
 

@@ -1,8 +1,8 @@
-"""The picture files of a folder or zip: each is read and decoded once, in one process or in several.
+"""Reads and decodes the picture files of a folder or zip once each, in one process or several.
 
-The levels go to a file without a name, which is mapped into memory and ends with the process: they need no memory, and
-nothing is left behind, whatever happens. Processes decode a few pictures at a time, and their parent alone writes, in
-the order of the names; so what is written does not depend on how many there are.
+The levels go to an unnamed file, which is mapped into memory and vanishes with the process, so that they need no memory
+and nothing is ever left behind. Processes decode a few pictures at a time, and only their parent writes, in the order
+of the names, so that the number of processes does not change the result.
 """
 
 import hashlib
@@ -35,27 +35,27 @@ from spn.files import writing
 from spn.provenance.code import code_digest
 
 MAX_FILE_BYTES = 1 << 28
-"""No picture file of this size is meant; a zip may state any."""
+"""Maximum size of a picture file; a zip may state any size."""
 
 TOGETHER = 16
-"""Pictures that a process decodes before it hands them on."""
+"""Pictures in a batch that a process decodes."""
 AHEAD = 3
-"""How many times as many are decoded, for each process, before the first of them is written."""
+"""Batches per process that may wait to be written."""
 
 DECODING = "data/sources/pictures.py:_decode"
-"""The code that processes must share."""
+"""The code that must be the same in all processes."""
 
 Result: TypeAlias = tuple[str, UInt8[np.ndarray, "size size channel"]] | str
-"""The SHA-256 of a picture's file and its levels; or why it cannot be used."""
+"""The SHA-256 of a picture's file and its levels; or the reason why it cannot be used."""
 Reader: TypeAlias = Callable[[str], bytes]
-"""Reads the file of a name; raises PictureError where it cannot."""
+"""Reads a file by its name; raises PictureError if it cannot."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What was decoded: the SHA-256 of each file that can be used, by its name, and why each of the others cannot.
+    """Decoded pictures: the SHA-256 of each usable file by its name, and for each `bad` file the reason.
 
-    `images` are the former's levels, in the order of `digests`.
+    `images` has the levels of usable files, in the order of `digests`.
     """
 
     digests: dict[str, str]
@@ -64,9 +64,9 @@ class Pictures:
 
 
 def list_pictures(place: Path) -> tuple[str, ...]:
-    """List the names of the images in a folder or zip, sorted; hidden files and what macOS adds are not images.
+    """List the names of the images in a folder or zip, sorted, without hidden files and those that macOS adds.
 
-    Raises InputError where the place is no zip, or one that is not to be trusted.
+    Raises InputError if `place` is neither a folder nor a zip, or is a malicious zip.
     """
     if place.is_dir():
         names: Iterable[str] = (path.relative_to(place).as_posix() for path in place.rglob("*"))
@@ -87,7 +87,7 @@ def decode_pictures(place: Path, names: tuple[str, ...], section: FolderData, re
     bad: dict[str, str] = {}
     scratch = resources.scratch or Path(tempfile.gettempdir())
     with writing(scratch):
-        # Without a buffer, which a full disk would refuse once more when the file is closed.
+        # Without a buffer, because flushing it on closing would fail again on a full disk.
         spool = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - it is closed below
     with (
         spool,
@@ -127,7 +127,7 @@ def _decode_all(place: Path, names: tuple[str, ...], section: FolderData, proces
 def _decode_in_processes(
     place: Path, parts: list[tuple[str, ...]], section: FolderData, processes: int
 ) -> Generator[list[Result]]:
-    """Decode parts in several processes, which end with this generator; no more of them than will soon be written."""
+    """Decode parts in several processes, which end with this generator; only a few parts wait to be written."""
     context = multiprocessing.get_context("spawn")
     code = code_digest(DECODING)
     pool = ProcessPoolExecutor(processes, context, _begin_worker)
@@ -148,7 +148,7 @@ def _decode_in_processes(
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it does, even if it was killed."""
+    """Leave Ctrl-C to the parent process, and end when it ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 
@@ -166,7 +166,7 @@ def _decode_in_worker(place: Path, section: FolderData, names: tuple[str, ...], 
 
 @cache
 def _reader_of_worker(place: Path, code: str) -> Reader:
-    """Open a folder or zip once in a process; raise InputError unless it has loaded the code that its parent has."""
+    """Open a folder or zip once per process; raise InputError unless the process has loaded its parent's code."""
     if code_digest(DECODING) != code:
         raise InputError(f"{place}: expected the same code in all processes, it was edited; run the same command again")
     return _open_reader(place)
@@ -193,7 +193,7 @@ def _read_file(folder: Path, name: str) -> bytes:
     try:
         state = (folder / name).stat()
         if not stat.S_ISREG(state.st_mode):
-            raise PictureError("not a file")  # reading a pipe could wait for ever
+            raise PictureError("not a file")  # reading a pipe could block for ever
         if state.st_size > MAX_FILE_BYTES:
             raise PictureError(f"more than {MAX_FILE_BYTES} bytes")
         return (folder / name).read_bytes()
@@ -210,7 +210,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         if member.compress_type not in BOUNDED_METHODS:
             raise PictureError(f"compressed by method {member.compress_type}, not by deflate")
         with archive.open(member) as file:
-            # By `read` without a size, a member that states less than it holds would take any memory.
+            # With the stated size, because a member that holds more could take any amount of memory.
             return file.read(member.file_size)
     except PictureError:
         raise

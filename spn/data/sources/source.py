@@ -28,7 +28,7 @@ class Resources:
 
     processes: int = 1
     scratch: Path | None = None
-    """None is the system's."""
+    """Folder of temporary files; None for the system's."""
     progress: bool = False
 
 
