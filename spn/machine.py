@@ -32,7 +32,7 @@ def onednn_matmul(device: torch.device) -> Iterator[str]:
             yield f"float32 products through oneDNN, which stay float32 here (error {error:.0e})"
         else:
             settings.fp32_precision = former
-            yield f"float32 products as they come: oneDNN's are not float32 here (error {error:.0e})"
+            yield f"float32 products by torch's default: oneDNN's are not float32 here (error {error:.0e})"
     finally:
         settings.fp32_precision = former
 

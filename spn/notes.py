@@ -184,7 +184,7 @@ def _tensor_header(path: Path, file: Reader) -> dict[str, Any]:
         header = json.loads(file.read(size))
         tensors = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
         if (expected := 8 + size + max(tensors, default=0)) != actual:
-            raise ValueError(f"{actual} bytes, not the {expected} that its header tells of")
+            raise ValueError(f"{actual} bytes, not the {expected} that its header states")
     return header
 
 

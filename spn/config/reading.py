@@ -104,7 +104,7 @@ def tell_of_aliases(path: Path, document: Document) -> None:
     os.environ[TOLD] = name
     print(
         f"{path}: note: the alias on line {document.alias_line} makes `dvc exp run -S` change every stage that shares "
-        "its anchor, and rewrite the file; state what stages share under `defaults` instead",
+        "its anchor, and rewrite the file; write the shared keys under `defaults` instead",
         file=sys.stderr,
     )
 

@@ -61,7 +61,7 @@ class Failure:
         """Say why in one line: an error in the job's log, else the cluster's message, else the end of the log."""
         lines = self.job.lines(root)
         if error_in(lines) == "KeyboardInterrupt":
-            return "interrupted; the same command goes on"
+            return "interrupted; the same command continues"
         return error_in(lines) or self.message or last_word(lines)
 
 
@@ -124,7 +124,7 @@ class Follower(logging.Handler):
         if not rules <= ALWAYS | NESTED:
             self._progress = Progress(run, self._root, self._is_quiet)
         elif rules <= ALWAYS and not self._is_quiet:
-            tell("nothing to do: every result is there, and is looked at once more")
+            tell("nothing to do: every result exists, and is checked once more")
 
     def _end_progress(self) -> None:
         progress, self._progress = self._progress, None

@@ -90,7 +90,7 @@ def last_word(lines: list[str]) -> str:
     if not lines:
         return "nothing in its log"
     found = BAR.search(lines[-1])
-    return f"ended at {found['percent']} % without a word: killed, or out of memory?" if found else lines[-1]
+    return f"ended at {found['percent']} % without an error: killed, or out of memory?" if found else lines[-1]
 
 
 def _exception(lines: list[str]) -> str | None:

@@ -111,7 +111,7 @@ class Progress:
                 self._plan.start()
         except (NoPlanError, OSError, ValueError, KeyError) as error:
             self._estimate.seconds = {}
-            self.say(f"no estimate of the time left, as spn plan failed: {error}")
+            self.say(f"no estimate of the time left, because spn plan failed: {error}")
 
     def _trains(self) -> bool:
         return any(job.rule == "train" and number not in self._estimate.done for number, job in self._run.jobs.items())

@@ -10,7 +10,7 @@ from spn.console.running import Job, read_running
 EVERY = 1.0
 """Seconds between two looks."""
 
-NOTHING = "nothing runs here; snakemake --cores all reproduce starts what is missing"
+NOTHING = "nothing runs here; snakemake --cores all reproduce makes missing results"
 
 
 def watch(once: bool = False) -> None:

@@ -56,7 +56,7 @@ def check_chain(
             f"chain {chain}: normalised (all {len(images):,} images of {'x'.join(map(str, shape))} with "
             f"{bits} bit{'s' if bits > 1 else ''}{_said_of(sections, stages)} sum to 1 {mass - 1:+.1e})"
         )
-    return f"chain {chain}: not enumerated, for it can make no fewer than 2^{smallest} images; its stages are checked"
+    return f"chain {chain}: not enumerated, because it can make at least 2^{smallest} images; its stages are checked"
 
 
 def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[tuple[tuple[StagePlan, ...], Shape]]:

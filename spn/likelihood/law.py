@@ -25,7 +25,7 @@ class Law(ABC):
 
     @abstractmethod
     def tempered(self, temperature: float) -> "Law":
-        """Divide the log-probabilities by `temperature` and normalise again."""
+        """Divide the log-probabilities by `temperature` and renormalise."""
 
     def quantile(self, uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Turn uniforms in [0, 1) into levels by the inverse of the cumulative distribution."""

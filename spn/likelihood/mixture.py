@@ -68,7 +68,7 @@ class DiscretisedMixture(Law):
         return self._mapped(lambda each: each[:, row, column, channel])
 
     def tempered(self, temperature: float) -> Categorical:
-        """Divide the log-probabilities by `temperature` and normalise again."""
+        """Divide the log-probabilities by `temperature` and renormalise."""
         return Categorical(self._log_probs()).tempered(temperature)
 
     def quantile(self, uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:

@@ -102,7 +102,7 @@ def _compare(path: Path, nats: Nats, kept: Nats) -> float:
     differences = np.abs(nats - kept)
     if not (differences <= TOLERANCE + ROUNDING * np.abs(kept)).all():
         raise InputError(
-            f"{path}: expected the nats that were kept, image by image, to {TOLERANCE:g}; "
+            f"{path}: expected the stored nats, image by image, to {TOLERANCE:g}; "
             f"under this code they differ by up to {differences.max():.3g}: train again"
         )
     return float(differences.max())
@@ -114,7 +114,7 @@ def _check_code_alone_differs(path: Path, old: Recipe, new: Recipe, data: SliceF
     different = differing_keys(new | {CODE: old.get(CODE)}, old)
     if different or CODE not in old:
         raise InputError(
-            f"{path}: expected a checkpoint of these parameters and data, for only code is adopted: "
+            f"{path}: expected a checkpoint of these parameters and data, because only code is adopted: "
             f"{different[0] if different else 'no recipe inside'}"
         )
 

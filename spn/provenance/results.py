@@ -207,7 +207,7 @@ def check_recipe(path: Path, expected: Recipe, actual: Recipe | None) -> None:
 def _check_source(params: Params, path: Path, notes: Notes, state: str | None) -> None:
     """Raise InputError unless a file of slices is made from the current source, the one that params.yaml states."""
     if state is not None and notes["source_state"] != state:
-        raise InputError(f"{path}: made from other files than those now in the source {params.data.name}")
+        raise InputError(f"{path}: the source {params.data.name} has changed since it was made")
     if params.data.source_digest not in (None, notes["source_digest"]):
         raise InputError(
             f"{path}: expected slices of a source of SHA-256 {params.data.source_digest}, as data.source_digest says, "

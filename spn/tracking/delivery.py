@@ -72,7 +72,7 @@ class Delivery:
                 end()
         except Exception as error:  # whatever it is, training goes on
             if not self.failure:
-                say(f"lost the MLflow store {self._uri}: {reason(error)}; what is measured is kept, and written later")
+                say(f"lost the MLflow store {self._uri}: {reason(error)}; rows are kept, and written later")
             self.failure = reason(error)
         else:
             if self.failure:

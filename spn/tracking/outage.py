@@ -42,7 +42,7 @@ def reaching(uri: str, place: str = "") -> Iterator[None]:
             raise
         raise TrackingError(
             f"{place}expected the MLflow store {uri} to answer, got: {reason(error)}; "
-            "the same command goes on when the store is back"
+            "the same command continues when the store is back"
         ) from error
 
 

@@ -51,7 +51,7 @@ def train_stage(
     else:
         trainer = Trainer(params, name, data, recipe, device, compiled, recompute)
         path = state_path(runs, recipe)
-        if path.exists():
+        if path.exists():  # resume where an earlier run stopped
             trainer.state.restore(path)
         else:
             trainer.initialise()

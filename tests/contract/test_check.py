@@ -121,7 +121,7 @@ def test_images_are_enumerated_up_to_a_limit(
 
 def test_what_is_said_of_a_chain_that_no_limit_admits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain_check, "MOST_IMAGES", 1)
-    expected = "chain c: not enumerated, for it can make no fewer than 2^1 images; its stages are checked"
+    expected = "chain c: not enumerated, because it can make at least 2^1 images; its stages are checked"
     assert chain_line(bit_by_bit(1, 3)) == expected
 
 

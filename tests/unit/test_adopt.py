@@ -124,7 +124,7 @@ def test_other_weights_or_code_that_means_something_else_are_refused(
     sound = transformer._attend
     monkeypatch.setattr(transformer, "_attend", lambda queries, keys, values: 1.01 * sound(queries, keys, values))
     line = refused(capsys)
-    assert line.startswith(f"{checkpoint_path('low')}: expected the nats that were kept, image by image")
+    assert line.startswith(f"{checkpoint_path('low')}: expected the stored nats, image by image")
     assert line.endswith(": train again")
 
 

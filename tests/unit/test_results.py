@@ -149,9 +149,7 @@ def test_other_images_under_another_scale_factor_are_told(params: Params) -> Non
 def test_slices_of_another_source_are_told(params: Params) -> None:
     Path("sources/made/val.npy").write_bytes(b"more")
     found = audit(params)
-    assert told(found) == {
-        path: f"{path}: made from other files than those now in the source made" for path in (WHOLE, SPLIT)
-    }
+    assert told(found) == {path: f"{path}: the source made has changed since it was made" for path in (WHOLE, SPLIT)}
     assert found.sound == {}
     Path("sources/made/val.npy").unlink()
     assert told(audit(params)) == {}

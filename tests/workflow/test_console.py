@@ -214,7 +214,7 @@ def test_why_there_is_no_estimate_is_said_once(tmp_path: Path, capsys: pytest.Ca
     finally:
         shown.end()
     first, *lines = capsys.readouterr().err.splitlines()
-    assert "no estimate of the time left, as spn plan failed: --device: nothing" in first
+    assert "no estimate of the time left, because spn plan failed: --device: nothing" in first
     assert len(lines) == 2
     assert all(line.endswith("0 of 2 jobs done") for line in lines)
 
@@ -277,7 +277,7 @@ SLURM = (
         ("spn: error: no room\n", None, "no room"),
         ("spn: error: no room\n", SLURM, "no room"),
         (BARS[1], SLURM, "SLURM-job '7' failed, SLURM status is: 'TIMEOUT'"),
-        (BARS[1], "For further error details see the cluster/cloud log", "ended at 45 % without a word"),
+        (BARS[1], "For further error details see the cluster/cloud log", "ended at 45 % without an error"),
         ("", None, "nothing in its log"),
     ],
 )
