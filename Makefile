@@ -28,7 +28,7 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)
 	touch $(VENV)/.installed $@
 
 # Snakemake is told to be quiet of what the workflow's own lines say: jobs done, running and failed, and the time left.
-SNAKEMAKE := snakemake --cores all --quiet rules progress host --
+SNAKEMAKE := snakemake --cores all --rerun-incomplete --quiet rules progress host --
 
 # The report of a workspace, which takes a Snakemake of its own, where something is newer than it.
 define REPORT

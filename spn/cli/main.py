@@ -50,7 +50,8 @@ def _share_among_gpus(count: int, arguments: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spn",
-        description="Subscale Pixel Networks with multidimensional upscaling; one verb per rule of the workflow.",
+        description="Subscale Pixel Networks with multidimensional upscaling: "
+        "the verbs of the workflow's rules, and some to use by hand.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="VERB", dest="verb")

@@ -16,7 +16,7 @@ from spn.pipeline.names import stages_of
 from spn.provenance import check_recipe, evaluation_recipe, sampling_recipe, stage_recipe, summary_recipe
 
 
-def metrics_of_stage(params: Params, stage: str, results: Path) -> dict[str, Any]:
+def read_stage_metrics(params: Params, stage: str, results: Path) -> dict[str, Any]:
     """Read a stage's metrics.json; raise InputError unless it matches the parameters and the code."""
     path = metrics_path(stage, results)
     metrics = read_json(path)
@@ -27,7 +27,7 @@ def metrics_of_stage(params: Params, stage: str, results: Path) -> dict[str, Any
 
 def data_digest(params: Params, stages: tuple[str, ...], results: Path) -> str:
     """Read the digest of the data that stages were evaluated on; raise InputError unless it is the same for all."""
-    digests = {stage: metrics_of_stage(params, stage, results)[RECIPE]["data_digest"] for stage in stages}
+    digests = {stage: read_stage_metrics(params, stage, results)[RECIPE]["data_digest"] for stage in stages}
     expected = digests[stages[0]]
     for stage, digest in digests.items():
         if digest != expected:

@@ -15,7 +15,7 @@ from spn.pipeline.reading import (
     data_digest,
     history_of_stage,
     metrics_of_chain,
-    metrics_of_stage,
+    read_stage_metrics,
 )
 from spn.provenance import load_verb, record_recipe, stage_recipe
 
@@ -26,7 +26,7 @@ def record(params: Params, chain: str, output: Path, experiment: Path = HANDLE, 
     names = stages_of(params, chain)
     store = tracking.open_experiment(experiment, params.data.name)
     for stage in names:
-        metrics = metrics_of_stage(params, stage, results)
+        metrics = read_stage_metrics(params, stage, results)
         if not tracking.has_finished_run(store, metrics["recipe_digest"]):
             _record_training(params, store, metrics, results)
         tracking.record_evaluation(store, metrics)

@@ -8,7 +8,7 @@ from spn.files import write_json
 from spn.notes import FILES, RECIPE
 from spn.paths import NATS, RESULTS, stage_folder
 from spn.pipeline.names import stages_of
-from spn.pipeline.reading import data_digest, metrics_of_stage
+from spn.pipeline.reading import data_digest, read_stage_metrics
 from spn.provenance import load_verb, summary_recipe
 
 
@@ -19,7 +19,7 @@ def summarise(params: Params, chain: str, output: Path, results: Path = RESULTS)
     digest = data_digest(params, stages, results)
     parts = {}
     for stage in stages:
-        metrics = metrics_of_stage(params, stage, results)
+        metrics = read_stage_metrics(params, stage, results)
         parts[stage] = metrics, load_nats(stage_folder(stage, results) / NATS, metrics[FILES][NATS])
     summary = chain_metrics(chain, parts) | {RECIPE: summary_recipe(params, chain, digest)}
     write_json(output, summary)

@@ -1,10 +1,8 @@
-"""Optimisers, the schedule of the learning rate, and the EMA of the weights (Polyak averaging)."""
+"""Optimisers, and the schedule of the learning rate."""
 
-import copy
 import math
 
 import torch
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from spn.config import AdamW, RMSProp, TrainingSection
 from spn.models import Model
@@ -41,22 +39,3 @@ def learning_rate(section: TrainingSection, step: int) -> float:
         return peak * section.decay ** (step - section.warmup_steps)
     progress = (step - section.warmup_steps) / max(1, section.steps - section.warmup_steps)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-class EmaModel:
-    """A copy of a model whose weights are an exponential moving average (EMA) of the model's.
-
-    At step t: average <- d average + (1 - d) weights, with d = min(decay, (1 + t) / (10 + t)), so that the random
-    initial weights are soon forgotten.
-    """
-
-    def __init__(self, model: Model, decay: float) -> None:
-        self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, model: Model, step: int) -> None:
-        """Move the average towards the model's weights after `step`, counted from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        move = get_ema_multi_avg_fn(decay)
-        move(list(self.model.parameters()), list(model.parameters()), step)

@@ -9,9 +9,9 @@ from torch import Tensor
 from spn.checkpoint import load_tensors, save_tensors
 from spn.models import Model
 from spn.provenance import Recipe, check_recipe
+from spn.training.ema import EmaModel
 from spn.training.finite import Pending
 from spn.training.history import Row
-from spn.training.optimiser import EmaModel
 
 
 @dataclass

@@ -16,8 +16,9 @@ from spn.models import build_model
 from spn.seeds import derive_seed, seeded
 from spn.stages import Stage
 from spn.training.batches import batch_indices, draw_positions
+from spn.training.ema import EmaModel
 from spn.training.finite import Pending, worst_gradient
-from spn.training.optimiser import EmaModel, build_optimiser, learning_rate
+from spn.training.optimiser import build_optimiser, learning_rate
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 """Slices of levels [batch, S, S, height, width, channel], the meta-positions of the targets among them, and the images'

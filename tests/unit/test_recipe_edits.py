@@ -101,7 +101,7 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "the step": (("training/step.py", "self.optimiser.step()", "self.optimiser.step(None)"), ALL, SOFTMAX | MIXTURE),
     "the optimiser": (("training/optimiser.py", "peak * 0.5 *", "peak * 0.4 *"), ALL, SOFTMAX | MIXTURE),
     "averaging": (
-        ("training/optimiser.py", "(1 + step) / (10 + step)", "(1 + step) / (9 + step)"),
+        ("training/ema.py", "(1 + step) / (10 + step)", "(1 + step) / (9 + step)"),
         ALL,
         SOFTMAX | MIXTURE,
     ),

@@ -269,6 +269,7 @@ MODULES: dict[str, Row] = {
     "tracking/*.py": Row(("record",)),
     "trained.py": staged(SCORING),
     "training/batches.py": Row(("train",)),
+    "training/ema.py": Row(("train",)),
     "training/finite.py": Row(("train",)),
     "training/optimiser.py": Row(("train",)),
     "training/step.py": Row(("train",)),

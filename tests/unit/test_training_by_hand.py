@@ -22,7 +22,8 @@ from spn.provenance import stage_recipe
 from spn.seeds import derive_seed, seeded
 from spn.stages import Stage
 from spn.training.batches import batch_indices, draw_positions
-from spn.training.optimiser import EmaModel, build_optimiser, learning_rate
+from spn.training.ema import EmaModel
+from spn.training.optimiser import build_optimiser, learning_rate
 from spn.training.step import Learner
 from spn.training.trainer import Trainer
 
