@@ -7,7 +7,7 @@ from pydantic import Field
 
 from spn.config.section import Count, CountOrZero, Section
 
-Law: TypeAlias = Literal["softmax", "mixture", "dequantised"]
+Law: TypeAlias = Literal["softmax", "mixture", "placed_mixture", "dequantised"]
 """Each a file in `spn/laws/`."""
 
 BOUNDS = ("dequantised",)
@@ -34,6 +34,9 @@ class FamilySection(Section):
     embedder_dilation: Literal[1, 2] = 1
     """2 doubles the dilation of the embedder's convolutions from one to the next (1, 2, 4, ... 64, 1, ...), so that
     few of them reach over a whole slice, with no more weights; 1 leaves all of them undilated."""
+    relative_cells: bool = False
+    """Whether cells of context enter a second time, relative to the levels that the target's known high bits leave;
+    used only where they are known."""
     meta_position_units: Count = 8
     """Width of the learned embedding of the meta-position."""
     intensity: Literal["scaled", "embedded"] = "scaled"
@@ -43,7 +46,8 @@ class FamilySection(Section):
     class_units: Count = 16
     """Width of the learned embedding of the class, where the stage is class-conditional and embeds it."""
     law: Law = "softmax"
-    """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels;
+    """What the outputs are of a sub-pixel: a probability per level, or a mixture of logistics over the levels.
+    `placed_mixture` is the same mixture, started narrow and within the levels that known high bits leave (ours);
     `dequantised` trains and evaluates a bound, the density at levels with uniform noise added."""
     mixtures: Count = 10
     """Logistics in a mixture; used only by the laws that are one."""

@@ -36,6 +36,21 @@ class RMSProp(Section):
     """Share of the last step that is taken again."""
 
 
+class Muon(Section):
+    """Muon for the weights of linear maps and convolutions, Adam for the others; in none of the papers."""
+
+    name: Literal["muon"]
+    """Muon."""
+    learning_rate: Rate
+    """The step size of matrices after the warm-up, as the largest singular value of a step."""
+    momentum: Fraction = 0.95
+    """Share of the sum of gradients that is kept at every step."""
+    others_learning_rate: Rate
+    """The step size of Adam after the warm-up."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    """Decay of Adam's averages of the gradient and of its square."""
+
+
 class TrainingSection(Section):
     """How a stage is trained; the paper of SPN gives none of these numbers, all are ours.
 
@@ -47,7 +62,7 @@ class TrainingSection(Section):
     """Batches that the stage is trained on."""
     batch_size: Count
     """Images of a batch, of each of which one slice is drawn."""
-    optimiser: Annotated[AdamW | RMSProp, Field(discriminator="name")]
+    optimiser: Annotated[AdamW | Muon | RMSProp, Field(discriminator="name")]
     """What makes a step of a gradient, by its `name`."""
     warmup_steps: CountOrZero
     """The learning rate rises linearly over so many steps."""

@@ -6,12 +6,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from spn.config import FamilySection
-from spn.layers.intensity import build_intensity
+from spn.layers.intensity import build_intensity, scale_levels
 from spn.layers.residual import ConvStack
-from spn.shapes import Features
+from spn.shapes import Features, Levels
 
 DILATIONS = 7
 """Dilations of the slice embedder before they begin again at 1: together they reach 127 pixels."""
+
+FAR = 4.0
+"""Cells further from the target's group, in halves of one, are all alike: an edge is between."""
 
 
 def embedder_dilations(section: FamilySection) -> tuple[int, ...]:
@@ -29,7 +32,9 @@ class SliceEmbedder(nn.Module):
 
     NOTE: three things are ours: `Intensity` distinguishes an empty cell from intensity 0, and learned embeddings of
     the meta-position and, with `num_classes`, of the image's class are appended as planes. So is `embedder_dilation`:
-    how far the convolutions reach (`context_reach`) is not in the paper.
+    how far the convolutions reach (`context_reach`) is not in the paper. And so are `relative_cells`: the levels once
+    more, in halves of the group that the target's known bits select, from its middle. The target's low bits are what
+    is left of its neighbours' levels then, and need not be learned as small differences of large numbers.
     """
 
     def __init__(
@@ -40,16 +45,24 @@ class SliceEmbedder(nn.Module):
         context_levels: int,
         num_positions: int,
         num_classes: int = 0,
+        high_levels: int = 1,
     ) -> None:
-        """Take the number of cells and of channels in each as `cells`, and how many levels these have."""
+        """Take the number of cells and of channels in each as `cells`, and how many levels these have.
+
+        `high_levels` is how many levels the target's more significant bits have, if they are known, else 1.
+        """
         super().__init__()
         num_cells, channels = cells
+        self.context_levels, self.high_levels = context_levels, high_levels
+        self.has_relative_cells = section.relative_cells and high_levels > 1
         self.intensity = build_intensity(section.intensity, context_levels, section.intensity_units)
         # The embedding of the meta-position (m, n) of the target slice, numbered m * S + n.
         self.position = nn.Embedding(num_positions, section.meta_position_units)
         num_planes = num_cells * channels * self.intensity.units + section.meta_position_units
         if num_classes:
             num_planes += section.class_units
+        if self.has_relative_cells:
+            num_planes += num_cells * channels
         self.convs = ConvStack(num_planes, width, embedder_dilations(section))
         self.label = nn.Embedding(num_classes, section.class_units) if num_classes else None
 
@@ -59,13 +72,26 @@ class SliceEmbedder(nn.Module):
         present: Bool[Tensor, "batch cell"],
         position: Int[Tensor, " batch"],
         label: Int[Tensor, " batch"] | None,
+        high: Levels | None = None,
     ) -> Features:
-        """Embed the context as [batch, height, width, feature]."""
+        """Embed the context as [batch, height, width, feature]; `high` holds the target's more significant bits."""
         is_there = present[:, :, None, None, None].expand(cells.shape)
         planes = [rearrange(self.intensity(cells, is_there), "b k h w c e -> b h w (k c e)")]
+        if self.has_relative_cells:
+            assert high is not None, "a stage whose high bits are known hands them over"
+            relative = self._relative(cells, high, planes[0].dtype) * is_there
+            planes.append(rearrange(relative, "b k h w c -> b h w (k c)"))
         of_image = [self.position(position)]
         if self.label is not None:
             assert label is not None, "labels for a class-conditional stage"
             of_image.append(self.label(label))
         planes += [each[:, None, None].expand(-1, *planes[0].shape[1:3], -1) for each in of_image]
         return self.convs(torch.cat(planes, dim=-1))
+
+    def _relative(
+        self, cells: Int[Tensor, "batch cell height width channel"], high: Levels, dtype: torch.dtype
+    ) -> Tensor:
+        """Return (level - middle of the target's group) / half a group, between -`FAR` and `FAR`."""
+        middle = (high[:, None].to(dtype) + 0.5) * (2 / self.high_levels) - 1
+        away = (scale_levels(cells, self.context_levels, dtype) - middle) * self.high_levels
+        return away.clamp(-FAR, FAR)

@@ -10,6 +10,8 @@ that of the group. (NOTE: PixelCNN++ has no such stages; this conditioning is ou
 """
 
 from collections.abc import Callable
+from math import log
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +45,19 @@ class DiscretisedMixture(Law):
     ) -> None:
         self.log_weights, self.means, self.log_scales = log_weights, means, log_scales
         self.num_levels, self.high, self.high_levels = num_levels, high, high_levels
+
+    initial_scale: ClassVar[float] = 1.0
+    """Standard deviation that data-dependent initialisation gives a network's outputs for this law, as in the paper."""
+
+    def relative(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Return values in [-1, 1] in the units in which this law takes means."""
+        return values
+
+    def rebuilt(
+        self, log_weights: Tensor, means: Tensor, log_scales: Tensor, high: Tensor | None
+    ) -> "DiscretisedMixture":
+        """Return a law of the same kind with other parameters, which are as this one holds them."""
+        return type(self)(log_weights, means, log_scales, self.num_levels, high, self.high_levels)
 
     @property
     def _last(self) -> int:
@@ -195,3 +210,55 @@ class DequantisedMixture(DiscretisedMixture):
         density = F.logsigmoid(scaled) + F.logsigmoid(-scaled) + torch.log(self._inverse_scales() * 2 / self._last)
         group = 0.0 if self.high is None else self._log_mass(*self._group(self.high))
         return torch.logsumexp(self._weights_of_group() - group + density, -1)
+
+
+SPREAD = 0.7
+"""The means of a placed mixture start at equal distances from minus to plus this, in halves of what is possible."""
+NARROW = -2.0
+"""Log-scale at which a placed mixture starts where every level is possible, on [-1, 1]."""
+
+
+class PlacedMixture(DiscretisedMixture):
+    """The same law, of other parameters: outputs of 0 are a mixture that is spread over the levels that are possible.
+
+    These are the group that the known bits select, or all. Means are in halves of the group from its middle, log-scales
+    are relative to such a half. (NOTE: ours. Outputs of 0 otherwise mean components that all lie at 0 with a scale of
+    1: within a group of 32 levels of 256 that is flat, and has next to no gradient.)
+    """
+
+    initial_scale: ClassVar[float] = 0.1
+
+    def __init__(
+        self,
+        log_weights: Float[Tensor, "*batch num_mixtures"],
+        means: Float[Tensor, "*batch num_mixtures"],
+        log_scales: Float[Tensor, "*batch num_mixtures"],
+        num_levels: int,
+        high: Int[Tensor, "*batch"] | None = None,
+        high_levels: int = 1,
+    ) -> None:
+        dtype = at_least_float32(means)
+        middle, half = _group_place(high, high_levels, dtype)
+        spread = torch.linspace(-SPREAD, SPREAD, means.shape[-1], dtype=dtype, device=means.device)
+        placed = (means.to(dtype) + spread) * half + middle
+        start = NARROW if high is None else log(half)
+        super().__init__(log_weights, placed, log_scales.to(dtype) + start, num_levels, high, high_levels)
+
+    def relative(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Return values in [-1, 1] in halves of the group, from its middle."""
+        middle, half = _group_place(self.high, self.high_levels, values.dtype)
+        return (values - (middle if self.high is None else middle[..., 0])) / half
+
+    def rebuilt(
+        self, log_weights: Tensor, means: Tensor, log_scales: Tensor, high: Tensor | None
+    ) -> DiscretisedMixture:
+        """Return a law with other parameters, which are placed already."""
+        return DiscretisedMixture(log_weights, means, log_scales, self.num_levels, high, self.high_levels)
+
+
+def _group_place(high: Tensor | None, high_levels: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """Return the middle of each group on [-1, 1], and half the width of one; of all levels where no bits are known."""
+    if high is None:
+        return torch.zeros((), dtype=dtype), 1.0
+    half = 1 / high_levels
+    return ((high.to(dtype) + 0.5) * (2 * half) - 1)[..., None], half
