@@ -24,7 +24,7 @@ from spn.config.model import (
 )
 from spn.config.params import ChainSection, Params, SamplingSection, StageSection, load_params, params_schema
 from spn.config.tiling import StagePlan, tile
-from spn.config.training import AdamW, RMSProp, TrainingSection
+from spn.config.training import AdamW, Muon, RMSProp, TrainingSection
 
 __all__ = [
     "PICTURE_FORMATS",
@@ -42,6 +42,7 @@ __all__ = [
     "Limit",
     "MnistData",
     "ModelSection",
+    "Muon",
     "Params",
     "PhotosData",
     "PixelCnnPpSection",

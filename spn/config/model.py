@@ -7,7 +7,7 @@ from pydantic import Field
 
 from spn.config.section import Count, CountOrZero, Section
 
-Law: TypeAlias = Literal["softmax", "mixture", "dequantised"]
+Law: TypeAlias = Literal["softmax", "mixture", "placed_mixture", "dequantised"]
 """Names of laws, each a file in `spn/laws/`."""
 
 BOUNDS = ("dequantised",)
@@ -33,6 +33,9 @@ class FamilySection(Section):
     embedder_dilation: Literal[1, 2] = 1
     """2 doubles the dilation from each of the embedder's convolutions to the next (1, 2, 4, ... 64, 1, ...), so that a
     few of them cover a whole slice with the same number of weights; 1 means no dilation."""
+    relative_cells: bool = False
+    """Whether cells of context are input a second time, relative to the levels that the target's known high bits leave;
+    unused if no high bits are known."""
     meta_position_units: Count = 8
     """Width of the learned embedding of the meta-position."""
     intensity: Literal["scaled", "embedded"] = "scaled"
@@ -42,7 +45,8 @@ class FamilySection(Section):
     class_units: Count = 16
     """Width of the learned embedding of the class, if the stage is class-conditional and embeds it."""
     law: Law = "softmax"
-    """Distribution of a sub-pixel: `softmax` over its levels, or a discretised `mixture` of logistics; `dequantised`
+    """Distribution of a sub-pixel: `softmax` over its levels, or a discretised `mixture` of logistics. `placed_mixture`
+    is that mixture, initialised narrow and within the levels that the known high bits leave (ours); `dequantised`
     trains and evaluates a bound, the mixture's density at levels with uniform noise."""
     mixtures: Count = 10
     """Number of logistics in a mixture; unused by other laws."""

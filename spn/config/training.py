@@ -36,6 +36,21 @@ class RMSProp(Section):
     """Momentum: the fraction of the last update added to the next."""
 
 
+class Muon(Section):
+    """Muon for the weights of linear maps and convolutions, Adam for all other parameters; in none of the papers."""
+
+    name: Literal["muon"]
+    """Muon."""
+    learning_rate: Rate
+    """Step size of matrices after the warm-up: about the singular values of a step."""
+    momentum: Fraction = 0.95
+    """Fraction of the sum of gradients kept at every step."""
+    others_learning_rate: Rate
+    """Step size of Adam after the warm-up."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    """Decay rates of Adam's averages of the gradient and of its square."""
+
+
 class TrainingSection(Section):
     """How a stage is trained. The SPN paper states none of these numbers; all are ours.
 
@@ -47,7 +62,7 @@ class TrainingSection(Section):
     """Number of training steps, one batch each."""
     batch_size: Count
     """Images per batch; one slice is drawn from each."""
-    optimiser: Annotated[AdamW | RMSProp, Field(discriminator="name")]
+    optimiser: Annotated[AdamW | Muon | RMSProp, Field(discriminator="name")]
     """The optimiser, by its `name`."""
     warmup_steps: CountOrZero
     """Number of steps over which the learning rate rises linearly."""

@@ -4,7 +4,7 @@ from spn.likelihood.bits_per_dim import bits_per_dim
 from spn.likelihood.chunked import Chunked, Head
 from spn.likelihood.joint_mixture import JointMixture, joint_mixture, num_joint_outputs
 from spn.likelihood.law import Categorical, Law
-from spn.likelihood.mixture import DequantisedMixture, DiscretisedMixture
+from spn.likelihood.mixture import DequantisedMixture, DiscretisedMixture, PlacedMixture
 from spn.likelihood.output_law import OutputLaw
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "JointMixture",
     "Law",
     "OutputLaw",
+    "PlacedMixture",
     "bits_per_dim",
     "joint_mixture",
     "num_joint_outputs",

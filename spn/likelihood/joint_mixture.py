@@ -53,7 +53,7 @@ class JointMixture:
         """Condition on the `values`, in [-1, 1] on the scale of all bits so far, of the channel whose law came last."""
         # Bayes' rule, up to a constant: log p(i | x_1 .. x_c) = log p(i | x_1 .. x_{c-1}) + log p(x_c | i, ...).
         self._weights = self._weights + self._next.component_log_mass(values)
-        self._values.append(values)
+        self._values.append(self._next.relative(values))
 
 
 def num_joint_outputs(channels: int, num_mixtures: int) -> int:
@@ -75,7 +75,7 @@ def joint_mixture(
     for value in values.unbind(-1)[:-1]:
         joint.observe(value)
         laws.append(joint.law())
-    return law(*_stacked(laws), num_levels, high, high_levels)
+    return laws[0].rebuilt(*_stacked(laws), high)
 
 
 def _stacked(laws: Sequence[DiscretisedMixture]) -> tuple[Tensor, Tensor, Tensor]:

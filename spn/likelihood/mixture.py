@@ -10,6 +10,8 @@ mass of the group. (NOTE: PixelCNN++ has no such stages; this conditioning is ou
 """
 
 from collections.abc import Callable
+from math import log
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +45,19 @@ class DiscretisedMixture(Law):
     ) -> None:
         self.log_weights, self.means, self.log_scales = log_weights, means, log_scales
         self.num_levels, self.high, self.high_levels = num_levels, high, high_levels
+
+    initial_scale: ClassVar[float] = 1.0
+    """Standard deviation of a network's outputs for this law after data-dependent initialisation; as in the paper."""
+
+    def relative(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Return values in [-1, 1] in the units of this law's means."""
+        return values
+
+    def rebuilt(
+        self, log_weights: Tensor, means: Tensor, log_scales: Tensor, high: Tensor | None
+    ) -> "DiscretisedMixture":
+        """Return a law of the same kind with other parameters, in the units of this law's attributes."""
+        return type(self)(log_weights, means, log_scales, self.num_levels, high, self.high_levels)
 
     @property
     def _last(self) -> int:
@@ -195,3 +210,55 @@ class DequantisedMixture(DiscretisedMixture):
         density = F.logsigmoid(scaled) + F.logsigmoid(-scaled) + torch.log(self._inverse_scales() * 2 / self._last)
         group = 0.0 if self.high is None else self._log_mass(*self._group(self.high))
         return torch.logsumexp(self._weights_of_group() - group + density, -1)
+
+
+SPREAD = 0.7
+"""The initial means of a placed mixture are equally spaced between minus and plus this, in halves of the group."""
+NARROW = -2.0
+"""Initial log-scale of a placed mixture if no bits are known, on [-1, 1]."""
+
+
+class PlacedMixture(DiscretisedMixture):
+    """The same law in other units: a network whose outputs are 0 spreads the mixture over the possible levels.
+
+    The possible levels are the group that the known bits select, or all levels. Means are measured from the middle of
+    the group, in halves of it; log-scales are relative to such a half. (NOTE: ours. In the paper's units outputs of 0
+    put all components at 0 with a scale of 1: flat within a group of 32 of 256 levels, with hardly a gradient.)
+    """
+
+    initial_scale: ClassVar[float] = 0.1
+
+    def __init__(
+        self,
+        log_weights: Float[Tensor, "*batch num_mixtures"],
+        means: Float[Tensor, "*batch num_mixtures"],
+        log_scales: Float[Tensor, "*batch num_mixtures"],
+        num_levels: int,
+        high: Int[Tensor, "*batch"] | None = None,
+        high_levels: int = 1,
+    ) -> None:
+        dtype = at_least_float32(means)
+        middle, half = _group_place(high, high_levels, dtype)
+        spread = torch.linspace(-SPREAD, SPREAD, means.shape[-1], dtype=dtype, device=means.device)
+        placed = (means.to(dtype) + spread) * half + middle
+        start = NARROW if high is None else log(half)
+        super().__init__(log_weights, placed, log_scales.to(dtype) + start, num_levels, high, high_levels)
+
+    def relative(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Return values in [-1, 1] in halves of the group, from its middle."""
+        middle, half = _group_place(self.high, self.high_levels, values.dtype)
+        return (values - (middle if self.high is None else middle[..., 0])) / half
+
+    def rebuilt(
+        self, log_weights: Tensor, means: Tensor, log_scales: Tensor, high: Tensor | None
+    ) -> DiscretisedMixture:
+        """Return a law with other parameters, which are placed already."""
+        return DiscretisedMixture(log_weights, means, log_scales, self.num_levels, high, self.high_levels)
+
+
+def _group_place(high: Tensor | None, high_levels: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """Return the middle of each group on [-1, 1], and half the width of one; of all levels where no bits are known."""
+    if high is None:
+        return torch.zeros((), dtype=dtype), 1.0
+    half = 1 / high_levels
+    return ((high.to(dtype) + 0.5) * (2 * half) - 1)[..., None], half

@@ -126,12 +126,15 @@ def build_embedder(section: FamilySection, shape: StageShape, width: int, num_cl
     if not shape.num_cells and not num_classes:
         return None
     cells = shape.num_cells, shape.channels
-    return SliceEmbedder(section, width, cells, shape.context_levels, shape.num_positions, num_classes)
+    levels, positions = shape.context_levels, shape.num_positions
+    return SliceEmbedder(section, width, cells, levels, positions, num_classes, shape.high_levels)
 
 
 def embed(embedder: SliceEmbedder | None, context: Context) -> Features | None:
     """Run the slice embedder, if there is one."""
-    return embedder(context.cells, context.present, context.position, context.label) if embedder else None
+    if embedder is None:
+        return None
+    return embedder(context.cells, context.present, context.position, context.label, context.high)
 
 
 def one_hot(context: Context, shape: StageShape, dtype: torch.dtype) -> OneHot | None:

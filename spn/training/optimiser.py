@@ -3,12 +3,13 @@
 import math
 
 import torch
+from torch import nn
 
-from spn.config import AdamW, RMSProp, TrainingSection
-from spn.models import Model
+from spn.config import AdamW, Muon, RMSProp, TrainingSection
+from spn.training import muon
 
 
-def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optimizer:
+def build_optimiser(model: nn.Module, section: AdamW | Muon | RMSProp) -> torch.optim.Optimizer:
     """Build the optimiser that a training section names; weight decay spares biases and gains.
 
     With a weight decay of 0 AdamW is Adam.
@@ -17,6 +18,11 @@ def build_optimiser(model: Model, section: AdamW | RMSProp) -> torch.optim.Optim
         return torch.optim.RMSprop(
             model.parameters(), lr=section.learning_rate, alpha=section.smoothing, momentum=section.momentum
         )
+    if isinstance(section, Muon):
+        matrices = muon.hidden_matrices(model)
+        others = [each for each in model.parameters() if all(each is not matrix for matrix in matrices)]
+        relative = section.others_learning_rate / section.learning_rate
+        return muon.Muon(matrices, others, section.learning_rate, relative, section.momentum, section.betas)
     # By entries, not dimensions: the gains of a normalised convolution have all dimensions of its weight, but only one
     # with more than one entry.
     parameters = list(model.parameters())

@@ -67,7 +67,7 @@ class Learner:
         others = [rank()] if rank() else []
         torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step, *others))
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(section, step)
+            group["lr"] = learning_rate(section, step) * group.get("relative_rate", 1.0)
         slices, position, labels = batch
         with torch.autocast(self._device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
             # Shares may differ by an image; with these weights, the average of their losses is the mean over the batch.

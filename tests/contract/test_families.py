@@ -23,11 +23,14 @@ CASES = (
     ("spn_mixture", "depth", 3, 3),
     ("spn_mixture", "multidimensional", 1, 2),
     ("spn_mixture", "low_before_high", 1, 2),
+    ("spn_placed", "depth", 3, 3),
+    ("spn_placed", "multidimensional", 1, 2),
     ("gated_pixelcnn", "raster", 3, 3),
     ("gated_pixelcnn", "multidimensional", 1, 2),
     ("gated_pixelcnn_mixture", "depth", 3, 3),
     ("pixelcnn_pp", "depth", 3, 4),
     ("pixelcnn_pp", "multidimensional", 1, 4),
+    ("pixelcnn_pp_placed", "depth", 3, 4),
     ("pixelcnn_pp_softmax", "depth", 3, 2),
     ("pixelcnn_pp_no_short_cuts", "raster", 1, 4),
     ("pixelsnail", "depth", 3, 3),
@@ -74,7 +77,16 @@ def enumerable(family: str) -> FamilySection:
 
 @pytest.mark.parametrize("check", MASS_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
-    "family", ["spn_mixture", "gated_pixelcnn", "pixelcnn_pp", "pixelcnn_pp_softmax", "pixelsnail"]
+    "family",
+    [
+        "spn_mixture",
+        "spn_placed",
+        "gated_pixelcnn",
+        "pixelcnn_pp",
+        "pixelcnn_pp_placed",
+        "pixelcnn_pp_softmax",
+        "pixelsnail",
+    ],
 )
 def test_probabilities_of_all_colours_sum_to_one(check: Check, family: str) -> None:
     check(build_problem(CHAINS["depth"], (1, 2, 3), 2, enumerable(family)))

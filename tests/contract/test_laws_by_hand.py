@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spn.config import StagePlan
-from spn.likelihood import DequantisedMixture, DiscretisedMixture, JointMixture, Law, joint_mixture
+from spn.likelihood import DequantisedMixture, DiscretisedMixture, JointMixture, Law, PlacedMixture, joint_mixture
 from spn.models import Context, Model
 from spn.stages import Stage
 
@@ -36,11 +36,13 @@ def softmax(logits: Array) -> Array:
     return np.exp(logits) / np.exp(logits).sum()
 
 
-def pixel_probability(outputs: Array, levels: tuple[int, ...], high: tuple[int, ...] | None) -> float:
+def pixel_probability(
+    outputs: Array, levels: tuple[int, ...], high: tuple[int, ...] | None, placed: bool = False
+) -> float:
     """Return the probability of a pixel's levels, given the more significant bits of each of its channels.
 
     `outputs` are a network's: logits of the indicator, then each channel's means, then its log-scales, then the
-    coefficients of blue's red, ... in the published order; MIXTURES of each.
+    coefficients of blue's red, ... in the published order; MIXTURES of each. `placed`: see `PlacedMixture`.
     """
     channels, groups = len(levels), 1 if high is None else GROUPS
     parts = list(outputs.reshape(-1, MIXTURES))
@@ -51,18 +53,25 @@ def pixel_probability(outputs: Array, levels: tuple[int, ...], high: tuple[int, 
         mean = means[channel] + sum(np.tanh(next(coefficients)) * value for value in values)
         first = 0 if high is None else high[channel] * LEVELS
         full = first + levels[channel]
-        of_level = mass(full, full + 1, last, mean, log_scales[channel])
-        of_group = mass(first, first + LEVELS, last, mean, log_scales[channel])
+        middle, half, log_scale = 0.0, 1.0, log_scales[channel]
+        if placed:
+            # Two components, spread from -0.7 to 0.7 of half a group around its middle.
+            middle, half = (0.0, 1.0) if high is None else ((2 * high[channel] + 1) / GROUPS - 1, 1 / GROUPS)
+            mean = middle + half * (mean + np.array([-0.7, 0.7]))
+            log_scale = log_scale + (-2 if high is None else math.log(half))
+        of_level = mass(full, full + 1, last, mean, log_scale)
+        of_group = mass(first, first + LEVELS, last, mean, log_scale)
         probability *= (indicator * of_level).sum() / (indicator * of_group).sum()
         indicator = indicator * of_level / (indicator * of_level).sum()
-        values.append(2 * full / last - 1)
+        values.append((2 * full / last - 1 - middle) / half)
     return probability
 
 
-def network_outputs(channels: int, seed: int) -> Array:
+def network_outputs(channels: int, seed: int, placed: bool = False) -> Array:
     count = MIXTURES * (1 + 2 * channels + channels * (channels - 1) // 2)
     outputs = np.random.default_rng(seed).normal(size=count)
-    outputs[MIXTURES * (1 + channels) : MIXTURES * (1 + 2 * channels)] -= 1.5  # log-scales, of a few bins
+    # Log-scales of a few bins: placed mixtures are narrow as it is.
+    outputs[MIXTURES * (1 + channels) : MIXTURES * (1 + 2 * channels)] += 0.5 if placed else -1.5
     return outputs
 
 
@@ -71,34 +80,37 @@ def highs(channels: int) -> list[tuple[int, ...] | None]:
     return [None, *rows]
 
 
+@pytest.mark.parametrize("kind", [DiscretisedMixture, PlacedMixture])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("place", range(5))
-def test_a_joint_mixture_is_that_by_hand(channels: int, place: int) -> None:
-    high, outputs = highs(channels)[place], network_outputs(channels, seed=place)
+def test_a_joint_mixture_is_that_by_hand(channels: int, place: int, kind: type[DiscretisedMixture]) -> None:
+    high, outputs = highs(channels)[place], network_outputs(channels, place, kind is PlacedMixture)
     groups = 1 if high is None else GROUPS
     first = None if high is None else torch.tensor(high)
     total = 0.0
     for levels in itertools.product(range(LEVELS), repeat=channels):
         full = torch.tensor(levels) + (0 if first is None else first * LEVELS)
         values = 2 * full.double() / (LEVELS * groups - 1) - 1
-        law = joint_mixture(torch.from_numpy(outputs), values, LEVELS, first, groups)
-        expected = pixel_probability(outputs, levels, high)
+        law = joint_mixture(torch.from_numpy(outputs), values, LEVELS, first, groups, kind)
+        expected = pixel_probability(outputs, levels, high, kind is PlacedMixture)
         assert law.log_prob(torch.tensor(levels)).sum().exp().item() == pytest.approx(expected, rel=1e-9)
         total += expected
     assert total == pytest.approx(1, rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", [DiscretisedMixture, PlacedMixture])
 @pytest.mark.parametrize("place", range(5))
-def test_channel_by_channel_it_is_that_by_hand_too(place: int) -> None:
-    high, outputs, levels = highs(3)[place], network_outputs(3, seed=place), (1, 3, 0)
+def test_channel_by_channel_it_is_that_by_hand_too(place: int, kind: type[DiscretisedMixture]) -> None:
+    high, outputs, levels = highs(3)[place], network_outputs(3, place, kind is PlacedMixture), (1, 3, 0)
     groups = 1 if high is None else GROUPS
-    steps = JointMixture(torch.from_numpy(outputs), 3, LEVELS, None if high is None else torch.tensor(high), groups)
+    known = None if high is None else torch.tensor(high)
+    steps = JointMixture(torch.from_numpy(outputs), 3, LEVELS, known, groups, kind)
     product = 1.0
     for channel, level in enumerate(levels):
         product *= steps.law().probs()[level].item()
         full = level + (0 if high is None else high[channel] * LEVELS)
         steps.observe(torch.tensor(2 * full / (LEVELS * groups - 1) - 1, dtype=torch.float64))
-    assert product == pytest.approx(pixel_probability(outputs, levels, high), rel=1e-9)
+    assert product == pytest.approx(pixel_probability(outputs, levels, high, kind is PlacedMixture), rel=1e-9)
 
 
 def lone(law: type[DiscretisedMixture], high: int | None, seed: int) -> tuple[Any, tuple[Array, Array, Array]]:

@@ -24,11 +24,13 @@ def changed(section: FamilySection, **changes: object) -> FamilySection:
 
 SECTIONS: dict[str, FamilySection] = {
     "spn_mixture": changed(SMALL, law="mixture", mixtures=2),
+    "spn_placed": changed(SMALL, law="placed_mixture", mixtures=2, relative_cells=True),
     "gated_pixelcnn": GATED,
     "gated_pixelcnn_mixture": changed(GATED, law="mixture", layers=3),
     "pixelcnn_pp": PLUS_PLUS,
     "pixelcnn_pp_softmax": changed(PLUS_PLUS, law="softmax", resnets=2, downsampling=False),
     "pixelcnn_pp_no_short_cuts": changed(PLUS_PLUS, short_cuts=False),
+    "pixelcnn_pp_placed": changed(PLUS_PLUS, law="placed_mixture", relative_cells=True),
     "pixelsnail": SNAIL,
     "pixelsnail_softmax": changed(SNAIL, law="softmax"),
 }

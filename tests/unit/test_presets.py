@@ -82,6 +82,7 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
     "multidimensional": (cifar10, {"validation": 10}),
     "cifar10": (cifar10, {"validation": 10}),
     "pixelcnn_pp": (cifar10, {"validation": 10}),
+    "cifar10_cpu": (cifar10, {"validation": 10}),
     "mnist": (mnist, {}),
     "folder": (kodak("my_images"), {"validation": 4, "test": 4}),
     "imagenet64": (imagenet64, {"validation": 4}),

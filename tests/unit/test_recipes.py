@@ -95,6 +95,7 @@ def test_weights_are_made_from_a_stage_and_its_data(params: Params) -> None:
             "pixelcnn_layers": 2,
             "embedder_layers": 1,
             "embedder_dilation": 1,
+            "relative_cells": False,
             "meta_position_units": 8,
             "intensity": "scaled",
             "intensity_units": 4,

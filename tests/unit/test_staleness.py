@@ -179,7 +179,7 @@ def fields_of(section: type[Section]) -> set[str]:
 
 STAGE_VERBS, SCORING = ("train", "evaluate", "sample"), ("evaluate", "sample")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
-LAWS, MIXTURES = ("softmax", "mixture", "dequantised"), ("mixture", "dequantised")
+LAWS, MIXTURES = ("softmax", "mixture", "placed_mixture", "dequantised"), ("mixture", "placed_mixture", "dequantised")
 SOURCES = {get_args(each.model_fields["source"].annotation)[0]: each for each in SourceSection.__subclasses__()}
 FILES = ("arrays", "cifar10", "folder", "mnist")
 
@@ -237,6 +237,7 @@ MODULES: dict[str, Row] = {
     "image/window.py": staged(),
     "laws/__init__.py": staged(),
     "laws/softmax.py": staged(laws=("softmax",)),
+    "laws/placed_mixture.py": staged(laws=("placed_mixture",)),
     "laws/dequantised.py": staged(laws=("dequantised",)),
     "layers/gated.py": staged(families=STACKED),
     "layers/gated_stacks.py": staged(families=STACKED),
@@ -271,6 +272,7 @@ MODULES: dict[str, Row] = {
     "training/batches.py": Row(("train",)),
     "training/ema.py": Row(("train",)),
     "training/finite.py": Row(("train",)),
+    "training/muon.py": Row(("train",)),
     "training/optimiser.py": Row(("train",)),
     "training/step.py": Row(("train",)),
 }
@@ -279,11 +281,11 @@ MODULES: dict[str, Row] = {
 MIXED = {
     # Networks that see the channels before, and heads of each channel by itself.
     "likelihood/output_law.py": (staged(families=STACKED), staged(families=SHIFTED, laws=("softmax",))),
-    # Its head is the dequantised mixture's own, but the step form of that head is the same.
+    # The heads of the other mixtures are their own, but the step form of a head is the same.
     "laws/mixture.py": (
         staged(families=STACKED, laws=MIXTURES),
         staged(families=SHIFTED, laws=("mixture",)),
-        staged(("sample",), SHIFTED, ("dequantised",)),
+        staged(("sample",), SHIFTED, ("placed_mixture", "dequantised")),
     ),
 }
 """The same, of modules that kinds of stages use in different ways."""

@@ -109,7 +109,11 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
 
 @pytest.mark.parametrize(
     "optimiser",
-    [{"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}, {"name": "rmsprop", "learning_rate": 0.001}],
+    [
+        {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
+        {"name": "rmsprop", "learning_rate": 0.001},
+        {"name": "muon", "learning_rate": 0.02, "others_learning_rate": 0.004},
+    ],
     ids=lambda section: section["name"],
 )
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(

@@ -1,0 +1,115 @@
+"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+NOTE: ours is the choice of matrices: weights of linear maps and of convolutions, as matrices of outputs by inputs.
+AdamW updates all other parameters.
+"""
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+LEAST_SIDE = 16
+"""Fewest rows and columns of a matrix that Muon updates: smaller ones have few singular values to equalise."""
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration, as published: five steps bring singular values in (0, 1] near 1."""
+STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for `matrices`, AdamW without weight decay for `others`, whose learning rate is a share of the matrices'.
+
+    torch.optim.Muon accepts two-dimensional parameters only, and computes in bfloat16, which takes four times as long
+    as float32 on a CPU without matrix units.
+    """
+
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        others: list[nn.Parameter],
+        learning_rate: float,
+        relative_rate: float,
+        momentum: float,
+        betas: tuple[float, float],
+    ) -> None:
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "momentum": momentum},
+            {"params": others, "betas": betas, "lr": learning_rate * relative_rate, "relative_rate": relative_rate},
+        ]
+        super().__init__([group for group in groups if group["params"]], {"lr": learning_rate})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step."""
+        for group in self.param_groups:
+            parameters = [each for each in group["params"] if each.grad is not None]
+            if "momentum" in group:
+                for parameter in parameters:
+                    self._step_matrix(parameter, group["lr"], group["momentum"])
+            else:
+                self._step_others(parameters, group["lr"], group["betas"])
+
+    def _step_matrix(self, parameter: nn.Parameter, rate: float, momentum: float) -> None:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        # Nesterov momentum.
+        state["momentum"].mul_(momentum).add_(gradient)
+        update = orthogonal((gradient + momentum * state["momentum"]).flatten(1))
+        # The rows of an orthogonal matrix with more rows than columns are shorter than 1.
+        scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+        parameter.add_(update.view_as(parameter), alpha=-rate * scale)
+
+    def _step_others(self, parameters: list[nn.Parameter], rate: float, betas: tuple[float, float]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                step = torch.zeros((), device=parameter.device)
+                averages = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] = {"step": step, **averages}
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            list(parameters),
+            [cast(Tensor, parameter.grad) for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+def orthogonal(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """Return about U V^T of the singular value decomposition U S V^T, by Newton-Schulz iteration."""
+    a, b, c = COEFFICIENTS
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    wide = wide / wide.norm().clamp(min=1e-30)  # a gradient of zeros stays one
+    for _ in range(STEPS):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """List the weights of the model's linear maps and convolutions that have at least `LEAST_SIDE` rows and columns.
+
+    Under weight normalisation these are the directions. Embeddings are not included.
+    """
+    maps = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    found = {}
+    for module in model.modules():
+        if isinstance(module, maps):
+            for name, parameter in module.named_parameters():
+                if "bias" not in name and min(parameter.shape[0], parameter[0].numel()) >= LEAST_SIDE:
+                    found[id(parameter)] = parameter
+    return list(found.values())
