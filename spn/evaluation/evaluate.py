@@ -89,14 +89,14 @@ def stage_metrics(section: StageSection, stage: Stage, model: Model, nats: NDArr
     return {
         "stage": stage.plan.name,
         "split": "test",
-        "estimate": estimate([section.model.is_bound]),
+        "estimate": kind_of_figure([section.model.is_bound]),
         "conditioning": conditioning([section.class_conditional]),
         **likelihood_metrics(nats, stage.image_dims),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
 
-def estimate(are_bounds: Iterable[bool]) -> str:
+def kind_of_figure(are_bounds: Iterable[bool]) -> str:
     """Return `bound` (an upper bound) if any of the summed figures is one, else `exact`."""
     return "bound" if any(are_bounds) else "exact"
 
@@ -121,7 +121,7 @@ def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float6
     return {
         "chain": chain,
         "split": metrics[0]["split"],
-        "estimate": estimate(each["estimate"] == "bound" for each in metrics),
+        "estimate": kind_of_figure(each["estimate"] == "bound" for each in metrics),
         "conditioning": conditioning(each["conditioning"] == "class" for each in metrics),
         **likelihood_metrics(nats, metrics[0]["num_dims"]),
         "num_parameters": sum(each["num_parameters"] for each in metrics),

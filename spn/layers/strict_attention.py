@@ -9,8 +9,6 @@ from spn.layers.gated_resnet import GatedResnet
 from spn.layers.weight_norm import normalised
 from spn.shapes import AnyCoordinates, AnyFeatures, Coordinates, Features, Pixel
 
-"""Coordinates of pixels, as `coordinates` returns them."""
-
 
 def coordinates(height: int, width: int) -> Float[Tensor, "height width 2"]:
     """Return the row and the column of each pixel, from -1/2 to 1/2."""
