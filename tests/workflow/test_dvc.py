@@ -76,7 +76,7 @@ def test_a_fresh_clone_trains_nothing(repository: Workspace, tmp_path: Path) -> 
     assert clone.plan() == {"reproduce"}
     whole = clone.snakemake()
     assert (whole.ran, whole.trained) == ({"reproduce"}, set())
-    assert "not recorded in MLflow here" in whole.output
+    assert "not recorded in MLflow, because nothing ran in this folder" in whole.output
     assert clone.read(CHECKPOINTS) == repository.read(CHECKPOINTS)
     assert "up to date" in clone.run("dvc", "status").output
     assert clone.run("git", "status", "--porcelain").output == ""
