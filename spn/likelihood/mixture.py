@@ -43,8 +43,12 @@ class DiscretisedMixture(Law):
         high: Int[Tensor, "*batch"] | None = None,
         high_levels: int = 1,
     ) -> None:
-        self.log_weights, self.means, self.log_scales = log_weights, means, log_scales
         self.num_levels, self.high, self.high_levels = num_levels, high, high_levels
+        self.log_weights, (self.means, self.log_scales) = log_weights, self._placed(means, log_scales)
+
+    def _placed(self, means: Tensor, log_scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and log-scales on [-1, 1], given them in the units of this law."""
+        return means, log_scales
 
     initial_scale: ClassVar[float] = 1.0
     """Standard deviation of a network's outputs for this law after data-dependent initialisation; as in the paper."""
@@ -228,21 +232,12 @@ class PlacedMixture(DiscretisedMixture):
 
     initial_scale: ClassVar[float] = 0.1
 
-    def __init__(
-        self,
-        log_weights: Float[Tensor, "*batch num_mixtures"],
-        means: Float[Tensor, "*batch num_mixtures"],
-        log_scales: Float[Tensor, "*batch num_mixtures"],
-        num_levels: int,
-        high: Int[Tensor, "*batch"] | None = None,
-        high_levels: int = 1,
-    ) -> None:
+    def _placed(self, means: Tensor, log_scales: Tensor) -> tuple[Tensor, Tensor]:
         dtype = at_least_float32(means)
-        middle, half = _group_place(high, high_levels, dtype)
+        middle, half = _group_place(self.high, self.high_levels, dtype)
         spread = torch.linspace(-SPREAD, SPREAD, means.shape[-1], dtype=dtype, device=means.device)
-        placed = (means.to(dtype) + spread) * half + middle
-        start = NARROW if high is None else log(half)
-        super().__init__(log_weights, placed, log_scales.to(dtype) + start, num_levels, high, high_levels)
+        start = NARROW if self.high is None else log(half)
+        return (means.to(dtype) + spread) * half + middle, log_scales.to(dtype) + start
 
     def relative(self, values: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Return values in [-1, 1] in halves of the group, from its middle."""
