@@ -15,6 +15,8 @@ BOUNDS = ("dequantised",)
 
 Family = TypeVar("Family", bound="FamilySection")
 
+ChannelOrder: TypeAlias = Literal["masks", "head"]
+
 FEW = 16
 """Width of a network built only to see what it depends on: enough that some rectifiers are always on."""
 
@@ -82,15 +84,18 @@ class SpnSection(FamilySection):
     transformer_layers: CountOrZero
     """Layers of the Transformer over the pixels of a slice."""
     pixelcnn_width: Count
-    """Channels of the Gated PixelCNN; a multiple of the image's channels, among which they are divided."""
+    """Channels of the Gated PixelCNN; a multiple of the image's channels, if masks divide them among these."""
     pixelcnn_layers: Count
     """Gated layers of the PixelCNN."""
     context_enters: Literal["transformer", "pixelcnn", "both"] = "both"
     """Where the slice embedder's output enters the decoder."""
+    channel_order: ChannelOrder = "masks"
+    """What keeps the order of a pixel's channels: `masks` in every layer (the paper's), or the `head` alone, as in
+    PixelCNN++: layers see no channel of the pixel, and a mixture has one indicator for all channels (ours)."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
-        if self.pixelcnn_width % channels:
+        if self.channel_order == "masks" and self.pixelcnn_width % channels:
             return f"pixelcnn_width: expected a multiple of the {channels} channels, got {self.pixelcnn_width}"
         if self.width % self.heads:
             return f"width: expected a multiple of the {self.heads} heads, got {self.width}"
@@ -110,13 +115,16 @@ class GatedPixelCnnSection(FamilySection):
     family: Literal["gated_pixelcnn"]
     """The Gated PixelCNN."""
     width: Count
-    """Channels of both stacks; a multiple of the image's channels, among which they are divided."""
+    """Channels of both stacks; a multiple of the image's channels, if masks divide them among these."""
     layers: Count
     """Gated layers."""
+    channel_order: ChannelOrder = "masks"
+    """What keeps the order of a pixel's channels: `masks` in every layer (the paper's), or the `head` alone, as in
+    PixelCNN++: layers see no channel of the pixel, and a mixture has one indicator for all channels (ours)."""
 
     def problem(self, height: int, width: int, channels: int) -> str | None:
         """Say what does not fit together for slices of this shape, as `key: expected, got`."""
-        if self.width % channels:
+        if self.channel_order == "masks" and self.width % channels:
             return f"width: expected a multiple of the {channels} channels, got {self.width}"
         return None
 

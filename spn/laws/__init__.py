@@ -8,19 +8,26 @@ import importlib
 from types import ModuleType
 
 from spn.config import Law as LawName
-from spn.layers import ChannelHead, ChannelHeadSteps, PixelHead, PixelHeadSteps, Scale
-from spn.likelihood import OutputLaw
+from spn.layers import ChannelHead, ChannelHeadSteps, MaskedHead, MaskedHeadSteps, PixelHead, PixelHeadSteps, Scale
 
-__all__ = ["build_head", "head_steps", "output_law"]
-
-
-def output_law(law: LawName, scale: Scale, num_mixtures: int) -> OutputLaw:
-    """Return the output law of that name; a mixture has `num_mixtures` components."""
-    return _module(law).output_law(scale, num_mixtures)
+__all__ = ["build_head", "build_pixel_head", "head_steps", "pixel_head_steps"]
 
 
-def build_head(law: LawName, num_in: int, channels: int, scale: Scale, num_mixtures: int) -> PixelHead:
-    """Build the head of a law on `num_in` features."""
+def build_head(
+    law: LawName, num_in: int, channels: int, scale: Scale, num_mixtures: int, masks_channels: bool
+) -> PixelHead:
+    """Build the head of a law on `num_in` features: masked by channel, or not seeing any channel of their pixel."""
+    build = build_masked_head if masks_channels else build_pixel_head
+    return build(law, num_in, channels, scale, num_mixtures)
+
+
+def build_masked_head(law: LawName, num_in: int, channels: int, scale: Scale, num_mixtures: int) -> PixelHead:
+    """Build the head of a law on features that are masked by channel."""
+    return MaskedHead(num_in, channels, scale, _module(law).output_law(scale, num_mixtures))
+
+
+def build_pixel_head(law: LawName, num_in: int, channels: int, scale: Scale, num_mixtures: int) -> PixelHead:
+    """Build the head of a law on features that see no channel of their pixel."""
     module = _module(law)
     if hasattr(module, "head"):
         head: PixelHead = module.head(num_in, channels, scale, num_mixtures)
@@ -31,7 +38,12 @@ def build_head(law: LawName, num_in: int, channels: int, scale: Scale, num_mixtu
 
 
 def head_steps(head: PixelHead, batch: int) -> PixelHeadSteps:
-    """Return the step form of a head."""
+    """Return the step form of a head that `build_head` built."""
+    return MaskedHeadSteps(head, batch) if isinstance(head, MaskedHead) else pixel_head_steps(head, batch)
+
+
+def pixel_head_steps(head: PixelHead, batch: int) -> PixelHeadSteps:
+    """Return the step form of a head that `build_pixel_head` built."""
     module = _module(head.law)
     if hasattr(module, "head"):
         return module.head_steps(head, batch)

@@ -14,6 +14,7 @@ from spn.layers.gated import GatedLayer, GatedLayerSteps
 from spn.layers.gated_resnet import GatedResnet, GatedResnetRows, GatedResnetSteps
 from spn.layers.gated_stacks import GatedStacks, GatedStacksSteps
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
+from spn.layers.masked_head import MaskedHead, MaskedHeadSteps
 from spn.layers.mixture_head import MixtureHead, MixtureHeadSteps
 from spn.layers.pixel import EmbeddedPixel, PixelLinear
 from spn.layers.pixel_head import ChannelHead, ChannelHeadSteps, PixelHead, PixelHeadSteps, Scale
@@ -51,6 +52,8 @@ __all__ = [
     "GatedStacksSteps",
     "HorizontalConv",
     "Intensity",
+    "MaskedHead",
+    "MaskedHeadSteps",
     "MixtureHead",
     "MixtureHeadSteps",
     "PixelHead",

@@ -2,25 +2,25 @@
 
 from typing import cast
 
-import torch
-from einops import rearrange
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from spn.layers.causal import ChannelCausalLinear, ChannelSteps, down_shift
+from spn.layers.causal import down_shift
 from spn.layers.gated import GatedLayer, GatedLayerSteps
+from spn.layers.masked_head import MaskedHead
+from spn.layers.pixel_head import PixelHead, PixelHeadSteps
 from spn.layers.recompute import Recomputing
-from spn.likelihood import Chunked, Law, OutputLaw
-from spn.shapes import AnyFeatures, Features, Levels, Pixel, Row
+from spn.likelihood import Law
+from spn.shapes import Features, Levels, Pixel, Row, Values
 
 Conditions = tuple[Features | None, Features | None]
 
 
 class GatedStacks(Recomputing):
-    """Masked convolutions over the pixels before, and the channels before within each pixel.
+    """Convolutions over the pixels before, masked also by channel if the head is (`MaskedHead`), and the head.
 
-    `num_conditions` are the widths of the features that condition the vertical and the horizontal stack, 0 for none.
+    `units` is the number of features of an embedded sub-pixel; `num_conditions` are the widths of the features that
+    condition the vertical and the horizontal stack, 0 for none.
     """
 
     def __init__(
@@ -30,54 +30,50 @@ class GatedStacks(Recomputing):
         num_layers: int,
         channels: int,
         num_conditions: tuple[int, int],
-        output_law: OutputLaw,
+        head: PixelHead,
         dropout: float,
     ) -> None:
         super().__init__()
+        self.masks_channels = isinstance(head, MaskedHead)
         self.layers = nn.ModuleList(
             GatedLayer(
                 num_in=width if depth else channels * units,
                 width=width,
                 num_conditions=num_conditions,
-                channels=channels,
+                channels=channels if self.masks_channels else 1,
                 first=depth == 0,
                 dropout=dropout,
             )
             for depth in range(num_layers)
         )
-        self.hidden = ChannelCausalLinear(width, width, channels, strict=False)
-        self.logits = ChannelCausalLinear(width, channels * output_law.num_outputs, channels, strict=False)
-        self.channels, self.output_law = channels, output_law
+        self.head = head
 
-    def forward(self, embedded: Features, conditions: Conditions, high: Levels | None) -> Law:
-        """Return the laws [batch, height, width, channel]; `embedded` has the channels outermost in its features."""
-        vertical, horizontal = down_shift(embedded), embedded
+    def forward(
+        self,
+        embedded: Float[Tensor, "batch height width channel units"],
+        values: Values,
+        conditions: Conditions,
+        high: Levels | None,
+    ) -> Law:
+        """Return the laws [batch, height, width, channel]; `values` is the target as the head's `Scale` embeds it."""
+        horizontal = embedded.flatten(-2)
+        vertical = down_shift(horizontal)
         for layer in self.layers:
             vertical, horizontal = self.run_layer(layer, vertical, horizontal, conditions)
-        to_hidden, to_logits = self.hidden.dense(), self.logits.dense()
-
-        def laws(features: AnyFeatures, high: Int[Tensor, "*batch channel"] | None = None) -> Law:
-            outputs = F.linear(F.relu(F.linear(F.relu(features), *to_hidden)), *to_logits)
-            return self.output_law(rearrange(outputs, "... (c output) -> ... c output", c=self.channels), high)
-
-        return Chunked(horizontal, laws, self.recompute) if self.output_law.is_large else laws(horizontal, high)
+        return self.head(horizontal, values, high)
 
 
 class GatedStacksSteps:
     """The step form of a `GatedStacks`; the caller fills in `embedded` [batch, channel * units] channel by channel."""
 
-    def __init__(self, pixelcnn: GatedStacks, embedded: Pixel, columns: int) -> None:
+    def __init__(self, stacks: GatedStacks, head: PixelHeadSteps, embedded: Pixel, columns: int) -> None:
         self.embedded = inputs = embedded
+        self._head, self._masks_channels = head, stacks.masks_channels
         self.layers = []
-        for layer in pixelcnn.layers:
+        for layer in stacks.layers:
             self.layers.append(GatedLayerSteps(cast(GatedLayer, layer), inputs, columns))
             inputs = self.layers[-1].outputs
-        rectified, hidden = torch.zeros_like(inputs), torch.zeros_like(inputs)
-        self._hidden, self._logits = ChannelSteps(pixelcnn.hidden, rectified), ChannelSteps(pixelcnn.logits, hidden)
-        self._of_channel = list(
-            zip(*(each.chunk(pixelcnn.channels, dim=1) for each in (inputs, rectified, hidden)), strict=True)
-        )
-        self._output_law = pixelcnn.output_law
+        self._outputs = inputs
         self._row = embedded.new_zeros(len(embedded), columns, embedded.shape[1])
         self._pixels = self._row.unbind(1)
 
@@ -100,17 +96,24 @@ class GatedStacksSteps:
         self._column = column
         for layer in self.layers:
             layer.start_pixel(column, condition)
+        if not self._masks_channels:
+            self._step(0)
+        self._head.start(self._outputs, None if self._high is None else self._high[:, self._row_index, column])
 
     def law(self, channel: int) -> Law:
         """Return the laws of a channel of the pixel; the channels before it are filled in."""
-        for layer in self.layers:
-            layer.step(channel)
-        outputs, rectified, hidden = self._of_channel[channel]
-        torch.clamp_min(outputs, 0, out=rectified)
-        torch.clamp_min(self._hidden.step(channel), 0, out=hidden)
-        high = None if self._high is None else self._high[:, self._row_index, self._column, channel]
-        return self._output_law(self._logits.step(channel), high)
+        if self._masks_channels:
+            self._step(channel)
+        return self._head.law(channel)
+
+    def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
+        """Note the levels of a channel, which the caller has filled in."""
+        self._head.observe(channel, levels)
 
     def end_pixel(self) -> None:
         """Keep the complete pixel for the row below."""
         self._pixels[self._column].copy_(self.embedded)
+
+    def _step(self, group: int) -> None:
+        for layer in self.layers:
+            layer.step(group)

@@ -2,6 +2,7 @@
 
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spn.layers.pixel import PixelLinear
 from spn.layers.pixel_head import PixelHead, PixelHeadSteps, Scale
@@ -13,18 +14,20 @@ from spn.shapes import Features, Levels, Pixel, Values
 class MixtureHead(PixelHead):
     """One mixture of logistics for all channels of a pixel (Salimans et al. 2017, Sec. 2.1 and 2.2)."""
 
+    output: nn.Linear
+
     def __init__(
         self, num_in: int, channels: int, scale: Scale, num_mixtures: int, mixture: type[DiscretisedMixture]
     ) -> None:
         super().__init__()
         self.channels, self.scale, self.mixture = channels, scale, mixture
-        self.out = normalised(nn.Linear(num_in, num_joint_outputs(channels, num_mixtures)), mixture.initial_scale)
+        self.output = normalised(nn.Linear(num_in, num_joint_outputs(channels, num_mixtures)), mixture.initial_scale)
 
     def forward(self, features: Features, embedded: Values, high: Levels | None) -> Law:
         """Return the laws [batch, height, width, channel]."""
         scale = self.scale
         values = scale.values(embedded, high)
-        parameters = self.out(features)
+        parameters = self.output(F.elu(features))
         return joint_mixture(parameters, values, scale.num_levels, high, scale.high_levels, self.mixture)
 
 
@@ -33,12 +36,12 @@ class MixtureHeadSteps(PixelHeadSteps):
 
     def __init__(self, head: MixtureHead) -> None:
         self._head = head
-        self._out = PixelLinear(head.out.weight, head.out.bias)
+        self._output = PixelLinear(head.output.weight, head.output.bias)
 
     def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
         """Begin a pixel."""
         head, scale = self._head, self._head.scale
-        parameters = self._out(features)
+        parameters = self._output(F.elu(features))
         self._mixture = JointMixture(parameters, head.channels, scale.num_levels, high, scale.high_levels, head.mixture)
         self._high = high
 
@@ -50,4 +53,4 @@ class MixtureHeadSteps(PixelHeadSteps):
         """Fill in a channel of the pixel."""
         if channel + 1 < self._head.channels:
             scale, high = self._head.scale, None if self._high is None else self._high[:, channel]
-            self._mixture.observe(scale.values(scale.embed(levels, self._out.dtype), high))
+            self._mixture.observe(scale.values(scale.embed(levels, self._output.dtype), high))

@@ -1,6 +1,6 @@
 """Heads for networks whose features at a pixel see none of its channels: they make its laws channel by channel.
 
-The head keeps the order of the channels here. (In a Gated PixelCNN the network does: see `GatedStacks`.)
+The head keeps the order of the channels here. (In a Gated PixelCNN the masks of all layers do: see `MaskedHead`.)
 """
 
 from abc import ABC, abstractmethod
@@ -45,6 +45,8 @@ class PixelHead(Recomputing, ABC):
 
     law: str
     """The name of the law in a model's section."""
+    output: nn.Module
+    """The last layer, whose outputs are the parameters of the laws."""
 
     @abstractmethod
     def forward(self, features: Features, embedded: Values, high: Levels | None) -> Law:
@@ -74,21 +76,23 @@ class ChannelHead(PixelHead):
     layer for each channel, which their levels enter.
     """
 
+    output: nn.ModuleList
+
     def __init__(self, num_in: int, channels: int, scale: Scale, output_law: OutputLaw) -> None:
         super().__init__()
         self.channels, self.scale, self.output_law = channels, scale, output_law
         self.hidden = normalised(nn.Linear(num_in, channels * num_in))
         self.before = ChannelCausalLinear(channels, channels * num_in, channels, strict=True)
-        self.logits = nn.ModuleList(nn.Linear(num_in, output_law.num_outputs) for _ in range(channels))
+        self.output = nn.ModuleList(nn.Linear(num_in, output_law.num_outputs) for _ in range(channels))
 
     def forward(self, features: Features, embedded: Values, high: Levels | None) -> Law:
         """Return the laws [batch, height, width, channel]."""
-        hidden = self.hidden(features) + self.before(embedded)
+        hidden = self.hidden(F.elu(features)) + self.before(embedded)
         return Chunked(hidden, self._laws, self.recompute) if self.output_law.is_large else self._laws(hidden, high)
 
     def _laws(self, hidden: AnyFeatures, high: Int[Tensor, "*batch channel"] | None = None) -> Law:
         groups = F.elu(hidden).chunk(self.channels, dim=-1)
-        outputs = [logits(group) for logits, group in zip(self.logits, groups, strict=True)]
+        outputs = [output(group) for output, group in zip(self.output, groups, strict=True)]
         return self.output_law(torch.stack(outputs, dim=-2), high)
 
 
@@ -102,16 +106,16 @@ class ChannelHeadSteps(PixelHeadSteps):
         table = head.scale.embed(torch.arange(head.scale.num_levels, device=weight.device), weight.dtype)
         self._pixel = EmbeddedPixel(table[:, None], batch, head.channels)
         self._before = ChannelSteps(head.before, self._pixel.values)
-        self._logits = [PixelLinear(each.get_parameter("weight"), each.get_parameter("bias")) for each in head.logits]
+        self._output = [PixelLinear(each.get_parameter("weight"), each.get_parameter("bias")) for each in head.output]
 
     def start(self, features: Pixel, high: Int[Tensor, "batch channel"] | None) -> None:
         """Begin a pixel."""
-        self._groups = self._hidden(features).chunk(len(self._logits), dim=1)
+        self._groups = self._hidden(F.elu(features)).chunk(len(self._output), dim=1)
         self._high = high
 
     def law(self, channel: int) -> Law:
         """Return the laws [batch] of a channel."""
-        outputs = self._logits[channel](F.elu(self._groups[channel] + self._before.step(channel)))
+        outputs = self._output[channel](F.elu(self._groups[channel] + self._before.step(channel)))
         return self._output_law(outputs, None if self._high is None else self._high[:, channel])
 
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:

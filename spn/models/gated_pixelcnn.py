@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spn.config import GatedPixelCnnSection
-from spn.laws import output_law
-from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, Scale, build_intensity
+from spn.laws import build_head, head_steps
+from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, Scale, build_intensity, fold_weight_norm
 from spn.likelihood import Law
 from spn.models.interface import Context, Model, StageShape, Steps, build_embedder, copy_into_buffer, embed, one_hot
 from spn.shapes import Features, Levels
@@ -23,22 +23,26 @@ class GatedPixelCnn(Model):
     def __init__(self, section: GatedPixelCnnSection, shape: StageShape) -> None:
         super().__init__()
         self.shape = shape
+        self.scale = Scale(shape.num_levels, shape.high_levels)
         self.intensity = build_intensity(section.intensity, shape.num_levels, section.intensity_units)
         self.embedder = build_embedder(section, shape, section.width)
         num_conditions = (section.width if self.embedder else 0) + shape.num_classes
+        masks_channels = section.channel_order == "masks"
+        head = build_head(section.law, section.width, shape.channels, self.scale, section.mixtures, masks_channels)
         self.pixelcnn = GatedStacks(
             self.intensity.units,
             section.width,
             section.layers,
             shape.channels,
             num_conditions=(num_conditions, num_conditions),
-            output_law=output_law(section.law, Scale(shape.num_levels, shape.high_levels), section.mixtures),
+            head=head,
             dropout=section.dropout,
         )
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel units"]:
-        """Turn the target's levels into numbers, sub-pixel by sub-pixel."""
-        return self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
+        """Turn the target's levels into numbers, sub-pixel by sub-pixel: the intensity, and the value for the head."""
+        embedded = self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
+        return torch.cat((embedded, self.scale.embed(levels, embedded.dtype)[..., None]), dim=-1)
 
     def embed_context(self, context: Context) -> Features | None:
         """Run the slice embedder, and append the class as one-hot planes; None if the stage has neither."""
@@ -56,7 +60,8 @@ class GatedPixelCnn(Model):
         context: Context,
     ) -> Law:
         """Convolve over the pixels before and the channels before."""
-        return self.pixelcnn(embedded.flatten(-2), (embedded_context, embedded_context), context.high)
+        conditions = embedded_context, embedded_context
+        return self.pixelcnn(embedded[..., :-1], embedded[..., -1], conditions, context.high)
 
 
 class GatedPixelCnnSteps(Steps):
@@ -66,11 +71,12 @@ class GatedPixelCnnSteps(Steps):
         shape = model.shape
         self.model = model
         levels = torch.arange(shape.num_levels, device=next(model.parameters()).device)
-        table = model.embed_target(levels.view(-1, 1, 1, 1)).flatten(0, 3)
+        table = model.embed_target(levels.view(-1, 1, 1, 1)).flatten(0, 3)[:, :-1]
         self._pixel = EmbeddedPixel(table, batch, shape.channels)
         self._embedded_context: Features | None = None
         self._high: Tensor | None = None
-        self._pixelcnn = GatedStacksSteps(model.pixelcnn, self._pixel.values, shape.width)
+        head = head_steps(model.pixelcnn.head, batch)
+        self._pixelcnn = GatedStacksSteps(model.pixelcnn, head, self._pixel.values, shape.width)
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
@@ -94,6 +100,7 @@ class GatedPixelCnnSteps(Steps):
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Fill in a channel of the pixel."""
         self._pixel.observe(channel, levels)
+        self._pixelcnn.observe(channel, levels)
         if self._pixel.is_last(channel):
             self._pixelcnn.end_pixel()
 
@@ -104,5 +111,5 @@ def build(section: GatedPixelCnnSection, shape: StageShape) -> GatedPixelCnn:
 
 
 def steps(model: GatedPixelCnn, batch: int) -> GatedPixelCnnSteps:
-    """Build the step form."""
-    return GatedPixelCnnSteps(model, batch)
+    """Build the step form, whose weights have their normalisation folded in."""
+    return GatedPixelCnnSteps(fold_weight_norm(model), batch)

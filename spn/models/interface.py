@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.config import FamilySection
-from spn.layers import SliceEmbedder
+from spn.layers import SliceEmbedder, initialised_by_data
 from spn.likelihood import Law
 from spn.shapes import Features, Levels, OneHot
 
@@ -114,7 +114,9 @@ class Model(nn.Module, ABC):
         """Return the laws of all sub-pixels [batch, height, width, channel], given both embeddings and the context."""
 
     def initialise(self, levels: Levels, context: Context) -> None:
-        """Initialise from a first batch, in training mode; only families with weight normalisation do anything."""
+        """Initialise layers with weight normalisation from a first batch, one after another, in training mode."""
+        with initialised_by_data(self):
+            self(levels, context).log_prob(levels)
 
     def forward(self, levels: Levels, context: Context) -> Law:
         """Return the laws of all sub-pixels of `levels` [batch, height, width, channel]."""

@@ -12,10 +12,9 @@ from typing import cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spn.config import PixelCnnPpSection
-from spn.laws import build_head, head_steps
+from spn.laws import build_pixel_head, pixel_head_steps
 from spn.layers import (
     GatedResnet,
     GatedResnetRows,
@@ -32,7 +31,6 @@ from spn.layers import (
     down_shift,
     down_shifted,
     fold_weight_norm,
-    initialised_by_data,
     shifted_row,
     with_ones,
 )
@@ -107,7 +105,7 @@ class PixelCnnPp(Model):
         self.context_u = nn.Linear(filters, filters, bias=False) if self.embedder else None
         self.context_ul = nn.Linear(filters, filters, bias=False) if self.embedder else None
         self.streams = Resolution(section, shape.num_classes, RESOLUTIONS - 1)
-        self.head = build_head(section.law, filters, channels, self.scale, section.mixtures)
+        self.head = build_pixel_head(section.law, filters, channels, self.scale, section.mixtures)
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
         """Scale the target's levels to [-1, 1]."""
@@ -130,12 +128,7 @@ class PixelCnnPp(Model):
         if self.context_u and self.context_ul:
             u, ul = u + self.context_u(embedded_context), ul + self.context_ul(embedded_context)
         _, ul = self.streams(u, ul, one_hot(context, self.shape, values.dtype))
-        return self.head(F.elu(ul), values, context.high)
-
-    def initialise(self, levels: Levels, context: Context) -> None:
-        """Initialise gains and biases from a batch, layer by layer, with dropout on."""
-        with initialised_by_data(self):
-            self(levels, context).log_prob(levels)
+        return self.head(ul, values, context.high)
 
 
 class PixelCnnPpSteps(Steps):
@@ -146,7 +139,7 @@ class PixelCnnPpSteps(Steps):
         self.model = model
         self._start = ShiftedStartSteps(model.first_ul, model.scale, batch, shape.width)
         self._streams = _ResolutionSteps(model.streams, batch, shape.width)
-        self._head = head_steps(model.head, batch)
+        self._head = pixel_head_steps(model.head, batch)
         self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._label: OneHot | None = None
@@ -171,7 +164,7 @@ class PixelCnnPpSteps(Steps):
         """Begin a pixel of the row, all before it being known."""
         ul = self._streams.step(self._row, column, self._start.pixel(column))
         high = None if self._high is None else self._high[:, self._row, column]
-        self._head.start(F.elu(ul), high)
+        self._head.start(ul, high)
         self._column = column
 
     def law(self, channel: int) -> Law:

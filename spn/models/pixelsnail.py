@@ -11,10 +11,9 @@ from typing import cast
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spn.config import PixelSnailSection
-from spn.laws import build_head, head_steps
+from spn.laws import build_pixel_head, pixel_head_steps
 from spn.layers import (
     GatedResnet,
     GatedResnetSteps,
@@ -26,7 +25,6 @@ from spn.layers import (
     StrictAttentionSteps,
     coordinates,
     fold_weight_norm,
-    initialised_by_data,
     with_ones,
 )
 from spn.likelihood import Law
@@ -65,7 +63,7 @@ class PixelSnail(Recomputing, Model):
         self.context = nn.Linear(width, width, bias=False) if self.embedder else None
         self.start = ShiftedStart(channels + 1, width)
         self.blocks = nn.ModuleList(Block(section, channels + 1, shape.num_classes) for _ in range(section.blocks))
-        self.head = build_head(section.law, width, channels, self.scale, section.mixtures)
+        self.head = build_pixel_head(section.law, width, channels, self.scale, section.mixtures)
         self.register_buffer("coordinates", coordinates(shape.height, shape.width), persistent=False)
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
@@ -90,12 +88,7 @@ class PixelSnail(Recomputing, Model):
             stream = stream + self.context(embedded_context)
         for block in self.blocks:
             stream = self.run_layer(block, stream, image, self.get_buffer("coordinates"), label)
-        return self.head(F.elu(stream), values, context.high)
-
-    def initialise(self, levels: Levels, context: Context) -> None:
-        """Initialise gains and biases from a batch, layer by layer, with dropout on."""
-        with initialised_by_data(self):
-            self(levels, context).log_prob(levels)
+        return self.head(stream, values, context.high)
 
 
 class PixelSnailSteps(Steps):
@@ -109,7 +102,7 @@ class PixelSnailSteps(Steps):
             _BlockSteps(cast(Block, block), model.get_buffer("coordinates"), batch, shape.width)
             for block in model.blocks
         ]
-        self._head = head_steps(model.head, batch)
+        self._head = pixel_head_steps(model.head, batch)
         self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._label: OneHot | None = None
@@ -138,7 +131,7 @@ class PixelSnailSteps(Steps):
         stream = self._start.pixel(column)
         for block in self._blocks:
             stream = block.step(column, stream)
-        self._head.start(F.elu(stream), None if self._high is None else self._high[:, self._row, column])
+        self._head.start(stream, None if self._high is None else self._high[:, self._row, column])
 
     def law(self, channel: int) -> Law:
         """Return the laws of a channel of the pixel, all before it being known."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spn.config import SpnSection
-from spn.laws import output_law
+from spn.laws import build_head, head_steps
 from spn.layers import (
     EmbeddedPixel,
     GatedStacks,
@@ -21,6 +21,7 @@ from spn.layers import (
     Scale,
     TransformerSteps,
     build_intensity,
+    fold_weight_norm,
     raster_shift,
 )
 from spn.likelihood import Law
@@ -37,6 +38,7 @@ class SubscalePixelNetwork(Model):
         self.embedder = build_embedder(section, shape, section.width, shape.num_classes)
         self.to_transformer = bool(self.embedder) and section.context_enters in ("transformer", "both")
         self.to_pixelcnn = bool(self.embedder) and section.context_enters in ("pixelcnn", "both")
+        self.scale = Scale(shape.num_levels, shape.high_levels)
         self.intensity = build_intensity(section.intensity, shape.num_levels, section.intensity_units)
         self.entry = nn.Linear(shape.channels * self.intensity.units, section.width)
         self.transformer = RasterTransformer(
@@ -47,19 +49,24 @@ class SubscalePixelNetwork(Model):
             shape.width,
             section.dropout,
         )
+        masks_channels = section.channel_order == "masks"
+        head = build_head(
+            section.law, section.pixelcnn_width, shape.channels, self.scale, section.mixtures, masks_channels
+        )
         self.pixelcnn = GatedStacks(
             self.intensity.units,
             section.pixelcnn_width,
             section.pixelcnn_layers,
             shape.channels,
             num_conditions=(section.width if self.to_pixelcnn else 0, section.width),
-            output_law=output_law(section.law, Scale(shape.num_levels, shape.high_levels), section.mixtures),
+            head=head,
             dropout=section.dropout,
         )
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel units"]:
-        """Turn the target's levels into numbers, sub-pixel by sub-pixel."""
-        return self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
+        """Turn the target's levels into numbers, sub-pixel by sub-pixel: the intensity, and the value for the head."""
+        embedded = self.intensity(levels, torch.ones_like(levels, dtype=torch.bool))
+        return torch.cat((embedded, self.scale.embed(levels, embedded.dtype)[..., None]), dim=-1)
 
     def embed_context(self, context: Context) -> Features | None:
         """Run the slice embedder; None for a stage without context."""
@@ -72,12 +79,12 @@ class SubscalePixelNetwork(Model):
         context: Context,
     ) -> Law:
         """Attend over the pixels before, then convolve over these and the channels before (Fig. 4b)."""
-        flat = embedded.flatten(-2)
+        intensity, values = embedded[..., :-1], embedded[..., -1]
         # Token t holds pixel t - 1, all its channels, and the context of pixel t.
-        tokens = self.entry(raster_shift(flat))
+        tokens = self.entry(raster_shift(intensity.flatten(-2)))
         attended = self.transformer(tokens + embedded_context if self.to_transformer else tokens)
         beside = attended + embedded_context if self.to_pixelcnn else attended
-        return self.pixelcnn(flat, (embedded_context, beside), context.high)
+        return self.pixelcnn(intensity, values, (embedded_context, beside), context.high)
 
 
 class SubscaleSteps(Steps):
@@ -87,14 +94,15 @@ class SubscaleSteps(Steps):
         shape = model.shape
         self.model = model
         levels = torch.arange(shape.num_levels, device=model.entry.weight.device)
-        table = model.embed_target(levels.view(-1, 1, 1, 1)).flatten(0, 3)
+        table = model.embed_target(levels.view(-1, 1, 1, 1)).flatten(0, 3)[:, :-1]
         self._pixel = EmbeddedPixel(table, batch, shape.channels)
         self._previous = torch.zeros_like(self._pixel.values)
         self._entry = PixelLinear(model.entry.weight, model.entry.bias)
         self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._transformer = TransformerSteps(model.transformer, batch)
-        self._pixelcnn = GatedStacksSteps(model.pixelcnn, self._pixel.values, shape.width)
+        head = head_steps(model.pixelcnn.head, batch)
+        self._pixelcnn = GatedStacksSteps(model.pixelcnn, head, self._pixel.values, shape.width)
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
@@ -123,6 +131,7 @@ class SubscaleSteps(Steps):
     def observe(self, channel: int, levels: Int[Tensor, " batch"]) -> None:
         """Fill in a channel of the pixel."""
         self._pixel.observe(channel, levels)
+        self._pixelcnn.observe(channel, levels)
         if self._pixel.is_last(channel):
             self._previous.copy_(self._pixel.values)
             self._pixelcnn.end_pixel()
@@ -134,5 +143,5 @@ def build(section: SpnSection, shape: StageShape) -> SubscalePixelNetwork:
 
 
 def steps(model: SubscalePixelNetwork, batch: int) -> SubscaleSteps:
-    """Build the step form."""
-    return SubscaleSteps(model, batch)
+    """Build the step form, whose weights have their normalisation folded in."""
+    return SubscaleSteps(fold_weight_norm(model), batch)

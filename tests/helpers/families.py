@@ -25,8 +25,11 @@ def changed(section: FamilySection, **changes: object) -> FamilySection:
 SECTIONS: dict[str, FamilySection] = {
     "spn_mixture": changed(SMALL, law="mixture", mixtures=2),
     "spn_placed": changed(SMALL, law="placed_mixture", mixtures=2, relative_cells=True),
+    "spn_head": changed(SMALL, law="placed_mixture", mixtures=2, channel_order="head"),
+    "spn_head_softmax": changed(SMALL, channel_order="head"),
     "gated_pixelcnn": GATED,
     "gated_pixelcnn_mixture": changed(GATED, law="mixture", layers=3),
+    "gated_pixelcnn_head": changed(GATED, law="mixture", channel_order="head"),
     "pixelcnn_pp": PLUS_PLUS,
     "pixelcnn_pp_softmax": changed(PLUS_PLUS, law="softmax", resnets=2, downsampling=False),
     "pixelcnn_pp_no_short_cuts": changed(PLUS_PLUS, short_cuts=False),

@@ -31,6 +31,7 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "data.validation": (7, 0.2),
     "sampling.class": (0, 1),
     "stages.*.model.context_enters": ("both", "pixelcnn"),
+    "stages.*.model.channel_order": ("masks", "head"),
     "stages.*.model.heads": (1, 2),
     "stages.*.model.intensity": ("scaled", "embedded"),
     "stages.*.model.law": ("softmax", "mixture"),

@@ -48,7 +48,9 @@ def transformer_not_shifted(patch: pytest.MonkeyPatch) -> None:
 def vertical_stack_sees_the_transformer(patch: pytest.MonkeyPatch) -> None:
     sound = GatedStacks.forward
     patch.setattr(
-        GatedStacks, "forward", lambda self, embedded, both, high: sound(self, embedded, (both[1], both[1]), high)
+        GatedStacks,
+        "forward",
+        lambda self, embedded, values, both, high: sound(self, embedded, values, (both[1], both[1]), high),
     )
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from spn.config import Muon as MuonSection
-from spn.layers import GatedResnet
+from spn.laws import build_head
+from spn.layers import GatedResnet, Scale
 from spn.training.muon import Muon, hidden_matrices, orthogonal
 from spn.training.optimiser import build_optimiser
 
@@ -32,16 +33,20 @@ def test_the_size_of_a_gradient_does_not_matter(scale: float) -> None:
 
 def test_a_step_is_that_by_hand() -> None:
     torch.manual_seed(3)
-    weight = nn.Parameter(torch.randn(32, 16))
-    before, gradients = weight.detach().clone(), torch.randn(2, 32, 16)
-    optimiser = Muon([weight], [], learning_rate=0.1, relative_rate=1.0, momentum=0.9, betas=(0.9, 0.99))
-    total = torch.zeros(32, 16)
-    for gradient in gradients:
-        weight.grad = gradient.clone()
+    shapes = [(32, 16), (16, 32), (32, 16)]  # two of one shape, and one of another with as many entries
+    weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    expected = [weight.detach().clone() for weight in weights]
+    totals = [torch.zeros(shape) for shape in shapes]
+    optimiser = Muon(weights, [], learning_rate=0.1, relative_rate=1.0, momentum=0.9, betas=(0.9, 0.99))
+    for _ in range(2):
+        for weight, total, by_hand in zip(weights, totals, expected, strict=True):
+            weight.grad = torch.randn(weight.shape)
+            total.mul_(0.9).add_(weight.grad)
+            scale = 2**0.5 if len(weight) == 32 else 1  # with twice as many rows as columns
+            by_hand -= 0.1 * scale * orthogonal(weight.grad + 0.9 * total)
         optimiser.step()
-        total = 0.9 * total + gradient
-        before -= 0.1 * 2**0.5 * orthogonal(gradient + 0.9 * total)  # twice as many rows as columns
-    torch.testing.assert_close(weight.detach(), before)
+    for weight, by_hand in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.detach(), by_hand)
 
 
 def test_a_convolution_is_a_matrix_of_outputs_by_the_rest() -> None:
@@ -78,9 +83,11 @@ class Network(nn.Module):
         self.narrow = nn.Linear(16, 8)
         self.norm = nn.LayerNorm(16)
         self.resnet = GatedResnet(16, (2, 2), num_beside=16, num_classes=0, dropout=0.0)
+        self.masked = build_head("mixture", 48, 3, Scale(4, 1), 10, masks_channels=True)
+        self.head = build_head("mixture", 48, 3, Scale(4, 1), 10, masks_channels=False)
 
 
-def test_matrices_are_the_weights_of_maps_with_enough_rows_and_columns() -> None:
+def test_matrices_are_the_weights_of_maps_with_enough_rows_and_columns_but_for_the_last() -> None:
     model = Network()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     direction = "parametrizations.weight.original1"  # the gains are original0
@@ -89,6 +96,7 @@ def test_matrices_are_the_weights_of_maps_with_enough_rows_and_columns() -> None
         f"resnet.first.conv.{direction}",
         f"resnet.second.conv.{direction}",
         f"resnet.beside.{direction}",
+        *(f"masked.hidden.groups.{group}.weight" for group in range(3)),
     }
 
 

@@ -89,7 +89,7 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
         ALL,
         {"dequantised"},
     ),
-    "the joint mixture": (("likelihood/joint_mixture.py", "torch.tanh(", "torch.sin("), SHIFTED, MIXTURE),
+    "the joint mixture": (("likelihood/joint_mixture.py", "torch.tanh(", "torch.sin("), ALL, MIXTURE),
     "the stage": (("stages.py", "levels & self.plan.own_mask", "levels"), ALL, SOFTMAX | MIXTURE),
     "the windows": (
         ("image/window.py", "def gather_window(", "@torch.no_grad()\ndef gather_window("),
@@ -105,7 +105,7 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
         ALL,
         SOFTMAX | MIXTURE,
     ),
-    "initialisation": (("layers/weight_norm.py", "SPREAD = 0.05", "SPREAD = 0.1"), SHIFTED, SOFTMAX | MIXTURE),
+    "initialisation": (("layers/weight_norm.py", "SPREAD = 0.05", "SPREAD = 0.1"), ALL, SOFTMAX | MIXTURE),
 }
 """Edits that make stages train again: of which families, and with which laws."""
 

@@ -101,6 +101,7 @@ def test_weights_are_made_from_a_stage_and_its_data(params: Params) -> None:
             "intensity_units": 4,
             "class_units": 16,
             "context_enters": "both",
+            "channel_order": "masks",
             "law": "softmax",
             "mixtures": 10,
             "dropout": 0.1,
