@@ -1,4 +1,4 @@
-"""`defaults`: keys that stages share, merged into every stage before it is validated.
+"""`defaults` and `trials`: keys that sections share, merged before the stages are validated.
 
 `defaults` has any keys of a stage. A stage states what differs, and the two are merged key by key:
 
@@ -7,6 +7,8 @@
 - A section of several kinds (`model` by its `family`, `optimiser` by its `name`) is merged only if the kinds are the
   same. A stage of another kind takes nothing from it, so keys of one family never reach another.
 - If `defaults` names no kind, its keys must suit the kinds of all stages.
+
+A stage's `trials` are changes of its `training`, and every one of them is merged with that section in the same way.
 """
 
 from typing import Any
@@ -18,11 +20,21 @@ TAGS = {"model": "family", "optimiser": "name"}
 """Sections of several kinds, and the key that names the kind."""
 
 
-def resolve_defaults(raw: Any) -> Any:
-    """Return the values of params.yaml with every stage completed from `defaults`, and without `defaults`.
+def resolve(raw: Any) -> Any:
+    """Return the values of params.yaml without `defaults`, with every stage and every trial complete.
 
     Raises InputError if `defaults` is not a section, or if merging would make too many values.
     """
+    whole = _resolve_defaults(raw)
+    stages = whole.get("stages") if isinstance(whole, dict) else None
+    if not isinstance(stages, dict):
+        return whole
+    if sum(map(_num_values_of_trials, stages.values())) > MAX_VALUES:
+        raise InputError(f"stages: expected at most {MAX_VALUES} values in all trials, got more")
+    return whole | {"stages": {name: _with_complete_trials(stage) for name, stage in stages.items()}}
+
+
+def _resolve_defaults(raw: Any) -> Any:
     if not isinstance(raw, dict) or "defaults" not in raw:
         return raw
     defaults, stages = raw["defaults"], raw.get("stages")
@@ -36,23 +48,52 @@ def resolve_defaults(raw: Any) -> Any:
     return rest | {"stages": {name: _merge(defaults, stage) for name, stage in stages.items()}}
 
 
+def _trials_of(stage: Any) -> list[Any]:
+    """Return the trials of a stage; none if there is nothing to merge them with."""
+    if not isinstance(stage, dict) or not isinstance(stage.get("training"), dict):
+        return []
+    return stage["trials"] if isinstance(stage.get("trials"), list) else []
+
+
+def _with_complete_trials(stage: Any) -> Any:
+    trials = _trials_of(stage)
+    return stage | {"trials": [_merge(stage["training"], trial) for trial in trials]} if trials else stage
+
+
+def _num_values_of_trials(stage: Any) -> int:
+    trials = _trials_of(stage)
+    return len(trials) * _num_values(stage["training"]) if trials else 0
+
+
 def written_at(raw: Any, path: KeyPath) -> KeyPath:
     """Return the path under which a key of a complete stage is written: in the stage, or in `defaults`.
 
-    A key missing from a section that only `defaults` has is reported there.
+    A key that a trial takes from the stage's `training` is written there. A key missing from a section that only
+    `defaults` has is reported there.
     """
-    if path[:1] != ("stages",) or len(path) < 3 or not isinstance(raw.get("defaults"), dict):
+    if path[:1] != ("stages",) or len(path) < 3:
         return path
-    defaults, stated, tag = raw["defaults"], raw["stages"][path[1]], ""
-    for depth, part in enumerate(path[2:]):
-        if not _same_kind(defaults, stated, tag):
-            return path
+    defaults, stage = raw.get("defaults"), raw["stages"][path[1]]
+    whole = _merge(defaults, stage)
+    if path[2] == "trials" and len(path) > 4 and (trials := _trials_of(whole)):
+        trial = trials[int(path[3])]
+        if _is_shared({"training": whole["training"]}, {"training": trial}, ("training", *path[4:])):
+            path = (*path[:2], "training", *path[4:])
+    return ("defaults", *path[2:]) if _is_shared(defaults, stage, path[2:]) else path
+
+
+def _is_shared(shared: Any, stated: Any, path: KeyPath) -> bool:
+    """Tell whether the key at `path` of two merged sections is written in, or missing from, the shared one alone."""
+    tag = ""
+    for depth, part in enumerate(path):
+        if not _same_kind(shared, stated, tag):
+            return False
         if part not in stated:
-            return ("defaults", *path[2:]) if part in defaults or depth else path
-        if part not in defaults:
-            return path
-        defaults, stated, tag = defaults[part], stated[part], TAGS.get(part, "")
-    return path
+            return part in shared or depth > 0
+        if part not in shared:
+            return False
+        shared, stated, tag = shared[part], stated[part], TAGS.get(part, "")
+    return False
 
 
 def check_used(raw: Any) -> None:

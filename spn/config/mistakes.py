@@ -102,7 +102,8 @@ def _follow(schema: dict[str, Any], location: tuple[str | int, ...]) -> tuple[Ke
         keys.append(str(part))
         holder = node
         named = list(node.get("patternProperties", {}).values())
-        node = _plain(schema, node.get("properties", {}).get(part) or (named[0] if named else {}))
+        items = node.get("items", {}) if isinstance(part, int) else {}
+        node = _plain(schema, node.get("properties", {}).get(part) or (named[0] if named else items))
     return tuple(keys), node if "discriminator" in node else holder
 
 

@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from spn.config.counts import check_counts
 from spn.config.data import DataSection
-from spn.config.defaults import check_used, resolve_defaults
+from spn.config.defaults import check_used, resolve
 from spn.config.errors import InputError
 from spn.config.mistakes import describe, did_you_mean, with_line
 from spn.config.model import ModelSection
@@ -38,6 +38,33 @@ class StageSection(Section):
     """The network, by its `family`."""
     training: TrainingSection
     """How the network is trained."""
+    trials: tuple[TrainingSection, ...] = ()
+    """At least two changes of `training`, or none: all are trained, and the best on the validation images is taken."""
+
+    @property
+    def trainings(self) -> tuple[TrainingSection, ...]:
+        """The trainings that the stage needs: its trials, or its only one."""
+        return self.trials or (self.training,)
+
+    def changes(self, trial: int) -> dict[str, Any]:
+        """Return what a trial changes: dotted keys of `training`, with their values in the trial."""
+        before, after = (_dotted(each.model_dump(mode="json")) for each in (self.training, self.trials[trial]))
+        return {key: value for key, value in after.items() if key not in before or before[key] != value}
+
+    def trial_text(self, trial: int, remark: str = "") -> str:
+        """Return "trial 2 of 3" and a remark, then what the trial changes."""
+        changes = ", ".join(f"{key} {value}" for key, value in self.changes(trial).items())
+        return f"trial {trial + 1} of {len(self.trials)}{remark}: {changes or 'training as it is'}"
+
+    @field_validator("trials")
+    @classmethod
+    def _differ(cls, trials: tuple[TrainingSection, ...]) -> tuple[TrainingSection, ...]:
+        if len(trials) == 1:
+            raise ValueError("expected at least two trials, or none, got one")
+        for number, trial in enumerate(trials):
+            if trial in trials[:number]:
+                raise ValueError(f"expected trials that differ, got the same for {trials.index(trial)} and {number}")
+        return trials
 
     @model_validator(mode="after")
     def _names_cells(self) -> "StageSection":
@@ -111,6 +138,12 @@ class Params(Section):
             for size in sorted({plan.scale_factor for plan in plans})
         }
 
+    def with_trial(self, stage: str, trial: int) -> "Params":
+        """Return these parameters with a trial as the only training of a stage."""
+        section = self.stages[stage]
+        changed = section.model_copy(update={"training": section.trials[trial], "trials": ()})
+        return self.model_copy(update={"stages": self.stages | {stage: changed}})
+
     def num_classes(self, chain: str) -> int:
         """Return the number of classes of a chain's images; 0 if none of its stages is class-conditional."""
         return max(plan.num_classes for plan in self.plans[chain])
@@ -124,7 +157,7 @@ def load_params(path: Path) -> Params:
     document = read_document(path)
     try:
         # Strict validation of JSON, unlike that of Python objects, takes a list for a tuple.
-        params = Params.model_validate_json(json.dumps(resolve_defaults(document.values)))
+        params = Params.model_validate_json(json.dumps(resolve(document.values)))
         check_used(document.values)
         _check_references(params)
     except ValidationError as error:
@@ -143,6 +176,14 @@ def params_schema() -> dict[str, Any]:
     schema = _whole_schema()
     _make_partial(schema, schema["$defs"]["StageSection"])
     return schema
+
+
+def _dotted(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a section to dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _whole_schema() -> dict[str, Any]:

@@ -34,6 +34,7 @@ from spn.provenance import (
     load_verb,
     recipe_digest,
     stage_recipe,
+    training_verb,
 )
 from spn.trained import build_trained
 
@@ -43,8 +44,12 @@ ADOPTED, CODE, DATA = "adopted", "code_digest", "data_digest"
 TOLERANCE, ROUNDING = 1e-5, 1e-7
 """Maximum absolute and relative deviation of an image's nats from the stored ones, which are sums of float32."""
 
-ON_TRUST = "that the training step still means the same, which evaluation does not show"
-"""The claim that is taken on the caller's word."""
+ON_TRUST = {
+    "train": "that the training step still means the same, which evaluation does not show",
+    "tune": "that the training step, validation and the choice among trials still mean the same, which evaluation does "
+    "not show",
+}
+"""The claim that is taken on the caller's word, for a stage without and with trials."""
 
 
 def adopt(
@@ -65,7 +70,7 @@ def adopt(
     place = choose_device(device, threads)
     for name in stage:
         check_stage(params, name)
-        load_verb("train", params.stages[name].model)
+        load_verb(training_verb(params, name), params.stages[name].model)
         plan = params.stage_plans[name]
         data = SliceFile(slices_path(params.data.name, plan.scale_factor))
         path = checkpoint_path(name, results)
@@ -88,12 +93,12 @@ def adopt(
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "images": len(kept),
             "largest_difference": difference,
-            "on_trust": ON_TRUST,
+            "on_trust": ON_TRUST[training_verb(params, name)],
         }
         save_tensors(path, weights, notes | {RECIPE: new, ADOPTED: [*notes.get(ADOPTED, []), adopted]})
         yield (
             f"{name}: adopted from code {old[CODE][:12]}: the nats of {len(kept)} test images differ by at most "
-            f"{difference:.2g}; taken on your word: {ON_TRUST}"
+            f"{difference:.2g}; taken on your word: {adopted['on_trust']}"
         )
 
 

@@ -26,7 +26,8 @@ def plan(
     """
     place = choose_device(device, threads)
     images, memory = count_images(params, data), total_bytes(place)
-    speeds = planning.measure_speeds(place, {params.stages[name].training.precision for name in params.stage_plans})
+    trainings = (training for name in params.stage_plans for training in params.stages[name].trainings)
+    speeds = planning.measure_speeds(place, {training.precision for training in trainings})
     stages = planning.forecast(params, speeds, images, memory, recompute)
     if as_json:
         yield planning.plan_json(stages)

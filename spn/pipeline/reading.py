@@ -10,7 +10,7 @@ from typing import Any
 from spn.config import InputError, Params
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.files import read_json
-from spn.notes import RECIPE, check_files, read_notes
+from spn.notes import RECIPE, Notes, check_files, read_notes
 from spn.paths import TIMING, checkpoint_path, metrics_path, samples_path, summary_path
 from spn.pipeline.names import stages_of
 from spn.provenance import check_recipe, evaluation_recipe, sampling_recipe, stage_recipe, summary_recipe
@@ -38,16 +38,19 @@ def data_digest(params: Params, stages: tuple[str, ...], results: Path) -> str:
     return expected
 
 
-def history_of_stage(params: Params, stage: str, digest: str, results: Path) -> list[dict[str, int | float]]:
-    """Read the history of a stage's training from its checkpoint; raise InputError unless that has the right recipe."""
+def notes_of_stage(params: Params, stage: str, digest: str, results: Path) -> Notes:
+    """Read the notes of a stage's checkpoint, with the history of its training and of its trials.
+
+    Raises InputError unless the checkpoint has the right recipe.
+    """
     path = checkpoint_path(stage, results)
     notes = read_notes(path)
     check_recipe(path, stage_recipe(params, stage, digest), notes.get(RECIPE))
-    return notes["history"]
+    return notes
 
 
 def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any]:
-    """Read a chain's metrics.json, and add its speed of training and, if known, of sampling.
+    """Read a chain's metrics.json; add its speed of training and, if known, of sampling, and the trials taken.
 
     Raises InputError unless it matches the parameters and the code.
     """
@@ -55,12 +58,14 @@ def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any
     path, digest = summary_path(chain, results), data_digest(params, stages, results)
     metrics = read_json(path)
     check_recipe(path, summary_recipe(params, chain, digest), metrics.get(RECIPE))
-    histories = [history_of_stage(params, stage, digest, results) for stage in stages]
-    sizes = [params.stages[stage].training.batch_size for stage in stages]
+    notes = {stage: notes_of_stage(params, stage, digest, results) for stage in stages}
+    taken = {stage: each["taken"] for stage, each in notes.items() if "taken" in each}
+    histories = [each["history"] for each in notes.values()]
+    sizes = [params.stages[stage].trainings[taken.get(stage, 0)].batch_size for stage in stages]
     places = [samples_path(chain, stage, results).with_name(TIMING) for stage in stages]
     timings = [read_json(place) if place.exists() else {} for place in places]
     speeds = training_speed(zip(histories, sizes, strict=True)) | sampling_speed(timings)
-    return metrics | speeds
+    return metrics | speeds | {"taken": taken}
 
 
 def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:

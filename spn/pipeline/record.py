@@ -7,17 +7,17 @@ from typing import Any
 from spn import tracking
 from spn.config import Params
 from spn.files import write_json
-from spn.notes import RECIPE
+from spn.notes import RECIPE, Notes
 from spn.paths import HANDLE, PICTURE, RESULTS, checkpoint_path, samples_path
 from spn.pipeline.names import stages_of
 from spn.pipeline.reading import (
     check_samples,
     data_digest,
-    history_of_stage,
     metrics_of_chain,
+    notes_of_stage,
     read_stage_metrics,
 )
-from spn.provenance import load_verb, record_recipe, stage_recipe
+from spn.provenance import load_verb, record_recipe, stage_recipe, trial_recipe
 
 
 def record(params: Params, chain: str, output: Path, experiment: Path = HANDLE, results: Path = RESULTS) -> str:
@@ -27,9 +27,10 @@ def record(params: Params, chain: str, output: Path, experiment: Path = HANDLE, 
     store = tracking.open_experiment(experiment, params.data.name)
     for stage in names:
         metrics = read_stage_metrics(params, stage, results)
-        if not tracking.has_finished_run(store, metrics["recipe_digest"]):
-            _record_training(params, store, metrics, results)
-        tracking.record_evaluation(store, metrics)
+        notes = notes_of_stage(params, stage, metrics[RECIPE]["data_digest"], results)
+        _record_training(params, store, metrics, notes, checkpoint_path(stage, results))
+        taken = params.stages[stage].trial_text(notes["taken"]) if "taken" in notes else None
+        tracking.record_evaluation(store, metrics, taken)
     digest = data_digest(params, names, results)
     check_samples(params, chain, digest, results)
     pictures = {
@@ -42,12 +43,25 @@ def record(params: Params, chain: str, output: Path, experiment: Path = HANDLE, 
     return run_id
 
 
-def _record_training(params: Params, store: tracking.Experiment, metrics: dict[str, Any], results: Path) -> None:
-    """Record a training that the store lacks, wholly or partly: it was away, or `dvc pull` brought the results."""
-    stage, digest = metrics["stage"], metrics[RECIPE]["data_digest"]
-    history, recipe = history_of_stage(params, stage, digest, results), stage_recipe(params, stage, digest)
-    count, checkpoint = metrics["num_parameters"], checkpoint_path(stage, results)
-    with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
+def _record_training(
+    params: Params, store: tracking.Experiment, metrics: dict[str, Any], notes: Notes, checkpoint: Path
+) -> None:
+    """Record what the store lacks of a training and its trials: it was away, or `dvc pull` brought the results."""
+    stage, digest, section = metrics["stage"], metrics[RECIPE]["data_digest"], params.stages[metrics["stage"]]
+    count, recipe = metrics["num_parameters"], stage_recipe(params, stage, digest)
+    run = tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint)
+    _write(store, stage, run, notes["history"])
+    for number, trial in enumerate(notes.get("trials", [])):
+        recipe, text = trial_recipe(params, stage, number, digest), section.trial_text(number)
+        trial_run = tracking.StageRun(
+            store, stage, recipe, num_parameters=count, trial=tracking.Trial(run.run_id, number, text)
+        )
+        _write(store, stage, trial_run, trial["history"])
+
+
+def _write(store: tracking.Experiment, stage: str, run: tracking.StageRun, history: list[dict[str, Any]]) -> None:
+    """Write the rows that a run lacks; a finished run lacks none."""
+    with run:
         for row in history:
             run.measured(row)
     if not run.finished:  # StageRun has printed the reason

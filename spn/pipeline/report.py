@@ -10,7 +10,7 @@ from spn.files import write_json
 from spn.image import join_slices
 from spn.notes import FILES, RECIPE, file_digests
 from spn.paths import RESULTS, plots_folder, report_files, report_path
-from spn.pipeline.reading import check_samples, data_digest, history_of_stage, metrics_of_chains
+from spn.pipeline.reading import check_samples, data_digest, metrics_of_chains, notes_of_stage
 from spn.provenance import load_verb, report_recipe
 from spn.report.summary import write_report
 
@@ -30,7 +30,7 @@ def report(params: Params, data: Path, results: Path = RESULTS) -> Path:
         check_samples(params, chain, digest, results)
     count = min(params.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
-    histories = {stage: history_of_stage(params, stage, digest, results) for stage in stages}
+    histories = {stage: notes_of_stage(params, stage, digest, results)["history"] for stage in stages}
     write_report(params, metrics_of_chains(params, results), histories, real, results)
     files = file_digests(plots_folder(results), report_files(stages))
     write_json(report_path(results), {RECIPE: report_recipe(params, digest), FILES: files})

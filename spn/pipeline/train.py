@@ -1,6 +1,6 @@
 """Training of one stage, recorded in MLflow."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,9 @@ from spn.models import num_parameters
 from spn.paths import CHECKPOINT, HANDLE, RUNS
 from spn.pipeline.names import check_stage
 from spn.pipeline.place import choose_device, log_place
-from spn.provenance import Recipe, load_verb, recipe_digest, stage_recipe
+from spn.provenance import load_verb, recipe_digest, stage_recipe, training_verb, trial_recipe
 from spn.stages import Stage
-from spn.training import train_stage, training_lock
-from spn.training.history import Row
+from spn.training import FollowTrial, Observe, train_stage, training_lock, unfollowed
 
 
 def train(
@@ -34,13 +33,14 @@ def train(
 ) -> Path:
     """Train one stage, or resume a killed training; return the path of the checkpoint in `output`.
 
+    A stage with trials is trained once for each of them, and the best by its validation estimate is taken.
     Returns at once if that checkpoint already has the right recipe. A training resumes from its state under `runs`
     (`train_stage`). On SIGTERM it saves its state and raises TerminatedError. Raises what `train_stage` raises.
     """
     check_stage(params, stage)
     place = choose_device(device, threads)
     # Load all code before waiting for the lock, so that the digest in the recipe is that of the code that will run.
-    load_verb("train", params.stages[stage].model)
+    load_verb(training_verb(params, stage), params.stages[stage].model)
     slices = SliceFile(data)
     recipe = stage_recipe(params, stage, slices.digest)
     checkpoint = output / CHECKPOINT
@@ -48,22 +48,31 @@ def train(
         joined(recipe_digest(recipe)),
         training_lock(runs, recipe),
         onednn_matmul(place) as products,
-        _recorded(params, recipe, experiment, checkpoint) as observe,
+        _recorded(params, stage, slices.digest, experiment, checkpoint) as (observe, follow_trial),
     ):
         log_place(stage, place, products)
-        train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute)
+        train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute, follow_trial)
     return checkpoint
 
 
 @contextmanager
-def _recorded(params: Params, recipe: Recipe, experiment: Path, checkpoint: Path) -> Iterator[Callable[[Row], None]]:
-    """Record a training in MLflow; only the first process does."""
+def _recorded(
+    params: Params, stage: str, data_digest: str, experiment: Path, checkpoint: Path
+) -> Iterator[tuple[Observe, FollowTrial]]:
+    """Record a training and its trials in MLflow; only the first process does."""
     if not is_first():
-        yield lambda row: None
+        yield lambda row: None, unfollowed
         return
-    stage = recipe["stage"]
-    shape = Stage(params.stage_plans[stage], params.data.shape).shape
-    count = num_parameters(params.stages[stage].model, shape)
+    section, recipe = params.stages[stage], stage_recipe(params, stage, data_digest)
+    count = num_parameters(section.model, Stage(params.stage_plans[stage], params.data.shape).shape)
     store = tracking.open_experiment(experiment, params.data.name)
     with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
-        yield run.measured
+
+        @contextmanager
+        def follow_trial(number: int) -> Iterator[Observe]:
+            recipe = trial_recipe(params, stage, number, data_digest)
+            trial = tracking.Trial(run.run_id, number, section.trial_text(number))
+            with tracking.StageRun(store, stage, recipe, num_parameters=count, trial=trial) as trial_run:
+                yield trial_run.measured
+
+        yield run.measured, follow_trial

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spn.config import Params, StageSection
+from spn.config import Params, StageSection, TrainingSection
 from spn.data.layout import Split
 from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.layers import context_reach
@@ -16,7 +16,7 @@ from spn.stages import Stage
 
 @dataclass(frozen=True)
 class Seconds:
-    """Times of a stage's three rules; None if the number of test images is not known."""
+    """Times of a stage's three rules, all trials included; None if the number of test images is not known."""
 
     train: float
     evaluate: float | None
@@ -57,13 +57,15 @@ def forecast(
 def _forecast_stage(
     params: Params, name: str, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool
 ) -> StageForecast:
-    section = params.stages[name]
     stage = Stage(params.stage_plans[name], params.data.shape)
     shape, num_slices = stage.shape, len(stage.targets)
-    training, batch_size = section.training, section.training.batch_size
-    step = step_cost(stage, section, batch_size, recompute)
+    sections = [params.stages[name].model_copy(update={"training": each}) for each in params.stages[name].trainings]
+    steps = [step_cost(stage, each, each.training.batch_size, recompute) for each in sections]
+    # The stage's figures are those of the trial that needs most memory; its time of training is that of all trials.
+    step, section = max(zip(steps, sections, strict=True), key=lambda costed: costed[0].peak)
+    batch_size = section.training.batch_size
     flops = forward_flops(stage, section, step, batch_size)
-    forward = speeds.training["float32"].seconds(step.forward) / batch_size
+    forward = _forward_seconds(section.training, step, speeds)
     num_pixels = num_slices * shape.height * shape.width
     return StageForecast(
         name=name,
@@ -78,12 +80,26 @@ def _forecast_stage(
         fitting_batch_size=_fitting_batch_size(batch_size, step, memory),
         step=step,
         seconds=Seconds(
-            train=training.steps * speeds.training[training.precision].seconds(step.work)
-            + math.ceil(training.steps / training.validate_every) * num_images.get("validation", 0) * forward,
+            train=sum(
+                _training_seconds(each.training, cost, speeds, num_images.get("validation", 0))
+                for each, cost in zip(sections, steps, strict=True)
+            ),
             evaluate=num_slices * num_images["test"] * forward if "test" in num_images else None,
             sample=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images),
         ),
     )
+
+
+def _training_seconds(training: TrainingSection, step: StepCost, speeds: Speeds, num_images: int) -> float:
+    """Add up the steps, and the validations on `num_images` images."""
+    validation = num_images * _forward_seconds(training, step, speeds)
+    steps = training.steps * speeds.training[training.precision].seconds(step.work)
+    return steps + math.ceil(training.steps / training.validate_every) * validation
+
+
+def _forward_seconds(training: TrainingSection, step: StepCost, speeds: Speeds) -> float:
+    """Return the seconds of a forward pass over a slice of an image."""
+    return speeds.training["float32"].seconds(step.forward) / training.batch_size
 
 
 def _reach(section: StageSection, shape: StageShape) -> tuple[int, int] | None:

@@ -91,6 +91,7 @@ def _statement(params: Params, num_images: Mapping[Split, int], device: torch.de
     test = (
         f"{num_images['test']:,} test images" if "test" in num_images else "test images, whose number is not known yet"
     )
+    tuned = any(params.stages[name].trials for name in params.stage_plans)
     place = f"cpu, threads: {torch.get_num_threads()}" if device.type == "cpu" else torch.cuda.get_device_name(device)
     lines = (
         "slices, pixels, sub-pixels: walked to sample an image.",
@@ -99,6 +100,7 @@ def _statement(params: Params, num_images: Mapping[Split, int], device: torch.de
         "activations: kept for backward; peak: the maximum of everything at once, without the kernels' own buffers.",
         f"times: estimates for this machine ({place}) from a probe of a few seconds; evaluate: {test}; "
         f"sample: {params.sampling.num_images:,} images.",
+        *(["trials of a stage: train is the time of all of them; memory and batch are those of the largest."] * tuned),
     )
     return "\n".join(lines)
 
@@ -112,7 +114,8 @@ def _warning(params: Params, stage: StageForecast, memory: int) -> str:
         f"this machine has {_size(memory)}: "
     )
     if stage.fitting_batch_size:
-        change = f"set training.batch_size to at most {stage.fitting_batch_size}, train with --recompute, or raise "
+        where = "batch_size in training and trials" if section.trials else "training.batch_size"
+        change = f"set {where} to at most {stage.fitting_batch_size}, train with --recompute, or raise "
     else:
         change = "not even a batch_size of 1 fits; narrow the model, train with --recompute, or raise "
     return f"{needs}{change}scale_factor above {section.scale_factor} (activations shrink as its square)"

@@ -19,6 +19,8 @@ from spn.provenance.recipes import (
     slices_recipe,
     stage_recipe,
     summary_recipe,
+    training_verb,
+    trial_recipe,
 )
 from spn.provenance.results import (
     Audit,
@@ -55,4 +57,6 @@ __all__ = [
     "source_state",
     "stage_recipe",
     "summary_recipe",
+    "training_verb",
+    "trial_recipe",
 ]

@@ -18,6 +18,8 @@ Recipe = dict[str, Any]
 CODE = {
     "preprocess": ("data/preprocess.py:write_slices",),
     "train": ("training/step.py:Learner",),
+    # Of a stage with trials: validation and the choice decide its weights too.
+    "tune": ("training/step.py:Learner", "training/trials.py:best_trial", "training/validation.py:estimate"),
     "evaluate": ("pipeline/evaluate.py:evaluate",),
     "sample": ("pipeline/sample.py:sample",),
     "summarise": ("pipeline/summarise.py:summarise",),
@@ -26,7 +28,8 @@ CODE = {
 }
 """The roots of the code that decides each verb's results; see `spn.provenance.code`.
 
-Only its steps decide the weights of a training: the lock, the saved state and the history are in no recipe.
+Only its steps decide the weights of a training: the lock, the saved state and the history are in no recipe. With
+trials the choice among them does too.
 """
 
 
@@ -67,6 +70,7 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
     """Resolve everything that decides the weights of `stage`."""
     section = params.stages[stage]
     plan = params.stage_plans[stage]
+    trials = {str(index): trial.model_dump(mode="json") for index, trial in enumerate(section.trials)}
     return {
         "stage": stage,
         "seed": params.seed,
@@ -83,12 +87,26 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         },
         "model": section.model.model_dump(mode="json"),
         "training": section.training.model_dump(mode="json"),
+        # By number, so that a difference names the trial. Without trials there is no such key.
+        **({"trials": trials} if trials else {}),
         # Not `num_classes`, which matters only to class-conditional stages, whose plans have it; and not
         # `source_digest`, which may refuse a source but does not change the training.
         "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
         "data_digest": data_digest,
-        "code_digest": verb_digest("train", section.model),
+        "code_digest": verb_digest(training_verb(params, stage), section.model),
     }
+
+
+def training_verb(params: Params, stage: str) -> str:
+    """Return under which name `CODE` has the training of a stage."""
+    return "tune" if params.stages[stage].trials else "train"
+
+
+def trial_recipe(params: Params, stage: str, trial: int, data_digest: str) -> Recipe:
+    """Resolve everything that decides the weights and the estimate of one trial, whatever the others are."""
+    recipe = stage_recipe(params, stage, data_digest)
+    trials = recipe.pop("trials")
+    return recipe | {"training": trials[str(trial)]}
 
 
 def evaluation_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
@@ -206,7 +224,8 @@ def recipe_digest(recipe: Recipe) -> str:
 
 def differing_keys(expected: Any, actual: Any, key: str = "") -> list[str]:
     """List where two recipes differ, as `dotted.key: expected X, got Y`."""
-    if isinstance(expected, dict) and isinstance(actual, dict):
+    if isinstance(expected, dict | None) and isinstance(actual, dict | None) and (expected or actual):
+        expected, actual = expected or {}, actual or {}
         return [
             line
             for name in sorted(expected.keys() | actual.keys())

@@ -11,7 +11,8 @@ from spn.config import DataSection, InputError, Params
 from spn.report.comparison import official_count
 
 ChainMetrics = Mapping[str, Mapping[str, Any]]
-"""The metrics.json of every chain by its name, with the speeds of training and sampling."""
+"""The metrics.json of every chain by its name, with the speeds of training and sampling, and the trials that were taken
+of its stages."""
 
 History = Sequence[Mapping[str, float | int]]
 """Rows of a history.csv; a row has only the values that were measured at its step."""
@@ -123,12 +124,21 @@ def _three_digits(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
+def trial_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
+    """Write a line for each stage with trials: which of them was taken, and what it changes."""
+    taken = {stage: trial for metrics in chain_metrics.values() for stage, trial in metrics["taken"].items()}
+    return [
+        f"{stage}: {params.stages[stage].trial_text(trial, ' by validation estimate')}"
+        for stage, trial in taken.items()
+    ]
+
+
 def text_table(params: Params, chain_metrics: ChainMetrics) -> str:
-    """Lay out the chains for a terminal; the last line says what the figures are."""
+    """Lay out the chains for a terminal; the line below says what the figures are, and then which trials were taken."""
     align = ("left", "left", "right", "right", "right", "right", "left")
     rows = [HEADER, *table_rows(chain_metrics)]
     table = tabulate(rows, tablefmt="plain", colalign=align, disable_numparse=True)
-    return f"{table}\n{statement(params, chain_metrics)}"
+    return "\n".join([table, statement(params, chain_metrics), *trial_lines(params, chain_metrics)])
 
 
 def curve_csv(history: History) -> str:

@@ -1,4 +1,4 @@
-"""MLflow's record of an experiment: one run for every trained stage, one for every chain.
+"""MLflow's record of an experiment: one run for every trained stage, one for every chain, one for every trial.
 
 The first process that records anything creates the experiment, and all use it by its id; nothing here touches MLflow's
 global state. What a person finds in the UI:
@@ -16,7 +16,7 @@ Metrics, the same names for both kinds of run, so that they share columns
 Parameters
     the recipe of a stage under its dotted keys, as in params.yaml: training.batch_size
 Tags
-    kind                    stage or chain
+    kind                    stage, chain or trial
     estimate                what bits_per_dim is: exact, or an upper bound
     conditioning            what bits_per_dim is conditioned on: each image's class, or none
     split                   the images it was measured on
@@ -24,6 +24,8 @@ Tags
     chain_digest            of a chain: its name and the recipes of its stages
     stage_run.{stage}       of a chain: the id of the stage's run
     checkpoint              of a stage: where its weights are
+    taken                   of a stage with trials: which of them its weights are from
+    stage, trial, changes   of a trial: its stage, its number from 1, what it changes; shown below the stage's
 
 MLflow's table shows none of these columns by default, so an experiment has two saved views that do, one of its chains
 and one of its stages (`views`).
@@ -46,15 +48,15 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 from spn.tracking.chain_run import record_chain
 from spn.tracking.experiment import DEFAULT_URI, Experiment, default_uri, load_experiment, open_experiment
 from spn.tracking.outage import TrackingError
-from spn.tracking.stage_run import StageRun, has_finished_run, record_evaluation
+from spn.tracking.stage_run import StageRun, Trial, record_evaluation
 
 __all__ = [
     "DEFAULT_URI",
     "Experiment",
     "StageRun",
     "TrackingError",
+    "Trial",
     "default_uri",
-    "has_finished_run",
     "load_experiment",
     "open_experiment",
     "record_chain",

@@ -17,7 +17,7 @@ _PARAMS_PER_BATCH = 100
 
 def find_run(experiment: Experiment, identity: Mapping[str, str]) -> Run | None:
     """Find the run that has the tags of `identity`, the oldest if there are several."""
-    query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items())
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
     runs = experiment.client.search_runs([experiment.id], query, order_by=["attributes.start_time ASC"], max_results=1)
     return runs[0] if runs else None
 

@@ -1,6 +1,7 @@
-"""The MLflow run of a stage: its recipe, its training curves, and its figures on the test split."""
+"""The MLflow run of a stage: its recipe, its training curves, and its figures on the test split; and of its trials."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -18,8 +19,20 @@ PATIENCE = {"FINISHED": 30.0, "FAILED": 2.0, "KILLED": 2.0}
 """Seconds to wait for the store at the end of a training; few if a scheduler may be about to kill the process."""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a stage. It belongs to the stage's run: the same training among other trials has another run."""
+
+    stage_run: str
+    """The id of the stage's run, below which MLflow shows this one."""
+    number: int
+    """Its place among the trials, from 0."""
+    text: str
+    """As `StageSection.trial_text` writes it."""
+
+
 class StageRun:
-    """The MLflow run of one stage, as a context manager; an exception inside marks the run as failed or killed.
+    """The MLflow run of a stage or trial, as a context manager; an exception inside marks it as failed or killed.
 
     Opening it continues the run of the same recipe if there is one, and leaves a finished run unchanged. The store must
     answer at that moment, or TrackingError is raised; later it may be unreachable, and training continues. If rows are
@@ -33,17 +46,21 @@ class StageRun:
         recipe: Recipe,
         *,
         num_parameters: int,
-        checkpoint: Path,
+        checkpoint: Path | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self._client, self._uri = experiment.client, experiment.uri
         self._last_steps: dict[str, int] = {}
+        name, identity, tags = stage, _identity(recipe_digest(recipe)), {"checkpoint": str(checkpoint)}
+        if trial is not None:
+            name, identity, tags = _trial(stage, recipe, trial)
         with reaching(experiment.uri):
-            run = open_run(experiment, stage, _identity(recipe_digest(recipe)), "spn train")
+            run = open_run(experiment, name, identity, "spn train")
             self.run_id: str = run.info.run_id
             self.finished: bool = run.info.status == "FINISHED"
             if not self.finished:
                 self._last_steps = {key: self._last_step(key) for key in run.data.metrics}
-                self._describe(run, recipe, num_parameters, checkpoint)
+                self._describe(run, recipe, num_parameters, tags)
         if not self.finished:
             self._delivery = Delivery(experiment.uri, self._write)
 
@@ -84,14 +101,13 @@ class StageRun:
         else:
             self.close("FAILED" if issubclass(kind, Exception) else "KILLED")
 
-    def _describe(self, run: Run, recipe: Recipe, num_parameters: int, checkpoint: Path) -> None:
+    def _describe(self, run: Run, recipe: Recipe, num_parameters: int, tags: dict[str, str]) -> None:
         self._client.update_run(self.run_id, status="RUNNING")
         log_params(self._client, run, recipe)
         log_figures(self._client, run, {"num_parameters": float(num_parameters)})
         # A resumed training may run from another commit, under the same recipe; the last commit is recorded.
-        tags = {"checkpoint": str(checkpoint)}
         if commit := git_commit():
-            tags["mlflow.source.git.commit"] = commit
+            tags = tags | {"mlflow.source.git.commit": commit}
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def _last_step(self, key: str) -> int:
@@ -101,20 +117,14 @@ class StageRun:
         self._client.log_batch(self.run_id, metrics=batch)
 
 
-def has_finished_run(experiment: Experiment, digest: str) -> bool:
-    """Tell whether the training of the recipe with this digest has a finished run."""
-    with reaching(experiment.uri):
-        run = find_run(experiment, _identity(digest))
-    return run is not None and run.info.status == "FINISHED"
-
-
-def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any]) -> str:
+def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any], taken: str | None = None) -> str:
     """Add the figures of a stage's metrics.json to the stage's run, and return the id of that run.
 
-    Recording the same figures again changes nothing. Raises InputError if the stage has no run, and TrackingError if
-    the store does not answer.
+    `taken` says which of the stage's trials they are of, if it has any. Recording the same figures again changes
+    nothing. Raises InputError if the stage has no run, and TrackingError if the store does not answer.
     """
     tags = [RunTag(key, metrics[key]) for key in ("split", "estimate", "conditioning")]
+    tags += [] if taken is None else [RunTag("taken", taken)]
     with reaching(experiment.uri):
         run = stage_run(experiment, metrics["stage"], metrics["recipe_digest"])
         log_figures(experiment.client, run, numbers(metrics))
@@ -131,6 +141,13 @@ def stage_run(experiment: Experiment, stage: str, digest: str) -> Run:
             f"in experiment {experiment.id}, found none"
         )
     return run
+
+
+def _trial(stage: str, recipe: Recipe, trial: Trial) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Return the name, the identity and further tags of a trial's run."""
+    number, _, changes = trial.text.partition(": ")
+    identity = {"kind": "trial", "mlflow.parentRunId": trial.stage_run, "trial": str(trial.number + 1)}
+    return f"{stage}, {number}", identity, {"stage": stage, "changes": changes, "recipe_digest": recipe_digest(recipe)}
 
 
 def _identity(digest: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from spn.training.lock import training_lock
 from spn.training.termination import TerminatedError
-from spn.training.train import train_stage
+from spn.training.train import FollowTrial, train_stage, unfollowed
+from spn.training.trainer import Observe
 
-__all__ = ["TerminatedError", "train_stage", "training_lock"]
+__all__ = ["FollowTrial", "Observe", "TerminatedError", "train_stage", "training_lock", "unfollowed"]

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -12,12 +14,9 @@ from spn.config import Params
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
 from spn.data.resident import ResidentSlices, send
-from spn.distributed import any_of, collect, is_first, mean, num_processes, rank, share
+from spn.distributed import any_of, is_first, mean, share
 from spn.layers import recompute_layers
-from spn.likelihood import bits_per_dim
 from spn.provenance import Recipe
-from spn.seeds import seeded
-from spn.training.batches import draw_positions
 from spn.training.finite import Pending, check_finite
 from spn.training.history import Row
 from spn.training.optimiser import learning_rate
@@ -25,6 +24,7 @@ from spn.training.parallel import parallel_nats
 from spn.training.state import TrainingState
 from spn.training.step import Batch, Learner
 from spn.training.termination import TerminatedError, noting_sigterm
+from spn.training.validation import bits_per_dim_of_slices, estimate
 
 Observe = Callable[[Row], None]
 
@@ -57,7 +57,9 @@ class Trainer:
         data = data.of(plan)
         if plan.num_classes:
             data.check_labels(plan.num_classes)
-        self.name, self.seed, self.device = name, params.seed, device
+        self.device = device
+        self.label = name
+        """What the progress bar and messages call this training."""
         self.data = ResidentSlices(data, device)
         self.section = section.training
         self.learner = learner = Learner(params, name, device)
@@ -69,19 +71,15 @@ class Trainer:
         self._since = self._saved = time.monotonic()
         """Times at which the clock of training was started and the state was saved."""
 
-    def advance(self, path: Path, observe: Observe) -> None:
-        """Train up to the last step, saving to `path` on the way; on SIGTERM save and raise TerminatedError."""
+    def advance(self, path: Path, observe: Observe, bar: "tqdm[NoReturn] | None" = None) -> None:
+        """Train up to the last step, saving to `path` on the way; on SIGTERM save and raise TerminatedError.
+
+        `bar` shows these steps among others; by default they have a progress bar of their own.
+        """
         section, state = self.section, self.state
-        bar = tqdm(
-            initial=state.step,
-            total=section.steps,
-            desc=self.name,
-            unit="step",
-            mininterval=1,
-            dynamic_ncols=True,
-            disable=not is_first(),
-        )
-        with torch.random.fork_rng(), bar, noting_sigterm() as terminated:
+        shown = progress_bar(self.label, section.steps, state.step) if bar is None else nullcontext(bar)
+        with torch.random.fork_rng(), shown as bar, noting_sigterm() as terminated:
+            bar.set_description(self.label, refresh=False)
             self._since = time.monotonic()
             while state.step < section.steps or self._owes_row():
                 if self._owes_row():
@@ -98,7 +96,7 @@ class Trainer:
                 if saves or stops or overdue:
                     self._save(path)
                 if stops:
-                    raise TerminatedError(f"stage {self.name}: stopped by SIGTERM and saved after step {state.step}")
+                    raise TerminatedError(f"stage {self.label}: stopped by SIGTERM and saved after step {state.step}")
 
     def _validates(self) -> bool:
         """Tell whether validation follows the step just done."""
@@ -166,7 +164,7 @@ class Trainer:
         """
         state = self.state
         if state.pending:
-            check_finite(self.name, self.model, self._losses(), state.pending, state.step)
+            check_finite(self.label, self.model, self._losses(), state.pending, state.step)
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         now = time.monotonic()
@@ -181,7 +179,7 @@ class Trainer:
         images = (state.step - before["step"]) * self.section.batch_size
         return {
             "step": state.step,
-            "train_bits_per_dim_estimate": self._bits_per_dim(self._losses().mean().item()),
+            "train_bits_per_dim_estimate": bits_per_dim_of_slices(self.stage, self._losses().mean().item()),
             "learning_rate": learning_rate(self.section, state.step - 1),
             "gradient_norm": norms,
             "images_per_second": images / (state.seconds - before["training_seconds"]),
@@ -192,27 +190,22 @@ class Trainer:
         """Return the loss of every pending step, over the whole batch."""
         return mean(torch.stack([loss for loss, _, _ in self.state.pending]))
 
-    def _bits_per_dim(self, nats_per_slice: float) -> float:
-        return bits_per_dim(nats_per_slice * len(self.stage.targets), self.stage.image_dims)
-
-    @torch.inference_mode()
     def validate(self, terminated: Callable[[], bool] = lambda: False) -> float | None:
-        """Estimate the bits/dim of the EMA weights on the validation split, always with the same slice per image.
+        """Return `validation.estimate` of the EMA weights."""
+        return estimate(self.learner, self.data, terminated)
 
-        Returns None if a process is `terminated` meanwhile.
-        """
-        num_images, batch_size = self.data.num_images("validation"), 2 * self.section.batch_size
-        images = torch.arange(num_images)
-        positions = draw_positions(self.stage.targets, num_images, seeded(self.seed, self.name, "validation"))
-        batches = list(zip(images.split(batch_size), positions.split(batch_size), strict=True))
-        parts: list[Tensor] = []
-        for first in range(0, len(batches), num_processes()):
-            if any_of(terminated())[0]:
-                return None
-            for indices, position in batches[first + rank() : first + rank() + 1]:
-                slices, labels = self.data.slices("validation", indices), self._labels("validation", indices)
-                parts.append(self.stage.nats(self.state.average.model, slices, send(position, self.device), labels))
-        return self._bits_per_dim(torch.cat(collect(parts)).mean().item())
+
+def progress_bar(label: str, steps: int, done: int) -> "tqdm[NoReturn]":
+    """Return a progress bar of so many steps, some of them done earlier."""
+    return tqdm(
+        initial=done,
+        total=steps,
+        desc=label,
+        unit="step",
+        mininterval=1,
+        dynamic_ncols=True,
+        disable=not is_first(),
+    )
 
 
 def _postfix(row: Row) -> str:

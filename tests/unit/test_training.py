@@ -23,7 +23,7 @@ from spn.training import train_stage
 from spn.training.batches import batch_indices, draw_positions
 from spn.training.history import Row
 from spn.training.optimiser import learning_rate
-from spn.training.train import trained_history
+from spn.training.train import trained_notes
 from spn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -165,10 +165,10 @@ def test_another_recipe_is_another_training(data: Path, tmp_path: Path) -> None:
     first, second = changed(tmp_path), changed(tmp_path, clip_norm=0.1)
     weights = run(first, data, tmp_path)
     recipe = stage_recipe(second, "low", SliceFile(data / "S2.h5").digest)
-    assert trained_history(tmp_path / "out/checkpoint.safetensors", recipe) is None
+    assert trained_notes(tmp_path / "out/checkpoint.safetensors", recipe) is None
     other = run(second, data, tmp_path)
     assert any(not torch.equal(weights[name], other[name]) for name in weights)
-    assert trained_history(tmp_path / "out/checkpoint.safetensors", recipe)
+    assert trained_notes(tmp_path / "out/checkpoint.safetensors", recipe)
 
 
 def test_the_same_recipe_gives_the_same_weights(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Validation: an estimate of the bits/dim of the averaged weights on the validation split."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spn.data.resident import ResidentSlices, send
+from spn.distributed import any_of, collect, num_processes, rank
+from spn.likelihood import bits_per_dim
+from spn.seeds import seeded
+from spn.stages import Stage
+from spn.training.batches import draw_positions
+from spn.training.step import Learner
+
+
+@torch.inference_mode()
+def estimate(learner: Learner, data: ResidentSlices, terminated: Callable[[], bool] = lambda: False) -> float | None:
+    """Estimate the bits/dim of the EMA weights on the validation split, always with the same slice per image.
+
+    The slices do not depend on the training section, so that the estimates of trials can be compared. Returns None if
+    a process is `terminated` meanwhile.
+    """
+    stage, model = learner.stage, learner.average.model
+    num_images, batch_size = data.num_images("validation"), 2 * learner.section.batch_size
+    images = torch.arange(num_images)
+    positions = draw_positions(stage.targets, num_images, seeded(learner.seed, learner.name, "validation"))
+    batches = list(zip(images.split(batch_size), positions.split(batch_size), strict=True))
+    parts: list[Tensor] = []
+    for first in range(0, len(batches), num_processes()):
+        if any_of(terminated())[0]:
+            return None
+        for indices, position in batches[first + rank() : first + rank() + 1]:
+            labels = data.labels("validation", indices) if stage.plan.num_classes else None
+            slices = data.slices("validation", indices)
+            parts.append(stage.nats(model, slices, send(position, slices.device), labels))
+    return bits_per_dim_of_slices(stage, torch.cat(collect(parts)).mean().item())
+
+
+def bits_per_dim_of_slices(stage: Stage, nats: float) -> float:
+    """Return the bits/dim of images, of which a slice has so many nats in the mean over the stage's slices."""
+    return bits_per_dim(nats * len(stage.targets), stage.image_dims)
