@@ -58,7 +58,10 @@ def bases() -> dict[str, Params]:
     told["sampling"]["class"] = 2
     for name in ("first_high", "low"):
         told["stages"][name]["class_conditional"] = True
-    return found | {"classes": validated(told)}
+    tuned = values_of(found["params"])
+    for stage in tuned["stages"].values():
+        stage["trials"] = [stage["training"] | {"steps": steps} for steps in (5, 6)]
+    return found | {"classes": validated(told), "trials": validated(tuned)}
 
 
 def values_of(params: Params) -> Values:
@@ -113,6 +116,8 @@ def with_another(params: Params, key: str, value: Any) -> Values:
             rate = section["learning_rate"]
             section.clear()
             section |= {"name": "rmsprop" if value == "adamw" else "adamw", "learning_rate": rate}
+        case ["stages", "trials"]:
+            section[last] = [section["training"] | {"steps": steps} for steps in (7, 8)]
         case ["stages", "scale_factor"]:
             _share_scale(values, path[1], 1 if value == 2 else 2)
         case ["chains", "stages"]:

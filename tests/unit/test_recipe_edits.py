@@ -109,10 +109,21 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
 }
 """Edits that make stages train again: of which families, and with which laws."""
 
+TUNING: dict[str, Edit] = {
+    "the choice": ("training/trials.py", "estimates[trial])", "-estimates[trial])"),
+    "validation": ("training/validation.py", "collect(parts)).mean()", "collect(parts)).median()"),
+    "its slices": ("training/validation.py", '"validation"))', '"validating"))'),
+}
+"""Edits that only make stages with trials train again."""
+
+TUNED = "with trials"
+"""Stands for a stage with trials, of family spn and law softmax."""
+
 DIGESTS = """
 import itertools, json, sys
 from pathlib import Path
 from spn.provenance import code
+from spn.provenance.recipes import CODE
 
 assert Path.cwd() in code.ROOT.parents, "only the copy is edited"
 code.loaded_source = lambda name: None  # as they lie on the disk, which is edited here
@@ -120,8 +131,8 @@ kinds = list(itertools.product(*json.loads(sys.argv[1])))
 
 def digests():
     code.code_digest.cache_clear()
-    root = "training/step.py:Learner"
-    return {f"{family}/{law}": code.code_digest(root, family=family, law=law) for family, law in kinds}
+    found = {f"{family}/{law}": code.code_digest(*CODE["train"], family=family, law=law) for family, law in kinds}
+    return found | {"with trials": code.code_digest(*CODE["tune"], family="spn", law="softmax")}
 
 before = digests()
 for name, old, new in json.loads(sys.argv[2]):
@@ -140,7 +151,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Which stages, by family/law, each edit makes train again."""
     folder = tmp_path_factory.mktemp("package")
     shutil.copytree(ROOT / "spn", folder / "spn", ignore=shutil.ignore_patterns("__pycache__"))
-    edits = PLUMBING | {name: edit for name, (edit, _, _) in SCIENCE.items()}
+    edits = PLUMBING | TUNING | {name: edit for name, (edit, _, _) in SCIENCE.items()}
     kinds = json.dumps([sorted(ALL), sorted(SOFTMAX | MIXTURE)])
     command = [sys.executable, "-c", DIGESTS, kinds, json.dumps(list(edits.values()))]
     environment = os.environ | {"PYTHONPATH": str(folder)}
@@ -158,4 +169,10 @@ def test_maintenance_leaves_every_recipe_as_it_is(changed: dict[str, set[str]], 
 @pytest.mark.parametrize("edit", SCIENCE)
 def test_science_makes_just_its_own_stages_train_again(changed: dict[str, set[str]], edit: str) -> None:
     _, families, laws = SCIENCE[edit]
-    assert changed[edit] == {f"{family}/{law}" for family in families for law in laws}
+    expected = {f"{family}/{law}" for family in families for law in laws}
+    assert changed[edit] == expected | ({TUNED} if "spn/softmax" in expected else set())
+
+
+@pytest.mark.parametrize("edit", TUNING)
+def test_what_chooses_among_trials_makes_just_tuned_stages_train_again(changed: dict[str, set[str]], edit: str) -> None:
+    assert changed[edit] == {TUNED}

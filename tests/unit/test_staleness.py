@@ -114,6 +114,7 @@ LEAVES: dict[str, Scope] = {
     "stages.*.class_conditional": of_class,
     "stages.*.model.*": after_stage,
     "stages.*.training.*": after_stage,
+    "stages.*.trials": after_stage,
     "chains.*.stages": of_chain,
     "chains.*.temperature.*": after_sampling,
     "sampling.num_images": all_samples,
@@ -177,7 +178,7 @@ def fields_of(section: type[Section]) -> set[str]:
     return {f"{section.__name__}.{name}" for name in section.model_fields}
 
 
-STAGE_VERBS, SCORING = ("train", "evaluate", "sample"), ("evaluate", "sample")
+STAGE_VERBS, SCORING, TRAINING = ("train", "tune", "evaluate", "sample"), ("evaluate", "sample"), ("train", "tune")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
 LAWS, MIXTURES = ("softmax", "mixture", "placed_mixture", "dequantised"), ("mixture", "placed_mixture", "dequantised")
 SOURCES = {get_args(each.model_fields["source"].annotation)[0]: each for each in SourceSection.__subclasses__()}
@@ -219,7 +220,7 @@ MODULES: dict[str, Row] = {
     "data/images.py": Row(("sample",)),
     "data/layout.py": Row(("preprocess", *SCORING, "report")),
     "data/writing.py": Row(("preprocess",)),
-    "data/resident.py": Row(("evaluate",)),
+    "data/resident.py": Row(("tune", "evaluate")),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),
     "data/sources/files.py": of_source(*FILES),
@@ -249,7 +250,7 @@ MODULES: dict[str, Row] = {
     "layers/strict_attention.py": staged(families=("pixelsnail",)),
     "layers/transformer.py": staged(families=("spn",)),
     "layers/*.py": staged(),
-    "likelihood/bits_per_dim.py": Row(("evaluate", "summarise")),
+    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise")),
     "likelihood/joint_mixture.py": staged(laws=MIXTURES),
     "likelihood/mixture.py": staged(laws=MIXTURES),
     "likelihood/chunked.py": staged(),
@@ -265,16 +266,18 @@ MODULES: dict[str, Row] = {
     "pipeline/summarise.py": Row(("summarise",)),
     "report/pictures.py": Row(("sample", "report")),
     "report/*.py": Row(("report",)),
-    "seeds.py": Row(("train", "evaluate")),
+    "seeds.py": Row((*TRAINING, "evaluate")),
     "stages.py": staged(),
     "tracking/*.py": Row(("record",)),
     "trained.py": staged(SCORING),
-    "training/batches.py": Row(("train",)),
-    "training/ema.py": Row(("train",)),
-    "training/finite.py": Row(("train",)),
-    "training/muon.py": Row(("train",)),
-    "training/optimiser.py": Row(("train",)),
-    "training/step.py": Row(("train",)),
+    "training/batches.py": Row(TRAINING),
+    "training/ema.py": Row(TRAINING),
+    "training/finite.py": Row(TRAINING),
+    "training/muon.py": Row(TRAINING),
+    "training/optimiser.py": Row(TRAINING),
+    "training/step.py": Row(TRAINING),
+    "training/trials.py": Row(("tune",)),
+    "training/validation.py": Row(("tune",)),
 }
 """Which verbs make other results where a module's definitions change, by the first pattern that fits."""
 
