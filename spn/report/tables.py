@@ -125,12 +125,13 @@ def _three_digits(value: float | None) -> str:
 
 
 def trial_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
-    """Write a line for each stage with trials: which of them was taken, and what it changes."""
+    """Write a line for each stage with trials: which of them was taken, and what it changes; none without trials."""
     taken = {stage: trial for metrics in chain_metrics.values() for stage, trial in metrics["taken"].items()}
-    return [
+    lines = [
         f"{stage}: {params.stages[stage].trial_text(trial, ' by validation estimate')}"
         for stage, trial in taken.items()
     ]
+    return [*lines, "training (s) and (images/s) are those of the trials taken, without the others"] if lines else []
 
 
 def text_table(params: Params, chain_metrics: ChainMetrics) -> str:

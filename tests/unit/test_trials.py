@@ -443,5 +443,7 @@ def test_the_plan_counts_the_steps_of_all_trials() -> None:
 def test_a_line_tells_which_trial_was_taken() -> None:
     metrics = {"depth": {"taken": {"low": 1}}, "raster": {"taken": {}}, "other": {"taken": {"low": 1}}}
     assert trial_lines(tiny(TRIALS), metrics) == [
-        "low: trial 2 of 3 by validation estimate: batch_size 4, optimiser.learning_rate 0.02"
+        "low: trial 2 of 3 by validation estimate: batch_size 4, optimiser.learning_rate 0.02",
+        "training (s) and (images/s) are those of the trials taken, without the others",
     ]
+    assert trial_lines(tiny(TRIALS), {"raster": {"taken": {}}}) == []
