@@ -97,6 +97,9 @@ def small(preset: str, data: dict[str, Any]) -> Params:
     for stage in raw["stages"].values():
         stage["model"] = stage["model"] | SMALL[stage["model"]["family"]]
         stage["training"] = TRAINING | {"steps": 2, "batch_size": 2, "validate_every": 2}
+        stage["trials"] = [
+            stage["training"] | {"clip_norm": float(each)} for each in range(1, 1 + len(stage.get("trials", [])))
+        ]
     return Params.model_validate_json(json.dumps(raw))
 
 

@@ -82,6 +82,7 @@ def make_metrics(num_images: int = 360) -> dict[str, dict[str, Any]]:
             "training_seconds": 1234.5 * len(stages),
             "training_images_per_second": 12.34,
             "sampling_images_per_second": 0.5,
+            "taken": {},
             "stages": {
                 name: {"estimate": "exact", "bits_per_dim": share, "standard_error": 0.1}
                 for name, share in stages.items()

@@ -17,7 +17,7 @@ from params_file import GONE, Mistakes, as_written, changed, error_of, load, pla
 from torch import Tensor
 
 from spn.checkpoint import load_tensors
-from spn.config import Params, params_schema
+from spn.config import Params, load_params, params_schema
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
 from spn.notes import RECIPE, Notes, read_tensor_notes
@@ -162,6 +162,17 @@ def test_trials_of_a_large_training_cannot_take_gigabytes(tmp_path: Path) -> Non
     params["defaults"]["training"] |= {f"k{index}": 1 for index in range(2000)}
     params["stages"]["low"]["trials"] = [{}] * 2000
     assert error_of(tmp_path, params).startswith("stages: expected at most 100000 values in all trials, got more")
+
+
+@pytest.mark.slow
+def test_dvc_changes_a_value_of_one_trial(tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    before = load(tmp_path, changed({"stages.low.trials": [{"steps": 5}, {"steps": 6}]}, as_written())).stages["low"]
+    apply_overrides(tmp_path / "params.yaml", ["stages.low.trials.1.steps=16"])
+    after = load_params(tmp_path / "params.yaml").stages["low"]
+    assert [trial.steps for trial in after.trials] == [5, 16]
+    assert after.trials[0] == before.trials[0]
 
 
 def test_editors_accept_trials(tmp_path: Path) -> None:

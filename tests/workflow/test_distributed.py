@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stage["model"]["dropout"] = 0.0
         stage["training"] |= {"steps": 12, "validate_every": 4}
     params["stages"]["high"]["training"]["batch_size"] = 9  # an odd number, so that the shares differ
+    params["stages"]["high"]["trials"] = [{}, {"optimiser": {"learning_rate": 1e-5}}]
     params["stages"]["raster"]["training"] |= {"steps": 2000, "validate_every": 1000}
     folder = make_experiment(tmp_path_factory.mktemp("distributed"), params)
     with pytest.MonkeyPatch.context() as patch:
@@ -90,6 +91,7 @@ def test_two_processes_train_as_one(folder: Path, stage: str) -> None:
         together(folder, train_command(stage, f"two/{stage}"), f"train_{stage}")
     one, two = (load_tensors(folder / place / stage / "checkpoint.safetensors") for place in ("one", "two"))
     assert one[1]["recipe"] == two[1]["recipe"]
+    assert one[1].get("taken") == two[1].get("taken") == (0 if stage == "high" else None)
     assert_same_history(one[1]["history"], two[1]["history"])
     for name, weight in one[0].items():
         torch.testing.assert_close(two[0][name], weight, rtol=1e-3, atol=1e-4)
