@@ -195,7 +195,7 @@ def test_what_is_wrong_with_a_recipe_is_told_by_its_first_key() -> None:
     assert refused(expected | {"a": 2}) == f"{other} a: expected 1, got 2"
     assert refused(expected | {"b": {"c": 2, "d": 4}}) == f"{other} b.d: expected 3, got 4"
     assert refused(expected | {"b": {"c": 5, "d": 4}}) == f"{other} b.c: expected 2, got 5 (and 1 more)"
-    assert refused({"f": 9}) == f"{other} a: expected 1, got None (and 2 more)"
+    assert refused({"f": 9}) == f"{other} a: expected 1, got None (and 3 more)"
     assert refused(expected | {"f": 9}) == f"{other} f: expected None, got 9"
     assert refused(expected | {"b": 2}) == f"{other} b: expected {{'c': 2, 'd': 3}}, got 2"
 
