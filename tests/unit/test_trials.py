@@ -21,7 +21,7 @@ from spn.config import Params, load_params, params_schema
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
 from spn.notes import RECIPE, Notes, read_tensor_notes
-from spn.planning import forecast
+from spn.planning import forecast, plan_table, warnings
 from spn.provenance import differing_keys, evaluation_recipe, stage_recipe, trial_recipe
 from spn.report.tables import trial_lines
 from spn.training import Observe, TerminatedError, lock, train_stage, trainer
@@ -449,6 +449,23 @@ def test_the_plan_counts_the_steps_of_all_trials() -> None:
     assert (tuned.step.peak, tuned.batch_size) == (wide.step.peak, 16)
     assert wide.step.peak > long.step.peak
     assert tuned.seconds.sample == long.seconds.sample
+
+
+def test_the_plan_says_that_it_counts_trials_and_which_batches_do_not_fit() -> None:
+    for params, place in (
+        (tiny([{"steps": 60}, {"batch_size": 16}]), "batch_size in training and trials"),
+        (tiny(), "training.batch_size"),
+    ):
+        stages = forecast(params, SPEEDS, {}, 0)
+        assert ("trials of a stage: " in plan_table(params, stages, {}, CPU)) == (params != tiny())
+        low = next(each for each in stages if each.name == "low")
+        (line,) = [
+            each
+            for each in warnings(params, forecast(params, SPEEDS, {}, low.step.peak - 1), low.step.peak - 1)
+            if "stages.low" in each
+        ]
+        assert f"at batch_size {low.batch_size} " in line
+        assert f"set {place} to at most {low.batch_size - 1}" in line
 
 
 def test_a_line_tells_which_trial_was_taken() -> None:
