@@ -33,8 +33,8 @@ def train(
 ) -> Path:
     """Train one stage, or resume a killed training; return the path of the checkpoint in `output`.
 
-    A stage with trials is trained once for each of them, and the best by its validation estimate is taken.
-    Returns at once if that checkpoint already has the right recipe. A training resumes from its state under `runs`
+    A stage with trials is trained once for each of them, and the best by its validation estimate is taken. Returns at
+    once if that checkpoint already has the right recipe. A training resumes from its state under `runs`
     (`train_stage`). On SIGTERM it saves its state and raises TerminatedError. Raises what `train_stage` raises.
     """
     check_stage(params, stage)

@@ -51,9 +51,11 @@ class StageRun:
     ) -> None:
         self._client, self._uri = experiment.client, experiment.uri
         self._last_steps: dict[str, int] = {}
-        name, identity, tags = stage, _identity(recipe_digest(recipe)), {"checkpoint": str(checkpoint)}
+        name, identity, tags = stage, _identity(recipe_digest(recipe)), dict[str, str]()
         if trial is not None:
             name, identity, tags = _trial(stage, recipe, trial)
+        if checkpoint is not None:
+            tags["checkpoint"] = str(checkpoint)
         with reaching(experiment.uri):
             run = open_run(experiment, name, identity, "spn train")
             self.run_id: str = run.info.run_id
