@@ -179,7 +179,8 @@ def test_editors_accept_trials(tmp_path: Path) -> None:
     content = as_written()
     content["defaults"]["trials"] = TRIALS
     jsonschema.validate(content, params_schema())
-    for wrong in ({}, [{}, {"model": {}}], [{}, {"optimiser": {"lerning_rate": 1}}]):
+    mistakes: tuple[Any, ...] = ({}, [{}, {"model": {}}], [{}, {"optimiser": {"lerning_rate": 1}}])
+    for wrong in mistakes:
         content["defaults"]["trials"] = wrong
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(content, params_schema())
@@ -384,7 +385,12 @@ def test_another_list_repeats_only_the_trial_that_is_new(
     trained(tiny(TRIALS), data, tmp_path)
     labels = set[str]()
     step = trainer.Trainer.train_step
-    monkeypatch.setattr(trainer.Trainer, "train_step", lambda training: labels.add(training.label) or step(training))
+
+    def noted(training: trainer.Trainer) -> Any:
+        labels.add(training.label)
+        return step(training)
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", noted)
     _, notes = trained(tiny([TRIALS[1], {"clip_norm": 0.5}, TRIALS[0]]), data, tmp_path)
     assert labels == {"low, trial 2 of 3"}
     assert notes["taken"] in {0, 1}
@@ -469,7 +475,11 @@ def test_the_plan_says_that_it_counts_trials_and_which_batches_do_not_fit() -> N
 
 
 def test_a_line_tells_which_trial_was_taken() -> None:
-    metrics = {"depth": {"taken": {"low": 1}}, "raster": {"taken": {}}, "other": {"taken": {"low": 1}}}
+    metrics: dict[str, dict[str, Any]] = {
+        "depth": {"taken": {"low": 1}},
+        "raster": {"taken": {}},
+        "other": {"taken": {"low": 1}},
+    }
     assert trial_lines(tiny(TRIALS), metrics) == [
         "low: trial 2 of 3 by validation estimate: batch_size 4, optimiser.learning_rate 0.02",
         "training (s) and (images/s) are those of the trials taken, without the others",
