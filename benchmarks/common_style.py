@@ -6,6 +6,7 @@ T x T weights and fills those above the diagonal; the optimiser is torch's defau
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -161,10 +162,10 @@ class CommonDecoder(nn.Module):
         return F.cross_entropy(self(levels), levels)
 
 
-def common_step(model: CommonDecoder, optimiser: torch.optim.Optimizer, levels: Tensor) -> Tensor:
+def common_step(loss_of: Callable[[Tensor], Tensor], optimiser: torch.optim.Optimizer, levels: Tensor) -> Tensor:
     """Take one step of training."""
     optimiser.zero_grad()
-    loss = model.loss(levels)
+    loss = loss_of(levels)
     loss.backward()
     optimiser.step()
     return loss.detach()

@@ -121,7 +121,7 @@ def slice_file(
 
 def trainer(
     folder: Path,
-    section: SpnSection,
+    section: FamilySection,
     size: int,
     scale_factor: int,
     batch_size: int,
@@ -135,7 +135,7 @@ def trainer(
     return Trainer(params, "stage", data, stage_recipe(params, "stage", data.digest), device, compiled)
 
 
-def _params(section: SpnSection, size: int, scale_factor: int, batch_size: int, precision: str) -> Params:
+def _params(section: FamilySection, size: int, scale_factor: int, batch_size: int, precision: str) -> Params:
     training = {
         "steps": 1000,
         "batch_size": batch_size,

@@ -37,6 +37,18 @@ def onednn_matmul(device: torch.device) -> Iterator[str]:
         settings.fp32_precision = former
 
 
+@contextmanager
+def default_matmul() -> Iterator[None]:
+    """Multiply the CPU's float32 matrices by torch's default in this context, whatever `onednn_matmul` decided."""
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    former = settings.fp32_precision
+    settings.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = former
+
+
 def _product_error() -> float:
     """Return the largest error of products like those of training, compared with float64."""
     generator = torch.Generator().manual_seed(0)

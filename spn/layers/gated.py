@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from spn.layers.causal import ChannelCausalLinear, ChannelSteps, HorizontalConv, VerticalConv, vertical_row
+from spn.layers.elementwise import Dropout, gate
 from spn.layers.pixel import PixelLinear
 from spn.shapes import AnyFeatures, Features, Pixel, Row
 
@@ -28,7 +29,7 @@ class GatedLayer(nn.Module):
         self.vertical_condition = nn.Linear(to_vertical, 2 * width, bias=False) if to_vertical else None
         self.horizontal_condition = nn.Linear(to_horizontal, 2 * width, bias=False) if to_horizontal else None
         self.out = ChannelCausalLinear(width, width, channels, strict=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.first = first
 
     def forward(
@@ -50,13 +51,6 @@ class GatedLayer(nn.Module):
     def entering(self, vertical: AnyFeatures) -> AnyFeatures:
         """Gate the vertical output of the previous layer; the first layer takes the slice itself."""
         return vertical if self.first else gate(vertical, 1)
-
-
-def gate(features: AnyFeatures, num_groups: int) -> AnyFeatures:
-    """Return tanh(first half) * sigmoid(second half) of each group of features, so that no channel gates another."""
-    # Not indexed, because in the backward pass each index would cost a tensor of zeros and an addition.
-    values, openness = features.unflatten(-1, (num_groups, 2, -1)).unbind(-2)
-    return (values.tanh() * openness.sigmoid()).flatten(-2)
 
 
 class GatedLayerSteps:

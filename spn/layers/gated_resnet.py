@@ -6,15 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spn.layers.elementwise import Dropout, concat_elu
 from spn.layers.pixel import PixelLinear
 from spn.layers.shifted import ShiftedConv, ShiftedConvSteps, shifted_row
 from spn.layers.weight_norm import SPREAD, normalised
 from spn.shapes import AnyFeatures, OneHot, Pixel, Row
-
-
-def concat_elu(features: AnyFeatures) -> AnyFeatures:
-    """Apply elu to the features and to their negatives."""
-    return F.elu(torch.cat((features, -features), dim=-1))
 
 
 class GatedResnet(nn.Module):
@@ -34,15 +30,15 @@ class GatedResnet(nn.Module):
         self.label = nn.Linear(num_classes, 2 * filters, bias=False) if num_classes else None
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=SPREAD)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: AnyFeatures, beside: AnyFeatures | None, label: OneHot | None) -> AnyFeatures:
         """Advance the stream by one block; a kernel of [1, 1] takes single pixels [batch, filters] as well."""
-        hidden = self.first(concat_elu(features))
+        hidden = _convolved(self.first, features)
         if self.beside:
             assert beside is not None
             hidden = hidden + self.beside(concat_elu(beside))
-        gates = self.second(self.dropout(concat_elu(hidden)))
+        gates = _convolved(self.second, hidden, self.dropout.rate_now)
         if self.label is not None:
             gates = gates + self.label(label)[:, None, None]
         return _gated(features, gates)
@@ -55,9 +51,15 @@ def _convolution(num_in: int, num_out: int, kernel: tuple[int, int], scale: floa
     return ShiftedConv(num_in, num_out, kernel, sees_right=kernel[1] == 3, scale=scale)
 
 
+def _convolved(layer: nn.Module, features: AnyFeatures, dropout: float = 0.0) -> Tensor:
+    """Apply a layer to `concat_elu` of the features, written right into the margins that a convolution reads."""
+    if isinstance(layer, ShiftedConv):
+        return layer.inside(concat_elu(features, layer.margins, dropout))
+    return layer(concat_elu(features, dropout=dropout))
+
+
 def _gated(features: Tensor, gates: Tensor) -> Tensor:
-    values, openness = gates.chunk(2, dim=-1)
-    return torch.addcmul(features, values, openness.sigmoid())
+    return features + F.glu(gates, dim=-1)
 
 
 class GatedResnetRows:

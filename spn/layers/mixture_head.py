@@ -1,6 +1,7 @@
 """The head of PixelCNN++ (Salimans et al. 2017): one mixture of logistics for all channels of a pixel."""
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,6 +10,14 @@ from spn.layers.pixel_head import PixelHead, PixelHeadSteps, Scale
 from spn.layers.weight_norm import normalised
 from spn.likelihood import DiscretisedMixture, JointMixture, Law, joint_mixture, num_joint_outputs
 from spn.shapes import Features, Levels, Pixel, Values
+
+
+class _PlanarLinear(nn.Linear):
+    """A linear map of pixels whose outputs lie in memory plane by plane, as `JointMixture` reads them."""
+
+    def forward(self, features: Features) -> Float[Tensor, "batch height width num_out"]:
+        planes = torch.addmm(self.bias[:, None], self.weight, features.flatten(0, -2).T)
+        return planes.unflatten(1, features.shape[:-1]).movedim(0, -1)
 
 
 class MixtureHead(PixelHead):
@@ -21,7 +30,7 @@ class MixtureHead(PixelHead):
     ) -> None:
         super().__init__()
         self.channels, self.scale, self.mixture = channels, scale, mixture
-        self.output = normalised(nn.Linear(num_in, num_joint_outputs(channels, num_mixtures)), mixture.initial_scale)
+        self.output = normalised(_PlanarLinear(num_in, num_joint_outputs(channels, num_mixtures)), mixture.initial_scale)
 
     def forward(self, features: Features, embedded: Values, high: Levels | None) -> Law:
         """Return the laws [batch, height, width, channel]."""

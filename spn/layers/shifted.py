@@ -22,19 +22,22 @@ class ShiftedConv(nn.Module):
     ) -> None:
         super().__init__()
         height, width = kernel
-        self.padding = (width // 2, width // 2) if sees_right else (width - 1, 0)
-        self.rows = height - 1
+        self.margins = (*((width // 2, width // 2) if sees_right else (width - 1, 0)), height - 1)
         self.conv = normalised(nn.Conv2d(num_in, num_out, kernel, stride=stride), scale)
 
     def forward(self, features: Features) -> Float[Tensor, "batch rows columns _"]:
         """Convolve, with zeros outside the slice."""
-        padded = F.pad(features, (0, 0, *self.padding, self.rows, 0))
+        left, right, above = self.margins
+        return self.inside(F.pad(features, (0, 0, left, right, above, 0)))
+
+    def inside(self, padded: Float[Tensor, "batch _ _ num_in"]) -> Float[Tensor, "batch rows columns _"]:
+        """Convolve features that have the `margins` of zeros already."""
         return self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def shifted_row(shifted: ShiftedConv, above: Row, here: Row) -> Float[Tensor, "batch columns _"]:
     """Return one row of a `ShiftedConv`'s output from the same row of its input and the row above: its row form."""
-    padded = F.pad(torch.stack((above, here), dim=1), (0, 0, *shifted.padding))
+    padded = F.pad(torch.stack((above, here), dim=1), (0, 0, *shifted.margins[:2]))
     return shifted.conv(padded.permute(0, 3, 1, 2))[:, :, -1].transpose(1, 2)
 
 
@@ -43,15 +46,27 @@ class ShiftedUpsampling(nn.Module):
 
     def __init__(self, num_in: int, num_out: int, sees_right: bool) -> None:
         super().__init__()
-        self.crop = 1 if sees_right else 0
-        kernel = (2, 3) if sees_right else (2, 2)
-        self.conv = normalised(nn.ConvTranspose2d(num_in, num_out, kernel, stride=2, output_padding=1))
+        self.conv = normalised(_Doubling(num_in, num_out, (2, 3) if sees_right else (2, 2), stride=2))
 
     def forward(self, features: Features) -> Float[Tensor, "batch rows columns _"]:
         """Double the resolution; each row of the input makes two rows of the output by itself."""
-        height, width = features.shape[1:3]
-        doubled = self.conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return doubled[:, : 2 * height, self.crop : self.crop + 2 * width]
+        return self.conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class _Doubling(nn.ConvTranspose2d):
+    """A transposed convolution with a stride of 2, cropped to twice the size: one product, in half of torch's time."""
+
+    def forward(self, features: Float[Tensor, "batch num_in _ _"]) -> Float[Tensor, "batch num_out _ _"]:  # type: ignore[override]
+        taps = self.weight.permute(3, 2, 1, 0)
+        # [batch, row, column, column of the kernel, row of the kernel, output]
+        made = F.linear(features.permute(0, 2, 3, 1), taps.flatten(0, 2)).unflatten(-1, taps.shape[:3])
+        if len(taps) == 3:
+            # Odd columns see two pixels: the first column of the kernel falls to the left of its own pixel.
+            left, even, odd = made.unbind(3)
+            made = torch.stack((even, odd + F.pad(left[:, :, 1:], (0, 0, 0, 0, 0, 1))), dim=3)
+        assert self.bias is not None
+        doubled = made.permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2) + self.bias
+        return doubled.permute(0, 3, 1, 2)
 
 
 def down_shifted(num_in: int, num_out: int, kernel: tuple[int, int] = (2, 3), stride: int = 1) -> ShiftedConv:

@@ -29,7 +29,9 @@ class JointMixture:
     ) -> None:
         # Converted before anything is added, because half precision would shift the means by whole levels.
         exact = parameters.to(at_least_float32(parameters))
-        split = exact.unflatten(-1, (num_joint_outputs(channels, 1), -1)).unbind(-2)
+        # In memory the pixels come last, so that elementwise functions sweep over them, not over a few components.
+        planes = exact.movedim(-1, 0).contiguous().unflatten(0, (num_joint_outputs(channels, 1), -1))
+        split = [each.movedim(0, -1) for each in planes.unbind(0)]
         self._weights: Tensor = split[0]
         self._means, self._log_scales = split[1 : 1 + channels], split[1 + channels : 1 + 2 * channels]
         self._coefficients = iter(split[1 + 2 * channels :])
@@ -79,7 +81,9 @@ def joint_mixture(
 
 
 def _stacked(laws: Sequence[DiscretisedMixture]) -> tuple[Tensor, Tensor, Tensor]:
-    weights, means, log_scales = (
-        torch.stack([getattr(each, name) for each in laws], dim=-2) for name in ("log_weights", "means", "log_scales")
-    )
-    return weights, means, log_scales
+    def stacked(name: str) -> Tensor:
+        """Stack [*pixels, component] to [*pixels, channel, component], with the pixels last in memory."""
+        planes = torch.stack([getattr(law, name).movedim(-1, 0) for law in laws])
+        return planes.movedim((0, 1), (-2, -1))
+
+    return stacked("log_weights"), stacked("means"), stacked("log_scales")

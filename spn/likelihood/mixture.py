@@ -11,17 +11,21 @@ mass of the group. (NOTE: PixelCNN++ has no such stages; this conditioning is ou
 
 from collections.abc import Callable
 from math import log
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from spn.likelihood.law import Categorical, Law
 
 LEAST_LOG_SCALE = -7.0
 """Minimum log-scale of a logistic, as in the paper's code."""
+
+GREATEST_LOG_SCALE = 60.0
+"""Maximum log-scale: such a logistic is flat in any precision, and its scale is still a number in float32."""
 
 FAR = 1e6
 """Stands for infinity, in units of a scale: the tails beyond it have no mass."""
@@ -72,7 +76,9 @@ class DiscretisedMixture(Law):
         """Return the log-probability of `levels`, in nats."""
         lower, upper = self._bin(levels)
         if self.high is None:
-            return torch.logsumexp(self._weights() + self._log_mass(lower, upper), -1)
+            weights = self.log_weights.to(at_least_float32(self.log_weights))
+            # Not log_softmax, which would copy a mixture that is laid out component by component.
+            return torch.logsumexp(weights + self._log_mass(lower, upper), -1) - torch.logsumexp(weights, -1)
         # Given the group: log sum_i p(i | group) p(bin | i, group).
         first, end = self._group(self.high)
         shares = self._log_share(lower, upper, first, end)
@@ -152,10 +158,9 @@ class DiscretisedMixture(Law):
         return (self._weights() + self._log_mass(*self._group(self.high))).log_softmax(-1)
 
     def _log_mass(self, lower: Tensor, upper: Tensor) -> Float[Tensor, "*batch num_mixtures"]:
-        """Return log(sigmoid(b) - sigmoid(a)) without loss of digits; a and b are the edges in units of each scale."""
-        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which cancels no digits.
-        within = torch.log(-torch.expm1(self._gap(lower, upper)))
-        return F.logsigmoid(self._scaled(upper)) + F.logsigmoid(-self._scaled(lower)) + within
+        """Return the log-mass of each logistic between two edges."""
+        dtype = at_least_float32(self.means)
+        return _LogMass.apply(self.means.to(dtype), self.log_scales.to(dtype), lower.to(dtype), upper.to(dtype))  # type: ignore[no-untyped-call]
 
     def _log_share(self, lower: Tensor, upper: Tensor, first: Tensor, end: Tensor) -> Tensor:
         """Return log(mass of a bin / mass of its group) without the quotient: in the tails, both masses may round to 0.
@@ -181,6 +186,59 @@ class DiscretisedMixture(Law):
 
     def _inverse_scales(self) -> Tensor:
         return torch.exp(-self.log_scales.to(at_least_float32(self.log_scales)).clamp(min=LEAST_LOG_SCALE))
+
+
+class _LogMass(torch.autograd.Function):
+    """log(sigmoid(b) - sigmoid(a)) without loss of digits; a and b are the edges in units of each scale.
+
+    The gradients are written out, because autograd's take five times as long. The edges [*batch, 1] may be infinite.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, means: Tensor, log_scales: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        far = torch.finfo(means.dtype).max * 1e-6  # finite, so that no product with 0 is undefined
+        lower, upper = (_laid_out_like(means, edge.clamp(-far, far)) for edge in (lower, upper))
+        inverse = log_scales.clamp(LEAST_LOG_SCALE, GREATEST_LOG_SCALE).neg_().exp_()
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which cancels no digits.
+        below, above = (means - lower).mul_(inverse), (means - upper).mul_(inverse)  # -a and -b
+        within = (inverse * (lower - upper)).expm1_()
+        # log sigmoid(x) = min(x, 0) - log(1 + exp(-|x|)); the logarithms of all factors are one.
+        factors = (1 + _exp_of_minus_abs(below)).mul_(1 + _exp_of_minus_abs(above))
+        result = torch.div(within, factors).neg_().log_().add_(below.clamp(max=0)).sub_(above.clamp(min=0))
+        ctx.shape = means.shape
+        ctx.save_for_backward(log_scales, lower, upper, inverse, below, above, within)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        log_scales, lower, upper, inverse, below, above, within = ctx.saved_tensors
+        # Of the logarithm of 1 - exp(a - b) by b.
+        of_gap = within.reciprocal().add_(1).neg_()
+        of_below, of_above = torch.sigmoid(-below), torch.sigmoid(above)
+        of_mean = (of_below - of_above).mul_(inverse).mul_(gradient)
+        of_log_scale = (inverse * (lower - upper)).mul_(of_gap)
+        of_log_scale.addcmul_(of_above, above).addcmul_(of_below, below, value=-1).mul_(gradient)
+        # Into the same type, because comparisons that return booleans are not vectorised.
+        of_log_scale.mul_(torch.ge(log_scales, LEAST_LOG_SCALE, out=torch.empty_like(log_scales)))
+        of_lower = of_upper = None
+        if any(ctx.needs_input_grad[2:]):
+            of_lower = -(of_below + of_gap) * inverse * gradient
+            of_upper = (of_above + of_gap) * inverse * gradient
+        shapes = (ctx.shape, log_scales.shape, lower.shape, upper.shape)
+        return tuple(
+            None if each is None else each.sum_to_size(shape)
+            for each, shape in zip((of_mean, of_log_scale, of_lower, of_upper), shapes, strict=True)
+        )
+
+
+def _exp_of_minus_abs(values: Tensor) -> Tensor:
+    return values.abs().neg_().exp_()
+
+
+def _laid_out_like(means: Tensor, edge: Tensor) -> Tensor:
+    """Return an edge with its pixels in the same order in memory as the means', so that both are read in one sweep."""
+    return torch.empty_like(means[..., :1]).copy_(edge) if edge.shape[:-1] == means.shape[:-1] else edge
 
 
 def _log_sigmoid_ratio(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from contract import MODEL_CHECKS, Problem, build_problem, chains
 from families import SECTIONS
-from torch import Tensor
+from torch import Tensor, nn
 
 from spn.layers import (
     MixtureHeadSteps,
@@ -27,13 +27,12 @@ def image_not_shifted_right(patch: pytest.MonkeyPatch) -> None:
 
 
 def upsampled_pixels_one_to_the_left(patch: pytest.MonkeyPatch) -> None:
-    sound = ShiftedUpsampling.__init__
+    sound = ShiftedUpsampling.forward
 
-    def cropped(self: ShiftedUpsampling, num_in: int, num_out: int, sees_right: bool) -> None:
-        sound(self, num_in, num_out, sees_right)
-        self.crop = 1
+    def shifted(self: ShiftedUpsampling, features: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(sound(self, features)[:, :, 1:], (0, 0, 0, 1))
 
-    patch.setattr(ShiftedUpsampling, "__init__", cropped)
+    patch.setattr(ShiftedUpsampling, "forward", shifted)
 
 
 def attention_to_the_pixel_itself(patch: pytest.MonkeyPatch) -> None:

@@ -57,14 +57,18 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
         {"spn"},
         SOFTMAX | MIXTURE,
     ),
-    "a layer of two families": (("layers/gated.py", "values.tanh()", "values.sigmoid()"), STACKS, SOFTMAX | MIXTURE),
+    "a layer of two families": (
+        ("layers/elementwise.py", "values.tanh()", "values.sigmoid()"),
+        STACKS,
+        SOFTMAX | MIXTURE,
+    ),
     "attention of PixelSNAIL": (
         ("layers/strict_attention.py", "/ height - 0.5", "/ height"),
         {"pixelsnail"},
         SOFTMAX | MIXTURE,
     ),
     "shifted convolutions": (
-        ("layers/shifted.py", "self.rows = height - 1", "self.rows = height"),
+        ("layers/shifted.py", "height - 1", "height"),
         SHIFTED,
         SOFTMAX | MIXTURE,
     ),

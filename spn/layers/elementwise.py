@@ -1,0 +1,134 @@
+"""Elementwise functions with few passes over memory, which on a CPU take as long as the convolutions between them.
+
+Under torch.compile they are the plain formulas, which it fuses by itself.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from spn.shapes import AnyFeatures
+
+Margins = tuple[int, int, int]
+"""Columns of zeros to the left and to the right, and rows of zeros above."""
+
+
+def concat_elu(features: AnyFeatures, margins: Margins = (0, 0, 0), dropout: float = 0.0) -> Float[Tensor, "*_ both"]:
+    """Return elu of the features, then elu of their negatives, after dropout and with margins of zeros around them."""
+    if torch.compiler.is_compiling():
+        left, right, above = margins
+        both = F.dropout(F.elu(torch.cat((features, -features), dim=-1)), dropout)
+        return F.pad(both, (0, 0, left, right, above, 0)) if any(margins) else both
+    return _ConcatElu.apply(features, margins, dropout)  # type: ignore[no-untyped-call]
+
+
+class _ConcatElu(torch.autograd.Function):
+    """One exponential for both halves; the backward pass needs only the result, which the next layer keeps anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, margins: Margins, dropout: float) -> Tensor:
+        negated = -features
+        # exp - 1 is twice as fast as expm1; in float32 or better its error is that of a rounded 1.
+        low = torch.minimum(features, negated).to(torch.promote_types(features.dtype, torch.float32))
+        low = low.exp_().sub_(1).to(features.dtype)
+        left, right, above = margins
+        if any(margins):
+            batch, height, width, num = features.shape
+            result = features.new_empty(batch, above + height, left + width + right, 2 * num)
+            for margin in (result[:, :above], result[:, above:, :left], result[:, above:, left + width :]):
+                margin.zero_()
+        else:
+            result = features.new_empty(*features.shape[:-1], 2 * features.shape[-1])
+        first, second = _inner(result, margins).chunk(2, dim=-1)
+        torch.maximum(features, low, out=first)
+        torch.maximum(negated, low, out=second)
+        kept = dropout_factors(result, dropout) if dropout else None
+        if kept is not None:
+            result.mul_(kept)
+        ctx.margins, ctx.dropout = margins, dropout
+        ctx.save_for_backward(result, kept)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        result, kept = ctx.saved_tensors
+        if kept is not None:
+            gradient = gradient * kept
+        # Where elu is negative, its derivative is itself plus 1; what is kept of it was multiplied by `factor`.
+        factor = 1 / (1 - ctx.dropout)
+        of_elu = torch.ops.aten.elu_backward(gradient, factor, 1.0, 1 / factor, True, result)
+        first, second = _inner(of_elu, ctx.margins).chunk(2, dim=-1)
+        return first - second, None, None
+
+
+def _inner(features: Tensor, margins: Margins) -> Tensor:
+    left, right, above = margins
+    return features[:, above:, left : features.shape[2] - right] if any(margins) else features
+
+
+def gate(features: AnyFeatures, num_groups: int) -> AnyFeatures:
+    """Return tanh(first half) * sigmoid(second half) of each group of features, so that no channel gates another."""
+    groups = features.unflatten(-1, (num_groups, 2, -1))
+    if torch.compiler.is_compiling():
+        values, openness = groups.unbind(-2)
+        return (values.tanh() * openness.sigmoid()).flatten(-2)
+    return _Gate.apply(groups).flatten(-2)  # type: ignore[no-untyped-call]
+
+
+class _Gate(torch.autograd.Function):
+    """The gradients of both halves are written right into place; autograd would put them together by copies."""
+
+    @staticmethod
+    def forward(ctx: Any, groups: Tensor) -> Tensor:
+        values, openness = groups[..., 0, :].tanh(), groups[..., 1, :].sigmoid()
+        ctx.save_for_backward(values, openness)
+        return values * openness
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        values, openness = ctx.saved_tensors
+        result = gradient.new_empty(*values.shape[:-1], 2, values.shape[-1])
+        torch.ops.aten.tanh_backward.grad_input(gradient * openness, values, grad_input=result[..., 0, :])
+        torch.ops.aten.sigmoid_backward.grad_input(gradient * values, openness, grad_input=result[..., 1, :])
+        return result
+
+
+class Dropout(nn.Module):
+    """Dropout, whose draws on a CPU take an eighth of the time of torch's own.
+
+    There the rate is rounded to a multiple of 1/65536.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    @property
+    def rate_now(self) -> float:
+        """The rate, which is 0 in evaluation."""
+        return self.rate if self.training else 0.0
+
+    def forward(self, features: AnyFeatures) -> AnyFeatures:
+        """Replace a share of the features by zeros, and scale the others, so that the expected values stay."""
+        if not self.rate_now or torch.compiler.is_compiling():
+            return F.dropout(features, self.rate_now)
+        return features * dropout_factors(features, self.rate_now)
+
+
+def dropout_factors(features: Tensor, rate: float) -> Tensor:
+    """Return factors shaped like the features: zeros at this rate, else the inverse of the share that is kept."""
+    if features.device.type != "cpu":
+        return F.dropout(torch.ones_like(features), rate)
+    # 8 random bits for each factor if the rate is a multiple of 1/256, else 16. The generator draws 64 at a time.
+    width = 8 if (rate * 2**8).is_integer() else 16
+    draws = torch.empty(-(-features.numel() * width // 64), dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int8 if width == 8 else torch.int16)[: features.numel()].view(features.shape)
+    # Into the same type, because comparisons that return booleans are not vectorised.
+    kept = torch.ge(bits, round(rate * 2**width) - 2 ** (width - 1), out=bits)
+    return kept.to(features.dtype).mul_(1 / (1 - rate))

@@ -1,0 +1,273 @@
+"""Functions with gradients of their own: against the plain formulas, in values and in gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spn.layers import GatedResnet, RasterTransformer, ShiftedUpsampling
+from spn.layers.elementwise import Dropout, concat_elu, gate
+from spn.likelihood import DiscretisedMixture
+from spn.machine import onednn_matmul
+
+MARGINS = [(0, 0, 0), (1, 1, 1), (1, 0, 1), (0, 0, 1), (2, 3, 0)]
+Function = Callable[[Tensor], Tensor]
+
+
+def plain_concat_elu(features: Tensor, margins: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
+    left, right, above = margins
+    both = F.elu(torch.cat((features, -features), dim=-1))
+    return F.pad(both, (0, 0, left, right, above, 0)) if any(margins) else both
+
+
+def plain_gate(features: Tensor, num_groups: int) -> Tensor:
+    values, openness = features.unflatten(-1, (num_groups, 2, -1)).unbind(-2)
+    return (values.tanh() * openness.sigmoid()).flatten(-2)
+
+
+def draws(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def with_edges(*shape: int) -> Tensor:
+    """Draw values, among them 0, minute, and huge ones."""
+    values = draws(*shape)
+    values.view(-1)[:7] = torch.tensor([0.0, -0.0, 1e-9, -1e-9, 1e3, -1e3, 1e300])
+    return values
+
+
+def layouts(values: Tensor) -> dict[str, Tensor]:
+    """Lay out [batch, height, width, feature] in memory in several ways."""
+    return {
+        "contiguous": values.clone(),
+        "planes": values.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
+        "strided": torch.stack((values, values + 1), dim=-1)[..., 0],
+        "expanded": values[:1].expand(values.shape),
+    }
+
+
+def assert_same(function: Function, plain: Function, inputs: Tensor) -> None:
+    """Compare values and gradients."""
+    results: list[Tensor] = []
+    gradients: list[Tensor] = []
+    for each in (function, plain):
+        leaf = inputs.detach().requires_grad_()
+        results.append(each(leaf))
+        weights = draws(*results[-1].shape, seed=2).to(inputs.dtype)
+        gradients += torch.autograd.grad((results[-1] * weights).sum(), leaf)
+    torch.testing.assert_close(*results, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(*gradients, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "planes", "strided", "expanded"])
+@pytest.mark.parametrize("margins", MARGINS)
+def test_concat_elu_is_the_plain_formula(margins: tuple[int, int, int], layout: str) -> None:
+    features = layouts(with_edges(2, 3, 4, 5))[layout]
+    assert_same(lambda each: concat_elu(each, margins), lambda each: plain_concat_elu(each, margins), features)
+
+
+def test_concat_elu_takes_single_pixels() -> None:
+    assert_same(concat_elu, plain_concat_elu, with_edges(3, 5))
+
+
+def test_concat_elu_has_the_gradient_of_its_values() -> None:
+    features = draws(2, 3, 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda each: concat_elu(each, (1, 1, 1)), features)
+
+
+def test_concat_elu_passes_on_what_is_not_a_number() -> None:
+    assert concat_elu(torch.tensor([[torch.nan, 1.0]])).isnan().tolist() == [[True, False, True, False]]
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.1])
+@pytest.mark.parametrize("margins", [(0, 0, 0), (1, 0, 1)])
+def test_concat_elu_with_dropout_keeps_a_share_and_scales_it(margins: tuple[int, int, int], rate: float) -> None:
+    features = draws(4, 16, 16, 8)
+    torch.manual_seed(3)
+    kept = concat_elu(features, margins, rate) != 0
+
+    def dropped(each: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return concat_elu(each, margins, rate)
+
+    assert_same(dropped, lambda each: plain_concat_elu(each, margins) * kept / (1 - rate), features)
+    left, right, above = margins
+    inner = kept[:, above:, left : kept.shape[2] - right]
+    assert inner.double().mean().item() == pytest.approx(1 - rate, abs=0.01)
+
+
+@pytest.mark.parametrize("num_groups", [1, 3])
+@pytest.mark.parametrize("layout", ["contiguous", "planes", "strided", "expanded"])
+def test_gate_is_the_plain_formula(layout: str, num_groups: int) -> None:
+    features = layouts(with_edges(2, 3, 4, 12))[layout]
+    assert_same(lambda each: gate(each, num_groups), lambda each: plain_gate(each, num_groups), features)
+
+
+def test_gate_has_the_gradient_of_its_values() -> None:
+    features = draws(2, 12).requires_grad_()
+    assert torch.autograd.gradcheck(lambda each: gate(each, 3), features)
+
+
+@pytest.mark.parametrize("function", [concat_elu, lambda each: gate(each, 2)])
+def test_bfloat16_stays_and_is_rounded_once(function: Function) -> None:
+    features = draws(3, 4, 8).bfloat16()
+    features.view(-1)[:2] = torch.tensor([1e-3, -1e-3])  # exp would round these to 1
+    result = function(features)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.double(), function(features.double()), rtol=2**-7, atol=1e-6)
+
+
+def test_a_block_computes_in_bfloat16_under_autocast() -> None:
+    torch.manual_seed(0)
+    block = GatedResnet(8, (2, 3), 4, 0, 0.5)
+    features, beside = torch.randn(2, 4, 4, 8, requires_grad=True), torch.randn(2, 4, 4, 4)
+    seen: list[torch.dtype] = []
+    for layer in (block.first.conv, block.second.conv):
+        assert isinstance(layer, nn.Conv2d)
+        layer.register_forward_hook(lambda layer, inputs, outputs: seen.append(outputs.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        result = block(features, beside, None)
+    assert seen == [torch.bfloat16] * 2
+    (gradient,) = torch.autograd.grad(result.float().square().sum(), features)
+    assert gradient.dtype == torch.float32
+    assert gradient.isfinite().all()
+
+
+def test_compiled_formulas_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = with_edges(2, 3, 4, 12)
+    expected = [concat_elu(features, (1, 1, 1)), concat_elu(features), gate(features, 2)]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    actual = [concat_elu(features, (1, 1, 1)), concat_elu(features), gate(features, 2)]
+    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-15)
+
+
+# Dropout.
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25, 0.1, 0.3])
+def test_dropout_keeps_the_expected_share_and_value(rate: float) -> None:
+    dropout, features = Dropout(rate), torch.ones(1001, 1001)
+    torch.manual_seed(0)
+    result = dropout(features)
+    assert (result == 0).double().mean().item() == pytest.approx(rate, abs=2e-3)
+    assert result[result != 0].unique().tolist() == pytest.approx([1 / (1 - rate)])
+    # Neighbours are independent: they share random words.
+    lost = (result == 0).double()
+    assert (lost[:, 1:] * lost[:, :-1]).mean().item() == pytest.approx(rate**2, abs=2e-3)
+
+
+def test_dropout_draws_the_same_after_the_same_seed_and_something_else_next() -> None:
+    dropout, features = Dropout(0.5), torch.ones(64, 64)
+    torch.manual_seed(0)
+    first, second = dropout(features), dropout(features)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(features), first)
+    assert not torch.equal(first, second)
+
+
+def test_dropout_is_off_in_evaluation() -> None:
+    dropout, features = Dropout(0.5).eval(), torch.randn(8, 8)
+    assert torch.equal(dropout(features), features)
+
+
+def test_dropout_passes_gradients_where_it_keeps() -> None:
+    dropout, features = Dropout(0.5), torch.ones(64, requires_grad=True)
+    result = dropout(features)
+    result.sum().backward()
+    assert features.grad is not None
+    assert torch.equal(features.grad, result)
+
+
+# The mass of a logistic in a bin.
+
+
+def mixture(means: Tensor, log_scales: Tensor) -> DiscretisedMixture:
+    return DiscretisedMixture(torch.zeros_like(means), means, log_scales, num_levels=256)
+
+
+@pytest.mark.parametrize("pixels_last", [False, True])
+def test_log_mass_has_the_gradients_of_its_values(pixels_last: bool) -> None:
+    means, log_scales = draws(4, 2, 3), draws(4, 2, 3, seed=2) - 2
+    if pixels_last:
+        means, log_scales = (each.movedim(-1, 0).contiguous().movedim(0, -1) for each in (means, log_scales))
+    values = torch.tensor([[-1.0, 1.0], [0.3, -0.7], [-0.99, 0.99], [0.0, 0.5]], dtype=torch.float64)
+    # Numerical gradients would move the outermost values into the bins beside.
+    fixed, inner = values.clone(), values.abs() < 0.995
+
+    def masses(means: Tensor, log_scales: Tensor, values: Tensor) -> Tensor:
+        moved = torch.where(inner, values, fixed)
+        return mixture(means, log_scales).component_log_mass(moved)
+
+    assert torch.autograd.gradcheck(masses, [each.requires_grad_() for each in (means, log_scales, values)])
+
+
+def test_log_mass_is_the_plain_formula() -> None:
+    means, log_scales, values = draws(6, 5), draws(6, 5, seed=2) - 1, draws(6, seed=3).clamp(-0.9, 0.9)
+    above, below = ((values[:, None] + side / 255 - means) / log_scales.exp() for side in (1, -1))
+    expected = torch.log(torch.sigmoid(above) - torch.sigmoid(below))
+    torch.testing.assert_close(mixture(means, log_scales).component_log_mass(values), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_log_scales_below_the_least_have_no_gradient() -> None:
+    log_scales = torch.tensor([[-8.0, -6.0]], dtype=torch.float64, requires_grad=True)
+    mixture(torch.zeros(1, 2).double(), log_scales).component_log_mass(torch.zeros(1).double()).sum().backward()
+    assert log_scales.grad is not None
+    assert (log_scales.grad != 0).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize("log_scale", [-1e4, -7.0, 0.0, 50.0, 1e4])
+@pytest.mark.parametrize("mean", [-1e6, 0.0, 1e6])
+def test_masses_and_gradients_are_finite_in_float32(mean: float, log_scale: float, level: int) -> None:
+    means, log_scales = (torch.full((1, 2), each, requires_grad=True) for each in (mean, log_scale))
+    log_prob = mixture(means, log_scales).log_prob(torch.tensor([level]))
+    gradients = torch.autograd.grad(log_prob.sum(), (means, log_scales))
+    assert all(each.isfinite().all() for each in (log_prob, *gradients))
+
+
+# Attention and upsampling.
+
+
+def test_attention_is_the_plain_formula_whatever_the_products_go_through() -> None:
+    torch.manual_seed(0)
+    transformer = RasterTransformer(16, 2, 1, 4, 4, 0.0).double()
+    features = draws(2, 4, 4, 16)
+
+    def plain(each: Tensor) -> Tensor:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            return transformer(each)
+
+    def through_onednn(each: Tensor) -> Tensor:
+        with onednn_matmul(torch.device("cpu")):
+            before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+            result: Tensor = transformer(each)
+            assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
+            return result
+
+    leaf = features.requires_grad_()
+    for function in (transformer, through_onednn):
+        torch.testing.assert_close(function(leaf), plain(leaf), rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad(each(leaf).square().sum(), leaf)[0] for each in (function, plain)]
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sees_right", [True, False])
+def test_upsampling_is_a_cropped_transposed_convolution(sees_right: bool) -> None:
+    torch.manual_seed(0)
+    upsampling = ShiftedUpsampling(3, 5, sees_right).double()
+    crop = 1 if sees_right else 0
+
+    def plain(each: Tensor) -> Tensor:
+        weight, bias = upsampling.conv.weight, upsampling.conv.bias
+        doubled = F.conv_transpose2d(each.permute(0, 3, 1, 2), weight, bias, stride=2, output_padding=1)
+        return doubled.permute(0, 2, 3, 1)[:, :6, crop : crop + 8]
+
+    features = draws(2, 3, 4, 3).requires_grad_()
+    torch.testing.assert_close(upsampling(features), plain(features), rtol=1e-12, atol=1e-12)
+    for leaf in (features, upsampling.conv.get_parameter("parametrizations.weight.original1"), upsampling.conv.bias):
+        assert leaf is not None
+        gradients = [torch.autograd.grad(each(features).square().sum(), leaf)[0] for each in (upsampling, plain)]
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
