@@ -21,8 +21,9 @@ def concat_elu(features: AnyFeatures, margins: Margins = (0, 0, 0), dropout: flo
     """Return elu of the features, then elu of their negatives, after dropout and with margins of zeros around them."""
     if torch.compiler.is_compiling():
         left, right, above = margins
-        both = F.dropout(F.elu(torch.cat((features, -features), dim=-1)), dropout)
-        return F.pad(both, (0, 0, left, right, above, 0)) if any(margins) else both
+        both = F.elu(torch.cat((features, -features), dim=-1))
+        both = F.pad(both, (0, 0, left, right, above, 0)) if any(margins) else both
+        return both * dropout_factors(both, dropout) if dropout else both
     return _ConcatElu.apply(features, margins, dropout)  # type: ignore[no-untyped-call]
 
 
@@ -116,9 +117,7 @@ class Dropout(nn.Module):
 
     def forward(self, features: AnyFeatures) -> AnyFeatures:
         """Replace a share of the features by zeros, and scale the others, so that the expected values stay."""
-        if not self.rate_now or torch.compiler.is_compiling():
-            return F.dropout(features, self.rate_now)
-        return features * dropout_factors(features, self.rate_now)
+        return features * dropout_factors(features, self.rate_now) if self.rate_now else features
 
 
 def dropout_factors(features: Tensor, rate: float) -> Tensor:
@@ -127,8 +126,7 @@ def dropout_factors(features: Tensor, rate: float) -> Tensor:
         return F.dropout(torch.ones_like(features), rate)
     # 8 random bits for each factor if the rate is a multiple of 1/256, else 16. The generator draws 64 at a time.
     width = 8 if (rate * 2**8).is_integer() else 16
-    draws = torch.empty(-(-features.numel() * width // 64), dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.randint(-(2**63), 2**63 - 1, (-(-features.numel() * width // 64),))
     bits = draws.view(torch.int8 if width == 8 else torch.int16)[: features.numel()].view(features.shape)
-    # Into the same type, because comparisons that return booleans are not vectorised.
-    kept = torch.ge(bits, round(rate * 2**width) - 2 ** (width - 1), out=bits)
-    return kept.to(features.dtype).mul_(1 / (1 - rate))
+    # In place, because comparisons that return booleans are not vectorised.
+    return bits.ge_(round(rate * 2**width) - 2 ** (width - 1)).to(features.dtype).mul_(1 / (1 - rate))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spn.layers import GatedResnet, RasterTransformer, ShiftedUpsampling
+from spn.layers import GatedResnet, RasterTransformer, Recomputing, ShiftedUpsampling
 from spn.layers.elementwise import Dropout, concat_elu, gate
 from spn.likelihood import DiscretisedMixture
 from spn.machine import onednn_matmul
@@ -133,6 +133,19 @@ def test_a_block_computes_in_bfloat16_under_autocast() -> None:
     (gradient,) = torch.autograd.grad(result.float().square().sum(), features)
     assert gradient.dtype == torch.float32
     assert gradient.isfinite().all()
+
+
+def test_a_block_made_again_has_the_same_dropout_and_gradients() -> None:
+    torch.manual_seed(0)
+    block, features = GatedResnet(8, (2, 2), 0, 0, 0.5), torch.randn(2, 4, 4, 8, requires_grad=True)
+    gradients = []
+    for recompute in (False, True):
+        stack = Recomputing()
+        stack.recompute = recompute
+        torch.manual_seed(1)
+        loss = stack.run_layer(block, features, None, None).square().sum()
+        gradients.append(torch.autograd.grad(loss, [features, *block.parameters()]))
+    assert all(torch.equal(first, second) for first, second in zip(*gradients, strict=True))
 
 
 def test_compiled_formulas_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
