@@ -219,8 +219,8 @@ class _LogMass(torch.autograd.Function):
         of_mean = (of_below - of_above).mul_(inverse).mul_(gradient)
         of_log_scale = (inverse * (lower - upper)).mul_(of_gap)
         of_log_scale.addcmul_(of_above, above).addcmul_(of_below, below, value=-1).mul_(gradient)
-        # Into the same type, because comparisons that return booleans are not vectorised.
-        of_log_scale.mul_(torch.ge(log_scales, LEAST_LOG_SCALE, out=torch.empty_like(log_scales)))
+        # In place, because comparisons that return booleans are not vectorised.
+        of_log_scale.mul_(log_scales.clone().ge_(LEAST_LOG_SCALE))
         of_lower = of_upper = None
         if any(ctx.needs_input_grad[2:]):
             of_lower = -(of_below + of_gap) * inverse * gradient
