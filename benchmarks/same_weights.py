@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common_style import CommonDecoder, CommonGatedLayer, MaskedConv2d, values_first
-from spn.layers import GatedLayer
+from spn.layers import GatedLayer, MaskedHead
 from spn.models import Model
 from spn.models.spn import SubscalePixelNetwork
 
@@ -32,8 +32,10 @@ def common_decoder(ours: Model, common: CommonDecoder) -> CommonDecoder:
         assert isinstance(layer, CommonGatedLayer)
         assert isinstance(source, GatedLayer)
         _copy_layer(layer, source, common.shape.channels)
-    for name in ("hidden", "logits"):
-        _copy_kernel(getattr(common, name), getattr(ours.pixelcnn, name))
+    head = ours.pixelcnn.head
+    assert isinstance(head, MaskedHead)
+    _copy_kernel(common.hidden, head.hidden)
+    _copy_kernel(common.logits, head.output)
     return common
 
 

@@ -30,7 +30,9 @@ class MixtureHead(PixelHead):
     ) -> None:
         super().__init__()
         self.channels, self.scale, self.mixture = channels, scale, mixture
-        self.output = normalised(_PlanarLinear(num_in, num_joint_outputs(channels, num_mixtures)), mixture.initial_scale)
+        self.output = normalised(
+            _PlanarLinear(num_in, num_joint_outputs(channels, num_mixtures)), mixture.initial_scale
+        )
 
     def forward(self, features: Features, embedded: Values, high: Levels | None) -> Law:
         """Return the laws [batch, height, width, channel]."""
