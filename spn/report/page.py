@@ -6,7 +6,7 @@ from html import escape
 from spn.config import Params
 from spn.report.comparison import Comparison, comparable
 from spn.report.published import Published
-from spn.report.tables import HEADER, SAMPLING, ChainMetrics, statement, table_rows, trial_lines
+from spn.report.tables import HEADER, SAMPLING, ChainMetrics, note_lines, statement, table_rows
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff; }
@@ -29,13 +29,13 @@ def html_table(params: Params, chain_metrics: ChainMetrics) -> str:
         [_without_sampling(row) for row in table_rows(chain_metrics)],
         numbers=range(1, len(HEADER) - 2),
     )
-    trials = "".join(f"<p>{escape(line)}.</p>\n" for line in trial_lines(params, chain_metrics))
+    notes = "".join(f"<p>{escape(line)}.</p>\n" for line in note_lines(params, chain_metrics))
     has_classes = any(metrics["conditioning"] == "class" for metrics in chain_metrics.values())
     published = _published(comparable(params.data, num_images), has_classes)
     title = f"Bits/dim on {escape(params.data.name)}"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{measured}{trials}{published}</body>\n</html>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{measured}{notes}{published}</body>\n</html>\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -134,12 +135,43 @@ def trial_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
     return [*lines, "training (s) and (images/s) are those of the trials taken, without the others"] if lines else []
 
 
+def gap_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
+    """Say in one line by how much the best chain leads the last, and what their trainings had; none for one chain.
+
+    Bounds are left out: another chain's figure may lie between a bound and what it bounds.
+    """
+    exact = {chain: metrics for chain, metrics in chain_metrics.items() if not is_bound(metrics)}
+    if len(exact) < 2:
+        return []
+    best, *_, last = sorted(exact, key=lambda chain: exact[chain]["bits_per_dim"])
+    gap = exact[last]["bits_per_dim"] - exact[best]["bits_per_dim"]
+    ours, theirs = (_training_text(params, chain, exact[chain]) for chain in (best, last))
+    return [f"{best} is {gap:.4f} bits/dim ahead of {last}: it learned from {ours}; {last} from {theirs}"]
+
+
+def _training_text(params: Params, chain: str, metrics: Mapping[str, Any]) -> str:
+    """Say how many sub-pixels the trainings of a chain's stages saw, in which time, and under which laws."""
+    num_seen = 0
+    for plan in params.plans[chain]:
+        section = params.stages[plan.name]
+        training = section.trainings[metrics["taken"].get(plan.name, 0)]
+        num_seen += training.steps * training.batch_size * math.prod(params.data.shape) // plan.scale_factor**2
+    laws = list(dict.fromkeys(params.stages[plan.name].model.law for plan in params.plans[chain]))
+    seconds = _three_digits(metrics["training_seconds"])
+    return f"{_three_digits(num_seen / 1e6)} million sub-pixels in {seconds} s ({', '.join(laws)})"
+
+
+def note_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
+    """Return the lines below a table: on trials, and on the gap between chains."""
+    return [*trial_lines(params, chain_metrics), *gap_lines(params, chain_metrics)]
+
+
 def text_table(params: Params, chain_metrics: ChainMetrics) -> str:
-    """Lay out the chains for a terminal; the line below says what the figures are, and then which trials were taken."""
+    """Lay out the chains for a terminal, above a line that says what the figures are, and notes."""
     align = ("left", "left", "right", "right", "right", "right", "left")
     rows = [HEADER, *table_rows(chain_metrics)]
     table = tabulate(rows, tablefmt="plain", colalign=align, disable_numparse=True)
-    return "\n".join([table, statement(params, chain_metrics), *trial_lines(params, chain_metrics)])
+    return "\n".join([table, statement(params, chain_metrics), *note_lines(params, chain_metrics)])
 
 
 def curve_csv(history: History) -> str:

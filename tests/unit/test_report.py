@@ -307,19 +307,35 @@ def test_report_of_a_single_image_and_a_history_of_one_row_needs_no_standard_err
 
 
 def test_text_table_has_a_line_per_chain_and_says_what_it_is(tmp_path: Path) -> None:
-    header, subscale, depth, last = text_table(make_params(tmp_path, DIGITS), make_metrics()).splitlines()
+    header, subscale, depth, said, _ = text_table(make_params(tmp_path, DIGITS), make_metrics()).splitlines()
     assert header.split()[0] == "chain"
     speeds = ["1,234", "12.3", "0.500"]  # 1,234.5 to the even one
     assert subscale.split() == ["subscale", "2.3333", "±", "0.1429", "1,234", *speeds, "2.3333", "whole"]
     assert depth.split()[4:8] == ["2,468", "2,469", *speeds[1:]]
     assert depth.endswith("  0.7000 high + 1.6000 low")
     assert "training (s)  training (images/s)  sampling (images/s)" in header
-    assert last == "exact, over all 360 test images of digits, 8x8x1, 5 bits"
+    assert said == "exact, over all 360 test images of digits, 8x8x1, 5 bits"
+
+
+def test_the_last_line_says_how_far_the_best_chain_leads_and_what_it_learned_from(tmp_path: Path) -> None:
+    params = make_params(tmp_path, DIGITS)
+    sections = {name: section.training for name, section in params.stages.items()}
+    # A step takes one slice of 4x4 of each image of its batch.
+    seen = {name: 16 * section.steps * section.batch_size for name, section in sections.items()}
+    *_, last = text_table(params, make_metrics()).splitlines()
+    assert last == (
+        "depth is 0.0333 bits/dim ahead of subscale: it learned from "
+        f"{(seen['high'] + seen['low']) / 1e6:#.3g} million sub-pixels in 2,469 s (softmax); "
+        f"subscale from {seen['whole'] / 1e6:#.3g} million sub-pixels in 1,234 s (softmax)"
+    )
+    written = write_small_report(tmp_path, DIGITS, make_metrics())
+    assert last in (written / "plots/table.html").read_text()
 
 
 def test_a_bound_is_nowhere_shown_as_exact(tmp_path: Path, figures: dict[str, Figure]) -> None:
     metrics = with_a_bound()
     written = write_small_report(tmp_path, DIGITS, metrics)
+    # No chain leads another that is a bound.
     _, subscale, depth, last = text_table(make_params(tmp_path, DIGITS), metrics).splitlines()
     assert "≤" not in subscale
     assert depth.split()[:2] == ["depth", "≤"]
@@ -350,11 +366,11 @@ def test_a_bound_is_nowhere_shown_as_exact(tmp_path: Path, figures: dict[str, Fi
         (IMAGENET | {"test": 100}, 100, "all 100 test images of im"),
     ],
 )
-def test_the_last_line_names_the_images_measured(
+def test_the_line_below_the_table_names_the_images_measured(
     tmp_path: Path, data: dict[str, Any], num_images: int, said: str
 ) -> None:
-    last = text_table(make_params(tmp_path, data), make_metrics(num_images)).splitlines()[-1]
-    assert said in last
+    line = text_table(make_params(tmp_path, data), make_metrics(num_images)).splitlines()[3]
+    assert said in line
 
 
 def test_chains_over_different_images_are_not_compared(tmp_path: Path) -> None:
