@@ -83,6 +83,7 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
     "cifar10": (cifar10, {"validation": 10}),
     "pixelcnn_pp": (cifar10, {"validation": 10}),
     "cifar10_cpu": (cifar10, {"validation": 10}),
+    "tiny_imagenet_cpu": (kodak("tiny_imagenet"), {"validation": 4, "test": 4}),
     "mnist": (mnist, {}),
     "folder": (kodak("my_images"), {"validation": 4, "test": 4}),
     "imagenet64": (imagenet64, {"validation": 4}),
