@@ -10,14 +10,14 @@ from types import ModuleType
 from spn.config import Law as LawName
 from spn.layers import ChannelHead, ChannelHeadSteps, MaskedHead, MaskedHeadSteps, PixelHead, PixelHeadSteps, Scale
 
-__all__ = ["build_head", "build_pixel_head", "head_steps", "pixel_head_steps"]
+__all__ = ["build_head", "build_stacked_head", "head_steps", "stacked_head_steps"]
 
 
-def build_head(
+def build_stacked_head(
     law: LawName, num_in: int, channels: int, scale: Scale, num_mixtures: int, masks_channels: bool
 ) -> PixelHead:
     """Build the head of a law on `num_in` features: masked by channel, or not seeing any channel of their pixel."""
-    build = build_masked_head if masks_channels else build_pixel_head
+    build = build_masked_head if masks_channels else build_head
     return build(law, num_in, channels, scale, num_mixtures)
 
 
@@ -26,7 +26,7 @@ def build_masked_head(law: LawName, num_in: int, channels: int, scale: Scale, nu
     return MaskedHead(num_in, channels, scale, _module(law).output_law(scale, num_mixtures))
 
 
-def build_pixel_head(law: LawName, num_in: int, channels: int, scale: Scale, num_mixtures: int) -> PixelHead:
+def build_head(law: LawName, num_in: int, channels: int, scale: Scale, num_mixtures: int) -> PixelHead:
     """Build the head of a law on features that see no channel of their pixel."""
     module = _module(law)
     if hasattr(module, "head"):
@@ -37,13 +37,13 @@ def build_pixel_head(law: LawName, num_in: int, channels: int, scale: Scale, num
     return head
 
 
+def stacked_head_steps(head: PixelHead, batch: int) -> PixelHeadSteps:
+    """Return the step form of a head that `build_stacked_head` built."""
+    return MaskedHeadSteps(head, batch) if isinstance(head, MaskedHead) else head_steps(head, batch)
+
+
 def head_steps(head: PixelHead, batch: int) -> PixelHeadSteps:
     """Return the step form of a head that `build_head` built."""
-    return MaskedHeadSteps(head, batch) if isinstance(head, MaskedHead) else pixel_head_steps(head, batch)
-
-
-def pixel_head_steps(head: PixelHead, batch: int) -> PixelHeadSteps:
-    """Return the step form of a head that `build_pixel_head` built."""
     module = _module(head.law)
     if hasattr(module, "head"):
         return module.head_steps(head, batch)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from spn.config import GatedPixelCnnSection
-from spn.laws import build_head, head_steps
+from spn.laws import build_stacked_head, stacked_head_steps
 from spn.layers import EmbeddedPixel, GatedStacks, GatedStacksSteps, Scale, build_intensity, fold_weight_norm
 from spn.likelihood import Law
 from spn.models.interface import Context, Model, StageShape, Steps, build_embedder, copy_into_buffer, embed, one_hot
@@ -28,7 +28,9 @@ class GatedPixelCnn(Model):
         self.embedder = build_embedder(section, shape, section.width)
         num_conditions = (section.width if self.embedder else 0) + shape.num_classes
         masks_channels = section.channel_order == "masks"
-        head = build_head(section.law, section.width, shape.channels, self.scale, section.mixtures, masks_channels)
+        head = build_stacked_head(
+            section.law, section.width, shape.channels, self.scale, section.mixtures, masks_channels
+        )
         self.pixelcnn = GatedStacks(
             self.intensity.units,
             section.width,
@@ -75,7 +77,7 @@ class GatedPixelCnnSteps(Steps):
         self._pixel = EmbeddedPixel(table, batch, shape.channels)
         self._embedded_context: Features | None = None
         self._high: Tensor | None = None
-        head = head_steps(model.pixelcnn.head, batch)
+        head = stacked_head_steps(model.pixelcnn.head, batch)
         self._pixelcnn = GatedStacksSteps(model.pixelcnn, head, self._pixel.values, shape.width)
 
     def begin(self, context: Context) -> None:

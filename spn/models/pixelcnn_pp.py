@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spn.config import PixelCnnPpSection
-from spn.laws import build_pixel_head, pixel_head_steps
+from spn.laws import build_head, head_steps
 from spn.layers import (
     GatedResnet,
     GatedResnetRows,
@@ -105,7 +105,7 @@ class PixelCnnPp(Model):
         self.context_u = nn.Linear(filters, filters, bias=False) if self.embedder else None
         self.context_ul = nn.Linear(filters, filters, bias=False) if self.embedder else None
         self.streams = Resolution(section, shape.num_classes, RESOLUTIONS - 1)
-        self.head = build_pixel_head(section.law, filters, channels, self.scale, section.mixtures)
+        self.head = build_head(section.law, filters, channels, self.scale, section.mixtures)
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
         """Scale the target's levels to [-1, 1]."""
@@ -139,7 +139,7 @@ class PixelCnnPpSteps(Steps):
         self.model = model
         self._start = ShiftedStartSteps(model.first_ul, model.scale, batch, shape.width)
         self._streams = _ResolutionSteps(model.streams, batch, shape.width)
-        self._head = pixel_head_steps(model.head, batch)
+        self._head = head_steps(model.head, batch)
         self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._label: OneHot | None = None

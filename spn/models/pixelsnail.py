@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spn.config import PixelSnailSection
-from spn.laws import build_pixel_head, pixel_head_steps
+from spn.laws import build_head, head_steps
 from spn.layers import (
     GatedResnet,
     GatedResnetSteps,
@@ -63,7 +63,7 @@ class PixelSnail(Recomputing, Model):
         self.context = nn.Linear(width, width, bias=False) if self.embedder else None
         self.start = ShiftedStart(channels + 1, width)
         self.blocks = nn.ModuleList(Block(section, channels + 1, shape.num_classes) for _ in range(section.blocks))
-        self.head = build_pixel_head(section.law, width, channels, self.scale, section.mixtures)
+        self.head = build_head(section.law, width, channels, self.scale, section.mixtures)
         self.register_buffer("coordinates", coordinates(shape.height, shape.width), persistent=False)
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel 1"]:
@@ -102,7 +102,7 @@ class PixelSnailSteps(Steps):
             _BlockSteps(cast(Block, block), model.get_buffer("coordinates"), batch, shape.width)
             for block in model.blocks
         ]
-        self._head = pixel_head_steps(model.head, batch)
+        self._head = head_steps(model.head, batch)
         self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._label: OneHot | None = None

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spn.config import SpnSection
-from spn.laws import build_head, head_steps
+from spn.laws import build_stacked_head, stacked_head_steps
 from spn.layers import (
     EmbeddedPixel,
     GatedStacks,
@@ -50,7 +50,7 @@ class SubscalePixelNetwork(Model):
             section.dropout,
         )
         masks_channels = section.channel_order == "masks"
-        head = build_head(
+        head = build_stacked_head(
             section.law, section.pixelcnn_width, shape.channels, self.scale, section.mixtures, masks_channels
         )
         self.pixelcnn = GatedStacks(
@@ -101,7 +101,7 @@ class SubscaleSteps(Steps):
         self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._transformer = TransformerSteps(model.transformer, batch)
-        head = head_steps(model.pixelcnn.head, batch)
+        head = stacked_head_steps(model.pixelcnn.head, batch)
         self._pixelcnn = GatedStacksSteps(model.pixelcnn, head, self._pixel.values, shape.width)
 
     def begin(self, context: Context) -> None:

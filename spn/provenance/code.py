@@ -45,9 +45,9 @@ PLUMBING = {
 DOORS = {
     "data/sources/__init__.py:open_source": ("data/sources/{source}.py:open_{source}",),
     "generation/walk.py:build_steps": ("models/{family}.py:steps",),
+    "laws/__init__.py:build_head": ("laws/{law}.py:head", "laws/{law}.py:output_law"),
     "laws/__init__.py:build_masked_head": ("laws/{law}.py:output_law",),
-    "laws/__init__.py:build_pixel_head": ("laws/{law}.py:head", "laws/{law}.py:output_law"),
-    "laws/__init__.py:pixel_head_steps": ("laws/{law}.py:head_steps",),
+    "laws/__init__.py:head_steps": ("laws/{law}.py:head_steps",),
     "models/__init__.py:build_model": ("models/{family}.py:build",),
 }
 """Definitions that call others by a name from params.yaml, and what each calls: the first of those that exist."""

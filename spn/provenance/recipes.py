@@ -223,12 +223,12 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def differing_keys(expected: Any, actual: Any, key: str = "") -> list[str]:
-    """List where two recipes differ, as `dotted.key: expected X, got Y`; digests, which tell least, come last."""
+    """List where two recipes differ, as `dotted.key: expected X, got Y`; last the code's digest, which tells least."""
     if isinstance(expected, dict | None) and isinstance(actual, dict | None) and (expected or actual):
         expected, actual = expected or {}, actual or {}
         return [
             line
-            for name in sorted(expected.keys() | actual.keys(), key=lambda name: (name.endswith("digest"), name))
+            for name in sorted(expected.keys() | actual.keys(), key=lambda name: (name == "code_digest", name))
             for line in differing_keys(expected.get(name), actual.get(name), f"{key}.{name}" if key else name)
         ]
     return [] if expected == actual else [f"{key}: expected {expected}, got {actual}"]

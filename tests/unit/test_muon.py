@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from spn.config import Muon as MuonSection
-from spn.laws import build_head
+from spn.laws import build_stacked_head
 from spn.layers import GatedResnet, Scale
 from spn.training.muon import Muon, hidden_matrices, orthogonal
 from spn.training.optimiser import build_optimiser
@@ -83,8 +83,8 @@ class Network(nn.Module):
         self.narrow = nn.Linear(16, 8)
         self.norm = nn.LayerNorm(16)
         self.resnet = GatedResnet(16, (2, 2), num_beside=16, num_classes=0, dropout=0.0)
-        self.masked = build_head("mixture", 48, 3, Scale(4, 1), 10, masks_channels=True)
-        self.head = build_head("mixture", 48, 3, Scale(4, 1), 10, masks_channels=False)
+        self.masked = build_stacked_head("mixture", 48, 3, Scale(4, 1), 10, masks_channels=True)
+        self.head = build_stacked_head("mixture", 48, 3, Scale(4, 1), 10, masks_channels=False)
 
 
 def test_matrices_are_the_weights_of_maps_with_enough_rows_and_columns_but_for_the_last() -> None:
