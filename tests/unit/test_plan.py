@@ -75,6 +75,7 @@ def test_the_plan_as_json_has_every_figure_as_it_is() -> None:
     assert (read["low"]["step"]["peak"], read["low"]["num_parameters"]) == (low.step.peak, low.num_parameters)
 
 
+@pytest.mark.slow
 def test_flops_of_lower_resolutions_are_counted_at_their_size() -> None:
     params = tiny()
     stage, section = stage_of(params, "raster"), params.stages["raster"]
@@ -105,6 +106,7 @@ def test_what_is_counted_is_what_matrix_products_cost() -> None:
     assert (held, tally.held_bytes, tally.peak_bytes) == (4 * 21, 0, 4 * 21)
 
 
+@pytest.mark.slow
 def test_one_channel_has_no_dead_taps() -> None:
     params = tiny()
     for name in params.stage_plans:
@@ -166,6 +168,7 @@ def test_the_optimisers_memory_is_that_of_its_state(optimiser: dict[str, Any]) -
     assert cost.peak > cost.weights + cost.average + cost.optimiser + cost.activations
 
 
+@pytest.mark.slow
 def test_large_batches_are_extrapolated_exactly() -> None:
     params = shallow(PHOTOS)
     stage, section = stage_of(params, "low"), params.stages["low"]
@@ -179,6 +182,7 @@ def test_large_batches_are_extrapolated_exactly() -> None:
     assert four.work.flops == counted.work.flops
 
 
+@pytest.mark.slow
 def test_recomputing_keeps_less_and_does_more() -> None:
     params = shallow(PHOTOS)
     stage, section = stage_of(params, "low"), params.stages["low"]
@@ -210,6 +214,7 @@ def test_a_forecast_names_what_the_configuration_says() -> None:
     assert warnings(params, stages, PLENTY) == []
 
 
+@pytest.mark.slow
 def test_training_that_will_not_fit_is_warned_of() -> None:
     params = tiny()
     peaks = [step_cost(stage_of(params, name), params.stages[name], 8).peak for name in params.stage_plans]
@@ -258,6 +263,7 @@ def test_a_preprocessed_file_knows_best(tmp_path: Path) -> None:
     assert count_images(tiny(), tmp_path / "data") == {"validation": 20, "test": 7}
 
 
+@pytest.mark.slow
 def test_a_preset_is_planned() -> None:
     params = shallow(PHOTOS)
     images = count_images(params, Path("nowhere"))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# One worker makes the digests of all edits, which take a while.
+pytestmark = pytest.mark.xdist_group("recipe_edits")
+
 ROOT = Path(__file__).parents[2]
 
 Edit = tuple[str, str, str]

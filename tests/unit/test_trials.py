@@ -445,6 +445,7 @@ def test_two_jobs_never_train_one_trial_at_once(
 # In forecasts and tables.
 
 
+@pytest.mark.slow
 def test_the_plan_counts_the_steps_of_all_trials() -> None:
     def low(params: Params) -> Any:
         return next(each for each in forecast(params, SPEEDS, {"validation": 12}, PLENTY) if each.name == "low")
@@ -457,6 +458,7 @@ def test_the_plan_counts_the_steps_of_all_trials() -> None:
     assert tuned.seconds.sample == long.seconds.sample
 
 
+@pytest.mark.slow
 def test_the_plan_says_that_it_counts_trials_and_which_batches_do_not_fit() -> None:
     for params, place in (
         (tiny([{"steps": 60}, {"batch_size": 16}]), "batch_size in training and trials"),
