@@ -1,18 +1,17 @@
 """A 1D Transformer over the pixels of a slice in raster order (pre-norm; Radford et al. 2019)."""
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from spn.layers.causal_attention import causal_attention
 from spn.layers.elementwise import Dropout
 from spn.layers.pixel import PixelLinear
 from spn.layers.recompute import Recomputing
-from spn.machine import default_matmul
 
 
 class _CausalAttention(nn.Module):
@@ -27,36 +26,7 @@ class _CausalAttention(nn.Module):
             rearrange(part, "b t (head d) -> b head t d", head=self.heads)
             for part in self.queries_keys_values(tokens).chunk(3, dim=-1)
         )
-        return self.out(rearrange(_attend(*split), "b head t d -> b t (head d)"))
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attend from each token [batch, head, token, width] to itself and the tokens before."""
-    if queries.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-    # On a CPU attention in bfloat16 is slower than in float32, in the backward pass by a factor of two.
-    dtype = torch.promote_types(queries.dtype, torch.float32)
-    with torch.autocast("cpu", enabled=False):
-        return _AttendOnCpu.apply(queries.to(dtype), keys.to(dtype), values.to(dtype)).to(queries.dtype)  # type: ignore[no-untyped-call]
-
-
-class _AttendOnCpu(torch.autograd.Function):
-    """torch's fused kernel, with default products: it multiplies small blocks, which take oneDNN four times as long."""
-
-    @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        with default_matmul():
-            mixed, log_sums = attend(queries, keys, values, 0.0, True)
-        ctx.save_for_backward(queries, keys, values, mixed, log_sums)
-        return mixed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        with default_matmul():
-            return attend_backward(gradient, *ctx.saved_tensors, 0.0, True)
+        return self.out(rearrange(causal_attention(*split), "b head t d -> b t (head d)"))
 
 
 class _Block(nn.Module):

@@ -121,8 +121,10 @@ def test_other_weights_or_code_that_means_something_else_are_refused(
 ) -> None:
     from spn.layers import transformer
 
-    sound = transformer._attend
-    monkeypatch.setattr(transformer, "_attend", lambda queries, keys, values: 1.01 * sound(queries, keys, values))
+    sound = transformer.causal_attention  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        transformer, "causal_attention", lambda queries, keys, values: 1.01 * sound(queries, keys, values)
+    )
     line = refused(capsys)
     assert line.startswith(f"{checkpoint_path('low')}: expected the stored nats, image by image")
     assert line.endswith(": train again")

@@ -240,6 +240,7 @@ MODULES: dict[str, Row] = {
     "laws/softmax.py": staged(laws=("softmax",)),
     "laws/placed_mixture.py": staged(laws=("placed_mixture",)),
     "laws/dequantised.py": staged(laws=("dequantised",)),
+    "layers/causal_attention.py": staged(families=("spn", "pixelsnail")),
     "layers/gated.py": staged(families=STACKED),
     "layers/gated_stacks.py": staged(families=STACKED),
     "layers/gated_resnet.py": staged(families=SHIFTED),

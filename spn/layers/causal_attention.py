@@ -1,0 +1,54 @@
+"""Causal attention over the tokens of a slice, with the fused kernel of each device."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from spn.machine import default_matmul
+
+
+def causal_attention(
+    queries: Float[Tensor, "batch head token key_width"],
+    keys: Float[Tensor, "batch head token key_width"],
+    values: Float[Tensor, "batch head token value_width"],
+) -> Float[Tensor, "batch head token value_width"]:
+    """Attend from each token to itself and the tokens before."""
+    if queries.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    # On a CPU attention in bfloat16 is slower than in float32, in the backward pass by a factor of two.
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        # The kernel takes one width for all; zeros add nothing to products, and the values' are cut off again.
+        widest = max(queries.shape[-1], values.shape[-1])
+        equal = (_widened(each.to(dtype), widest) for each in (queries, keys, values))
+        mixed = _AttendOnCpu.apply(*equal, queries.shape[-1] ** -0.5)  # type: ignore[no-untyped-call]
+        return mixed[..., : values.shape[-1]].to(queries.dtype)
+
+
+def _widened(features: Tensor, width: int) -> Tensor:
+    missing = width - features.shape[-1]
+    return F.pad(features, (0, missing)) if missing else features
+
+
+class _AttendOnCpu(torch.autograd.Function):
+    """torch's fused kernel, with default products: it multiplies small blocks, which take oneDNN four times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        with default_matmul():
+            mixed, log_sums = attend(queries, keys, values, 0.0, True, scale=scale)
+        ctx.scale = scale
+        ctx.save_for_backward(queries, keys, values, mixed, log_sums)
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        with default_matmul():
+            return *attend_backward(gradient, *ctx.saved_tensors, 0.0, True, scale=ctx.scale), None
