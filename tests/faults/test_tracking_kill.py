@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from spn.tracking.schema import prepare
 
 pytestmark = pytest.mark.slow
 
-KILLS = 30
+KILLS = 20
 HANDLE = Path("mlflow/experiment.json")
 
 
@@ -38,17 +37,23 @@ def open_in(folder: Path) -> None:
     open_at("sqlite:///mlflow.db", HANDLE)
 
 
-def come_first(folder: Path, kill_after: float | None = None) -> tuple[int | None, float]:
-    """Open the experiment of a folder in a process, which may be killed; return its exit code and its seconds."""
-    folder.mkdir(exist_ok=True)
-    process = context().Process(target=open_in, args=(folder,))
-    process.start()
+def come_first(*folders: Path, kill_after: float | None = None) -> tuple[list[int | None], float]:
+    """Open the experiments of folders in a process each, which may be killed; return their exit codes and the seconds.
+
+    All from one thread: multiprocessing also polls the children of other threads, which then read no exit code (255).
+    """
+    processes = [context().Process(target=open_in, args=(folder,)) for folder in folders]
     started = time.monotonic()
+    for folder, process in zip(folders, processes, strict=True):
+        folder.mkdir(exist_ok=True)
+        process.start()
     if kill_after is not None:
         time.sleep(kill_after)
-        process.kill()
-    process.join()
-    return process.exitcode, time.monotonic() - started
+        for process in processes:
+            process.kill()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes], time.monotonic() - started
 
 
 def names_in(database: Path) -> set[str]:
@@ -59,25 +64,24 @@ def names_in(database: Path) -> set[str]:
 @pytest.mark.xdist_group("processes")
 def test_a_kill_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path: Path) -> None:
     come_first(tmp_path / "warm")
-    status, seconds = come_first(tmp_path / "undisturbed")
-    assert status == 0
+    codes, seconds = come_first(tmp_path / "undisturbed", tmp_path / "beside")
+    assert codes == [0, 0]
 
-    def kill_and_go_on(kill: int) -> tuple[Path, int | None, int | None]:
-        moment = seconds * kill / KILLS
+    def killed_at(moment: float) -> list[Path]:
         for attempt in range(8):
-            folder = tmp_path / f"{kill}-{attempt}"
-            killed, _ = come_first(folder, moment)
-            if killed == -signal.SIGKILL:
-                break
-            moment *= 0.8  # the machine was slower when the whole was timed
+            folders = [tmp_path / f"{moment}-{attempt}-{number}" for number in range(2)]
+            codes, _ = come_first(*folders, kill_after=moment * 0.8**attempt)  # the machine may be slower or faster now
+            if codes == [-signal.SIGKILL] * 2:
+                return folders
+        raise AssertionError(f"what is killed after {moment} s had always ended")
+
+    folders = [folder for kill in range(KILLS // 2) for folder in killed_at(seconds * kill / (KILLS // 2))]
+    for folder in folders:
         if (folder / "mlflow.db").exists():
             assert "Default" in names_in(folder / "mlflow.db")
-        return folder, killed, come_first(folder)[0]
-
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(kill_and_go_on, range(KILLS)))
-    assert [(killed, after) for _, killed, after in done] == [(-signal.SIGKILL, 0)] * KILLS
-    for folder, _, _ in done:
+    for pair in zip(folders[::2], folders[1::2], strict=True):
+        assert come_first(*pair)[0] == [0, 0]
+    for folder in folders:
         assert names_in(folder / "mlflow.db") == {"Default", "digits"}
         # What a dead process left half-made is cleared away.
         assert {path.name for path in folder.iterdir()} == {"log", "mlflow", "mlflow.db", "mlflow.db.lock"}
