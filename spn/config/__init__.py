@@ -16,10 +16,12 @@ from spn.config.errors import InputError
 from spn.config.model import (
     FamilySection,
     GatedPixelCnnSection,
+    ImageBartSection,
     Law,
     ModelSection,
     PixelCnnPpSection,
     PixelSnailSection,
+    SliceEmbedderSection,
     SpnSection,
 )
 from spn.config.params import ChainSection, Params, SamplingSection, StageSection, load_params, params_schema
@@ -37,6 +39,7 @@ __all__ = [
     "FamilySection",
     "FolderData",
     "GatedPixelCnnSection",
+    "ImageBartSection",
     "InputError",
     "Law",
     "Limit",
@@ -49,6 +52,7 @@ __all__ = [
     "PixelSnailSection",
     "RMSProp",
     "SamplingSection",
+    "SliceEmbedderSection",
     "SpnSection",
     "StagePlan",
     "StageSection",

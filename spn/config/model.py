@@ -22,30 +22,11 @@ FEW = 16
 
 
 class FamilySection(Section):
-    """The keys of every family: the slice embedder, through which context enters, the law, and dropout.
-
-    The papers state dropout; all other numbers here are ours, and so are open choices such as `intensity`.
-    """
+    """The keys of every family: the law, and dropout, which the papers state."""
 
     if TYPE_CHECKING:
         family: str
 
-    embedder_layers: CountOrZero = 2
-    """Residual blocks of the slice embedder; used only if a stage has context."""
-    embedder_dilation: Literal[1, 2] = 1
-    """2 doubles the dilation from each of the embedder's convolutions to the next (1, 2, 4, ... 64, 1, ...), so that a
-    few of them cover a whole slice with the same number of weights; 1 means no dilation."""
-    relative_cells: bool = False
-    """Whether cells of context are input a second time, relative to the levels that the target's known high bits leave;
-    unused if no high bits are known."""
-    meta_position_units: Count = 8
-    """Width of the learned embedding of the meta-position."""
-    intensity: Literal["scaled", "embedded"] = "scaled"
-    """`scaled`: a level enters as one number in [-1, 1]; `embedded`: as a learned vector."""
-    intensity_units: Count = 4
-    """Width of that vector."""
-    class_units: Count = 16
-    """Width of the learned embedding of the class, if the stage is class-conditional and embeds it."""
     law: Law = "softmax"
     """Distribution of a sub-pixel: `softmax` over its levels, or a discretised `mixture` of logistics. `placed_mixture`
     is that mixture, initialised narrow and within the levels that the known high bits leave (ours); `dequantised`
@@ -69,7 +50,31 @@ class FamilySection(Section):
         return self.law in BOUNDS
 
 
-class SpnSection(FamilySection):
+class SliceEmbedderSection(FamilySection):
+    """The keys of families with a slice embedder, through which context enters.
+
+    All numbers here are ours, and so are open choices such as `intensity`.
+    """
+
+    embedder_layers: CountOrZero = 2
+    """Residual blocks of the slice embedder; used only if a stage has context."""
+    embedder_dilation: Literal[1, 2] = 1
+    """2 doubles the dilation from each of the embedder's convolutions to the next (1, 2, 4, ... 64, 1, ...), so that a
+    few of them cover a whole slice with the same number of weights; 1 means no dilation."""
+    relative_cells: bool = False
+    """Whether cells of context are input a second time, relative to the levels that the target's known high bits leave;
+    unused if no high bits are known."""
+    meta_position_units: Count = 8
+    """Width of the learned embedding of the meta-position."""
+    intensity: Literal["scaled", "embedded"] = "scaled"
+    """`scaled`: a level enters as one number in [-1, 1]; `embedded`: as a learned vector."""
+    intensity_units: Count = 4
+    """Width of that vector."""
+    class_units: Count = 16
+    """Width of the learned embedding of the class, if the stage is class-conditional and embeds it."""
+
+
+class SpnSection(SliceEmbedderSection):
     """The Subscale Pixel Network: slice embedder, 1D Transformer and Gated PixelCNN.
 
     The paper states none of these numbers, and leaves `intensity` and `context_enters` open; all values are ours.
@@ -106,7 +111,7 @@ class SpnSection(FamilySection):
         return self.model_copy(update={"width": FEW, "heads": 1, "pixelcnn_width": FEW * channels})
 
 
-class GatedPixelCnnSection(FamilySection):
+class GatedPixelCnnSection(SliceEmbedderSection):
     """The Gated PixelCNN: a vertical and a horizontal stack, with context as a bias of every gate.
 
     Kernels are 3x3 throughout (NOTE: the paper's first layer is recalled to be larger); the sizes are ours.
@@ -133,7 +138,7 @@ class GatedPixelCnnSection(FamilySection):
         return self.model_copy(update={"width": FEW * channels})
 
 
-class PixelCnnPpSection(FamilySection):
+class PixelCnnPpSection(SliceEmbedderSection):
     """PixelCNN++: gated residual blocks at three resolutions with short-cuts between them, and a discretised mixture.
 
     The defaults are the paper's for CIFAR-10. `short_cuts: false`, `downsampling: false`, and any `law` but `mixture`
@@ -167,7 +172,7 @@ class PixelCnnPpSection(FamilySection):
         return self.model_copy(update={"filters": FEW})
 
 
-class PixelSnailSection(FamilySection):
+class PixelSnailSection(SliceEmbedderSection):
     """PixelSNAIL: blocks of gated residual convolutions, each followed by attention over all earlier pixels.
 
     NOTE: the sizes are ours.
@@ -197,7 +202,46 @@ class PixelSnailSection(FamilySection):
         return self.model_copy(update={"width": FEW, "key_width": FEW, "value_width": FEW})
 
 
+class ImageBartSection(FamilySection):
+    """The reverse network of ImageBART: an encoder of the context, and a causal decoder that attends to its outputs.
+
+    Cells and levels are categories, each with a learned embedding of its own; so there are no keys of the slice
+    embedder or of `intensity`. Without cells of context there is only the decoder. NOTE: the sizes are ours.
+    """
+
+    family: Literal["imagebart"]
+    """ImageBART."""
+    width: Count
+    """Channels of encoder and decoder; a multiple of `heads`."""
+    heads: Count
+    """Attention heads."""
+    decoder_layers: Count
+    """Layers of the decoder: causal self-attention, attention to the encoder's outputs, and a hidden layer."""
+    encoder_layers: Count = 2
+    """Layers of the encoder: self-attention in both directions, and a hidden layer; unused without context."""
+    residual: bool = False
+    """Whether laws are multiplied by the probabilities that the forward process of a diffusion gives the target if only
+    its noised version is known (the paper's residual form); without effect on a stage that is not a scale of a
+    diffusion."""
+
+    def problem(self, height: int, width: int, channels: int) -> str | None:
+        """Say what does not fit together for slices of this shape, as `key: expected, got`."""
+        if self.width % self.heads:
+            return f"width: expected a multiple of the {self.heads} heads, got {self.width}"
+        return None
+
+    def narrowed(self: Family, channels: int) -> Family:
+        """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
+        return self.model_copy(update={"width": FEW, "heads": 1})
+
+
+def _families(section: type[FamilySection]) -> tuple[type[FamilySection], ...]:
+    """List the sections of families, which have no subclasses."""
+    kinds = section.__subclasses__()
+    return tuple(family for kind in kinds for family in _families(kind)) if kinds else (section,)
+
+
 if TYPE_CHECKING:
     ModelSection: TypeAlias = FamilySection
 else:
-    ModelSection = Annotated[Union[tuple(FamilySection.__subclasses__())], Field(discriminator="family")]  # noqa: UP007
+    ModelSection = Annotated[Union[_families(FamilySection)], Field(discriminator="family")]  # noqa: UP007

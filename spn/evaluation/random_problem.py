@@ -36,13 +36,12 @@ def random_context(shape: StageShape, batch: int, generator: torch.Generator) ->
         cells=torch.randint(shape.context_levels, size, generator=generator),
         present=torch.ones(size[:2], dtype=torch.bool),
         position=torch.randint(shape.num_positions, (batch,), generator=generator),
-        high=_random_high(shape, batch, generator),
+        high=_random_levels(shape, batch, shape.high_levels, generator) if shape.high_levels > 1 else None,
         label=torch.randint(shape.num_classes, (batch,), generator=generator) if shape.num_classes else None,
+        noised=None if shape.kept is None else _random_levels(shape, batch, shape.num_levels, generator),
     )
 
 
-def _random_high(shape: StageShape, batch: int, generator: torch.Generator) -> Tensor | None:
-    if shape.high_levels == 1:
-        return None
+def _random_levels(shape: StageShape, batch: int, num_levels: int, generator: torch.Generator) -> Tensor:
     size = (batch, shape.height, shape.width, shape.channels)
-    return torch.randint(shape.high_levels, size, generator=generator)
+    return torch.randint(num_levels, size, generator=generator)

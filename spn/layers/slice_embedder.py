@@ -1,11 +1,13 @@
 """The slice embedder (Menick & Kalchbrenner 2018, Fig. 4a): it turns the context of a slice into one tensor."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from spn.config import FamilySection
+from spn.config import FamilySection, SliceEmbedderSection
 from spn.layers.intensity import build_intensity, scale_levels
 from spn.layers.residual import ConvStack
 from spn.shapes import Features, Levels
@@ -17,14 +19,14 @@ FAR = 4.0
 """Limit of relative cells, in halves of a group: what is further away lies beyond an edge."""
 
 
-def embedder_dilations(section: FamilySection) -> tuple[int, ...]:
+def embedder_dilations(section: SliceEmbedderSection) -> tuple[int, ...]:
     """Return the dilations of the embedder's 3x3 convolutions: one, and two in each residual block."""
     return tuple(section.embedder_dilation ** (place % DILATIONS) for place in range(1 + 2 * section.embedder_layers))
 
 
-def context_reach(section: FamilySection) -> int:
-    """Return the largest distance in pixels at which context enters the features of a pixel."""
-    return sum(embedder_dilations(section))
+def context_reach(section: FamilySection) -> float:
+    """Return the largest distance in pixels at which context enters the features of a pixel; infinite by attention."""
+    return sum(embedder_dilations(section)) if isinstance(section, SliceEmbedderSection) else math.inf
 
 
 class SliceEmbedder(nn.Module):
@@ -39,7 +41,7 @@ class SliceEmbedder(nn.Module):
 
     def __init__(
         self,
-        section: FamilySection,
+        section: SliceEmbedderSection,
         width: int,
         cells: tuple[int, int],
         context_levels: int,

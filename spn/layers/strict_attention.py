@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spn.layers.causal_attention import causal_attention
+from spn.layers.attention import attention
 from spn.layers.gated_resnet import GatedResnet
 from spn.layers.weight_norm import normalised
 from spn.shapes import AnyCoordinates, AnyFeatures, Coordinates, Features, Pixel
@@ -43,7 +43,7 @@ class StrictAttention(nn.Module):
         keys, values = (_nothing_first(part.flatten(1, 2)) for part in self.remember(image, features, coordinates))
         queries = self.ask(features, coordinates).flatten(1, 2)
         # Single-head attention; keys and values are shifted by one pixel, so that a query never sees its own.
-        mixed = causal_attention(queries[:, None], keys[:, None], values[:, None])
+        mixed = attention(queries[:, None], keys[:, None], values[:, None], is_causal=True)
         return mixed[:, 0].unflatten(1, features.shape[1:3])
 
     def remember(

@@ -1,6 +1,7 @@
 """A law is a probability distribution over the levels of each sub-pixel of a slice."""
 
 from abc import ABC, abstractmethod
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,19 @@ class Law(ABC):
     def tempered(self, temperature: float) -> "Law":
         """Divide the log-probabilities by `temperature` and renormalise."""
 
+    @abstractmethod
+    def tilted(self, log_weights: Float[Tensor, "*batch num_levels"]) -> "Law":
+        """Multiply the probabilities by weights, given as logarithms, and renormalise."""
+
+    def expected_log_prob(self, weights: Float[Tensor, "*batch num_levels"]) -> Float[Tensor, "*batch"]:
+        """Return the sum of weight * log-probability over the levels, in nats; a weight of 0 contributes 0."""
+        # Level by level, so that the log-probabilities of all levels are never held at once.
+        terms = (
+            weight * self.log_prob(torch.full_like(weight, level, dtype=torch.long)).masked_fill(weight == 0, 0)
+            for level, weight in enumerate(weights.unbind(-1))
+        )
+        return reduce(torch.add, terms)
+
     def quantile(self, uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Turn uniforms in [0, 1) into levels by the inverse of the cumulative distribution."""
         # In float64 and scaled by the last sum, so that rounding never selects a level without probability.
@@ -43,10 +57,8 @@ class Categorical(Law):
 
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Return the log-probability of `levels`, in nats; the softmax is computed in float32 or better."""
-        logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
-        return -F.cross_entropy(logits.reshape(-1, logits.shape[-1]), levels.flatten().long(), reduction="none").view(
-            levels.shape
-        )
+        logits = self._exact().reshape(-1, self.logits.shape[-1])
+        return -F.cross_entropy(logits, levels.flatten().long(), reduction="none").view(levels.shape)
 
     def probs(self) -> Float[Tensor, "*batch num_levels"]:
         """Return the probability of every level."""
@@ -61,3 +73,15 @@ class Categorical(Law):
         # In float64 and from the largest down, so that no temperature overflows the most probable level.
         logits = self.logits.double()
         return Categorical((logits - logits.amax(-1, keepdim=True)) / temperature)
+
+    def tilted(self, log_weights: Float[Tensor, "*batch num_levels"]) -> "Categorical":
+        """Add the logarithms of the weights to the logits."""
+        return Categorical(self._exact() + log_weights)
+
+    def expected_log_prob(self, weights: Float[Tensor, "*batch num_levels"]) -> Float[Tensor, "*batch"]:
+        """Return the sum of weight * log-probability over the levels, in nats, from one softmax."""
+        return (weights * self._exact().log_softmax(-1).masked_fill(weights == 0, 0)).sum(-1)
+
+    def _exact(self) -> Float[Tensor, "*batch num_levels"]:
+        """Return the logits in float32 or better."""
+        return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))

@@ -96,6 +96,10 @@ class DiscretisedMixture(Law):
         """Divide the log-probabilities by `temperature` and renormalise."""
         return Categorical(self._log_probs()).tempered(temperature)
 
+    def tilted(self, log_weights: Float[Tensor, "*batch num_levels"]) -> Categorical:
+        """Multiply the probabilities by weights, given as logarithms, and renormalise; in float64."""
+        return Categorical(self._log_probs() + log_weights)
+
     def quantile(self, uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Turn uniforms in [0, 1) into levels by the inverse of the cumulative distribution."""
         if self.high is not None:

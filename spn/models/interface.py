@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spn.config import FamilySection
+from spn.config import SliceEmbedderSection
 from spn.layers import SliceEmbedder, initialised_by_data
 from spn.likelihood import Law
 from spn.shapes import Features, Levels, OneHot
@@ -34,6 +34,9 @@ class StageShape:
     """Number of levels of the target's more significant bits, if all of these are known beforehand; else 1."""
     num_classes: int = 0
     """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
+    kept: float | None = None
+    """Probability that a code survives from the target's noise level to the context's; None unless the stage is a
+    scale of a diffusion."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class Context:
     """The target's meta-position (m, n), numbered m * S + n."""
     high: Levels | None = None
     label: Int[Tensor, " batch"] | None = None
+    noised: Levels | None = None
+    """The target's cells at the next noise level, as levels of the target; None unless the stage is a scale of a
+    diffusion."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Context":
         """Return a context with `change` applied to every tensor."""
@@ -123,7 +129,9 @@ class Model(nn.Module, ABC):
         return self.laws(self.embed_target(levels), self.embed_context(context), context)
 
 
-def build_embedder(section: FamilySection, shape: StageShape, width: int, num_classes: int = 0) -> SliceEmbedder | None:
+def build_embedder(
+    section: SliceEmbedderSection, shape: StageShape, width: int, num_classes: int = 0
+) -> SliceEmbedder | None:
     """Build the slice embedder; None if there is nothing to embed. Pass `num_classes` if the class enters here."""
     if not shape.num_cells and not num_classes:
         return None

@@ -34,7 +34,7 @@ class StageForecast:
     """Pixels walked to sample an image."""
     num_sub_pixels: int
     reach: tuple[int, int] | None
-    """Distance in pixels that the slice embedder sees, and the largest that there is; None without context."""
+    """Distance in pixels at which context enters, and the largest that there is; None without context."""
     forward_flops: int
     training_flops: int
     batch_size: int
@@ -104,7 +104,7 @@ def _forward_seconds(training: TrainingSection, step: StepCost, speeds: Speeds) 
 
 def _reach(section: StageSection, shape: StageShape) -> tuple[int, int] | None:
     farthest = max(shape.height, shape.width) - 1
-    return (min(context_reach(section.model), farthest), farthest) if shape.num_cells else None
+    return (int(min(context_reach(section.model), farthest)), farthest) if shape.num_cells else None
 
 
 def _fitting_batch_size(batch_size: int, held: StepCost, memory: int) -> int:

@@ -95,7 +95,7 @@ def _statement(params: Params, num_images: Mapping[Split, int], device: torch.de
     place = f"cpu, threads: {torch.get_num_threads()}" if device.type == "cpu" else torch.cuda.get_device_name(device)
     lines = (
         "slices, pixels, sub-pixels: walked to sample an image.",
-        "context reach: distance in pixels that the slice embedder sees, of the largest that there is; -: no context.",
+        "context reach: distance in pixels at which context is seen, of the largest that there is; -: no context.",
         "forward GFLOP: live, of all slices of an image; training GFLOP: of the one that a step draws, with backward.",
         "activations: kept for backward; peak: the maximum of everything at once, without the kernels' own buffers.",
         f"times: estimates for this machine ({place}) from a probe of a few seconds; evaluate: {test}; "

@@ -40,6 +40,11 @@ CASES = (
     ("pixelsnail", "depth", 3, 3),
     ("pixelsnail", "multidimensional", 1, 2),
     ("pixelsnail_softmax", "raster", 3, 3),
+    ("imagebart", "raster", 3, 3),
+    ("imagebart", "depth", 3, 3),
+    ("imagebart", "multidimensional", 1, 2),
+    ("imagebart", "low_before_high", 1, 2),
+    ("imagebart_mixture", "depth", 3, 3),
 )
 
 # Between the resolutions its streams carry no pixel that lies beside the next one in a block of 2x2.
@@ -93,6 +98,8 @@ def enumerable(family: str) -> FamilySection:
         "pixelcnn_pp_placed",
         "pixelcnn_pp_softmax",
         "pixelsnail",
+        "imagebart",
+        "imagebart_mixture",
     ],
 )
 def test_probabilities_of_all_colours_sum_to_one(check: Check, family: str) -> None:
@@ -136,7 +143,7 @@ def test_every_weight_learns_and_recomputing_changes_no_loss(family: str, high_l
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are captured on CUDA alone")
-@pytest.mark.parametrize("family", ["gated_pixelcnn", "pixelcnn_pp", "pixelsnail"])
+@pytest.mark.parametrize("family", ["gated_pixelcnn", "pixelcnn_pp", "pixelsnail", "imagebart"])
 def test_a_captured_walk_gives_the_same_sample(family: str) -> None:
     problem = problem_of(family, "depth", 3, 4)
     expected = contract.sample(problem, num_images=5, batch_size=5, sampler="plain")

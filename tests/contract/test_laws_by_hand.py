@@ -170,7 +170,7 @@ class Constant(Law):
     def log_prob(self, levels: Tensor) -> Tensor:
         return torch.full(levels.shape, self.value, dtype=torch.float32)
 
-    probs = select = tempered = quantile = None  # type: ignore[assignment]
+    probs = select = tempered = tilted = quantile = None  # type: ignore[assignment]
 
 
 class Unmoved(Model):

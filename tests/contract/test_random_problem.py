@@ -106,7 +106,7 @@ class Linear(Law):
         """Return the score."""
         return self.scores
 
-    select = tempered = None  # type: ignore[assignment]
+    select = tempered = tilted = None  # type: ignore[assignment]
 
 
 class ByHand(Model):

@@ -2,7 +2,7 @@
 
 from contract import SMALL
 
-from spn.config import FamilySection, GatedPixelCnnSection, PixelCnnPpSection, PixelSnailSection
+from spn.config import FamilySection, GatedPixelCnnSection, ImageBartSection, PixelCnnPpSection, PixelSnailSection
 
 GATED = GatedPixelCnnSection(family="gated_pixelcnn", width=24, layers=2, mixtures=2, embedder_layers=1)
 PLUS_PLUS = PixelCnnPpSection(family="pixelcnn_pp", filters=6, resnets=1, mixtures=2, embedder_layers=1, dropout=0.0)
@@ -16,6 +16,7 @@ SNAIL = PixelSnailSection(
     mixtures=2,
     embedder_layers=1,
 )
+BART = ImageBartSection(family="imagebart", width=8, heads=2, decoder_layers=2, encoder_layers=1, mixtures=2)
 
 
 def changed(section: FamilySection, **changes: object) -> FamilySection:
@@ -36,4 +37,6 @@ SECTIONS: dict[str, FamilySection] = {
     "pixelcnn_pp_placed": changed(PLUS_PLUS, law="placed_mixture", relative_cells=True),
     "pixelsnail": SNAIL,
     "pixelsnail_softmax": changed(SNAIL, law="softmax"),
+    "imagebart": BART,
+    "imagebart_mixture": changed(BART, law="mixture"),
 }

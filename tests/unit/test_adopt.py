@@ -121,10 +121,8 @@ def test_other_weights_or_code_that_means_something_else_are_refused(
 ) -> None:
     from spn.layers import transformer
 
-    sound = transformer.causal_attention  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        transformer, "causal_attention", lambda queries, keys, values: 1.01 * sound(queries, keys, values)
-    )
+    sound = transformer.attention  # type: ignore[attr-defined]
+    monkeypatch.setattr(transformer, "attention", lambda *inputs, **how: 1.01 * sound(*inputs, **how))
     line = refused(capsys)
     assert line.startswith(f"{checkpoint_path('low')}: expected the stored nats, image by image")
     assert line.endswith(": train again")

@@ -1,4 +1,4 @@
-"""Causal attention over the tokens of a slice, with the fused kernel of each device."""
+"""Attention over the tokens of a slice, with the fused kernel of each device."""
 
 from typing import Any
 
@@ -11,21 +11,23 @@ from torch.nn import functional as F
 from spn.machine import default_matmul
 
 
-def causal_attention(
-    queries: Float[Tensor, "batch head token key_width"],
+def attention(
+    queries: Float[Tensor, "batch head query key_width"],
     keys: Float[Tensor, "batch head token key_width"],
     values: Float[Tensor, "batch head token value_width"],
-) -> Float[Tensor, "batch head token value_width"]:
-    """Attend from each token to itself and the tokens before."""
+    *,
+    is_causal: bool,
+) -> Float[Tensor, "batch head query value_width"]:
+    """Attend from each query to all tokens, or if causal to its own token and those before."""
     if queries.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=is_causal)
     # On a CPU attention in bfloat16 is slower than in float32, in the backward pass by a factor of two.
     dtype = torch.promote_types(queries.dtype, torch.float32)
     with torch.autocast("cpu", enabled=False):
         # The kernel takes one width for all; zeros add nothing to products, and the values' are cut off again.
         widest = max(queries.shape[-1], values.shape[-1])
         equal = (_widened(each.to(dtype), widest) for each in (queries, keys, values))
-        mixed = _AttendOnCpu.apply(*equal, queries.shape[-1] ** -0.5)  # type: ignore[no-untyped-call]
+        mixed = _AttendOnCpu.apply(*equal, is_causal, queries.shape[-1] ** -0.5)  # type: ignore[no-untyped-call]
         return mixed[..., : values.shape[-1]].to(queries.dtype)
 
 
@@ -38,11 +40,11 @@ class _AttendOnCpu(torch.autograd.Function):
     """torch's fused kernel, with default products: it multiplies small blocks, which take oneDNN four times as long."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool, scale: float) -> Tensor:
         attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         with default_matmul():
-            mixed, log_sums = attend(queries, keys, values, 0.0, True, scale=scale)
-        ctx.scale = scale
+            mixed, log_sums = attend(queries, keys, values, 0.0, is_causal, scale=scale)
+        ctx.is_causal, ctx.scale = is_causal, scale
         ctx.save_for_backward(queries, keys, values, mixed, log_sums)
         return mixed
 
@@ -51,4 +53,5 @@ class _AttendOnCpu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         with default_matmul():
-            return *attend_backward(gradient, *ctx.saved_tensors, 0.0, True, scale=ctx.scale), None
+            gradients = attend_backward(gradient, *ctx.saved_tensors, 0.0, ctx.is_causal, scale=ctx.scale)
+        return *gradients, None, None
