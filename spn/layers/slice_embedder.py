@@ -26,7 +26,7 @@ def embedder_dilations(section: SliceEmbedderSection) -> tuple[int, ...]:
 
 def context_reach(section: FamilySection) -> float:
     """Return the largest distance in pixels at which context enters the features of a pixel; infinite by attention."""
-    return sum(embedder_dilations(section)) if isinstance(section, SliceEmbedderSection) else math.inf
+    return float(sum(embedder_dilations(section))) if isinstance(section, SliceEmbedderSection) else math.inf
 
 
 class SliceEmbedder(nn.Module):

@@ -102,7 +102,7 @@ class RasterTransformer(Recomputing):
         context: Float[Tensor, "batch height columns width"] | None = None,
         prefix: Float[Tensor, "batch prefix width"] | None = None,
     ) -> Float[Tensor, "batch height columns width"]:
-        """Reshape the slice to 1D, attend, and reshape back to 2D; tokens of the `prefix` come first and are dropped."""
+        """Reshape the slice to 1D, attend, and reshape back to 2D; the `prefix` is put first, and cut off again."""
         positioned = features + self.row_positions + self.column_positions
         tokens = positioned.flatten(1, 2)
         if prefix is not None:

@@ -1,6 +1,7 @@
 """Plants bugs in what only the other families have, and states which checks of the contract catch each."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from spn.layers import (
     MixtureHeadSteps,
     ShiftedUpsampling,
     StrictAttentionSteps,
+    TransformerSteps,
     UpsamplingSteps,
     shifted_start,
     strict_attention,
+    transformer,
 )
 from spn.likelihood import DiscretisedMixture, Law
-from spn.models import Context, pixelcnn_pp
+from spn.models import Context, imagebart, pixelcnn_pp
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -74,6 +77,56 @@ def last_pixel_not_attended_to_in_the_step_form(patch: pytest.MonkeyPatch) -> No
     patch.setattr(StrictAttentionSteps, "step", lambda self, pixel, features: sound(self, max(0, pixel - 1), features))
 
 
+def decoder_not_shifted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(imagebart, "raster_shift", lambda pixels, first: pixels)
+
+
+def context_attended_to_causally(patch: pytest.MonkeyPatch) -> None:
+    sound = transformer.attention  # type: ignore[attr-defined]
+    patch.setattr(transformer, "attention", lambda *inputs, is_causal: sound(*inputs, is_causal=True))
+
+
+def absence_is_level_zero(patch: pytest.MonkeyPatch) -> None:
+    def forward(self: imagebart.Encoder, context: Context) -> Tensor:
+        return sound(self, replace(context, present=torch.ones_like(context.present)))
+
+    sound = imagebart.Encoder.forward
+    patch.setattr(imagebart.Encoder, "forward", forward)
+
+
+def context_of_the_slice_before_attended_to(patch: pytest.MonkeyPatch) -> None:
+    sound = transformer._ContextSteps.begin
+    begun = set[int]()
+
+    def begin(self: transformer._ContextSteps, context: Tensor) -> None:
+        if id(self) not in begun:
+            sound(self, context)
+            begun.add(id(self))
+
+    patch.setattr(transformer._ContextSteps, "begin", begin)
+
+
+def first_pixel_follows_the_slice_before(patch: pytest.MonkeyPatch) -> None:
+    sound = imagebart.ImageBartSteps.begin
+
+    def begin(self: imagebart.ImageBartSteps, context: Context) -> None:
+        kept = self._token.clone()
+        sound(self, context)
+        self._token.copy_(kept)
+
+    patch.setattr(imagebart.ImageBartSteps, "begin", begin)
+
+
+def position_of_the_pixel_before_in_the_step_form(patch: pytest.MonkeyPatch) -> None:
+    sound = TransformerSteps.start_row
+
+    def start_row(self: TransformerSteps, row: int, context: Tensor | None) -> None:
+        sound(self, row, context)
+        self._entering.copy_(self._entering.roll(1, dims=1))
+
+    patch.setattr(TransformerSteps, "start_row", start_row)
+
+
 LEAK = {"causality", "walk", "cached_walk"}
 CAUGHT: dict[tuple[Plant, str, str, int], set[str]] = {
     (image_not_shifted_right, "pixelcnn_pp", "raster", 1): LEAK,
@@ -85,6 +138,12 @@ CAUGHT: dict[tuple[Plant, str, str, int], set[str]] = {
     (red_is_black_in_the_step_form, "pixelcnn_pp", "raster", 3): {"cached_walk"},
     (rows_below_swapped_in_the_step_form, "pixelcnn_pp", "raster", 1): {"cached_walk"},
     (last_pixel_not_attended_to_in_the_step_form, "pixelsnail", "raster", 1): {"cached_walk"},
+    (decoder_not_shifted, "imagebart", "raster", 1): LEAK,
+    (context_attended_to_causally, "imagebart", "subscale", 1): {"cached_walk"},
+    (absence_is_level_zero, "imagebart", "subscale", 1): {"context_is_used"},
+    (context_of_the_slice_before_attended_to, "imagebart", "subscale", 1): {"cached_walk"},
+    (first_pixel_follows_the_slice_before, "imagebart", "subscale", 1): {"cached_walk"},
+    (position_of_the_pixel_before_in_the_step_form, "imagebart", "raster", 1): {"cached_walk"},
 }
 
 
@@ -102,6 +161,6 @@ def caught_by(problem: Problem) -> set[str]:
 def test_a_planted_bug_is_caught(bug: tuple[Plant, str, str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     plant, family, chain, channels = bug
     plant(monkeypatch)
-    side = 4 if family == "pixelcnn_pp" else 3
+    side = 4 if family == "pixelcnn_pp" or chain == "subscale" else 3
     problem = build_problem(chains(1, 2)[chain], (side, side, channels), 2, SECTIONS[family])
     assert caught_by(problem) == CAUGHT[bug]

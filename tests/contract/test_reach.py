@@ -6,7 +6,7 @@ import pytest
 import torch
 from contract import SMALL
 from experiment import tiny_params, write_params
-from families import GATED, PLUS_PLUS, SNAIL
+from families import BART, GATED, PLUS_PLUS, SNAIL
 from made_up_machine import PLENTY, SPEEDS
 
 from spn.config import FamilySection, load_params
@@ -56,6 +56,13 @@ def test_what_is_measured_is_what_is_configured(family: str, layers: int, dilati
     assert seen.reach == min(reach, shape[1] - 1)
 
 
+def test_attention_reaches_over_the_slice() -> None:
+    seen = sight(*random_problem(BART, beside(2, 9), 2, torch.Generator().manual_seed(1)))
+    assert seen is not None
+    assert (seen.reach, seen.blind) == (8, [])
+    assert context_reach(BART) >= seen.reach
+
+
 def measured(section: FamilySection, height: int, width: int) -> list[tuple[int, int]]:
     """Measure which pairs of a law and a pixel of context are blind."""
     seen = sight(*random_problem(section, beside(height, width), 2, torch.Generator().manual_seed(1)))
@@ -79,9 +86,8 @@ def test_a_context_that_reaches_over_the_slice_leaves_no_blind_spot() -> None:
     assert measured(far, 8, 8) == []
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_narrow_network_sees_what_a_wide_one_does(family: str) -> None:
-    section = FAMILIES[family]
+@pytest.mark.parametrize("section", [*FAMILIES.values(), BART], ids=lambda section: section.family)
+def test_a_narrow_network_sees_what_a_wide_one_does(section: FamilySection) -> None:
     narrow = section.narrowed(channels=1)
     assert narrow != section
     assert narrow.problem(4, 8, 1) is None

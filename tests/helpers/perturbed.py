@@ -58,10 +58,21 @@ def bases() -> dict[str, Params]:
     told["sampling"]["class"] = 2
     for name in ("first_high", "low"):
         told["stages"][name]["class_conditional"] = True
+    found["imagebart"] = with_family(
+        found["params"], {"family": "imagebart", "width": 12, "heads": 2, "decoder_layers": 1}
+    )
     tuned = values_of(found["params"])
     for stage in tuned["stages"].values():
         stage["trials"] = [stage["training"] | {"steps": steps} for steps in (5, 6)]
     return found | {"classes": validated(told), "trials": validated(tuned)}
+
+
+def with_family(params: Params, model: Values) -> Params:
+    """Give every stage the same network."""
+    values = values_of(params)
+    for stage in values["stages"].values():
+        stage["model"] = model
+    return validated(values)
 
 
 def values_of(params: Params) -> Values:

@@ -40,7 +40,7 @@ from spn.training.history import Row
 
 CPU = torch.device("cpu")
 FAMILIES: dict[str, FamilySection] = {"spn": SMALL} | {
-    name: SECTIONS[name] for name in ("gated_pixelcnn", "pixelcnn_pp", "pixelsnail")
+    name: SECTIONS[name] for name in ("gated_pixelcnn", "pixelcnn_pp", "pixelsnail", "imagebart")
 }
 CHAINS = chains(1, 2)
 CHECKS = (check_context_is_used, contract.check_cached_walk, check_batches)

@@ -92,7 +92,7 @@ MISTAKES: Mistakes = {
     "missing key": ({"defaults.training.steps": GONE}, "defaults.training.steps: missing"),
     "unknown family": (
         {"defaults.model.family": "spm"},
-        "defaults.model.family: expected one of gated_pixelcnn, pixelcnn_pp, pixelsnail, spn, got spm; did",
+        "defaults.model.family: expected one of gated_pixelcnn, imagebart, pixelcnn_pp, pixelsnail, spn, got spm; did",
     ),
     "no family": ({"defaults.model.family": GONE}, "defaults.model.family: expected one of "),
     "what does not fit a stage": (

@@ -46,7 +46,8 @@ PLUMBING: dict[str, Edit] = {
 """Edits that leave the recipe of every training as it is."""
 
 STACKS, SHIFTED = {"spn", "gated_pixelcnn"}, {"pixelcnn_pp", "pixelsnail"}
-ALL = STACKS | SHIFTED
+EMBEDDED = STACKS | SHIFTED
+ALL = EMBEDDED | {"imagebart"}
 SOFTMAX, MIXTURE = {"softmax"}, {"mixture", "dequantised"}
 
 SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
@@ -55,14 +56,19 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
         {"spn"},
         SOFTMAX | MIXTURE,
     ),
-    "its own layer": (
+    "a layer that it shares with ImageBART": (
         ("layers/transformer.py", "0.02 * torch.randn(height", "0.03 * torch.randn(height"),
-        {"spn"},
+        {"spn", "imagebart"},
         SOFTMAX | MIXTURE,
     ),
     "a layer of two families": (
         ("layers/elementwise.py", "values.tanh()", "values.sigmoid()"),
         STACKS,
+        SOFTMAX | MIXTURE,
+    ),
+    "ImageBART's embeddings": (
+        ("models/imagebart.py", "SPREAD = 0.02", "SPREAD = 0.03"),
+        {"imagebart"},
         SOFTMAX | MIXTURE,
     ),
     "attention of PixelSNAIL": (
@@ -77,12 +83,12 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
     ),
     "the slice embedder": (
         ("layers/slice_embedder.py", "self.position(position)", "0 * self.position(position)"),
-        ALL,
+        EMBEDDED,
         SOFTMAX | MIXTURE,
     ),
     "its dilations": (
         ("layers/slice_embedder.py", "DILATIONS = 7", "DILATIONS = 6"),
-        ALL,
+        EMBEDDED,
         SOFTMAX | MIXTURE,
     ),
     "the softmax": (

@@ -18,7 +18,7 @@ from spn.config.data import SourceSection
 from spn.config.section import Section
 from spn.provenance import code, recipes
 
-FAMILIES = ("spn", "gated_pixelcnn", "pixelcnn_pp", "pixelsnail")
+FAMILIES = ("spn", "gated_pixelcnn", "pixelcnn_pp", "pixelsnail", "imagebart")
 
 Scope = Callable[[Params, list[str]], set[str]]
 """Names the jobs that run again, given parameters and the parts of the key that was changed."""
@@ -180,6 +180,8 @@ def fields_of(section: type[Section]) -> set[str]:
 
 STAGE_VERBS, SCORING, TRAINING = ("train", "tune", "evaluate", "sample"), ("evaluate", "sample"), ("train", "tune")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
+EMBEDDED = (*STACKED, *SHIFTED)
+HEADED = (*SHIFTED, "imagebart")
 LAWS, MIXTURES = ("softmax", "mixture", "placed_mixture", "dequantised"), ("mixture", "placed_mixture", "dequantised")
 SOURCES = {get_args(each.model_fields["source"].annotation)[0]: each for each in SourceSection.__subclasses__()}
 FILES = ("arrays", "cifar10", "folder", "mnist")
@@ -240,16 +242,18 @@ MODULES: dict[str, Row] = {
     "laws/softmax.py": staged(laws=("softmax",)),
     "laws/placed_mixture.py": staged(laws=("placed_mixture",)),
     "laws/dequantised.py": staged(laws=("dequantised",)),
-    "layers/causal_attention.py": staged(families=("spn", "pixelsnail")),
+    "layers/attention.py": staged(families=("spn", "pixelsnail", "imagebart")),
     "layers/gated.py": staged(families=STACKED),
     "layers/gated_stacks.py": staged(families=STACKED),
     "layers/gated_resnet.py": staged(families=SHIFTED),
     "layers/masked_head.py": staged(families=STACKED),
     "layers/mixture_head.py": staged(laws=MIXTURES),
     "layers/pixel.py": staged(("sample",)),  # step forms alone
+    "layers/residual.py": staged(families=EMBEDDED),
     "layers/shifted*.py": staged(families=SHIFTED),
+    "layers/slice_embedder.py": staged(families=EMBEDDED),
     "layers/strict_attention.py": staged(families=("pixelsnail",)),
-    "layers/transformer.py": staged(families=("spn",)),
+    "layers/transformer.py": staged(families=("spn", "imagebart")),
     "layers/*.py": staged(),
     "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise")),
     "likelihood/joint_mixture.py": staged(laws=MIXTURES),
@@ -284,12 +288,12 @@ MODULES: dict[str, Row] = {
 
 MIXED = {
     # Networks that see the channels before, and heads of each channel by itself.
-    "likelihood/output_law.py": (staged(families=STACKED), staged(families=SHIFTED, laws=("softmax",))),
+    "likelihood/output_law.py": (staged(families=STACKED), staged(families=HEADED, laws=("softmax",))),
     # The heads of the other mixtures are their own, but the step form of a head is the same.
     "laws/mixture.py": (
         staged(families=STACKED, laws=MIXTURES),
-        staged(families=SHIFTED, laws=("mixture",)),
-        staged(("sample",), SHIFTED, ("placed_mixture", "dequantised")),
+        staged(families=HEADED, laws=("mixture",)),
+        staged(("sample",), HEADED, ("placed_mixture", "dequantised")),
     ),
 }
 """The same, of modules that kinds of stages use in different ways."""

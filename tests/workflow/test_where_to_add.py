@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 FAMILY_SECTION = '''
-class ToySection(FamilySection):
+class ToySection(SliceEmbedderSection):
     """A weighted sum of all pixels before."""
 
     family: Literal["toy"]
