@@ -219,6 +219,9 @@ class ImageBartSection(FamilySection):
     """Layers of the decoder: causal self-attention, attention to the encoder's outputs, and a hidden layer."""
     encoder_layers: Count = 2
     """Layers of the encoder: self-attention in both directions, and a hidden layer; unused without context."""
+    aligned_context: bool = False
+    """Whether the encoder's output at a pixel is also added to the decoder's token that predicts this pixel, so that
+    attention need not learn which of them belong together (ours)."""
     residual: bool = False
     """Whether laws are multiplied by the probabilities that the forward process of a diffusion gives the target if only
     its noised version is known (the paper's residual form); without effect on a stage that is not a scale of a

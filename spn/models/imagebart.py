@@ -82,6 +82,7 @@ class ImageBart(Model):
         self.shape = shape
         self.kept = shape.kept if section.residual else None
         self.encoder = Encoder(section, shape) if shape.num_cells else None
+        self.aligned_context = section.aligned_context
         # Without an encoder, the class is what the decoder sees in place of a pixel before the first.
         self.start = nn.Embedding(shape.num_classes, section.width) if shape.num_classes and not self.encoder else None
         self.entry = nn.Embedding(shape.channels * shape.num_levels, section.width)
@@ -117,8 +118,10 @@ class ImageBart(Model):
     ) -> Law:
         """Attend over the pixels before and over the context; the head makes the laws."""
         pixels, values = embedded[..., :-1].sum(-2), embedded[..., -1]
-        features = self.decoder(raster_shift(pixels, self.first_token(context)), embedded_context)
-        laws = self.head(features, values, context.high)
+        tokens = raster_shift(pixels, self.first_token(context))
+        if self.aligned_context and embedded_context is not None:
+            tokens = tokens + embedded_context
+        laws = self.head(self.decoder(tokens, embedded_context), values, context.high)
         log_prior = self.log_prior(context)
         return laws if log_prior is None else laws.tilted(log_prior)
 
@@ -160,14 +163,15 @@ class ImageBartSteps(Steps):
         self._head = head_steps(model.head, batch)
         self._tables = model.entry.weight.detach().chunk(model.shape.channels)
         self._token = model.entry.weight.new_zeros(batch, model.entry.embedding_dim)
+        self._embedded_context: Features | None = None
         self._high: Tensor | None = None
         self._log_prior: Tensor | None = None
 
     def begin(self, context: Context) -> None:
         """Begin a batch of slices, given their context."""
-        embedded_context = self.model.embed_context(context)
-        if embedded_context is not None:
-            self._decoder.begin(embedded_context)
+        self._embedded_context = copy_into_buffer(self._embedded_context, self.model.embed_context(context))
+        if self._embedded_context is not None:
+            self._decoder.begin(self._embedded_context)
         self._token.copy_(self.model.first_token(context))
         self._high = copy_into_buffer(self._high, context.high)
         self._log_prior = copy_into_buffer(self._log_prior, self.model.log_prior(context))
@@ -175,7 +179,8 @@ class ImageBartSteps(Steps):
     def start_row(self, row: int) -> None:
         """Begin a row, all rows before it being known."""
         self._row = row
-        self._decoder.start_row(row, None)
+        aligned = self._embedded_context if self.model.aligned_context else None
+        self._decoder.start_row(row, None if aligned is None else aligned[:, row])
 
     def start_pixel(self, column: int) -> None:
         """Begin a pixel of the row, all before it being known."""

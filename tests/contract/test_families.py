@@ -44,6 +44,7 @@ CASES = (
     ("imagebart", "depth", 3, 3),
     ("imagebart", "multidimensional", 1, 2),
     ("imagebart", "low_before_high", 1, 2),
+    ("imagebart_aligned", "multidimensional", 1, 2),
     ("imagebart_mixture", "depth", 3, 3),
 )
 

@@ -38,5 +38,6 @@ SECTIONS: dict[str, FamilySection] = {
     "pixelsnail": SNAIL,
     "pixelsnail_softmax": changed(SNAIL, law="softmax"),
     "imagebart": BART,
+    "imagebart_aligned": changed(BART, aligned_context=True),
     "imagebart_mixture": changed(BART, law="mixture"),
 }
