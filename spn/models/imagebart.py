@@ -40,9 +40,6 @@ class Encoder(nn.Module):
         self.embedding = nn.EmbeddingBag(self.cells * (shape.context_levels + 1), section.width, mode="sum")
         self.position = nn.Embedding(shape.num_positions, section.width) if shape.num_positions > 1 else None
         self.label = nn.Embedding(shape.num_classes, section.width) if shape.num_classes else None
-        for table in (self.embedding, self.position, self.label):
-            if table:
-                nn.init.normal_(table.weight, std=SPREAD)
         self.transformer = RasterTransformer(
             section.width,
             section.heads,
@@ -57,11 +54,10 @@ class Encoder(nn.Module):
         """Embed the cells, and let every pixel attend to all of them."""
         present = context.present[:, :, None, None, None]
         levels = torch.where(present, context.cells.long(), self.context_levels)
-        rows = rearrange(levels, "b k h w c -> (b h w) (k c)") + _first_rows(
-            self.cells, self.context_levels + 1, levels
-        )
+        levels = rearrange(levels, "b k h w c -> (b h w) (k c)")
+        summed = self.embedding(levels + _first_rows(self.cells, self.context_levels + 1, levels))
         height, width = context.cells.shape[2:4]
-        pixels = rearrange(self.embedding(rows), "(b h w) f -> b h w f", h=height, w=width)
+        pixels = rearrange(summed, "(b h w) f -> b h w f", h=height, w=width)
         return self.transformer(pixels, prefix=self._prefix(context))
 
     def _prefix(self, context: Context) -> Float[Tensor, "batch prefix width"] | None:
@@ -86,9 +82,6 @@ class ImageBart(Model):
         # Without an encoder, the class is what the decoder sees in place of a pixel before the first.
         self.start = nn.Embedding(shape.num_classes, section.width) if shape.num_classes and not self.encoder else None
         self.entry = nn.Embedding(shape.channels * shape.num_levels, section.width)
-        for table in (self.start, self.entry):
-            if table:
-                nn.init.normal_(table.weight, std=SPREAD)
         self.decoder = RasterTransformer(
             section.width,
             section.heads,
@@ -100,6 +93,9 @@ class ImageBart(Model):
         )
         self.scale = Scale(shape.num_levels, shape.high_levels)
         self.head = build_head(section.law, section.width, shape.channels, self.scale, section.mixtures)
+        for module in self.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                nn.init.normal_(module.weight, std=SPREAD)
 
     def embed_target(self, levels: Levels) -> Float[Tensor, "batch height width channel units"]:
         """Look up the embedding of every sub-pixel, and append its value for the head."""
