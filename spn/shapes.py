@@ -29,6 +29,13 @@ Pixel = Float[Tensor, "batch _"]
 AnyFeatures = Float[Tensor, "*batch _"]
 """Features of pixels in any layout."""
 
+Codes = Int[Tensor, "batch row column"]
+"""The grid of codes of each image, of lower resolution than the image."""
+Vectors = Float[Tensor, "batch row column _"]
+"""Features in such a grid."""
+PerImage = Float[Tensor, " batch"]
+"""One number for each image."""
+
 Coordinates = Float[Tensor, "height width 2"]
 """Row and column of every pixel of a slice."""
 AnyCoordinates = Float[Tensor, "*pixels 2"]

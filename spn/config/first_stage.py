@@ -1,0 +1,77 @@
+"""The section of a first stage: the vector-quantised auto-encoder that turns images into grids of codes."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, JsonValue
+
+from spn.config.section import Count, Section, Whole
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(gt=0)]
+
+
+def _power_of_two(low: int, high: int, why: str = "") -> tuple[object, ...]:
+    """Return the annotations of a power of two between `low` and `high`; `why` explains the highest."""
+    powers: list[JsonValue] = [1 << power for power in range(high.bit_length()) if 1 << power >= low]
+
+    def check(value: int) -> int:
+        if value not in powers:
+            raise ValueError(f"expected a power of two from {low} to {high}{why}, got {value}")
+        return value
+
+    return Whole, AfterValidator(check), Field(json_schema_extra={"enum": powers})
+
+
+class AdversarialSection(Section):
+    """The hinge loss against a patch discriminator, with VQGAN's adaptive weight.
+
+    NOTE: the published discriminator has 64 channels, three strided layers and batch norm. Ours is smaller by default,
+    and normalises every position by itself, so that the loss of an image does not depend on its batch.
+    """
+
+    weight: Weight = 0.8
+    """Factor on the adaptive weight, which makes the gradients of both losses equal at the decoder's last layer; 0.8 is
+    VQGAN's."""
+    start: Share = 0.5
+    """Share of the training's steps before the discriminator acts or trains."""
+    warmup: Share = 0.1
+    """Share of the training's steps, from `start` on, over which the weight rises linearly."""
+    width: Count = 32
+    """Channels of the discriminator's first layer; they double with each of the next layers, at most three times."""
+    layers: Annotated[int, Whole, Field(ge=1, le=8)] = 2
+    """Strided layers of the discriminator, each of which halves height and width."""
+
+
+class VqSection(Section):
+    """A vector-quantised auto-encoder, the first stage of ImageBART: images become grids of codes, and are decoded.
+
+    The paper states `commitment`, a down-sampling of 16, and code vectors of 256 numbers; all other numbers are ours.
+    """
+
+    downsampling: Annotated[int, *_power_of_two(1, 64)]
+    """Pixels per code, across and down; must divide height and width. 16 in the paper."""
+    codebook: Annotated[int, *_power_of_two(2, 256, ", the most levels that files hold")]
+    """Number of codes. NOTE: the paper has 1024 or 16384."""
+    code_width: Count = 32
+    """Numbers in a code vector; 256 in the paper."""
+    width: Count = 32
+    """Channels at full resolution; they double with each of the first two down-samplings."""
+    blocks: Count = 1
+    """Residual blocks at each resolution, in the encoder and in the decoder."""
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    """Weight beta of the commitment loss, which keeps the encoder's outputs near their codes."""
+    restart_after: Count = 100
+    """Steps that a code may stay unused before it restarts at an output of the encoder."""
+    adversarial: AdversarialSection | None = None
+    """The adversarial loss; none by default."""
+
+    def problem(self, height: int, width: int) -> str | None:
+        """Say which key does not fit images of this size, as `key: expected, got`; None if all do."""
+        if height % self.downsampling or width % self.downsampling:
+            return f"downsampling: expected a divisor of the images' {height}x{width} pixels, got {self.downsampling}"
+        if self.adversarial and (most := min(height, width).bit_length() - 1) < self.adversarial.layers:
+            return (
+                f"adversarial.layers: expected at most {most} for images of {height}x{width} pixels, "
+                f"got {self.adversarial.layers}"
+            )
+        return None
