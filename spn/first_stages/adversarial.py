@@ -17,10 +17,10 @@ from spn.shapes import Features, PerImage, Values, Vectors
 
 SLOPE = 0.2
 """Of leaky rectifiers, as in all patch discriminators."""
-LARGEST_WEIGHT = 1e4
-"""Bound on the adaptive weight, and
-SMALLEST_NORM, which is added to the norm that it is divided by: both VQGAN's."""
-SMALLEST_NORM = 1e-4
+LARGEST_RATIO = 1e4
+"""Bound on the adaptive weight; VQGAN's."""
+SMALL_NORM = 1e-4
+"""Added to the norm that the adaptive weight is divided by; VQGAN's."""
 
 
 class _Strided(nn.Module):
@@ -49,7 +49,8 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, values: Values) -> Vectors:
         """Return the logits of patches [batch, row, column, 1], larger for real ones."""
-        return self.last(self.layers(values))
+        logits = self.last(self.layers(values))
+        return logits.to(self.last.weight.dtype)  # because losses are not of the type of an autocast
 
 
 class Adversary(nn.Module):
@@ -93,4 +94,4 @@ def adaptive_weight(
 ) -> Float[Tensor, ""]:
     """Return the ratio of the norms of two losses' gradients at the decoder's last layer, as a constant."""
     norms = [torch.autograd.grad(loss, last_weight, retain_graph=True)[0].norm() for loss in (distance, deceit)]
-    return (norms[0] / (norms[1] + SMALLEST_NORM)).clamp(max=LARGEST_WEIGHT).detach()
+    return (norms[0] / (norms[1] + SMALL_NORM)).clamp(max=LARGEST_RATIO).detach()

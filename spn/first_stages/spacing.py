@@ -1,6 +1,8 @@
 """Noise levels that are evenly spaced in what is seen of them (ImageBART, Section 3.2): equal steps of distortion.
 
 In multinomial diffusion a code is kept with probability alpha_bar_t and else replaced by a uniform one.
+
+NOTE: distortion is the mean absolute difference in levels; there is no network here that measures what is seen.
 """
 
 from collections.abc import Sequence

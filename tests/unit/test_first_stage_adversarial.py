@@ -164,3 +164,19 @@ def test_the_discriminator_learns_to_tell_images_apart() -> None:
         optimiser.step()
     assert patches(smooth).mean() > 0.5
     assert patches(rough).mean() < -0.5
+
+
+def test_under_bfloat16_codes_are_chosen_and_losses_added_in_float32() -> None:
+    model = build().float().eval()
+    outputs = 10 + 0.01 * torch.randn(2, 4, 4, 4)
+    with torch.no_grad():
+        model.quantiser.codebook[:] = outputs.flatten(0, 2)[:8]
+    codes = model.quantiser.nearest(outputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.quantiser.nearest(outputs), codes)
+        loss, figures = model.loss(draw_images(), 0.9)
+    assert len(codes.unique()) == 8
+    assert loss.dtype == torch.float32
+    assert {figure.dtype for figure in figures.values()} == {torch.float32}
+    loss.mean().backward()
+    assert all(gradient is not None for gradient in gradients(model).values())
