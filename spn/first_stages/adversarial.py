@@ -94,4 +94,4 @@ def adaptive_weight(
 ) -> Float[Tensor, ""]:
     """Return the ratio of the norms of two losses' gradients at the decoder's last layer, as a constant."""
     norms = [torch.autograd.grad(loss, last_weight, retain_graph=True)[0].norm() for loss in (distance, deceit)]
-    return (norms[0] / (norms[1] + SMALL_NORM)).clamp(max=LARGEST_RATIO).detach()
+    return (norms[0] / (norms[1] + SMALL_NORM)).clamp(max=LARGEST_RATIO)

@@ -100,6 +100,13 @@ def test_levels_are_the_nearest_to_the_output_and_confined() -> None:
     assert model.decode(torch.zeros(8, 1, 1, dtype=torch.long)).flatten().tolist() == [0, 0, 0, 4, 4, 7, 7, 7]
 
 
+def test_channels_double_twice() -> None:
+    model = build(downsampling=16, width=6)
+    widths = [stack.norm.normalized_shape[0] for stack in model.encoder.stacks]
+    assert widths == [6, 12, 24, 24, 24]
+    assert [stack.norm.normalized_shape[0] for stack in model.decoder.stacks] == widths[::-1]
+
+
 def test_every_code_and_every_pixel_matters() -> None:
     """An image determines its codes wherever it changes, and codes their image."""
     model, images = build(downsampling=2, codebook=256), draw_images(1)
@@ -387,4 +394,5 @@ def test_processes_with_other_images_keep_the_same_codebook(monkeypatch: pytest.
     expected = torch.cat((codes[:2], outputs[0][0, 0], outputs[0][0, 0]))
     for layer in layers:
         torch.testing.assert_close(layer.codebook.detach(), expected)
-        assert layer.idle[:2].tolist() == [1, 0]  # the restarted codes are nearer to the first output than code 0
+        # Code 0 lost its output to code 2, which restarted there, and so did code 3: the lower of the two is used.
+        assert layer.idle.tolist() == [1, 0, 0, 1]
