@@ -5,7 +5,7 @@ from benchmarks.reference import Scale, build, decoder_shape, no_context
 from benchmarks.sampling import compare_samples, first_pixels, uniforms_of
 from benchmarks.table import Row, Target, faster
 from spn.config import FamilySection, GatedPixelCnnSection, PixelCnnPpSection, PixelSnailSection
-from spn.generation import SAMPLERS
+from spn.generation import SAMPLERS, choosing
 
 GROUP = "Sampling of other families"
 
@@ -40,7 +40,7 @@ def _against_passes(scale: Scale, name: str, section: FamilySection, target: Tar
     size, batch = scale.size(32), 8
     model = build(section, decoder_shape(size)).eval().requires_grad_(False)
     context, uniforms = no_context(model.shape, batch), uniforms_of(model, batch)
-    draw, pixels = SAMPLERS["cached"](model, 1.0), size * size
+    draw, pixels = SAMPLERS["cached"](model, choosing()), size * size
     seconds = interleaved(
         {"ours": lambda: draw(context, uniforms), "passes": lambda: first_pixels(model, context, uniforms, 1)},
         scale.repetitions(3),

@@ -17,7 +17,7 @@ from benchmarks.reference import TINY, Part, Scale, build
 from benchmarks.sampling import first_pixels, uniforms_of
 from benchmarks.table import Row, faster
 from spn.config import AdamW, SpnSection, tile
-from spn.generation import SAMPLERS
+from spn.generation import SAMPLERS, choosing
 from spn.image import split_slices
 from spn.likelihood import Law, bits_per_dim
 from spn.models import Context, Model
@@ -45,7 +45,7 @@ def _stage_rows(scale: Scale, stage: Stage) -> list[Row]:
     model = trained(stage, TINY if scale.tiny else SECTION, steps=steps)
     uniforms = uniforms_of(model, batch)
     context = stage.context(crops(batch, size, seed=2), stage.positions((0, 0), batch))
-    draws = {name: sampler(model, 1.0) for name, sampler in SAMPLERS.items()}
+    draws = {name: sampler(model, choosing()) for name, sampler in SAMPLERS.items()}
     timed, pixels = 4, size * size
     with counted_passes(model) as passes:
         found = draws["fixed_point"](context, uniforms)

@@ -16,7 +16,7 @@ from benchmarks.reference import TINY, Scale, build, decoder_shape, no_context, 
 from benchmarks.sampling import compare_samples, uniforms_of
 from benchmarks.table import Row, Target, faster
 from spn.config import SpnSection
-from spn.generation import SAMPLERS, build_steps, walk
+from spn.generation import SAMPLERS, build_steps, choosing, walk
 from spn.likelihood import Law
 
 MFU = {128: Target(0.12, 0.25), 512: Target(0.35, 0.50), 1024: Target(0.35, 0.50)}
@@ -75,7 +75,7 @@ def sampling(scale: Scale, folder: Path, peaks: Peaks, device: torch.device) -> 
     compare_samples(TINY, device)
     size, large = scale.size(16), 4 if scale.tiny else 1024
     model = build(scale.section, decoder_shape(size)).to(device).eval().requires_grad_(False)
-    draw, pixels, found = SAMPLERS["cached"](model, 1.0), size * size, []
+    draw, pixels, found = SAMPLERS["cached"](model, choosing()), size * size, []
     for batch in (1, 16, large):
         context, uniforms = no_context(model.shape, batch, device), uniforms_of(model, batch).to(device)
         steps = build_steps(model, batch)

@@ -9,7 +9,7 @@ from benchmarks.problems import one_slice
 from benchmarks.reference import Scale, build, decoder_shape, no_context, trainer
 from benchmarks.sampling import uniforms_of
 from benchmarks.table import Row, faster
-from spn.generation import SAMPLERS
+from spn.generation import SAMPLERS, choosing
 from spn.models import Model
 
 TIME = "Growth: seconds of a training step per image, one slice against the full image"
@@ -86,5 +86,5 @@ def _batches(scale: Scale) -> list[Row]:
 
 def _draw(model: Model, batch: int) -> Run:
     context, uniforms = no_context(model.shape, batch), uniforms_of(model, batch)
-    draw = SAMPLERS["cached"](model, 1.0)
+    draw = SAMPLERS["cached"](model, choosing())
     return lambda: draw(context, uniforms)

@@ -11,7 +11,7 @@ from benchmarks.problems import one_slice
 from benchmarks.reference import CPU, TINY, Scale, build, decoder_shape, no_context, randomised
 from benchmarks.table import Row, Target, faster
 from spn.config import FamilySection
-from spn.generation import SAMPLERS, WholePasses, keyed_uniforms
+from spn.generation import SAMPLERS, WholePasses, choosing, keyed_uniforms
 from spn.generation.walk import walk_pixel
 from spn.likelihood import Law
 from spn.models import Context, Model
@@ -36,7 +36,7 @@ def compare_samples(section: FamilySection, device: torch.device = CPU, size: in
     shape = decoder_shape(size, num_levels=16)
     model = randomised(section, shape).to(device)
     context, uniforms = no_context(shape, 3, device), uniforms_of(model, 3).to(device)
-    drawn = {name: sampler(model, 1.0)(context, uniforms) for name, sampler in SAMPLERS.items()}
+    drawn = {name: sampler(model, choosing())(context, uniforms) for name, sampler in SAMPLERS.items()}
     for name, levels in drawn.items():
         assert torch.equal(levels, drawn["plain"]), f"expected the sample of the plain walk from {name}"
 
@@ -67,7 +67,7 @@ def _against_passes(scale: Scale, size: int, batch: int) -> Row:
     target, size = TARGETS[size, batch], scale.size(size)
     model = build(scale.section, decoder_shape(size)).eval().requires_grad_(False)
     context, uniforms = no_context(model.shape, batch), uniforms_of(model, batch)
-    draw = SAMPLERS["cached"](model, 1.0)
+    draw = SAMPLERS["cached"](model, choosing())
     timed, pixels = (4 if batch == 1 else 1), size * size
     seconds = interleaved(
         {
@@ -95,7 +95,7 @@ def _against_snail(scale: Scale) -> list[Row]:
     ours = build(scale.section, decoder_shape(size)).eval().requires_grad_(False)
     snail = common_snail.CommonPixelSnail(size, 3, 256, width, blocks, residuals=2, key_width=16).eval()
     context, uniforms = no_context(ours.shape, batch), uniforms_of(ours, batch)
-    draw = SAMPLERS["cached"](ours, 1.0)
+    draw = SAMPLERS["cached"](ours, choosing())
     pixels = size * size
     seconds = interleaved(
         {"ours": lambda: draw(context, uniforms), "snail": lambda: common_snail.sample(snail, batch, steps=1)},

@@ -9,7 +9,7 @@ from spn.checkpoint import load_weights
 from spn.config import Params
 from spn.models import Model, build_model
 from spn.provenance import stage_recipe
-from spn.stages import Stage
+from spn.stages import Stage, build_stage
 
 
 def load_trained(
@@ -25,7 +25,7 @@ def load_trained(
 
 def build_trained(params: Params, name: str, weights: dict[str, Tensor], device: torch.device) -> tuple[Stage, Model]:
     """Build stage `name` with these weights, in evaluation mode; raise RuntimeError if they do not fit the network."""
-    stage = Stage(params.stage_plans[name], params.data.shape, device)
+    stage = build_stage(params.stage_plans[name], params.data.shape, device)
     model = build_model(params.stages[name].model, stage.shape)
     model.load_state_dict(weights)
     return stage, model.to(device).eval().requires_grad_(False)

@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from spn.config.counts import check_counts
 from spn.config.data import DataSection
 from spn.config.defaults import check_used, resolve
+from spn.config.diffusion import DiffusionSection, Noise, ScheduleSection
 from spn.config.errors import InputError
 from spn.config.mistakes import describe, did_you_mean, with_line
 from spn.config.model import ModelSection
@@ -34,12 +35,19 @@ class StageSection(Section):
     """The bits to generate: first and end, counted from the most significant."""
     class_conditional: bool = False
     """Whether the network is conditioned on the class of each image."""
+    diffusion: DiffusionSection | None = None
+    """Makes the stage a scale of a diffusion, as in ImageBART."""
     model: ModelSection
     """The network, by its `family`."""
     training: TrainingSection
     """How the network is trained."""
     trials: tuple[TrainingSection, ...] = ()
     """At least two changes of `training`, or none: all are trained, and the best on the validation images is taken."""
+
+    @property
+    def kind(self) -> Literal["cells", "scale"]:
+        """The file in `spn/stages/` that cuts its targets and contexts."""
+        return "scale" if self.diffusion else "cells"
 
     @property
     def trainings(self) -> tuple[TrainingSection, ...]:
@@ -72,6 +80,8 @@ class StageSection(Section):
             raise ValueError(f"bits {list(self.bits)} name no bit: expected [first, end] with first < end")
         if self.slices == "rest" and self.scale_factor == 1:
             raise ValueError("slices: rest names no slice under scale_factor 1")
+        if self.diffusion and self.scale_factor > 1:
+            raise ValueError(f"diffusion needs scale_factor 1, got {self.scale_factor}")
         return self
 
 
@@ -82,6 +92,8 @@ class ChainSection(Section):
     """Keys of `stages`, in the order of generation."""
     temperature: dict[Name, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Sampling temperature by stage, which divides its logits; 1 for stages not named."""
+    top_k: dict[Name, Count] = Field(default_factory=dict)
+    """Number of most probable levels to sample from, by stage; stages not named sample from all."""
 
     def temperature_of(self, stage: str) -> float:
         """Return the sampling temperature of a stage, which divides its logits."""
@@ -106,6 +118,8 @@ class Params(Section):
     """Seeds weights, batches and dropout."""
     data: DataSection
     """The images, by their `source`."""
+    schedules: dict[Name, ScheduleSection] = Field(default_factory=dict)
+    """Schedules of diffusions, by name."""
     stages: Annotated[dict[Name, StageSection], Field(min_length=1)]
     """The networks, by name; each states what differs from `defaults`."""
     chains: Annotated[dict[Name, ChainSection], Field(min_length=1)]
@@ -119,9 +133,20 @@ class Params(Section):
         return {
             name: tuple(
                 replace(plan, num_classes=self.data.num_classes if self.stages[plan.name].class_conditional else 0)
-                for plan in tile(name, {stage: self.stages[stage] for stage in chain.stages}, self.data.bits)
+                for plan in tile(
+                    name, {stage: self.stages[stage] for stage in chain.stages}, self.data.bits, self._noises
+                )
             )
             for name, chain in self.chains.items()
+        }
+
+    @cached_property
+    def _noises(self) -> dict[str, Noise]:
+        """The stages that are scales of a diffusion."""
+        return {
+            name: Noise(each.scale, self.schedules[each.schedule].kept, each.objective, each.draws)
+            for name, stage in self.stages.items()
+            if (each := stage.diffusion)
         }
 
     @cached_property
@@ -143,6 +168,11 @@ class Params(Section):
         section = self.stages[stage]
         changed = section.model_copy(update={"training": section.trials[trial], "trials": ()})
         return self.model_copy(update={"stages": self.stages | {stage: changed}})
+
+    def is_bound(self, stage: str) -> bool:
+        """Tell whether evaluation gives an upper bound on a stage's nats: that of its law, or of a diffusion."""
+        noise = self.stage_plans[stage].noise
+        return self.stages[stage].model.is_bound or (noise is not None and noise.num_scales > 1)
 
     def num_classes(self, chain: str) -> int:
         """Return the number of classes of a chain's images; 0 if none of its stages is class-conditional."""
@@ -225,6 +255,7 @@ def _check_references(params: Params) -> None:
             )
         if problem := stage.model.problem(height // stage.scale_factor, width // stage.scale_factor, channels):
             raise InputError(f"stages.{name}.model.{problem}")
+        _check_scale(params, name, stage.diffusion)
     _check_classes(params)
     for name, chain in params.chains.items():
         for stage_name in chain.stages:
@@ -236,13 +267,33 @@ def _check_references(params: Params) -> None:
                 )
         if len(set(chain.stages)) < len(chain.stages):
             raise InputError(f"chains.{name}.stages: expected each stage once, got {', '.join(chain.stages)}")
-        for stage_name in chain.temperature:
+        for key, stage_name in [
+            *(("temperature", each) for each in chain.temperature),
+            *(("top_k", each) for each in chain.top_k),
+        ]:
             if stage_name not in chain.stages:
                 raise InputError(
-                    f"chains.{name}.temperature: expected stages of the chain, got {stage_name}"
+                    f"chains.{name}.{key}: expected stages of the chain, got {stage_name}"
                     f"{did_you_mean(stage_name, chain.stages)}"
                 )
     _check_shared_stages(params)
+
+
+def _check_scale(params: Params, stage: str, diffusion: DiffusionSection | None) -> None:
+    """Check that a scale of a diffusion is one of its schedule."""
+    if diffusion is None:
+        return
+    if (schedule := params.schedules.get(diffusion.schedule)) is None:
+        raise InputError(
+            f"stages.{stage}.diffusion.schedule: expected a key of schedules "
+            f"({', '.join(params.schedules) or 'there are none'}), got {diffusion.schedule}"
+            f"{did_you_mean(diffusion.schedule, params.schedules)}"
+        )
+    if diffusion.scale > schedule.scales:
+        raise InputError(
+            f"stages.{stage}.diffusion.scale: expected one of the {schedule.scales} scales of {diffusion.schedule}, "
+            f"got {diffusion.scale}"
+        )
 
 
 def _check_classes(params: Params) -> None:

@@ -11,8 +11,10 @@ different scale factors; the grid is then that of their least common multiple.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol, runtime_checkable
 
+from spn.config.diffusion import Noise
 from spn.config.errors import InputError
 
 SliceSelection = Literal["first", "rest", "all"]
@@ -48,6 +50,9 @@ class StagePlan:
     known: tuple[tuple[int, ...], ...]
     num_classes: int = 0
     """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
+    noise: Noise | None = None
+    """The scale of a diffusion that the stage is, if it is one. Above the first scale it generates noised levels, which
+    the stage of the next scale sees in place of its own cells and overwrites."""
 
     @property
     def num_levels(self) -> int:
@@ -97,11 +102,16 @@ def target_slices(slices: SliceSelection, scale_factor: int) -> tuple[MetaPositi
     return tuple({"first": grid[:1], "rest": grid[1:], "all": grid}[slices])
 
 
-def tile(chain: str, sections: Mapping[str, Cells], image_bits: int) -> tuple[StagePlan, ...]:
+def tile(
+    chain: str, sections: Mapping[str, Cells], image_bits: int, noises: Mapping[str, Noise] | None = None
+) -> tuple[StagePlan, ...]:
     """Resolve the stages of `chain`, in the order of `sections`, into plans.
 
-    Raises InputError naming a cell that the stages leave out or cover twice.
+    `noises` has the stages that are scales of a diffusion; only the first of them, of the last scale, adds cells to the
+    tiling. Raises InputError naming a cell that the stages leave out or cover twice, or a scale that is missing.
     """
+    noises = noises or {}
+    _check_scales(chain, sections, noises)
     fine = math.lcm(*(section.scale_factor for section in sections.values()))
     owner: dict[tuple[int, int, int], str] = {}
     known = [[0] * fine for _ in range(fine)]
@@ -114,7 +124,11 @@ def tile(chain: str, sections: Mapping[str, Cells], image_bits: int) -> tuple[St
             bits=section.bits,
             targets=target_slices(section.slices, section.scale_factor),
             known=_coarsen(known, section.scale_factor),
+            noise=noises.get(name),
         )
+        plans.append(plan)
+        if plan.noise and not plan.noise.is_last:
+            continue
         for row in range(fine):
             for column in range(fine):
                 if (row % plan.scale_factor, column % plan.scale_factor) not in plan.targets:
@@ -125,7 +139,6 @@ def tile(chain: str, sections: Mapping[str, Cells], image_bits: int) -> tuple[St
                         cell = _cell(row, column, fine, bit)
                         raise InputError(f"chains.{chain}.stages: {cell} is covered twice, by {first} and by {name}")
                 known[row][column] |= plan.own_mask
-        plans.append(plan)
     for row in range(fine):
         for column in range(fine):
             for bit in range(image_bits):
@@ -135,6 +148,33 @@ def tile(chain: str, sections: Mapping[str, Cells], image_bits: int) -> tuple[St
                         f"({', '.join(sections)}) must cover every slice and all {image_bits} bits"
                     )
     return tuple(plans)
+
+
+def _check_scales(chain: str, sections: Mapping[str, Cells], noises: Mapping[str, Noise]) -> None:
+    """Check that the scales of a schedule follow each other, from the last to the first, on the same cells."""
+    names = list(sections)
+    for before, name in pairwise(["", *names, ""]):
+        expected = noises[before].scale - 1 if before in noises else 0
+        same = (
+            bool(expected)
+            and name in noises
+            and _follows(sections[before], noises[before], sections[name], noises[name])
+        )
+        if expected and not same:
+            raise InputError(
+                f"chains.{chain}.stages: expected scale {expected} of the same schedule, on the same cells, after "
+                f"{before}, got {name or 'the end of the chain'}"
+            )
+        if not expected and name in noises and not noises[name].is_last:
+            raise InputError(
+                f"chains.{chain}.stages: expected scale {noises[name].num_scales} first, the last of the schedule, "
+                f"got scale {noises[name].scale} in {name}"
+            )
+
+
+def _follows(one: Cells, scale: Noise, other: Cells, next_scale: Noise) -> bool:
+    same_cells = (one.scale_factor, one.bits) == (other.scale_factor, other.bits)
+    return same_cells and scale.kept == next_scale.kept and scale.scale - 1 == next_scale.scale
 
 
 def _cell(row: int, column: int, fine: int, bit: int) -> str:

@@ -17,7 +17,7 @@ from spn.evaluation.check import MOST_IMAGES, TOLERANCE, takes
 from spn.evaluation.mass import chain_log_probs, images_of
 from spn.evaluation.random_problem import random_model
 from spn.models import Model
-from spn.stages import Stage
+from spn.stages import Stage, build_stage
 
 Shape = tuple[int, int, int]
 
@@ -44,7 +44,7 @@ def check_chain(
         if 1 << smallest > MOST_IMAGES:
             continue
         generator = torch.Generator().manual_seed(seed)
-        stages = [Stage(plan, shape) for plan in small]
+        stages = [build_stage(plan, shape) for plan in small]
         models = [_model(sections[stage.plan.name], stage, generator) for stage in stages]
         images = images_of(1 << small[0].image_bits, shape).to(torch.uint8)
         labels = torch.zeros(len(images), dtype=torch.long)

@@ -16,7 +16,7 @@ from spn.evaluation.dependence import Sight, dependence, sight
 from spn.evaluation.mass import model_mass
 from spn.evaluation.random_problem import random_problem
 from spn.models import Context, StageShape
-from spn.stages import Stage
+from spn.stages import Stage, build_stage
 
 MOST_IMAGES = 1 << 14
 """Maximum number of images that a check of normalisation enumerates."""
@@ -60,7 +60,7 @@ def check_stage(plan: StagePlan, shape: tuple[int, int, int], section: ModelSect
     Raises InputError if something leaks or probabilities do not sum to one.
     """
     generator = torch.Generator().manual_seed(seed)
-    stage = Stage(plan, shape)
+    stage = build_stage(plan, shape)
     slices = _random_slices(stage, shape, generator)
     if leaking := hidden_bits_leak(stage, slices, generator):
         raise InputError(f"stages.{plan.name}: the context of slices {leaking} depends on bits not yet generated")

@@ -1,7 +1,8 @@
 """Metrics of stages and chains: bits/dim over the whole test split, exact or marked as a bound.
 
 A chain's nats are the sum of its stages'. A bound needs noise, whose generator is seeded by the stage's name and the
-batch, so that the figure repeats in one process or several.
+batch, so that the figure repeats in one process or several. That of a diffusion is the mean of several draws (Monte
+Carlo), and its metrics have the standard error over these.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from spn.config import InputError, StageSection
+from spn.config import InputError, Params
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
 from spn.data.resident import send
@@ -34,7 +35,6 @@ EVALUATION_BATCH_SIZE = 128
 """Slices per batch."""
 
 
-@torch.inference_mode()
 def stage_nats(
     stage: Stage,
     model: Model,
@@ -45,6 +45,23 @@ def stage_nats(
     num_images: int | None = None,
 ) -> Float64[np.ndarray, " image"]:
     """Return -log p of the stage's cells for every image of a split, in nats, summed over all slices in float64.
+
+    It is the mean of `stage_draws`, which has the same arguments.
+    """
+    return stage_draws(stage, model, data, split, device, batch_size, num_images).mean(0)
+
+
+@torch.inference_mode()
+def stage_draws(
+    stage: Stage,
+    model: Model,
+    data: SliceFile,
+    split: Split,
+    device: torch.device,
+    batch_size: int = EVALUATION_BATCH_SIZE,
+    num_images: int | None = None,
+) -> Float64[np.ndarray, "draw image"]:
+    """Return every draw of the nats of a stage's cells for every image of a split; a single one if nothing is drawn.
 
     A batch has `batch_size` slices of one or several images. If the model gives a bound, its noise is a function of the
     stage's name, the batches and the kind of device. Several processes (`spn.distributed`) share the batches, and all
@@ -65,8 +82,11 @@ def stage_nats(
             slices = images.index_select(0, send(image - image[0], device))
             labels = data.labels(split, image) if stage.plan.num_classes else None
             labels = None if labels is None else send(labels, device)
-            parts.append(stage.nats(model, slices, send(positions[target], device), labels))
-    return torch.cat(collect([part.cpu() for part in parts])).view(-1, len(positions)).sum(1).numpy()
+            position = send(positions[target], device)
+            draws = [stage.nats(model, slices, position, labels) for _ in range(stage.draws)]
+            parts.append(torch.stack(draws, dim=1))
+    of_slices = torch.cat(collect([part.cpu() for part in parts]))
+    return of_slices.view(-1, len(positions), stage.draws).sum(1).T.numpy()
 
 
 def likelihood_metrics(nats: NDArray[np.float64], num_dims: int) -> Metrics:
@@ -84,14 +104,25 @@ def likelihood_metrics(nats: NDArray[np.float64], num_dims: int) -> Metrics:
     }
 
 
-def stage_metrics(section: StageSection, stage: Stage, model: Model, nats: NDArray[np.float64]) -> Metrics:
-    """Make a stage's metrics from its nats for each image of the test split."""
+def monte_carlo(draws: Float64[np.ndarray, "draw image"], num_dims: int) -> Metrics:
+    """Return the number of draws, and the standard error of the mean bits/dim over them; none if nothing is drawn."""
+    count, num_images = draws.shape
+    if count == 1:
+        return {}
+    error = math.sqrt(draws.var(0, ddof=1).sum() / count) / num_images
+    return {"draws": count, "standard_error_of_draws": bits_per_dim(error, num_dims)}
+
+
+def stage_metrics(params: Params, stage: Stage, model: Model, draws: Float64[np.ndarray, "draw image"]) -> Metrics:
+    """Make a stage's metrics from its nats for each image of the test split, all draws of them."""
+    name = stage.plan.name
     return {
-        "stage": stage.plan.name,
+        "stage": name,
         "split": "test",
-        "estimate": kind_of_figure([section.model.is_bound]),
-        "conditioning": conditioning([section.class_conditional]),
-        **likelihood_metrics(nats, stage.image_dims),
+        "estimate": kind_of_figure([params.is_bound(name)]),
+        "conditioning": conditioning([params.stages[name].class_conditional]),
+        **likelihood_metrics(draws.mean(0), stage.image_dims),
+        **monte_carlo(draws, stage.image_dims),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -117,15 +148,22 @@ def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float6
     if len(shapes) > 1:
         raise InputError(f"chains.{chain}: expected stages evaluated on the same images, got {sorted(shapes)}")
     nats = np.sum([nats for _, nats in stages.values()], axis=0)
+    errors = [each["standard_error_of_draws"] for each in metrics if "draws" in each]
     keep = ("estimate", "conditioning", "bits_per_dim", "standard_error", "nats", "num_parameters", "recipe_digest")
+    drawn = ("draws", "standard_error_of_draws")
     return {
         "chain": chain,
         "split": metrics[0]["split"],
         "estimate": kind_of_figure(each["estimate"] == "bound" for each in metrics),
         "conditioning": conditioning(each["conditioning"] == "class" for each in metrics),
         **likelihood_metrics(nats, metrics[0]["num_dims"]),
+        # Stages draw independently.
+        **({"standard_error_of_draws": math.hypot(*errors)} if errors else {}),
         "num_parameters": sum(each["num_parameters"] for each in metrics),
-        "stages": {name: {key: each[key] for key in keep} for name, (each, _) in stages.items()},
+        "stages": {
+            name: {key: each[key] for key in keep} | {key: each[key] for key in drawn if key in each}
+            for name, (each, _) in stages.items()
+        },
     }
 
 

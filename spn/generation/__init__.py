@@ -1,7 +1,8 @@
 """The walk over a slice and what drives it: sampling and scoring."""
 
+from spn.generation.inpaint import inpaint
 from spn.generation.sample import sample_chain_stage, sample_stage
-from spn.generation.samplers import SAMPLERS, Draw
+from spn.generation.samplers import SAMPLERS, Draw, choosing, forcing
 from spn.generation.uniforms import keyed_uniforms
 from spn.generation.walk import Choose, WholePasses, build_steps, replay, walk
 
@@ -11,6 +12,9 @@ __all__ = [
     "Draw",
     "WholePasses",
     "build_steps",
+    "choosing",
+    "forcing",
+    "inpaint",
     "keyed_uniforms",
     "replay",
     "sample_chain_stage",

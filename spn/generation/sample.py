@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spn.distributed import collect, is_first, share
-from spn.generation.samplers import SAMPLERS, Draw
+from spn.generation.samplers import SAMPLERS, Draw, choosing
 from spn.generation.uniforms import keyed_uniforms
 from spn.image import join_slices, split_slices
 from spn.models import Model
@@ -55,6 +55,7 @@ def sample_chain_stage(
     batch_size: int = SAMPLING_BATCH_SIZE,
     sampler: str = "cached",
     labels: Int[Tensor, " image"] | None = None,
+    top_k: int | None = None,
 ) -> UInt8[Tensor, "image height width channel"]:
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
 
@@ -67,7 +68,7 @@ def sample_chain_stage(
     if before is None:
         shape = (num_images, small.height * scale_factor, small.width * scale_factor, small.channels)
         before = torch.zeros(shape, dtype=torch.uint8)
-    draw = SAMPLERS[sampler](model, temperature)
+    draw = SAMPLERS[sampler](model, choosing(temperature, top_k))
     done = []
     batches = share(torch.arange(num_images).split(batch_size))
     with tqdm(

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from spn.generation.captured import CapturedWalk
@@ -22,8 +22,8 @@ Draw: TypeAlias = Callable[[Context, Uniforms], Levels]
 class CachedWalk:
     """The walk with caches, which compute only what is new for each law; on CUDA as captured graphs."""
 
-    def __init__(self, model: Model, temperature: float) -> None:
-        self._model, self._choose = model, _choose(temperature)
+    def __init__(self, model: Model, choose: Choose) -> None:
+        self._model, self._choose = model, choose
         self._batch = 0
 
     def __call__(self, context: Context, uniforms: Uniforms) -> Levels:
@@ -42,19 +42,18 @@ class CachedWalk:
             self._walk = lambda context, uniforms: walk(steps, context, uniforms, self._choose)
 
 
-def plain_walk(model: Model, temperature: float) -> Draw:
+def plain_walk(model: Model, choose: Choose) -> Draw:
     """Walk with a whole pass over the slice for every sub-pixel: the reference for the other samplers."""
-    choose = _choose(temperature)
     return lambda context, uniforms: walk(WholePasses(model), context, uniforms, choose)
 
 
-def fixed_point(model: Model, temperature: float) -> Draw:
+def fixed_point(model: Model, choose: Choose) -> Draw:
     """Iterate whole passes, all sub-pixels at once, until nothing changes (Jacobi iteration; Song et al. 2021).
 
     With fixed uniforms, a slice solves a triangular system of equations. Its only solution is the sample of the walk.
     The iteration reaches it after at most as many passes as there are sub-pixels, in practice after far fewer.
     """
-    return partial(_solve, model, _choose(temperature))
+    return partial(_solve, model, choose)
 
 
 @torch.inference_mode()
@@ -68,15 +67,31 @@ def _solve(model: Model, choose: Choose, context: Context, uniforms: Uniforms) -
         levels = found
 
 
-def _choose(temperature: float) -> Choose:
-    # Temperature T: p^(1/T), renormalised.
+def choosing(temperature: float = 1.0, top_k: int | None = None) -> Choose:
+    """Return the choice of a level by a uniform, from laws p^(1/temperature), and of these from the `top_k` levels."""
+
     def choose(law: Law, uniform: Tensor) -> Tensor:
-        return (law if temperature == 1 else law.tempered(temperature)).quantile(uniform)
+        law = law if temperature == 1 else law.tempered(temperature)
+        return (law if top_k is None else law.truncated(top_k)).quantile(uniform)
 
     return choose
 
 
-SAMPLERS: dict[str, Callable[[Model, float], Draw]] = {
+def forced(levels: Int[Tensor, "*batch"]) -> Float64[Tensor, "*batch"]:
+    """Return what `given` of a walk holds instead of uniforms where a level is known, for `forcing`."""
+    return -1.0 - levels.double()
+
+
+def forcing(choose: Choose) -> Choose:
+    """Return a choice that takes known levels (`forced`) as they are, and chooses the others."""
+
+    def force(law: Law, given: Tensor) -> Tensor:
+        return torch.where(given < 0, (-1 - given).long(), choose(law, given.clamp(min=0)))
+
+    return force
+
+
+SAMPLERS: dict[str, Callable[[Model, Choose], Draw]] = {
     "cached": CachedWalk,
     "plain": plain_walk,
     "fixed_point": fixed_point,

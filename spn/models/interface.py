@@ -35,8 +35,8 @@ class StageShape:
     num_classes: int = 0
     """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
     kept: float | None = None
-    """Probability that a code survives from the target's noise level to the context's; None unless the stage is a
-    scale of a diffusion."""
+    """Probability that a level survives from the target's scale of a diffusion to that of the context; None if the
+    stage is no scale, or conditioned on none."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Context:
     high: Levels | None = None
     label: Int[Tensor, " batch"] | None = None
     noised: Levels | None = None
-    """The target's cells at the next noise level, as levels of the target; None unless the stage is a scale of a
-    diffusion."""
+    """The target's levels at the next scale of a diffusion, if the stage is one; they are among the cells too."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Context":
         """Return a context with `change` applied to every tensor."""

@@ -70,7 +70,7 @@ def adopt(
     place = choose_device(device, threads)
     for name in stage:
         check_stage(params, name)
-        load_verb(training_verb(params, name), params.stages[name].model)
+        load_verb(training_verb(params, name), params.stages[name])
         plan = params.stage_plans[name]
         data = SliceFile(slices_path(params.data.name, plan.scale_factor))
         path = checkpoint_path(name, results)

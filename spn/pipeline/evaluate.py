@@ -5,7 +5,7 @@ from pathlib import Path
 from spn.config import Params
 from spn.data.hdf5 import SliceFile
 from spn.distributed import is_first, joined
-from spn.evaluation.evaluate import Metrics, save_nats, stage_metrics, stage_nats
+from spn.evaluation.evaluate import Metrics, save_nats, stage_draws, stage_metrics
 from spn.files import write_json
 from spn.machine import onednn_matmul
 from spn.notes import FILES, RECIPE
@@ -27,19 +27,19 @@ def evaluate(
     check_stage(params, stage)
     place = choose_device(device, threads)
     section = params.stages[stage]
-    load_verb("evaluate", section.model)
+    load_verb("evaluate", section)
     slices = SliceFile(data)
     recipe = evaluation_recipe(params, stage, slices.digest)
     trained, model = load_trained(params, stage, slices.digest, checkpoint, place)
     with joined(recipe_digest(recipe)), onednn_matmul(place) as products:
         log_place(stage, place, products)
-        nats = stage_nats(trained, model, slices, "test", place)
+        draws = stage_draws(trained, model, slices, "test", place)
         if not is_first():
             return None
-    metrics = stage_metrics(section, trained, model, nats) | {
+    metrics = stage_metrics(params, trained, model, draws) | {
         "recipe_digest": recipe["training"],
         RECIPE: recipe,
-        FILES: {NATS: save_nats(output / NATS, nats)},
+        FILES: {NATS: save_nats(output / NATS, draws.mean(0))},
     }
     write_json(output / METRICS, metrics)
     return metrics

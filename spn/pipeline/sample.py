@@ -53,7 +53,7 @@ def sample(
     """
     check_stage(params, stage, chain)
     place = choose_device(device, threads)
-    load_verb("sample", params.stages[stage].model)
+    load_verb("sample", params.stages[stage])
     if sampler not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
     options = SamplingOptions(sampled_class(params, chain, only), exact)
@@ -74,6 +74,7 @@ def sample(
             num_images=params.sampling.num_images,
             seed=params.sampling.seed,
             temperature=params.chains[chain].temperature_of(stage),
+            top_k=params.chains[chain].top_k.get(stage),
             batch_size=SAMPLING_BATCH_SIZE if batch_size is None else batch_size,
             sampler=sampler,
             labels=labels,

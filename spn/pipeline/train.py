@@ -14,7 +14,7 @@ from spn.paths import CHECKPOINT, HANDLE, RUNS
 from spn.pipeline.names import check_stage
 from spn.pipeline.place import choose_device, log_place
 from spn.provenance import load_verb, recipe_digest, stage_recipe, training_verb, trial_recipe
-from spn.stages import Stage
+from spn.stages import build_stage
 from spn.training import FollowTrial, Observe, train_stage, training_lock, unfollowed
 
 
@@ -40,7 +40,7 @@ def train(
     check_stage(params, stage)
     place = choose_device(device, threads)
     # Load all code before waiting for the lock, so that the digest in the recipe is that of the code that will run.
-    load_verb(training_verb(params, stage), params.stages[stage].model)
+    load_verb(training_verb(params, stage), params.stages[stage])
     slices = SliceFile(data)
     recipe = stage_recipe(params, stage, slices.digest)
     checkpoint = output / CHECKPOINT
@@ -64,7 +64,7 @@ def _recorded(
         yield lambda row: None, unfollowed
         return
     section, recipe = params.stages[stage], stage_recipe(params, stage, data_digest)
-    count = num_parameters(section.model, Stage(params.stage_plans[stage], params.data.shape).shape)
+    count = num_parameters(section.model, build_stage(params.stage_plans[stage], params.data.shape).shape)
     store = tracking.open_experiment(experiment, params.data.name)
     with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
 

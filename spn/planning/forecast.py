@@ -11,7 +11,7 @@ from spn.layers import context_reach
 from spn.models import StageShape, num_parameters
 from spn.planning.cost import StepCost, forward_flops, sampling_work, step_cost
 from spn.planning.probe import Speeds
-from spn.stages import Stage
+from spn.stages import Stage, build_stage
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def forecast(
 def _forecast_stage(
     params: Params, name: str, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool
 ) -> StageForecast:
-    stage = Stage(params.stage_plans[name], params.data.shape)
+    stage = build_stage(params.stage_plans[name], params.data.shape)
     shape, num_slices = stage.shape, len(stage.targets)
     sections = [params.stages[name].model_copy(update={"training": each}) for each in params.stages[name].trainings]
     steps = [step_cost(stage, each, each.training.batch_size, recompute) for each in sections]

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from spn.config import AdamW, SpnSection, StageSection, TrainingSection, tile
-from spn.generation import SAMPLERS, sample_stage
+from spn.generation import SAMPLERS, choosing, sample_stage
 from spn.machine import onednn_matmul
 from spn.planning.cost import sampling_work, step_cost
 from spn.planning.step import Step
 from spn.planning.work import Work
-from spn.stages import Stage
+from spn.stages import Stage, build_stage
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -98,7 +98,7 @@ def _sample(each: Probe, device: torch.device) -> tuple[Work, float]:
     """Count and time the sampling of whole images."""
     stage, section = _network(each, "float32", device)
     step = Step(stage, section, each.batch_size, device)
-    draw = SAMPLERS["cached"](step.model.eval(), 1.0)
+    draw = SAMPLERS["cached"](step.model.eval(), choosing())
     images = range(each.batch_size)
     work = sampling_work(stage, section, each.batch_size) * len(stage.targets)
     return work, _time(lambda: sample_stage(stage, draw, step.slices, images, seed=0), device)
@@ -130,7 +130,7 @@ def _network(each: Probe, precision: Precision, device: torch.device) -> tuple[S
         ),
     )
     (plan,) = tile("probe", {"probe": section}, image_bits=5)
-    return Stage(plan, (each.image_size, each.image_size, 3), device), section
+    return build_stage(plan, (each.image_size, each.image_size, 3), device), section
 
 
 def _time(run: Callable[[], object], device: torch.device) -> float:

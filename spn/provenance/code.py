@@ -48,6 +48,7 @@ DOORS = {
     "laws/__init__.py:build_head": ("laws/{law}.py:head", "laws/{law}.py:output_law"),
     "laws/__init__.py:build_masked_head": ("laws/{law}.py:output_law",),
     "laws/__init__.py:head_steps": ("laws/{law}.py:head_steps",),
+    "stages/__init__.py:build_stage": ("stages/{kind}.py:build",),
     "models/__init__.py:build_model": ("models/{family}.py:build",),
 }
 """Definitions that call others by a name from params.yaml, and what each calls: the first of those that exist."""
@@ -96,7 +97,7 @@ def code_digest(*roots: str, **chosen: str) -> str:
     """Hash the definitions of this package that `roots` lead to.
 
     A root is the path of a module inside the package (for everything that it defines), or `module.py:name`. `chosen`
-    has the names that params.yaml chooses (`family`, `law`, `source`); doors of other kinds are not followed.
+    has the names that params.yaml chooses (`family`, `law`, `kind`, `source`); doors of other kinds are not followed.
     """
     walk = _Walk(chosen)
     digests = [walk.digest(definition) for root in sorted(roots) for definition in _definitions(root)]

@@ -9,7 +9,7 @@ everything that depends on it.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from spn.config import DataSection, InputError, ModelSection, Params
+from spn.config import DataSection, InputError, Params, StageSection
 from spn.files import json_digest
 from spn.provenance.code import code_digest, load_code
 
@@ -33,26 +33,27 @@ trials the choice among them does too.
 """
 
 
-def verb_digest(verb: str, section: ModelSection | DataSection | None = None) -> str:
-    """Hash the code that decides a verb's results, for a stage with this model, or for this source."""
+def verb_digest(verb: str, section: StageSection | DataSection | None = None) -> str:
+    """Hash the code that decides a verb's results, for this stage or this source."""
     return code_digest(*_roots(verb, section), **_chosen(section))
 
 
-def load_verb(verb: str, section: ModelSection | DataSection | None = None) -> None:
+def load_verb(verb: str, section: StageSection | DataSection | None = None) -> None:
     """Import all code that decides a verb's results, so that its digest is of this code even if files are edited."""
     load_code(*_roots(verb, section), **_chosen(section))
 
 
-def _roots(verb: str, section: ModelSection | DataSection | None) -> tuple[str, ...]:
+def _roots(verb: str, section: StageSection | DataSection | None) -> tuple[str, ...]:
     # The section of a source decides its files and their shape.
     name = type(section).__name__
     return (*CODE[verb], f"config/data.py:{name}") if verb == "preprocess" else CODE[verb]
 
 
-def _chosen(section: ModelSection | DataSection | None) -> dict[str, str]:
+def _chosen(section: StageSection | DataSection | None) -> dict[str, str]:
     """Return the choices in params.yaml that name a file of this package."""
-    names = ("family", "law", "source")
-    return {name: getattr(section, name) for name in names if hasattr(section, name)}
+    if isinstance(section, StageSection):
+        return {"kind": section.kind, "family": section.model.family, "law": section.model.law}
+    return {} if section is None else {"source": section.source}
 
 
 def slices_recipe(params: Params, scale_factor: int) -> Recipe:
@@ -71,6 +72,7 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
     section = params.stages[stage]
     plan = params.stage_plans[stage]
     trials = {str(index): trial.model_dump(mode="json") for index, trial in enumerate(section.trials)}
+    noise = plan.noise and {"scale": plan.noise.scale, "kept": list(plan.noise.kept), "objective": plan.noise.objective}
     return {
         "stage": stage,
         "seed": params.seed,
@@ -89,11 +91,13 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         "training": section.training.model_dump(mode="json"),
         # By number, so that a difference names the trial. Without trials there is no such key.
         **({"trials": trials} if trials else {}),
+        # No such key for other kinds of stages.
+        **({"diffusion": noise} if noise else {}),
         # Not `num_classes`, which matters only to class-conditional stages, whose plans have it; and not
         # `source_digest`, which may refuse a source but does not change the training.
         "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
         "data_digest": data_digest,
-        "code_digest": verb_digest(training_verb(params, stage), section.model),
+        "code_digest": verb_digest(training_verb(params, stage), section),
     }
 
 
@@ -116,9 +120,15 @@ def evaluation_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         "data_digest": data_digest,
         "training": recipe_digest(stage_recipe(params, stage, data_digest)),
         "split": "test",
-        "is_bound": params.stages[stage].model.is_bound,
-        "code_digest": verb_digest("evaluate", params.stages[stage].model),
+        "is_bound": params.is_bound(stage),
+        **_draws(params, stage),
+        "code_digest": verb_digest("evaluate", params.stages[stage]),
     }
+
+
+def _draws(params: Params, stage: str) -> dict[str, int]:
+    noise = params.stage_plans[stage].noise
+    return {"draws": noise.draws} if noise else {}
 
 
 class SamplingOptions(NamedTuple):
@@ -147,12 +157,14 @@ def sampling_recipe(
         "num_images": params.sampling.num_images,
         "seed": params.sampling.seed,
         "temperature": section.temperature_of(stage),
+        # No such key where all levels are sampled from.
+        **({"top_k": section.top_k[stage]} if stage in section.top_k else {}),
         "num_classes": params.num_classes(chain),
         "label": sampled_class(params, chain, options.label),
         "exact": options.exact,
         "white_level": params.data.white_level,
         "given": None if given is None else recipe_digest(given),
-        "code_digest": verb_digest("sample", params.stages[stage].model),
+        "code_digest": verb_digest("sample", params.stages[stage]),
     }
 
 

@@ -18,7 +18,7 @@ from spn.training.step import Nats
 
 
 class _StageNats(nn.Module):
-    """`Stage.nats` as a module, because DistributedDataParallel acts after a module's forward pass."""
+    """`Stage.loss` as a module, because DistributedDataParallel acts after a module's forward pass."""
 
     def __init__(self, nats: Callable[..., Tensor], model: Model) -> None:
         super().__init__()
@@ -29,11 +29,11 @@ class _StageNats(nn.Module):
 
 
 def parallel_nats(stage: Stage, model: Model, device: torch.device, compiled: bool) -> Nats:
-    """Return `Stage.nats` of a model, whose gradients are averaged over the processes; see `Trainer` on `compiled`."""
-    nats: Callable[..., Tensor] = stage.nats
+    """Return `Stage.loss` of a model, whose gradients are averaged over the processes; see `Trainer` on `compiled`."""
+    nats: Callable[..., Tensor] = stage.loss
     if compiled:
         # `fallback_random` makes dropout the same as without compilation.
-        nats = torch.compile(stage.nats, options={"fallback_random": True})
+        nats = torch.compile(stage.loss, options={"fallback_random": True})
     if num_processes() == 1:
         return partial(nats, model)
     return DistributedDataParallel(

@@ -14,7 +14,7 @@ from spn.config import Params
 from spn.distributed import num_processes, rank
 from spn.models import build_model
 from spn.seeds import derive_seed, seeded
-from spn.stages import Stage
+from spn.stages import build_stage
 from spn.training.batches import batch_indices, draw_positions
 from spn.training.ema import EmaModel
 from spn.training.finite import Pending, worst_gradient
@@ -34,7 +34,7 @@ class Learner:
     def __init__(self, params: Params, name: str, device: torch.device) -> None:
         self.name, self.seed, self._device = name, params.seed, device
         self.section = params.stages[name].training
-        self.stage = Stage(params.stage_plans[name], params.data.shape, device)
+        self.stage = build_stage(params.stage_plans[name], params.data.shape, device)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, name, "weights"))
             self.model = build_model(params.stages[name].model, self.stage.shape).to(device)
@@ -61,7 +61,7 @@ class Learner:
         """Take a step, counted from 0, on this process' share of its batch.
 
         Returns the loss on the share (nats per slice), the gradient's norm, and the parameter to blame if that is not
-        finite. `nats` is `Stage.nats` of the model, with gradients averaged over the processes.
+        finite. `nats` is `Stage.loss` of the model, with gradients averaged over the processes.
         """
         section = self.section
         others = [rank()] if rank() else []

@@ -38,7 +38,7 @@ DIGEST = """
 from pathlib import Path
 from spn.config import load_params
 from spn.provenance.recipes import verb_digest
-print(verb_digest("train", load_params(Path("params.yaml")).stages["low"].model))
+print(verb_digest("train", load_params(Path("params.yaml")).stages["low"]))
 """
 
 BEGUN = """

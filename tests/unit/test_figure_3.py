@@ -8,7 +8,7 @@ from order import Step, generation_order, step_numbers
 from torch import Tensor
 
 from spn.config import StagePlan, tile
-from spn.generation import SAMPLERS, sample_stage
+from spn.generation import SAMPLERS, choosing, sample_stage
 from spn.likelihood import Categorical
 from spn.models import Context, Model, StageShape
 from spn.stages import Stage
@@ -107,7 +107,7 @@ def sampled_steps(plan: StagePlan, shape: tuple[int, int, int]) -> list[Step]:
     size, channels = plan.scale_factor, shape[2]
     model = Uninformed(stage.shape)
     slices = torch.zeros(1, size, size, shape[0] // size, shape[1] // size, channels, dtype=torch.uint8)
-    sample_stage(stage, SAMPLERS["cached"](model, 1.0), slices, [0], seed=1)
+    sample_stage(stage, SAMPLERS["cached"](model, choosing()), slices, [0], seed=1)
     assert [asked[3] for asked in model.asked] == list(range(channels)) * (len(model.asked) // channels)
     return [
         Step(plan.name, plan.bits, (row * size + position // size, column * size + position % size))

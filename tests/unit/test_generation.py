@@ -7,7 +7,7 @@ import pytest
 import torch
 from contract import build_problem, chains, labels_in_turn
 
-from spn.generation import SAMPLERS, keyed_uniforms, sample_chain_stage
+from spn.generation import SAMPLERS, choosing, keyed_uniforms, sample_chain_stage
 from spn.generation.sample import sample_labels
 from spn.likelihood import Categorical
 from spn.models import Context, Model
@@ -102,6 +102,6 @@ def test_a_temperature_divides_the_logarithms_of_the_probabilities(
     uniforms = keyed_uniforms(1, "high", (0, 0), range(50), (2, 3, 1))
     slices = torch.zeros(50, 1, 1, 2, 3, 1, dtype=torch.uint8)
     context = stage.context(slices, stage.positions((0, 0), 50))
-    drawn = SAMPLERS[sampler](Skewed(), temperature)(context, uniforms)
+    drawn = SAMPLERS[sampler](Skewed(), choosing(temperature))(context, uniforms)
     # Level 0 takes the uniforms below its share.
     assert torch.equal(drawn, (uniforms >= share).long())

@@ -10,7 +10,7 @@ from experiment import write_params
 from fabricated import DIGEST, made_params
 from source_files import data_section
 
-from spn.config import InputError, Params, PixelSnailSection, load_params
+from spn.config import InputError, Params, PixelSnailSection, StageSection, load_params
 from spn.provenance import (
     Recipe,
     SamplingOptions,
@@ -48,7 +48,7 @@ DATA = {
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.setattr(
-        "spn.provenance.recipes.verb_digest", lambda verb, section=None: f"{verb}, {getattr(section, 'family', None)}"
+        "spn.provenance.recipes.verb_digest", lambda verb, section=None: f"{verb}, {getattr(section, 'kind', None)}"
     )
     limit = {split: count for split, count in LIMIT.items() if count}
     raw = made_params(split_seed=7, limit=limit, test=3, num_classes=6, first_label=0, source_digest="5" * 64)
@@ -120,7 +120,7 @@ def test_weights_are_made_from_a_stage_and_its_data(params: Params) -> None:
         },
         "data": DATA,
         "data_digest": "2" * 64,
-        "code_digest": "train, spn",
+        "code_digest": "train, cells",
     }
 
 
@@ -131,7 +131,7 @@ def test_figures_are_made_from_weights_and_their_data(params: Params) -> None:
         "training": digest(stage_recipe(params, "low", "2" * 64)),
         "split": "test",
         "is_bound": False,
-        "code_digest": "evaluate, spn",
+        "code_digest": "evaluate, cells",
     }
 
 
@@ -142,7 +142,7 @@ OPTIONS = {"as configured": SamplingOptions(), "as asked": SamplingOptions(label
 def test_samples_are_made_from_weights_and_the_samples_before(params: Params, options: SamplingOptions) -> None:
     label, exact = (4, True) if options.exact else (3, False)
     shared = {"chain": "depth", "num_images": 4, "seed": 2, "num_classes": 6, "label": label, "exact": exact}
-    shared |= {"white_level": 31, "code_digest": "sample, spn"}
+    shared |= {"white_level": 31, "code_digest": "sample, cells"}
     high = shared | {
         "stage": "high",
         "data_digest": DIGEST,
@@ -212,16 +212,18 @@ def test_a_class_that_is_asked_for_takes_the_place_of_the_one_configured(params:
 
 def test_a_verb_runs_its_own_code_and_what_its_section_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     model = PixelSnailSection(family="pixelsnail", width=8, blocks=1, law="softmax")
-    train, chosen = ("training/step.py:Learner",), {"family": "pixelsnail", "law": "softmax"}
+    train = ("training/step.py:Learner",)
+    chosen = {"kind": "cells", "family": "pixelsnail", "law": "softmax"}
+    stage = StageSection.model_construct(model=model)
     data = data_section(source="digits", name="digits", bits=5, validation=2, test=3)
     preprocess = ("data/preprocess.py:write_slices", "config/data.py:DigitsData")
     assert verb_digest("summarise") == code_digest("pipeline/summarise.py:summarise")
-    assert verb_digest("train", model) == code_digest(*train, **chosen)
+    assert verb_digest("train", stage) == code_digest(*train, **chosen)
     assert verb_digest("preprocess", data) == code_digest(*preprocess, source="digits")
     loaded: list[tuple[tuple[str, ...], dict[str, str]]] = []
     monkeypatch.setattr("spn.provenance.recipes.load_code", lambda *roots, **chosen: loaded.append((roots, chosen)))
     load_verb("summarise")
-    load_verb("train", model)
+    load_verb("train", stage)
     load_verb("preprocess", data)
     assert loaded == [(("pipeline/summarise.py:summarise",), {}), (train, chosen), (preprocess, {"source": "digits"})]
 

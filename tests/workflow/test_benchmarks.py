@@ -22,7 +22,7 @@ from benchmarks.same_weights import common_decoder
 from benchmarks.sampling import compare_samples, first_pixels, uniforms_of
 from benchmarks.table import Row, Target, faster, markdown
 from spn.config import SpnSection
-from spn.generation import SAMPLERS
+from spn.generation import SAMPLERS, choosing
 from spn.planning.work import imagined
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ class TestBaselines:
         shape = decoder_shape(3, num_levels=8)
         model = randomised(TINY, shape)
         context, uniforms = no_context(shape, 2), uniforms_of(model, 2)
-        walked = SAMPLERS["plain"](model, 1.0)(context, uniforms)
+        walked = SAMPLERS["plain"](model, choosing())(context, uniforms)
         assert torch.equal(torch.stack(first_pixels(model, context, uniforms, 5), dim=1), walked.flatten(1, 2)[:, :5])
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from contract.model_checks import ONLY, chain_probabilities
 from contract.problem import Check, Problem
-from spn.generation import SAMPLERS, build_steps, sample_chain_stage, sample_stage, samplers
+from spn.generation import SAMPLERS, build_steps, choosing, sample_chain_stage, sample_stage, samplers
 from spn.generation.sample import sample_labels
 from spn.image import join_slices, split_slices
 from spn.likelihood import Law
@@ -47,7 +47,7 @@ def check_batches(problem: Problem) -> None:
     images = torch.zeros_like(together[numbers])
     for stage, model in problem.parts:
         slices = split_slices(images, stage.plan.scale_factor)
-        draw, classes = SAMPLERS["cached"](model, 1.0), None if labels is None else labels[numbers]
+        draw, classes = SAMPLERS["cached"](model, choosing()), None if labels is None else labels[numbers]
         images = join_slices(sample_stage(stage, draw, slices, numbers, SEED, labels=classes))
     assert torch.equal(images, together[numbers])
 

@@ -1,4 +1,4 @@
-"""A stage is a bijection between the image and (target, context); only this file knows about upscaling.
+"""A stage of cells is a bijection between the image and (target, context); only this file knows about upscaling.
 
 Size upscaling, depth upscaling and both (Menick & Kalchbrenner 2018, Sec. 3.2 and 3.3) differ only in which bits of
 which slices are known before a target slice. The stage's plan states these, and two windows turn it into the model's
@@ -35,6 +35,8 @@ class Stage:
         self.targets = plan.targets
         self.image_dims = height * width * channels
         """Sub-pixels of the full image, by which every stage's nats are divided."""
+        self.draws = 1
+        """Draws of `nats` that make an image's figure; 1 if nothing is drawn."""
         before = torch.tensor(plan.known)
         own = torch.zeros_like(before)
         for m, n in plan.targets:
@@ -109,6 +111,12 @@ class Stage:
         log_probs = model(target, self.context(slices, position, labels)).log_prob(target)
         return -log_probs.flatten(1).sum(1, dtype=torch.float64)
 
+    def loss(
+        self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None
+    ) -> Float64[Tensor, " batch"]:
+        """Return what training minimises for each image, in nats: `nats`."""
+        return self.nats(model, slices, position, labels)
+
     def positions(self, position: tuple[int, int], batch: int, device: torch.device | None = None) -> Positions:
         """Repeat one meta-position for a batch."""
         # Filled on the device, because a copy to it would make it wait.
@@ -119,3 +127,8 @@ def _at(slices: Slices, position: Positions) -> Levels:
     """Return each image's slice at `position`."""
     image = torch.arange(len(slices), device=slices.device)
     return slices[image, position[:, 0], position[:, 1]].long()
+
+
+def build(plan: StagePlan, shape: tuple[int, int, int], device: torch.device) -> Stage:
+    """Build the stage of a plan that is no scale of a diffusion."""
+    return Stage(plan, shape, device)
