@@ -11,10 +11,13 @@ from torch.nn import functional as F
 
 
 def noised(
-    levels: Int[Tensor, "*batch"], kept: float, num_levels: int, uniforms: Float[Tensor, "pair *batch"]
+    levels: Int[Tensor, "*batch"],
+    kept: float,
+    num_levels: int,
+    decisions: Float[Tensor, "*batch"],
+    draws: Float[Tensor, "*batch"],
 ) -> Int[Tensor, "*batch"]:
-    """Keep each level with probability `kept`, or else replace it by a uniform one, by two uniforms in [0, 1) each."""
-    decisions, draws = uniforms
+    """Keep each level with probability `kept`, or else replace it by a uniform one; uniforms in [0, 1) decide both."""
     return torch.where(decisions < kept, levels, (draws * num_levels).to(levels.dtype))
 
 

@@ -57,7 +57,25 @@ class ListedSchedule(Section):
         return (1.0, *self.shares)
 
 
-ScheduleSection: TypeAlias = Annotated[GeometricSchedule | ListedSchedule, Field(discriminator="name")]
+class SpacedSchedule(Section):
+    """Shares that are measured: every scale adds the same distortion to the images decoded from the noised codes.
+
+    They are known once the first stage is trained and its codes are made. Of pixels, distortion is linear in the share
+    of levels replaced, so the geometric schedule is their spaced one.
+    """
+
+    name: Literal["spaced"]
+    """Equal steps of distortion, the paper's perceptual spacing with our measure (mean absolute difference)."""
+    scales: Count
+    """Number of scales."""
+
+    @property
+    def kept(self) -> tuple[float, ...]:
+        """The shares of a geometric schedule, for what does not depend on them: shapes, and costs."""
+        return GeometricSchedule(name="geometric", scales=self.scales).kept
+
+
+ScheduleSection: TypeAlias = Annotated[GeometricSchedule | ListedSchedule | SpacedSchedule, Field(discriminator="name")]
 
 Objective: TypeAlias = Literal["kl", "cross_entropy"]
 
@@ -89,6 +107,8 @@ class Noise:
     kept: tuple[float, ...]
     objective: Objective = "kl"
     draws: int = 8
+    is_measured: bool = True
+    """Whether `kept` is known; that of a spaced schedule has to be measured first."""
 
     @property
     def num_scales(self) -> int:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, JsonValue
 
 from spn.config.section import Count, Section, Whole
+from spn.config.training import TrainingSection
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(gt=0)]
@@ -75,3 +76,20 @@ class VqSection(Section):
                 f"got {self.adversarial.layers}"
             )
         return None
+
+
+class FirstStageSection(VqSection):
+    """A first stage and its training; its codes are the images of stages that name it in `codes`."""
+
+    training: TrainingSection
+    """How the network is trained."""
+
+    @property
+    def trials(self) -> tuple[TrainingSection, ...]:
+        """None: a first stage has no trials."""
+        return ()
+
+    @property
+    def code_bits(self) -> int:
+        """Depth of its codes."""
+        return self.codebook.bit_length() - 1

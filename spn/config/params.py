@@ -1,23 +1,25 @@
 """params.yaml as a whole: every scientific number, and nothing else."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from spn.config.counts import check_counts
 from spn.config.data import DataSection
 from spn.config.defaults import check_used, resolve
 from spn.config.diffusion import DiffusionSection, Noise, ScheduleSection
 from spn.config.errors import InputError
+from spn.config.first_stage import FirstStageSection
 from spn.config.mistakes import describe, did_you_mean, with_line
 from spn.config.model import ModelSection
 from spn.config.reading import read_document, tell_of_aliases
 from spn.config.section import Count, CountOrZero, Name, Section, Seed, Whole
-from spn.config.tiling import SliceSelection, StagePlan, tile
+from spn.config.tiling import SliceSelection, StageKind, StagePlan, tile
 from spn.config.training import TrainingSection
 
 
@@ -35,6 +37,8 @@ class StageSection(Section):
     """The bits to generate: first and end, counted from the most significant."""
     class_conditional: bool = False
     """Whether the network is conditioned on the class of each image."""
+    codes: Name | None = None
+    """The first stage whose codes are generated; by default the stage generates pixels."""
     diffusion: DiffusionSection | None = None
     """Makes the stage a scale of a diffusion, as in ImageBART."""
     model: ModelSection
@@ -45,7 +49,7 @@ class StageSection(Section):
     """At least two changes of `training`, or none: all are trained, and the best on the validation images is taken."""
 
     @property
-    def kind(self) -> Literal["cells", "scale"]:
+    def kind(self) -> StageKind:
         """The file in `spn/stages/` that cuts its targets and contexts."""
         return "scale" if self.diffusion else "cells"
 
@@ -80,8 +84,8 @@ class StageSection(Section):
             raise ValueError(f"bits {list(self.bits)} name no bit: expected [first, end] with first < end")
         if self.slices == "rest" and self.scale_factor == 1:
             raise ValueError("slices: rest names no slice under scale_factor 1")
-        if self.diffusion and self.scale_factor > 1:
-            raise ValueError(f"diffusion needs scale_factor 1, got {self.scale_factor}")
+        if (self.diffusion or self.codes) and self.scale_factor > 1:
+            raise ValueError(f"expected scale_factor 1 of codes and diffusions, got {self.scale_factor}")
         return self
 
 
@@ -111,6 +115,13 @@ class SamplingSection(Section):
     """The class of all images if stages are class_conditional; by default image i is of class i mod num_classes."""
 
 
+class Grid(NamedTuple):
+    """What a chain generates: an image's shape (height, width, channels), and the bits of its levels."""
+
+    shape: tuple[int, int, int]
+    bits: int
+
+
 class Params(Section):
     """The whole configuration, with every stage complete."""
 
@@ -118,6 +129,8 @@ class Params(Section):
     """Seeds weights, batches and dropout."""
     data: DataSection
     """The images, by their `source`."""
+    first_stages: dict[Name, FirstStageSection] = Field(default_factory=dict)
+    """Auto-encoders that turn images into codes, by name."""
     schedules: dict[Name, ScheduleSection] = Field(default_factory=dict)
     """Schedules of diffusions, by name."""
     stages: Annotated[dict[Name, StageSection], Field(min_length=1)]
@@ -126,6 +139,28 @@ class Params(Section):
     """Ways to generate an image: lists of stages, by name."""
     sampling: SamplingSection
     """Samples of every chain."""
+    _measured: dict[str, tuple[float, ...]] = PrivateAttr(default_factory=dict)
+    """The measured shares of stages with a spaced schedule."""
+
+    def measured(self, shares: Mapping[str, tuple[float, ...]]) -> "Params":
+        """Return these parameters with the shares of stages with a spaced schedule, which were measured."""
+        copy = Params.model_construct(**dict(self))
+        copy._measured = {**self._measured, **shares}
+        return copy
+
+    def grid(self, stage: str) -> Grid:
+        """Return what the chains of a stage generate: the images of the data, or codes."""
+        return self._grid_of_codes(self.stages[stage].codes)
+
+    def _grid_of_codes(self, codes: str | None) -> Grid:
+        if codes is None:
+            return Grid(self.data.shape, self.data.bits)
+        section, (height, width, _) = self.first_stages[codes], self.data.shape
+        return Grid((height // section.downsampling, width // section.downsampling, 1), section.code_bits)
+
+    def codes(self, chain: str) -> str | None:
+        """Return the first stage whose codes a chain generates; None for a chain of pixels."""
+        return self.stages[self.chains[chain].stages[0]].codes
 
     @cached_property
     def plans(self) -> dict[str, tuple[StagePlan, ...]]:
@@ -134,7 +169,10 @@ class Params(Section):
             name: tuple(
                 replace(plan, num_classes=self.data.num_classes if self.stages[plan.name].class_conditional else 0)
                 for plan in tile(
-                    name, {stage: self.stages[stage] for stage in chain.stages}, self.data.bits, self._noises
+                    name,
+                    {stage: self.stages[stage] for stage in chain.stages},
+                    self._grid_of_codes(self.codes(name)).bits,
+                    self._noises,
                 )
             )
             for name, chain in self.chains.items()
@@ -144,10 +182,16 @@ class Params(Section):
     def _noises(self) -> dict[str, Noise]:
         """The stages that are scales of a diffusion."""
         return {
-            name: Noise(each.scale, self.schedules[each.schedule].kept, each.objective, each.draws)
+            name: self._noise(name, stage.diffusion)
             for name, stage in self.stages.items()
-            if (each := stage.diffusion)
+            if stage.diffusion is not None
         }
+
+    def _noise(self, stage: str, diffusion: DiffusionSection) -> Noise:
+        schedule = self.schedules[diffusion.schedule]
+        is_measured = schedule.name != "spaced" or stage in self._measured
+        kept = self._measured.get(stage, schedule.kept)
+        return Noise(diffusion.scale, kept, diffusion.objective, diffusion.draws, is_measured)
 
     @cached_property
     def stage_plans(self) -> dict[str, StagePlan]:
@@ -155,9 +199,28 @@ class Params(Section):
         return {plan.name: plan for plans in self.plans.values() for plan in plans}
 
     @cached_property
+    def first_stage_plans(self) -> dict[str, StagePlan]:
+        """Every first stage that a stage of a chain uses, as a plan over all bits of whole images."""
+        used = dict.fromkeys(codes for name in self.stage_plans if (codes := self.stages[name].codes))
+        bits = self.data.bits
+        return {name: StagePlan(name, 1, bits, (0, bits), ((0, 0),), ((0,),), kind="reconstruction") for name in used}
+
+    @cached_property
+    def trained_plans(self) -> dict[str, StagePlan]:
+        """Every network that is trained: first stages, then stages."""
+        return self.first_stage_plans | self.stage_plans
+
+    def trained(self, name: str) -> FirstStageSection | StageSection:
+        """Return the section of a network that is trained: of a first stage, or of a stage."""
+        return self.first_stages.get(name) or self.stages[name]
+
+    @cached_property
     def cuts(self) -> dict[int, tuple[int, ...]]:
         """For each scale factor of a stage, where the bits of its slices are cut: wherever one of its stages cuts."""
-        plans = self.stage_plans.values()
+        plans = [
+            *(plan for name, plan in self.stage_plans.items() if self.stages[name].codes is None),
+            *self.first_stage_plans.values(),
+        ]
         return {
             size: tuple(sorted({cut for plan in plans if plan.scale_factor == size for cut in plan.cuts}))
             for size in sorted({plan.scale_factor for plan in plans})
@@ -242,17 +305,27 @@ def _make_partial(schema: dict[str, Any], section: dict[str, Any]) -> None:
 def _check_references(params: Params) -> None:
     """Check references between sections, and that every chain is a tiling."""
     check_counts(params.data)
-    height, width, channels = params.data.shape
+    for name, first in params.first_stages.items():
+        if name in params.stages:
+            raise InputError(f"first_stages.{name}: expected another name than those of stages, got {name}")
+        if problem := first.problem(*params.data.shape[:2]):
+            raise InputError(f"first_stages.{name}.{problem}")
     for name, stage in params.stages.items():
+        if stage.codes is not None and stage.codes not in params.first_stages:
+            raise InputError(
+                f"stages.{name}.codes: expected a key of first_stages "
+                f"({', '.join(params.first_stages) or 'there are none'}), got {stage.codes}"
+                f"{did_you_mean(stage.codes, params.first_stages)}"
+            )
+        (height, width, channels), bits = params.grid(name)
         if height % stage.scale_factor or width % stage.scale_factor:
             raise InputError(
                 f"stages.{name}.scale_factor: expected a divisor of the image size {height}x{width}, "
                 f"got {stage.scale_factor}"
             )
-        if stage.bits[1] > params.data.bits:
-            raise InputError(
-                f"stages.{name}.bits: expected an end of at most data.bits = {params.data.bits}, got {stage.bits[1]}"
-            )
+        if stage.bits[1] > bits:
+            of = f"the {bits} bits of {stage.codes}'s codes" if stage.codes else f"data.bits = {bits}"
+            raise InputError(f"stages.{name}.bits: expected an end of at most {of}, got {stage.bits[1]}")
         if problem := stage.model.problem(height // stage.scale_factor, width // stage.scale_factor, channels):
             raise InputError(f"stages.{name}.model.{problem}")
         _check_scale(params, name, stage.diffusion)
@@ -265,6 +338,7 @@ def _check_references(params: Params) -> None:
                     f"chains.{name}.stages: expected a key of stages ({known}), got {stage_name}"
                     f"{did_you_mean(stage_name, params.stages)}"
                 )
+        _check_codes(params, name, chain)
         if len(set(chain.stages)) < len(chain.stages):
             raise InputError(f"chains.{name}.stages: expected each stage once, got {', '.join(chain.stages)}")
         for key, stage_name in [
@@ -279,6 +353,15 @@ def _check_references(params: Params) -> None:
     _check_shared_stages(params)
 
 
+def _check_codes(params: Params, name: str, chain: ChainSection) -> None:
+    """Check that the stages of a chain generate the same: pixels, or the codes of one first stage."""
+    found = {stage: params.stages[stage].codes for stage in chain.stages}
+    first, other = chain.stages[0], next((each for each in found if found[each] != found[chain.stages[0]]), None)
+    if other is not None:
+        one, two = (f"codes of {codes}" if (codes := found[each]) else "pixels" for each in (first, other))
+        raise InputError(f"chains.{name}.stages: expected stages of {one}, like {first}, got {two} in {other}")
+
+
 def _check_scale(params: Params, stage: str, diffusion: DiffusionSection | None) -> None:
     """Check that a scale of a diffusion is one of its schedule."""
     if diffusion is None:
@@ -288,6 +371,11 @@ def _check_scale(params: Params, stage: str, diffusion: DiffusionSection | None)
             f"stages.{stage}.diffusion.schedule: expected a key of schedules "
             f"({', '.join(params.schedules) or 'there are none'}), got {diffusion.schedule}"
             f"{did_you_mean(diffusion.schedule, params.schedules)}"
+        )
+    if schedule.name == "spaced" and params.stages[stage].codes is None:
+        raise InputError(
+            f"schedules.{diffusion.schedule}.name: expected geometric, which is the spaced schedule of pixels as in "
+            f"stages.{stage}, got spaced"
         )
     if diffusion.scale > schedule.scales:
         raise InputError(

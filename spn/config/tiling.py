@@ -17,6 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 from spn.config.diffusion import Noise
 from spn.config.errors import InputError
 
+StageKind = Literal["cells", "scale", "reconstruction"]
 SliceSelection = Literal["first", "rest", "all"]
 MetaPosition = tuple[int, int]
 
@@ -50,6 +51,8 @@ class StagePlan:
     known: tuple[tuple[int, ...], ...]
     num_classes: int = 0
     """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
+    kind: StageKind = "cells"
+    """The file in `spn/stages/` that cuts its targets and contexts."""
     noise: Noise | None = None
     """The scale of a diffusion that the stage is, if it is one. Above the first scale it generates noised levels, which
     the stage of the next scale sees in place of its own cells and overwrites."""
@@ -124,6 +127,7 @@ def tile(
             bits=section.bits,
             targets=target_slices(section.slices, section.scale_factor),
             known=_coarsen(known, section.scale_factor),
+            kind="scale" if name in noises else "cells",
             noise=noises.get(name),
         )
         plans.append(plan)

@@ -86,12 +86,12 @@ class _Task:
         levels = self._levels(self.known)
         for scale in range(1, noise.scale):
             at_scale = replace(noise, scale=scale)
-            levels = noised(levels, at_scale.survival, self._num_levels, self._pairs(f"known at scale {scale}"))
+            levels = noised(levels, at_scale.survival, self._num_levels, *self._pairs(f"known at scale {scale}"))
         return self.stage.insert(self.known, _WHOLE, levels)
 
     def _noised_again(self, filled: ByteSlices, slices: ByteSlices, noise: Noise, name: str) -> ByteSlices:
         """Draw the hidden levels of the scale above from those just generated."""
-        above = noised(self._levels(filled), noise.survival, self._num_levels, self._pairs(f"noise of {name}"))
+        above = noised(self._levels(filled), noise.survival, self._num_levels, *self._pairs(f"noise of {name}"))
         return self.stage.insert(slices, _WHOLE, torch.where(self.hidden[:, 0, 0], above, self._levels(slices)))
 
     @property

@@ -13,6 +13,5 @@ __all__ = ["Stage", "build_stage"]
 def build_stage(plan: StagePlan, shape: tuple[int, int, int], device: torch.device = CPU) -> Stage:
     """Build the stage of a plan, of its kind, for images of `shape` (height, width, channels)."""
     # Imported by name, so that a stage's code digest covers only its own kind.
-    kind = "scale" if plan.noise else "cells"
-    stage: Stage = importlib.import_module(f"spn.stages.{kind}").build(plan, shape, device)
+    stage: Stage = importlib.import_module(f"spn.stages.{plan.kind}").build(plan, shape, device)
     return stage

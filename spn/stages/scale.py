@@ -53,8 +53,8 @@ class Scale(Stage):
         """Draw scales t - 1 and t from the forward process, from torch's generator."""
         num_levels = self.plan.num_levels
         of_earlier, of_later = torch.rand((2, 2, *clean.shape), device=clean.device)
-        earlier = noised(clean, self._kept, num_levels, of_earlier)
-        return earlier, noised(earlier, self.noise.survival, num_levels, of_later)
+        earlier = noised(clean, self._kept, num_levels, *of_earlier)
+        return earlier, noised(earlier, self.noise.survival, num_levels, *of_later)
 
     def term(
         self,

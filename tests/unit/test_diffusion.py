@@ -77,10 +77,10 @@ def test_the_marginal_is_the_product_of_the_steps() -> None:
 
 def test_noise_keeps_or_draws_uniformly() -> None:
     uniforms = torch.rand((2, 40_000), generator=torch.Generator().manual_seed(1))
-    drawn = noised(torch.full((40_000,), 2), 0.6, K, uniforms)
+    drawn = noised(torch.full((40_000,), 2), 0.6, K, *uniforms)
     shares = torch.bincount(drawn, minlength=K) / len(drawn)
     assert shares.tolist() == pytest.approx([0.1, 0.1, 0.7, 0.1], abs=4 * math.sqrt(0.25 / len(drawn)))
-    assert torch.equal(noised(drawn, 1.0, K, uniforms), drawn)
+    assert torch.equal(noised(drawn, 1.0, K, *uniforms), drawn)
 
 
 class ExactReverse(Model):
