@@ -40,6 +40,7 @@ report: "workflow/captions/workflow.rst"
 wildcard_constraints:
     dataset=parameters.data.name,
     stage="|".join(parameters.stage_plans),
+    first_stage="|".join(parameters.first_stage_plans) or "no first stage",
     chain="|".join(parameters.chains),
     scale_factor=r"\d+",
 

@@ -15,6 +15,7 @@ RECORDS = Path("mlflow/chains")
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 METRICS, NATS = "metrics.json", "nats.npy"
 SAMPLES, PICTURE, TIMING = "samples.h5", "samples.png", "timing.json"
+CODES, RECONSTRUCTIONS = "codes.h5", "reconstructions.png"
 REPORT = "report.json"
 
 
@@ -31,6 +32,11 @@ def stage_folder(stage: str, results: Path = RESULTS) -> Path:
 def checkpoint_path(stage: str, results: Path = RESULTS) -> Path:
     """Return the path of a stage's weights."""
     return stage_folder(stage, results) / CHECKPOINT
+
+
+def codes_path(first_stage: str, results: Path = RESULTS) -> Path:
+    """Return the path of the codes of all images under a first stage."""
+    return stage_folder(first_stage, results) / CODES
 
 
 def metrics_path(stage: str, results: Path = RESULTS) -> Path:

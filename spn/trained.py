@@ -1,4 +1,4 @@
-"""Loads a trained stage for sampling or evaluation."""
+"""Loads trained networks for sampling, evaluation and encoding."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ from torch import Tensor
 
 from spn.checkpoint import load_weights
 from spn.config import Params
-from spn.models import Model, build_model
-from spn.provenance import stage_recipe
+from spn.first_stages import VqAutoencoder
+from spn.models import Model
+from spn.provenance import first_stage_recipe, stage_recipe
 from spn.stages import Stage, build_stage
 
 
@@ -25,7 +26,21 @@ def load_trained(
 
 def build_trained(params: Params, name: str, weights: dict[str, Tensor], device: torch.device) -> tuple[Stage, Model]:
     """Build stage `name` with these weights, in evaluation mode; raise RuntimeError if they do not fit the network."""
-    stage = build_stage(params.stage_plans[name], params.data.shape, device)
-    model = build_model(params.stages[name].model, stage.shape)
+    plan = params.stage_plans[name]
+    assert plan.noise is None or plan.noise.is_measured, "parameters without the shares that the codes' file states"
+    stage = build_stage(plan, params.grid(name).shape, device)
+    model = stage.build_network(params.stages[name])
+    model.load_state_dict(weights)
+    return stage, model.to(device).eval().requires_grad_(False)
+
+
+def load_first_stage(
+    params: Params, name: str, data_digest: str, checkpoint: Path, device: torch.device
+) -> tuple[Stage, VqAutoencoder]:
+    """Build first stage `name` with the weights of `checkpoint`, in evaluation mode; raise InputError as above."""
+    weights = load_weights(checkpoint, first_stage_recipe(params, name, data_digest))
+    stage = build_stage(params.first_stage_plans[name], params.data.shape, device)
+    model = stage.build_network(params.first_stages[name])
+    assert isinstance(model, VqAutoencoder)
     model.load_state_dict(weights)
     return stage, model.to(device).eval().requires_grad_(False)

@@ -78,7 +78,7 @@ def _add_data_verbs(commands: Commands) -> None:
 def _add_stage_verbs(commands: Commands) -> None:
     train = _verb(commands, "train")
     train.add_argument("stage")
-    train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor")
+    train.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor, or of codes")
     _experiment(train)
     train.add_argument("--runs", type=Path, default=RUNS, help="folder of the states from which trainings resume")
     train.add_argument("--output", type=Path, required=True, help="folder for checkpoint and history")
@@ -93,11 +93,18 @@ def _add_stage_verbs(commands: Commands) -> None:
 
     evaluate = _verb(commands, "evaluate")
     evaluate.add_argument("stage")
-    evaluate.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor")
+    evaluate.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor, or of codes")
     evaluate.add_argument("--checkpoint", type=Path, required=True)
     evaluate.add_argument("--output", type=Path, required=True, help="folder for metrics.json and nats.npy")
     _machine(evaluate)
     _processes(evaluate)
+
+    encode = _verb(commands, "encode")
+    encode.add_argument("first_stage")
+    encode.add_argument("--data", type=Path, required=True, help="HDF5 file of scale factor 1")
+    encode.add_argument("--checkpoint", type=Path, required=True)
+    encode.add_argument("--output", type=Path, required=True, help="folder for codes.h5, metrics.json and a picture")
+    _machine(encode)
 
     adopt = _verb(commands, "adopt")
     adopt.add_argument("stage", nargs="+")
@@ -119,9 +126,10 @@ def _add_chain_verbs(commands: Commands) -> None:
     sample = _verb(commands, "sample")
     sample.add_argument("chain")
     sample.add_argument("stage")
-    sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor")
+    sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor, or of codes")
     sample.add_argument("--checkpoint", type=Path, required=True)
     sample.add_argument("--given", type=Path, help="samples of the stage before; none for the first stage")
+    sample.add_argument("--decoder", type=Path, help="checkpoint of the first stage, for a chain that generates codes")
     sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5, samples.png and timing.json")
     sample.add_argument(
         "--class",

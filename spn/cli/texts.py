@@ -2,7 +2,8 @@
 
 HELP = {
     "preprocess": "Turn a data source into bit-depth-split HDF5 slice tensors.",
-    "train": "Train one stage, or resume a killed training; return at once if it is trained.",
+    "train": "Train one stage or first stage, or resume a killed training; return at once if it is trained.",
+    "encode": "Make the codes of all images under a trained first stage, and say how well it reconstructs.",
     "evaluate": "Compute a stage's nats over the whole test split: exact, or the bound that its law gives.",
     "adopt": "Give checkpoints the recipe of refactored code, if evaluating them gives the same nats as before.",
     "check": "Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).",
@@ -21,6 +22,8 @@ _DATA, _LOW = "--data data/digits/S2.h5", "--checkpoint results/stages/low/check
 EXAMPLES = {
     "preprocess": "spn preprocess --scale-factor 2 --output data/digits/S2.h5",
     "train": f"spn train low {_DATA} --output results/stages/low",
+    "encode": "spn encode vq --data data/digits/S1.h5 --checkpoint results/stages/vq/checkpoint.safetensors"
+    " --output results/stages/vq",
     "evaluate": f"spn evaluate low {_DATA} {_LOW} --output results/stages/low",
     "adopt": "spn adopt first_high rest_high low",
     "check": "spn check low",

@@ -13,6 +13,7 @@ from spn.config.data import (
     PhotosData,
 )
 from spn.config.errors import InputError
+from spn.config.first_stage import FirstStageSection
 from spn.config.model import (
     FamilySection,
     GatedPixelCnnSection,
@@ -37,6 +38,7 @@ __all__ = [
     "DataSection",
     "DigitsData",
     "FamilySection",
+    "FirstStageSection",
     "FolderData",
     "GatedPixelCnnSection",
     "ImageBartSection",

@@ -149,10 +149,11 @@ class Params(Section):
         return copy
 
     def grid(self, stage: str) -> Grid:
-        """Return what the chains of a stage generate: the images of the data, or codes."""
-        return self._grid_of_codes(self.stages[stage].codes)
+        """Return what a stage generates, or a first stage reconstructs: the images of the data, or codes."""
+        return self.grid_of_codes(self.stages[stage].codes if stage in self.stages else None)
 
-    def _grid_of_codes(self, codes: str | None) -> Grid:
+    def grid_of_codes(self, codes: str | None) -> Grid:
+        """Return what the codes of a first stage are, or the images of the data if it is None."""
         if codes is None:
             return Grid(self.data.shape, self.data.bits)
         section, (height, width, _) = self.first_stages[codes], self.data.shape
@@ -171,7 +172,7 @@ class Params(Section):
                 for plan in tile(
                     name,
                     {stage: self.stages[stage] for stage in chain.stages},
-                    self._grid_of_codes(self.codes(name)).bits,
+                    self.grid_of_codes(self.codes(name)).bits,
                     self._noises,
                 )
             )
@@ -213,6 +214,11 @@ class Params(Section):
     def trained(self, name: str) -> FirstStageSection | StageSection:
         """Return the section of a network that is trained: of a first stage, or of a stage."""
         return self.first_stages.get(name) or self.stages[name]
+
+    def code_cuts(self, name: str) -> tuple[int, ...]:
+        """Return where the bits of a first stage's codes are cut: wherever one of their stages cuts."""
+        plans = (plan for stage, plan in self.stage_plans.items() if self.stages[stage].codes == name)
+        return tuple(sorted({cut for plan in plans for cut in plan.cuts}))
 
     @cached_property
     def cuts(self) -> dict[int, tuple[int, ...]]:

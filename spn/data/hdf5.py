@@ -64,9 +64,7 @@ class SliceFile:
             layout.bits,
             layout.shape,
         )
-        self.dataset, self.source, self.release = origin.dataset, origin.source, origin.release
-        self.source_digest, self.limit = origin.source_digest, origin.limit
-        self.skipped, self.duplicates = origin.skipped, origin.duplicates
+        self.origin, self.notes = origin, self._seal.notes
         self._read([(1 << self.bits) - 1] * self.scale_factor**2)
 
     def of(self, plan: StagePlan) -> "SliceFile":

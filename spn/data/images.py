@@ -1,4 +1,4 @@
-"""Whole images in HDF5: the samples of chains, with their labels."""
+"""Whole images in HDF5: the samples of chains, with their labels, and with their codes if they were decoded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from spn.data.layout import LABELS
 from spn.data.seal import create_sealed, open_sealed
 from spn.notes import Notes
 
-IMAGES = "images"
+IMAGES, CODES = "images", "codes"
 
 
 def write_images(
@@ -22,11 +22,17 @@ def write_images(
     images: UInt8[Tensor, "image height width channel"],
     notes: Notes,
     labels: Int64[Tensor, " image"] | None = None,
+    codes: UInt8[Tensor, "image _ _ 1"] | None = None,
 ) -> None:
-    """Write images, labels if any, and notes; nothing appears at `path` before all is written."""
+    """Write images, the codes that they were decoded from and labels, if any, and notes.
+
+    Nothing appears at `path` before all is written.
+    """
     with create_sealed(path) as file:
-        file.create(IMAGES, tuple(images.shape), "u1")
-        file.append(IMAGES, images.numpy())
+        for name, levels in ((IMAGES, images), (CODES, codes)):
+            if levels is not None:
+                file.create(name, tuple(levels.shape), "u1")
+                file.append(name, levels.numpy())
         if labels is not None:
             file.create(LABELS, tuple(labels.shape), "<i8")
             file.append(LABELS, labels.numpy())
@@ -35,10 +41,21 @@ def write_images(
 
 def read_images(path: Path) -> tuple[UInt8[Tensor, "image height width channel"], Notes]:
     """Read images that `write_images` wrote; raise InputError if the file is missing, damaged or of another kind."""
+    return _read(path, IMAGES)
+
+
+def read_generated(path: Path) -> tuple[UInt8[Tensor, "image height width channel"], Notes]:
+    """Read what a chain generated: the codes if there are any, else the images; raise InputError likewise."""
+    with _open_images(path) as (file, _):
+        name = CODES if CODES in file else IMAGES
+    return _read(path, name)
+
+
+def _read(path: Path, name: str) -> tuple[UInt8[Tensor, "image height width channel"], Notes]:
     with _open_images(path) as (file, notes):
-        images = file[IMAGES][()]
+        images = file[name][()]
         if images.dtype != np.uint8 or images.ndim != 4:
-            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C]")
+            raise ValueError(f"{name} are {images.dtype} {images.shape}, not uint8 [N, H, W, C]")
         return torch.from_numpy(images), notes
 
 

@@ -43,15 +43,18 @@ class SliceWriter:
             self._file.append(f"{split}/{LABELS}", np.array(labels, dtype="<i8"))
         self._content.update(split, images, labels)
 
-    def finish(self, origin: Origin, notes: Notes | None = None) -> None:
-        """Write the attributes and notes, once every split is complete."""
+    def finish(self, origin: Origin, notes: Notes | None = None, digest: str | None = None) -> None:
+        """Write the attributes and notes, once every split is complete.
+
+        `digest` is that of the images of which these are the codes; by default, that of these images.
+        """
         height, width, channels = self._layout.shape
         attributes = self._file.attributes
         attributes.update(asdict(origin))
         attributes.update({f"num_images_{split}": count for split, count in self._counts.items()})
         attributes.update({"height": height, "width": width, "channels": channels})
         attributes.update({"scale_factor": self._layout.scale_factor, "cuts": self._layout.cuts})
-        attributes.update({"bits": self._layout.bits, "digest": self._content.digest()})
+        attributes.update({"bits": self._layout.bits, "digest": digest or self._content.digest()})
         attributes.update({"layout_version": LAYOUT_VERSION})
         self._file.notes |= (notes or {}) | {"digest": attributes["digest"], "source_digest": origin.source_digest}
 

@@ -15,7 +15,7 @@ def check(params: Params, stage: Sequence[str] = ()) -> Iterator[str]:
     """
     for name in stage or tuple(params.stage_plans):
         check_name(params, name)
-        yield check_stage(params.stage_plans[name], params.data.shape, params.stages[name].model, params.seed)
+        yield check_stage(params.stage_plans[name], params.grid(name).shape, params.stages[name].model, params.seed)
     models = {name: section.model for name, section in params.stages.items()}
     for chain, plans in {} if stage else params.plans.items():
-        yield check_chain(chain, plans, params.data.shape[-1], models, params.seed)
+        yield check_chain(chain, plans, params.grid(plans[0].name).shape[-1], models, params.seed)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from spn.config import Params
-from spn.data.hdf5 import SliceFile
 from spn.distributed import is_first, joined
 from spn.evaluation.evaluate import Metrics, save_nats, stage_draws, stage_metrics
 from spn.files import write_json
@@ -12,6 +11,7 @@ from spn.notes import FILES, RECIPE
 from spn.paths import METRICS, NATS
 from spn.pipeline.names import check_stage
 from spn.pipeline.place import choose_device, log_place
+from spn.pipeline.reading import open_slices
 from spn.provenance import evaluation_recipe, load_verb, recipe_digest
 from spn.trained import load_trained
 
@@ -28,7 +28,7 @@ def evaluate(
     place = choose_device(device, threads)
     section = params.stages[stage]
     load_verb("evaluate", section)
-    slices = SliceFile(data)
+    params, slices = open_slices(params, stage, data)
     recipe = evaluation_recipe(params, stage, slices.digest)
     trained, model = load_trained(params, stage, slices.digest, checkpoint, place)
     with joined(recipe_digest(recipe)), onednn_matmul(place) as products:

@@ -12,6 +12,19 @@ def check_stage(params: Params, stage: str, chain: str | None = None) -> None:
         raise InputError(f"stage: expected one of chain {chain} ({', '.join(stages)}), got {stage}")
 
 
+def check_trained(params: Params, name: str) -> None:
+    """Raise InputError unless a chain needs a network of this name, a stage or a first stage."""
+    if name not in params.trained_plans:
+        raise InputError(f"stage: expected one that a chain uses ({', '.join(params.trained_plans)}), got {name}")
+
+
+def check_first_stage(params: Params, name: str) -> None:
+    """Raise InputError unless a chain uses the codes of this first stage."""
+    if name not in params.first_stage_plans:
+        known = ", ".join(params.first_stage_plans) or "there are none"
+        raise InputError(f"first stage: expected one whose codes a chain uses ({known}), got {name}")
+
+
 def stages_of(params: Params, chain: str) -> tuple[str, ...]:
     """List the stages of a chain, in order; raise InputError if there is no such chain."""
     if chain not in params.chains:

@@ -1,14 +1,16 @@
 """Samples one stage of a chain, given the samples of the stage before."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from spn.config import InputError, Params
-from spn.data.hdf5 import SliceFile
-from spn.data.images import read_images, write_images
+from spn.data.images import read_generated, write_images
 from spn.distributed import is_first, joined
 from spn.files import write_bytes, write_json
 from spn.generation import SAMPLERS, sample_chain_stage
@@ -17,6 +19,7 @@ from spn.notes import FILES, RECIPE, content_digest, read_notes
 from spn.paths import PICTURE, SAMPLES, TIMING
 from spn.pipeline.names import check_stage
 from spn.pipeline.place import choose_device
+from spn.pipeline.reading import open_slices
 from spn.provenance import (
     SamplingOptions,
     check_recipe,
@@ -26,7 +29,7 @@ from spn.provenance import (
     sampling_recipe,
 )
 from spn.report.pictures import class_columns, draw_grid
-from spn.trained import load_trained
+from spn.trained import load_first_stage, load_trained
 
 
 def sample(
@@ -37,6 +40,7 @@ def sample(
     checkpoint: Path,
     output: Path,
     given: Path | None = None,
+    decoder: Path | None = None,
     *,
     only: int | None = None,
     exact: bool = False,
@@ -47,9 +51,10 @@ def sample(
 ) -> UInt8[Tensor, "image height width channel"] | None:
     """Sample one stage of a chain, given the samples of the stage before, and time it.
 
-    `given` is the file of those samples; `only` is the class of all images, instead of sampling.class; `exact` computes
-    in float64. Writes samples.h5, samples.png and timing.json to `output` and returns the images, as levels; returns
-    None in all processes but the first. Raises InputError if an argument does not match `params`.
+    `given` is the file of those samples, `decoder` the checkpoint of the first stage whose codes the chain generates;
+    `only` is the class of all images, instead of sampling.class; `exact` computes in float64. Writes samples.h5,
+    samples.png and timing.json to `output` and returns the images, as levels; returns None in all processes but the
+    first. Raises InputError if an argument does not match `params`.
     """
     check_stage(params, stage, chain)
     place = choose_device(device, threads)
@@ -57,17 +62,19 @@ def sample(
     if sampler not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
     options = SamplingOptions(sampled_class(params, chain, only), exact)
-    digest = SliceFile(data).digest
+    params, slices = open_slices(params, stage, data)
+    digest = slices.digest
     check_given(params, chain, stage, digest, given, options)
     recipe = sampling_recipe(params, chain, stage, digest, options)
-    before, notes = read_images(given) if given else (None, {})
+    before, notes = read_generated(given) if given else (None, {})
     if notes and recipe_digest(notes[RECIPE]) != recipe["given"]:
         raise InputError(f"{given}: changed while it was read; run the same command again")
     trained, model = load_trained(params, stage, digest, checkpoint, place)
+    decode = load_decoder(params, chain, digest, decoder, place)
     labels = sample_labels(params.sampling.num_images, params.num_classes(chain), options.label)
     with joined(recipe_digest(recipe)):
         started = time.monotonic()
-        images = sample_chain_stage(
+        generated = sample_chain_stage(
             trained,
             model.double() if exact else model,
             before,
@@ -82,11 +89,33 @@ def sample(
         seconds = time.monotonic() - started
         if not is_first():
             return None
+    images = decode(generated)
+    codes = None if params.codes(chain) is None else generated
     picture = draw_grid(images, params.data.white_level, class_columns(labels))
-    write_images(output / SAMPLES, images, {RECIPE: recipe, FILES: {PICTURE: content_digest(picture)}}, labels)
+    write_images(output / SAMPLES, images, {RECIPE: recipe, FILES: {PICTURE: content_digest(picture)}}, labels, codes)
     write_bytes(output / PICTURE, picture)
     write_json(output / TIMING, {"images": len(images), "seconds": seconds, "device": str(place)})
     return images
+
+
+Images: TypeAlias = UInt8[Tensor, "image height width channel"]
+
+
+def load_decoder(
+    params: Params, chain: str, digest: str, decoder: Path | None, place: torch.device
+) -> Callable[[Images], Images]:
+    """Return what turns the levels that a chain generates into images; raise InputError without a decoder of codes."""
+    codes = params.codes(chain)
+    if codes is None:
+        if decoder is not None:
+            raise InputError(f"--decoder: expected nothing for chain {chain}, which generates pixels, got {decoder}")
+        return lambda images: images
+    if decoder is None:
+        raise InputError(f"--decoder: expected the checkpoint of {codes}, whose codes chain {chain} generates")
+    _, model = load_first_stage(params, codes, digest, decoder, place)
+    return lambda levels: torch.cat(
+        [model.decode(each[..., 0].to(place)).cpu() for each in levels.split(SAMPLING_BATCH_SIZE)]
+    )
 
 
 def check_given(

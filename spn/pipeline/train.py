@@ -6,14 +6,13 @@ from pathlib import Path
 
 from spn import tracking
 from spn.config import Params
-from spn.data.hdf5 import SliceFile
 from spn.distributed import is_first, joined
 from spn.machine import onednn_matmul
-from spn.models import num_parameters
 from spn.paths import CHECKPOINT, HANDLE, RUNS
-from spn.pipeline.names import check_stage
+from spn.pipeline.names import check_trained
 from spn.pipeline.place import choose_device, log_place
-from spn.provenance import load_verb, recipe_digest, stage_recipe, training_verb, trial_recipe
+from spn.pipeline.reading import open_slices
+from spn.provenance import load_verb, recipe_digest, training_recipe, training_verb, trial_recipe
 from spn.stages import build_stage
 from spn.training import FollowTrial, Observe, train_stage, training_lock, unfollowed
 
@@ -37,12 +36,12 @@ def train(
     once if that checkpoint already has the right recipe. A training resumes from its state under `runs`
     (`train_stage`). On SIGTERM it saves its state and raises TerminatedError. Raises what `train_stage` raises.
     """
-    check_stage(params, stage)
+    check_trained(params, stage)
     place = choose_device(device, threads)
     # Load all code before waiting for the lock, so that the digest in the recipe is that of the code that will run.
-    load_verb(training_verb(params, stage), params.stages[stage])
-    slices = SliceFile(data)
-    recipe = stage_recipe(params, stage, slices.digest)
+    load_verb(training_verb(params, stage), params.trained(stage))
+    params, slices = open_slices(params, stage, data)
+    recipe = training_recipe(params, stage, slices.digest)
     checkpoint = output / CHECKPOINT
     with (
         joined(recipe_digest(recipe)),
@@ -63,15 +62,15 @@ def _recorded(
     if not is_first():
         yield lambda row: None, unfollowed
         return
-    section, recipe = params.stages[stage], stage_recipe(params, stage, data_digest)
-    count = num_parameters(section.model, build_stage(params.stage_plans[stage], params.data.shape).shape)
+    section, recipe = params.trained(stage), training_recipe(params, stage, data_digest)
+    count = build_stage(params.trained_plans[stage], params.grid(stage).shape).num_parameters(section)
     store = tracking.open_experiment(experiment, params.data.name)
     with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
 
         @contextmanager
         def follow_trial(number: int) -> Iterator[Observe]:
             recipe = trial_recipe(params, stage, number, data_digest)
-            trial = tracking.Trial(run.run_id, number, section.trial_text(number))
+            trial = tracking.Trial(run.run_id, number, params.stages[stage].trial_text(number))
             with tracking.StageRun(store, stage, recipe, num_parameters=count, trial=trial) as trial_run:
                 yield trial_run.measured
 

@@ -57,7 +57,7 @@ def forecast(
 def _forecast_stage(
     params: Params, name: str, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool
 ) -> StageForecast:
-    stage = build_stage(params.stage_plans[name], params.data.shape)
+    stage = build_stage(params.stage_plans[name], params.grid(name).shape)
     shape, num_slices = stage.shape, len(stage.targets)
     sections = [params.stages[name].model_copy(update={"training": each}) for each in params.stages[name].trainings]
     steps = [step_cost(stage, each, each.training.batch_size, recompute) for each in sections]

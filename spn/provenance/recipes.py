@@ -9,7 +9,7 @@ everything that depends on it.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from spn.config import DataSection, InputError, Params, StageSection
+from spn.config import DataSection, FirstStageSection, InputError, Params, StageSection
 from spn.files import json_digest
 from spn.provenance.code import code_digest, load_code
 
@@ -20,6 +20,7 @@ CODE = {
     "train": ("training/step.py:Learner",),
     # Of a stage with trials: validation and the choice decide its weights too.
     "tune": ("training/step.py:Learner", "training/trials.py:best_trial", "training/validation.py:estimate"),
+    "encode": ("pipeline/encode.py:encode",),
     "evaluate": ("pipeline/evaluate.py:evaluate",),
     "sample": ("pipeline/sample.py:sample",),
     "summarise": ("pipeline/summarise.py:summarise",),
@@ -32,25 +33,33 @@ Only its steps decide the weights of a training: the lock, the saved state and t
 trials the choice among them does too.
 """
 
+SPACING = "first_stages/spacing.py:equal_steps"
+"""What decides the shares of a spaced schedule, given the distortion in the codes' file."""
 
-def verb_digest(verb: str, section: StageSection | DataSection | None = None) -> str:
+
+def verb_digest(verb: str, section: StageSection | FirstStageSection | DataSection | None = None) -> str:
     """Hash the code that decides a verb's results, for this stage or this source."""
     return code_digest(*_roots(verb, section), **_chosen(section))
 
 
-def load_verb(verb: str, section: StageSection | DataSection | None = None) -> None:
+def load_verb(verb: str, section: StageSection | FirstStageSection | DataSection | None = None) -> None:
     """Import all code that decides a verb's results, so that its digest is of this code even if files are edited."""
     load_code(*_roots(verb, section), **_chosen(section))
 
 
-def _roots(verb: str, section: StageSection | DataSection | None) -> tuple[str, ...]:
+def _roots(verb: str, section: StageSection | FirstStageSection | DataSection | None) -> tuple[str, ...]:
     # The section of a source decides its files and their shape.
-    name = type(section).__name__
-    return (*CODE[verb], f"config/data.py:{name}") if verb == "preprocess" else CODE[verb]
+    if verb == "preprocess":
+        return (*CODE[verb], f"config/data.py:{type(section).__name__}")
+    # A spaced schedule is measured before the verb begins.
+    is_scale_of_codes = isinstance(section, StageSection) and section.diffusion and section.codes
+    return (*CODE[verb], SPACING) if is_scale_of_codes else CODE[verb]
 
 
-def _chosen(section: StageSection | DataSection | None) -> dict[str, str]:
+def _chosen(section: StageSection | FirstStageSection | DataSection | None) -> dict[str, str]:
     """Return the choices in params.yaml that name a file of this package."""
+    if isinstance(section, FirstStageSection):
+        return {"kind": "reconstruction"}
     if isinstance(section, StageSection):
         return {"kind": section.kind, "family": section.model.family, "law": section.model.law}
     return {} if section is None else {"source": section.source}
@@ -67,12 +76,45 @@ def slices_recipe(params: Params, scale_factor: int) -> Recipe:
     }
 
 
+def training_recipe(params: Params, name: str, data_digest: str) -> Recipe:
+    """Resolve everything that decides the weights of a network: of a stage, or of a first stage."""
+    return (first_stage_recipe if name in params.first_stages else stage_recipe)(params, name, data_digest)
+
+
+def first_stage_recipe(params: Params, name: str, data_digest: str) -> Recipe:
+    """Resolve everything that decides the weights of a first stage."""
+    section = params.first_stages[name]
+    return {
+        "stage": name,
+        "seed": params.seed,
+        "first_stage": section.model_dump(mode="json", exclude={"training"}),
+        "training": section.training.model_dump(mode="json"),
+        "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
+        "data_digest": data_digest,
+        "code_digest": verb_digest("train", section),
+    }
+
+
+def codes_recipe(params: Params, name: str, data_digest: str) -> Recipe:
+    """Resolve everything that decides the codes of all images under a first stage."""
+    return {
+        "first_stage": name,
+        "data_digest": data_digest,
+        "training": recipe_digest(first_stage_recipe(params, name, data_digest)),
+        "cuts": list(params.code_cuts(name)),
+        "white_level": params.data.white_level,
+        "code_digest": verb_digest("encode", params.first_stages[name]),
+    }
+
+
 def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
-    """Resolve everything that decides the weights of `stage`."""
+    """Resolve everything that decides the weights of `stage`.
+
+    `data_digest` is that of the images, also for a stage that generates their codes.
+    """
     section = params.stages[stage]
     plan = params.stage_plans[stage]
     trials = {str(index): trial.model_dump(mode="json") for index, trial in enumerate(section.trials)}
-    noise = plan.noise and {"scale": plan.noise.scale, "kept": list(plan.noise.kept), "objective": plan.noise.objective}
     return {
         "stage": stage,
         "seed": params.seed,
@@ -91,8 +133,9 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         "training": section.training.model_dump(mode="json"),
         # By number, so that a difference names the trial. Without trials there is no such key.
         **({"trials": trials} if trials else {}),
-        # No such key for other kinds of stages.
-        **({"diffusion": noise} if noise else {}),
+        # No such keys for other kinds of stages.
+        **_diffusion(params, section),
+        **({} if section.codes is None else {"codes": recipe_digest(codes_recipe(params, section.codes, data_digest))}),
         # Not `num_classes`, which matters only to class-conditional stages, whose plans have it; and not
         # `source_digest`, which may refuse a source but does not change the training.
         "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
@@ -101,9 +144,16 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
     }
 
 
-def training_verb(params: Params, stage: str) -> str:
-    """Return under which name `CODE` has the training of a stage."""
-    return "tune" if params.stages[stage].trials else "train"
+def _diffusion(params: Params, section: StageSection) -> Recipe:
+    if section.diffusion is None:
+        return {}
+    schedule = params.schedules[section.diffusion.schedule].model_dump(mode="json")
+    return {"diffusion": section.diffusion.model_dump(mode="json", exclude={"draws"}) | {"schedule": schedule}}
+
+
+def training_verb(params: Params, name: str) -> str:
+    """Return under which name `CODE` has the training of a network."""
+    return "tune" if params.trained(name).trials else "train"
 
 
 def trial_recipe(params: Params, stage: str, trial: int, data_digest: str) -> Recipe:
@@ -219,7 +269,7 @@ def report_recipe(params: Params, data_digest: str) -> Recipe:
         "white_level": params.data.white_level,
         "real_images": data_digest,
         "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digest)) for chain in params.chains},
-        "stages": {stage: recipe_digest(stage_recipe(params, stage, data_digest)) for stage in params.stage_plans},
+        "stages": {name: recipe_digest(training_recipe(params, name, data_digest)) for name in params.trained_plans},
         # The recipe of a chain's last stage contains those of the stages before.
         "samples": {
             name: recipe_digest(sampling_recipe(params, name, chain.stages[-1], data_digest))

@@ -18,12 +18,15 @@ from spn.paths import (
     DATABASE,
     HANDLE,
     HISTORY,
+    METRICS,
     NATS,
     PICTURE,
+    RECONSTRUCTIONS,
     RECORDS,
     RUNS,
     SOURCES,
     checkpoint_path,
+    codes_path,
     metrics_path,
     record_path,
     report_files,
@@ -35,8 +38,10 @@ from spn.paths import (
 )
 from spn.provenance.recipes import (
     Recipe,
+    codes_recipe,
     differing_keys,
     evaluation_recipe,
+    first_stage_recipe,
     record_recipe,
     report_recipe,
     sampling_recipe,
@@ -94,19 +99,42 @@ def results_of(params: Params) -> list[Result]:
         Result(slices_path(params.data.name, size), lambda _, size=size: slices_recipe(params, size))
         for size in params.cuts
     ]
+    for first_stage in params.first_stage_plans:
+        results += _of_first_stage(params, first_stage)
     for stage in params.stage_plans:
         results += _of_stage(params, stage)
     for chain in params.chains:
         results += _of_chain(params, chain)
     samples = (samples_path(name, stage) for name, chain in params.chains.items() for stage in chain.stages)
-    needs = (*map(summary_path, params.chains), *map(checkpoint_path, params.stage_plans), *samples)
+    codes = map(codes_path, params.first_stage_plans)
+    needs = (*map(summary_path, params.chains), *map(checkpoint_path, params.trained_plans), *codes, *samples)
     files = report_files(tuple(params.stage_plans))
     report = Result(report_path(), lambda digest: report_recipe(params, digest), needs, files)
     return [*results, report]
 
 
+def _of_first_stage(params: Params, name: str) -> list[Result]:
+    slices, checkpoint = slices_path(params.data.name, 1), checkpoint_path(name)
+    return [
+        Result(checkpoint, lambda digest: first_stage_recipe(params, name, digest), (slices,), (HISTORY,)),
+        Result(
+            codes_path(name),
+            lambda digest: codes_recipe(params, name, digest),
+            (slices, checkpoint),
+            (METRICS, RECONSTRUCTIONS),
+        ),
+    ]
+
+
+def read_path(params: Params, name: str) -> Path:
+    """Return the path of the file that a network reads: slices, or codes."""
+    codes = params.stages[name].codes if name in params.stages else None
+    plan = params.trained_plans[name]
+    return slices_path(params.data.name, plan.scale_factor) if codes is None else codes_path(codes)
+
+
 def _of_stage(params: Params, stage: str) -> list[Result]:
-    slices, checkpoint = slices_path(params.data.name, params.stage_plans[stage].scale_factor), checkpoint_path(stage)
+    slices, checkpoint = read_path(params, stage), checkpoint_path(stage)
     return [
         Result(checkpoint, lambda digest: stage_recipe(params, stage, digest), (slices,), (HISTORY,)),
         Result(

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from spn.config import StagePlan
+from spn.config import FirstStageSection, StagePlan, StageSection
 from spn.image import causal_offsets, gather_window, window_offsets
-from spn.models import Context, Model, StageShape
+from spn.likelihood import bits_per_dim
+from spn.models import Context, Model, StageShape, build_model
 from spn.shapes import Labels, Levels, Positions, Slices
 
 CPU = torch.device("cpu")
@@ -28,6 +29,11 @@ class Stage:
     Bits of `slices` that are not yet generated never reach a context, so training may pass whole images. `device` is
     the device of the slices; the indices that gather contexts are kept there, because every copy would make it wait.
     """
+
+    figure = "bits_per_dim"
+    """What `of_image` returns, as histories name it."""
+    progress = 0.0
+    """Share of the training's steps that are done, on which the loss of some kinds depends."""
 
     def __init__(self, plan: StagePlan, shape: tuple[int, int, int], device: torch.device = CPU) -> None:
         height, width, channels = shape
@@ -116,6 +122,24 @@ class Stage:
     ) -> Float64[Tensor, " batch"]:
         """Return what training minimises for each image, in nats: `nats`."""
         return self.nats(model, slices, position, labels)
+
+    def of_image(self, total: float) -> float:
+        """Return the bits/dim of images, of which a slice has `total` nats in the mean over the stage's slices."""
+        return bits_per_dim(total * len(self.targets), self.image_dims)
+
+    def build_network(self, section: StageSection | FirstStageSection) -> Model:
+        """Build the network of the stage's section, freshly initialised from torch's global generator."""
+        assert isinstance(section, StageSection)
+        return build_model(section.model, self.shape)
+
+    def num_parameters(self, section: StageSection | FirstStageSection) -> int:
+        """Count the parameters of a network without allocating them."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.build_network(section).parameters())
+
+    def initialise(self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None) -> None:
+        """Initialise the network from a first batch, if its family does so."""
+        model.initialise(self.target(slices, position), self.context(slices, position, labels))
 
     def positions(self, position: tuple[int, int], batch: int, device: torch.device | None = None) -> Positions:
         """Repeat one meta-position for a batch."""

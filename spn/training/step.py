@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from spn.config import Params
 from spn.distributed import num_processes, rank
-from spn.models import build_model
 from spn.seeds import derive_seed, seeded
 from spn.stages import build_stage
 from spn.training.batches import batch_indices, draw_positions
@@ -33,11 +32,12 @@ class Learner:
 
     def __init__(self, params: Params, name: str, device: torch.device) -> None:
         self.name, self.seed, self._device = name, params.seed, device
-        self.section = params.stages[name].training
-        self.stage = build_stage(params.stage_plans[name], params.data.shape, device)
+        section = params.trained(name)
+        self.section = section.training
+        self.stage = build_stage(params.trained_plans[name], params.grid(name).shape, device)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, name, "weights"))
-            self.model = build_model(params.stages[name].model, self.stage.shape).to(device)
+            self.model = self.stage.build_network(section).to(device)
         self.average = EmaModel(self.model, self.section.ema_decay)
         self.optimiser = build_optimiser(self.model, self.section.optimiser)
 
@@ -47,8 +47,7 @@ class Learner:
         slices, position, labels = batch
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, self.name, "initialisation"))
-            context = self.stage.context(slices, position, labels)
-            self.model.initialise(self.stage.target(slices, position), context)
+            self.stage.initialise(self.model, slices, position, labels)
         self.average.model.load_state_dict(self.model.state_dict())
 
     def draw(self, step: int, num_images: int) -> tuple[Tensor, Tensor]:
@@ -64,6 +63,7 @@ class Learner:
         finite. `nats` is `Stage.loss` of the model, with gradients averaged over the processes.
         """
         section = self.section
+        self.stage.progress = step / section.steps
         others = [rank()] if rank() else []
         torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step, *others))
         for group in self.optimiser.param_groups:

@@ -25,7 +25,7 @@ from spn.distributed import is_first
 from spn.files import write_text
 from spn.notes import FILES, RECIPE, Notes, content_digest, read_tensor_notes
 from spn.paths import CHECKPOINT, HISTORY
-from spn.provenance import Recipe, stage_recipe, trial_recipe
+from spn.provenance import Recipe, training_recipe, trial_recipe
 from spn.training.history import Row, history_text
 from spn.training.lock import state_path, training_lock
 from spn.training.trainer import Observe, Trainer, progress_bar
@@ -69,7 +69,7 @@ def train_stage(
     Raises InputError if the data do not suit the stage or lack labels that it needs, FloatingPointError if a loss or
     gradient is not finite, and TerminatedError on SIGTERM, once the state is saved.
     """
-    recipe = stage_recipe(params, name, data.digest)
+    recipe = training_recipe(params, name, data.digest)
     checkpoint = output / CHECKPOINT
     notes = trained_notes(checkpoint, recipe)
     weights: Weights | None = None
@@ -77,7 +77,7 @@ def train_stage(
         _pass_on(notes, observe, follow_trial)
     else:
         job = _Job(name, data, runs, device, compiled, recompute)
-        if params.stages[name].trials:
+        if params.trained(name).trials:
             weights, notes = job.tune(params, follow_trial)
             for row in notes["history"]:
                 observe(row)

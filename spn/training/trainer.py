@@ -24,7 +24,7 @@ from spn.training.parallel import parallel_nats
 from spn.training.state import TrainingState
 from spn.training.step import Batch, Learner
 from spn.training.termination import TerminatedError, noting_sigterm
-from spn.training.validation import bits_per_dim_of_slices, estimate
+from spn.training.validation import estimate
 
 Observe = Callable[[Row], None]
 
@@ -52,8 +52,8 @@ class Trainer:
         compiled: bool = False,
         recompute: bool = False,
     ) -> None:
-        section = params.stages[name]
-        plan = params.stage_plans[name]
+        section = params.trained(name)
+        plan = params.trained_plans[name]
         data = data.of(plan)
         if plan.num_classes:
             data.check_labels(plan.num_classes)
@@ -86,7 +86,7 @@ class Trainer:
                     row = self._make_row(terminated)
                     if row is not None:
                         observe(row)
-                        bar.set_postfix_str(_postfix(row))
+                        bar.set_postfix_str(_postfix(row, self.stage.figure))
                     saves = self._validates()
                 else:
                     state.pending.append(self.train_step())
@@ -117,7 +117,7 @@ class Trainer:
             self._since = time.monotonic()
             if validation is None:
                 return None
-            row["validation_bits_per_dim_estimate"] = validation
+            row[f"validation_{self.stage.figure}_estimate"] = validation
         self.state.history.append(row)
         self.state.pending.clear()
         return row
@@ -179,7 +179,7 @@ class Trainer:
         images = (state.step - before["step"]) * self.section.batch_size
         return {
             "step": state.step,
-            "train_bits_per_dim_estimate": bits_per_dim_of_slices(self.stage, self._losses().mean().item()),
+            f"train_{self.stage.figure}_estimate": self.stage.of_image(self._losses().mean().item()),
             "learning_rate": learning_rate(self.section, state.step - 1),
             "gradient_norm": norms,
             "images_per_second": images / (state.seconds - before["training_seconds"]),
@@ -208,7 +208,8 @@ def progress_bar(label: str, steps: int, done: int) -> "tqdm[NoReturn]":
     )
 
 
-def _postfix(row: Row) -> str:
-    text = f"{row['train_bits_per_dim_estimate']:.3f} bits/dim, {row['images_per_second']:.0f} images/s"
-    validation = row.get("validation_bits_per_dim_estimate")
+def _postfix(row: Row, figure: str) -> str:
+    unit = {"bits_per_dim": "bits/dim"}.get(figure, figure)
+    text = f"{row[f'train_{figure}_estimate']:.3f} {unit}, {row['images_per_second']:.0f} images/s"
+    validation = row.get(f"validation_{figure}_estimate")
     return text if validation is None else f"{text}, validation {validation:.3f}"

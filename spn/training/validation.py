@@ -1,4 +1,4 @@
-"""Validation: an estimate of the bits/dim of the averaged weights on the validation split."""
+"""Validation: an estimate of the bits/dim of the averaged weights on the validation split, or of a loss."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,7 @@ from torch import Tensor
 
 from spn.data.resident import ResidentSlices, send
 from spn.distributed import any_of, collect, num_processes, rank
-from spn.likelihood import bits_per_dim
 from spn.seeds import seeded
-from spn.stages import Stage
 from spn.training.batches import draw_positions
 from spn.training.step import Learner
 
@@ -34,9 +32,4 @@ def estimate(learner: Learner, data: ResidentSlices, terminated: Callable[[], bo
             labels = data.labels("validation", indices) if stage.plan.num_classes else None
             slices = data.slices("validation", indices)
             parts.append(stage.nats(model, slices, send(position, slices.device), labels))
-    return bits_per_dim_of_slices(stage, torch.cat(collect(parts)).mean().item())
-
-
-def bits_per_dim_of_slices(stage: Stage, nats: float) -> float:
-    """Return the bits/dim of images, of which a slice has so many nats in the mean over the stage's slices."""
-    return bits_per_dim(nats * len(stage.targets), stage.image_dims)
+    return stage.of_image(torch.cat(collect(parts)).mean().item())

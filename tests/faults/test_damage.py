@@ -68,7 +68,7 @@ def test_a_changed_source_without_a_stated_digest_makes_another_recipe(tmp_path:
     before = preprocessed(tmp_path, images)
     images[7, 3, 3, 0] ^= 128
     after = preprocessed(tmp_path, images)
-    assert before.source_digest != after.source_digest
+    assert before.origin.source_digest != after.origin.source_digest
     assert stage_recipe(params, "low", before.digest) != stage_recipe(params, "low", after.digest)
 
 
@@ -76,7 +76,7 @@ def test_a_source_of_another_digest_is_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = random_images(20, 8, 8, 1)
-    digest = preprocessed(tmp_path, images).source_digest
+    digest = preprocessed(tmp_path, images).origin.source_digest
     assert f"source_digest {digest}\n" in capsys.readouterr().out
     written = (tmp_path / "out.h5").read_bytes()
     assert preprocessed(tmp_path, images, source_digest=digest).path.read_bytes() == written

@@ -143,7 +143,7 @@ def source_target(name: str, folder: Path) -> Target:
         return {"slices": SliceFile(output).digest.encode()}
 
     read()
-    params["data"]["source_digest"] = SliceFile(output).source_digest
+    params["data"]["source_digest"] = SliceFile(output).origin.source_digest
     return Target(name, files, read)
 
 

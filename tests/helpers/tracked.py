@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from spn.provenance import Recipe
 from spn.tracking import Experiment, StageRun, open_experiment
-from spn.training.history import HISTORY
+from spn.training.history import history_columns
 
 CURVE = "train_bits_per_dim_estimate"
 
@@ -52,7 +52,7 @@ def assert_recorded(experiment: Experiment, stage: str, history: Path) -> None:
     (run,) = runs(experiment, stage)
     assert run.info.status == "FINISHED"
     measured = read_history(history)
-    for column in HISTORY[1:]:
+    for column in history_columns()[1:]:
         points = [(int(row["step"]), row[column]) for row in measured if column in row]
         assert logged(experiment, run.info.run_id, column) == points, column
 

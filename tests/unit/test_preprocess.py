@@ -85,12 +85,12 @@ def test_attributes_say_what_the_file_holds(tmp_path: Path) -> None:
     section = arrays((8, 8, 3), validation=4, limit={"train": 9})
     write_slices(section, 2, (0, 3, 8), tmp_path, tmp_path / "out.h5", progress=False)
     file = SliceFile(tmp_path / "out.h5")
-    assert (file.dataset, file.source, file.release) == ("made", "arrays", "made here")
+    assert (file.origin.dataset, file.origin.source, file.origin.release) == ("made", "arrays", "made here")
     assert (file.scale_factor, file.cuts, file.bits, file.shape) == (2, (0, 3, 8), 8, (8, 8, 3))
     assert [file.num_images(split) for split in SPLITS] == [9, 4, 6]
-    assert json.loads(file.limit) == {"train": 9, "validation": None, "test": None}
-    assert file.source_digest == open_source(section, tmp_path).digest
-    assert (file.skipped, file.duplicates) == (0, 0)
+    assert json.loads(file.origin.limit) == {"train": 9, "validation": None, "test": None}
+    assert file.origin.source_digest == open_source(section, tmp_path).digest
+    assert (file.origin.skipped, file.origin.duplicates) == (0, 0)
 
 
 def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_test_images_found_in_train_or_validation_are_counted(
     train[7] = train[5]
     write_arrays(tmp_path, train=train, val=test)
     write_slices(arrays((8, 8, 3), validation=400), 2, (0, 8), tmp_path, tmp_path / "out.h5", progress=False)
-    assert SliceFile(tmp_path / "out.h5").duplicates == 4
+    assert SliceFile(tmp_path / "out.h5").origin.duplicates == 4
     assert "4 of test also in train or validation" in capsys.readouterr().out
 
 
@@ -133,7 +133,7 @@ def test_images_that_differ_in_dropped_bits_only_are_duplicates(tmp_path: Path) 
     for bits, duplicates in ((8, 0), (3, 5)):
         section = arrays((8, 8, 3), bits=bits, validation=4)
         write_slices(section, 2, (0, bits), tmp_path, tmp_path / "out.h5", progress=False)
-        assert SliceFile(tmp_path / "out.h5").duplicates == duplicates
+        assert SliceFile(tmp_path / "out.h5").origin.duplicates == duplicates
 
 
 def pictures_section(**keys: Any) -> DataSection:
@@ -169,7 +169,7 @@ def test_many_skipped_pictures_are_named_up_to_twenty(pictures: Path, capsys: py
 def test_skipped_pictures_are_counted_and_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     section = pictures_section(unreadable="skip")
     write_slices(section, 2, (0, 8), pictures, pictures / "a.h5", progress=False)
-    assert SliceFile(pictures / "a.h5").skipped == 1
+    assert SliceFile(pictures / "a.h5").origin.skipped == 1
     said = capsys.readouterr()
     assert said.out.endswith(
         "a.h5: 6 train, 2 validation, 2 test images; 0 of test also in train or validation; "

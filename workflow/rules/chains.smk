@@ -6,6 +6,7 @@ rule sample:
         data=lambda wildcards: slices(wildcards.stage),
         checkpoint=CHECKPOINT,
         given=given_samples,
+        decoder=decoder,
         request=request(SAMPLED),
     output:
         samples=SAMPLED,
@@ -28,13 +29,16 @@ rule sample:
         gpu=0,
     params:
         given=lambda wildcards, input: f"--given {input.given}" if input.given else "",
+        decoder=lambda wildcards, input: (
+            f"--decoder {input.decoder}" if input.decoder else ""
+        ),
         folder=subpath(output.samples, parent=True),
         # For the report's caption.
         num_classes=lambda wildcards: parameters.num_classes(wildcards.chain),
         only=lambda wildcards: parameters.sampling.class_,
     shell:
         "spn sample {wildcards.chain} {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
-        " {params.given} --output {params.folder} --threads {threads}"
+        " {params.given} {params.decoder} --output {params.folder} --threads {threads}"
         " --gpus {resources.gpu} > {log} 2>&1"
 
 

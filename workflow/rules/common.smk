@@ -1,13 +1,17 @@
 """Paths and lists from params.yaml: the slices that a stage reads, the stages of a chain."""
 
 from spn.paths import (
+    CODES,
     METRICS,
     NATS,
     PICTURE,
+    RECONSTRUCTIONS,
     RESULTS,
     SOURCES,
     chain_folder,
     checkpoint_path,
+    codes_path,
+    metrics_path,
     plots_folder,
     record_path,
     report_path,
@@ -17,12 +21,12 @@ from spn.paths import (
     stage_folder,
     summary_path,
 )
+from spn.provenance import read_path
 
 
-def slices(stage: str) -> str:
-    """Return the path of the HDF5 file that a stage reads."""
-    plan = parameters.stage_plans[stage]
-    return str(slices_path(parameters.data.name, plan.scale_factor))
+def slices(name: str) -> str:
+    """Return the path of the HDF5 file that a network reads: slices, or codes."""
+    return str(read_path(parameters, name))
 
 
 # Paths with wildcards.
@@ -54,6 +58,12 @@ def samples_of(chain: str) -> list[str]:
     """List the samples of a chain after each stage, and their pictures."""
     paths = [samples_path(chain, stage) for stage in parameters.chains[chain].stages]
     return [str(file) for path in paths for file in (path, path.with_name(PICTURE))]
+
+
+def decoder(wildcards) -> list[str]:
+    """List the checkpoint of the first stage whose codes a chain generates; empty for a chain of pixels."""
+    codes = parameters.codes(wildcards.chain)
+    return [] if codes is None else [str(checkpoint_path(codes))]
 
 
 def given_samples(wildcards) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training and evaluation of stages. Stages train on true contexts (teacher forcing), so they run in parallel."""
+"""Training and evaluation of stages and first stages. Stages train on true contexts (teacher forcing), so they run in parallel."""
 
 
 rule train:
@@ -12,6 +12,8 @@ rule train:
         history=STAGE / "history.csv",
     log:
         "logs/train/{stage}.log",
+    wildcard_constraints:
+        stage="|".join(parameters.trained_plans),
     conda:
         "../envs/spn.yaml"
     threads: 1
@@ -48,3 +50,34 @@ rule evaluate:
     shell:
         "spn evaluate {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
         " --output {params.folder} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"
+
+
+rule encode:
+    input:
+        data=lambda wildcards: slices(wildcards.first_stage),
+        checkpoint=checkpoint_path("{first_stage}"),
+        request=request(codes_path("{first_stage}")),
+    output:
+        codes=codes_path("{first_stage}"),
+        metrics=metrics_path("{first_stage}"),
+        picture=report(
+            stage_folder("{first_stage}") / RECONSTRUCTIONS,
+            caption="../captions/reconstructions.rst",
+            category="Samples",
+            labels=lambda wildcards: {
+                "chain": "(reconstructions)",
+                "after stage": wildcards.first_stage,
+            },
+        ),
+    log:
+        "logs/encode/{first_stage}.log",
+    conda:
+        "../envs/spn.yaml"
+    threads: 1
+    resources:
+        gpu=0,
+    params:
+        folder=subpath(output.codes, parent=True),
+    shell:
+        "spn encode {wildcards.first_stage} --data {input.data} --checkpoint {input.checkpoint}"
+        " --output {params.folder} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,114 @@
+"""Makes the codes of all images under a trained first stage, and says how well it reconstructs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from spn.config import Params
+from spn.data.hdf5 import SliceFile
+from spn.data.layout import SPLITS, Layout, Split
+from spn.data.writing import create_slices
+from spn.files import write_bytes, write_json
+from spn.first_stages import SplitFigures, VqAutoencoder, distortion
+from spn.image import join_slices
+from spn.notes import FILES, RECIPE, file_digests
+from spn.paths import CODES, METRICS, RECONSTRUCTIONS
+from spn.pipeline.names import check_first_stage
+from spn.pipeline.place import choose_device
+from spn.provenance import codes_recipe, load_verb
+from spn.report.pictures import draw_grid
+from spn.seeds import seeded
+from spn.trained import load_first_stage
+
+BATCH_SIZE = 64
+KEPT = tuple(1 - share / 20 for share in range(21))
+"""Shares of codes that are kept, at which distortion is measured."""
+MEASURED = 512
+"""Maximum number of images on which it is measured."""
+SHOWN = 8
+"""Number of test images in the picture, each above its reconstruction."""
+
+Images: TypeAlias = UInt8[Tensor, "image height width channel"]
+
+
+def encode(
+    params: Params,
+    first_stage: str,
+    data: Path,
+    checkpoint: Path,
+    output: Path,
+    *,
+    device: str = "auto",
+    threads: int = 1,
+) -> Path:
+    """Write the codes of all images, the figures of the test split, and a picture of reconstructions to `output`.
+
+    The notes of the codes have the distortion of noised codes, which decides spaced schedules. Returns the path of the
+    codes. Raises InputError if the data or the checkpoint do not match `params`.
+    """
+    check_first_stage(params, first_stage)
+    place = choose_device(device, threads)
+    section = params.first_stages[first_stage]
+    load_verb("encode", section)
+    slices = SliceFile(data)
+    recipe = codes_recipe(params, first_stage, slices.digest)
+    _, model = load_first_stage(params, first_stage, slices.digest, checkpoint, place)
+    layout = Layout(1, params.code_cuts(first_stage), params.grid_of_codes(first_stage).shape)
+    counts = {split: slices.num_images(split) for split in SPLITS}
+    labelled = {split for split in SPLITS if slices.labels(split, torch.arange(0)) is not None}
+    with create_slices(output / CODES, layout, counts, labelled) as writer:
+        for split in SPLITS:
+            for indices, _, codes in _encoded(model, slices, split, place):
+                labels = slices.labels(split, indices)
+                writer.append(split, codes.numpy(), None if labels is None else labels.tolist())
+        write_json(output / METRICS, _metrics(first_stage, model, slices, place) | {RECIPE: recipe})
+        write_bytes(output / RECONSTRUCTIONS, _picture(model, slices, place, params.data.white_level))
+        notes = {"kept": KEPT, "distortion": _distortion(model, slices, place)}
+        files = file_digests(output, (METRICS, RECONSTRUCTIONS))
+        writer.finish(slices.origin, {RECIPE: recipe, FILES: files, **notes}, slices.digest)
+    return output / CODES
+
+
+def _encoded(
+    model: VqAutoencoder, slices: SliceFile, split: Split, place: torch.device, count: int | None = None
+) -> Iterator[tuple[Int64[Tensor, " batch"], Images, Images]]:
+    """Yield indices, images and codes of a split, batch by batch, or of its first `count` images."""
+    images = torch.arange(slices.num_images(split) if count is None else min(count, slices.num_images(split)))
+    for indices in tqdm(images.split(BATCH_SIZE), desc=f"{split} codes", unit="batch", dynamic_ncols=True):
+        levels = join_slices(slices.slices(split, indices))
+        codes = model.encode(levels.to(place)).cpu()
+        yield indices, levels, codes.to(torch.uint8)[..., None]
+
+
+def _metrics(name: str, model: VqAutoencoder, slices: SliceFile, place: torch.device) -> dict[str, Any]:
+    """Return the figures over the whole test split."""
+    figures = SplitFigures(1 << slices.bits, model.section.codebook)
+    for _, levels, codes in _encoded(model, slices, "test", place):
+        figures.add(levels, model.decode(codes[..., 0].to(place)).cpu(), codes[..., 0])
+    return {
+        "first_stage": name,
+        "split": "test",
+        "num_images": slices.num_images("test"),
+        "num_codes": model.section.codebook,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **figures.metrics(),
+    }
+
+
+def _picture(model: VqAutoencoder, slices: SliceFile, place: torch.device, white_level: int) -> bytes:
+    """Draw the first test images above their reconstructions."""
+    ((_, levels, codes),) = _encoded(model, slices, "test", place, SHOWN)
+    pairs = torch.cat((levels, model.decode(codes[..., 0].to(place)).cpu()))
+    return draw_grid(pairs, white_level, columns=len(levels))
+
+
+def _distortion(model: VqAutoencoder, slices: SliceFile, place: torch.device) -> list[float]:
+    """Measure the distortion of noised codes of validation images, or of training images if there are none."""
+    split: Split = "validation" if slices.num_images("validation") else "train"
+    codes = torch.cat([codes for _, _, codes in _encoded(model, slices, split, place, MEASURED)])
+    return distortion(model, codes[..., 0].to(place), KEPT, seeded("distortion"))
