@@ -121,6 +121,7 @@ def stage_metrics(params: Params, stage: Stage, model: Model, draws: Float64[np.
         "split": "test",
         "estimate": kind_of_figure([params.is_bound(name)]),
         "conditioning": conditioning([params.stages[name].class_conditional]),
+        "dims": dims(params.stages[name].codes),
         **likelihood_metrics(draws.mean(0), stage.image_dims),
         **monte_carlo(draws, stage.image_dims),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -137,6 +138,11 @@ def conditioning(are_class_conditional: Iterable[bool]) -> str:
     return "class" if any(are_class_conditional) else "none"
 
 
+def dims(codes: str | None) -> str:
+    """Say what `num_dims` counts: sub-pixels, or the codes of a first stage, whose bits are no bits/dim of images."""
+    return "sub-pixels" if codes is None else f"codes of {codes}"
+
+
 def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float64]]]) -> Metrics:
     """Make a chain's metrics by adding the nats of its stages, image by image (the chain rule).
 
@@ -149,13 +155,23 @@ def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float6
         raise InputError(f"chains.{chain}: expected stages evaluated on the same images, got {sorted(shapes)}")
     nats = np.sum([nats for _, nats in stages.values()], axis=0)
     errors = [each["standard_error_of_draws"] for each in metrics if "draws" in each]
-    keep = ("estimate", "conditioning", "bits_per_dim", "standard_error", "nats", "num_parameters", "recipe_digest")
+    keep = (
+        "estimate",
+        "conditioning",
+        "dims",
+        "bits_per_dim",
+        "standard_error",
+        "nats",
+        "num_parameters",
+        "recipe_digest",
+    )
     drawn = ("draws", "standard_error_of_draws")
     return {
         "chain": chain,
         "split": metrics[0]["split"],
         "estimate": kind_of_figure(each["estimate"] == "bound" for each in metrics),
         "conditioning": conditioning(each["conditioning"] == "class" for each in metrics),
+        "dims": metrics[0]["dims"],
         **likelihood_metrics(nats, metrics[0]["num_dims"]),
         # Stages draw independently.
         **({"standard_error_of_draws": math.hypot(*errors)} if errors else {}),

@@ -37,7 +37,7 @@ TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_esti
 
 def metrics_tree(chain_metrics: ChainMetrics) -> dict[str, Any]:
     """Return the figures that are compared between experiments, in full precision; no times, which never repeat."""
-    totals = ("estimate", "conditioning", "bits_per_dim", "standard_error", "num_parameters")
+    totals = ("estimate", "conditioning", "dims", "bits_per_dim", "standard_error", "num_parameters")
     return {
         chain: {
             **{key: metrics[key] for key in totals},
@@ -83,8 +83,17 @@ def is_bound(metrics: Mapping[str, Any]) -> bool:
 
 
 def chain_text(chain: str, metrics: Mapping[str, Any]) -> str:
-    """Return the name of a chain, with a remark if it is class-conditional."""
-    return f"{chain}{' (class-conditional)' * (metrics['conditioning'] == 'class')}"
+    """Return the name of a chain, with remarks if it is class-conditional, or generates codes instead of pixels."""
+    remarks = [
+        *(["class-conditional"] if metrics["conditioning"] == "class" else []),
+        *([metrics["dims"]] if is_of_codes(metrics) else []),
+    ]
+    return f"{chain} ({', '.join(remarks)})" if remarks else chain
+
+
+def is_of_codes(metrics: Mapping[str, Any]) -> bool:
+    """Tell whether a chain or stage generates codes, so that its bits are no bits/dim of images."""
+    return bool(metrics["dims"] != "sub-pixels")
 
 
 def bits_text(metrics: Mapping[str, Any], digits: int = 4) -> str:
@@ -101,7 +110,8 @@ def total_text(metrics: Mapping[str, Any], digits: int = 4) -> str:
 def metrics_line(metrics: Mapping[str, Any]) -> str:
     """Write the bits/dim of a stage as one line."""
     what = "an upper bound" if is_bound(metrics) else "exact"
-    return f"{metrics['stage']}: {total_text(metrics)} bits/dim, {what}, over {metrics['num_images']:,} test images"
+    unit = "bits per code" if is_of_codes(metrics) else "bits/dim"
+    return f"{metrics['stage']}: {total_text(metrics)} {unit}, {what}, over {metrics['num_images']:,} test images"
 
 
 def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, ...]]:
@@ -138,9 +148,11 @@ def trial_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
 def gap_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
     """Say in one line by how much the best chain leads the last, and what their trainings had; none for one chain.
 
-    Bounds are left out: another chain's figure may lie between a bound and what it bounds.
+    Bounds are left out, because another chain's figure may lie between a bound and what it bounds; so are codes.
     """
-    exact = {chain: metrics for chain, metrics in chain_metrics.items() if not is_bound(metrics)}
+    exact = {
+        chain: metrics for chain, metrics in chain_metrics.items() if not (is_bound(metrics) or is_of_codes(metrics))
+    }
     if len(exact) < 2:
         return []
     best, *_, last = sorted(exact, key=lambda chain: exact[chain]["bits_per_dim"])
@@ -161,9 +173,34 @@ def _training_text(params: Params, chain: str, metrics: Mapping[str, Any]) -> st
     return f"{_three_digits(num_seen / 1e6)} million sub-pixels in {seconds} s ({', '.join(laws)})"
 
 
+def draw_lines(chain_metrics: ChainMetrics) -> list[str]:
+    """Write a line for each chain with a diffusion: the draws of its bound, and their standard error."""
+    lines = []
+    for chain, metrics in chain_metrics.items():
+        draws = sorted({stage["draws"] for stage in metrics["stages"].values() if "draws" in stage})
+        if draws:
+            count = " or ".join(map(str, draws))
+            error = f"{metrics['standard_error_of_draws']:.4f}"
+            lines.append(
+                f"{chain}: the mean of {count} draws of noise for each image, with a standard error of {error}"
+            )
+    return lines
+
+
+def code_lines(chain_metrics: ChainMetrics) -> list[str]:
+    """Say what the figures of chains that generate codes are; nothing if there are none."""
+    names = [chain for chain, metrics in chain_metrics.items() if is_of_codes(metrics)]
+    return [f"{', '.join(names)}: bits per code, which are no bits/dim of images"] if names else []
+
+
 def note_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
-    """Return the lines below a table: on trials, and on the gap between chains."""
-    return [*trial_lines(params, chain_metrics), *gap_lines(params, chain_metrics)]
+    """Return the lines below a table: on draws, codes, trials, and on the gap between chains."""
+    return [
+        *draw_lines(chain_metrics),
+        *code_lines(chain_metrics),
+        *trial_lines(params, chain_metrics),
+        *gap_lines(params, chain_metrics),
+    ]
 
 
 def text_table(params: Params, chain_metrics: ChainMetrics) -> str:

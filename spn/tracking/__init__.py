@@ -18,6 +18,7 @@ Parameters
 Tags
     kind                    stage, chain or trial
     estimate                what bits_per_dim is: exact, or an upper bound
+    dims                    what a dim of bits_per_dim is: a sub-pixel, or a code of a first stage
     conditioning            what bits_per_dim is conditioned on: each image's class, or none
     split                   the images it was measured on
     recipe_digest           of a stage: identifies its run, which a resumed training continues

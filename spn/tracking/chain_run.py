@@ -46,7 +46,7 @@ def _open(experiment: Experiment, chain: str, metrics: Mapping[str, Any]) -> Run
     figures |= {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in stages.items()}
     log_figures(experiment.client, run, figures | numbers(metrics))
     tags = {f"stage_run.{name}": stage_run_id for name, stage_run_id in stage_runs.items()}
-    tags |= {key: metrics[key] for key in ("split", "estimate", "conditioning")}
+    tags |= {key: metrics[key] for key in ("split", "estimate", "conditioning", "dims")}
     tags["mlflow.note.content"] = _description(experiment.id, chain, metrics, stage_runs)
     experiment.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run

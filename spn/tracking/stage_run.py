@@ -125,7 +125,7 @@ def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any], taken:
     `taken` says which of the stage's trials they are of, if it has any. Recording the same figures again changes
     nothing. Raises InputError if the stage has no run, and TrackingError if the store does not answer.
     """
-    tags = [RunTag(key, metrics[key]) for key in ("split", "estimate", "conditioning")]
+    tags = [RunTag(key, metrics[key]) for key in ("split", "estimate", "conditioning", "dims")]
     tags += [] if taken is None else [RunTag("taken", taken)]
     with reaching(experiment.uri):
         run = stage_run(experiment, metrics["stage"], metrics["recipe_digest"])

@@ -65,6 +65,7 @@ def test_a_chain_is_a_bound_where_a_stage_is(stages: tuple[str, ...], total: str
     figures = {
         "split": "test",
         "conditioning": "none",
+        "dims": "sub-pixels",
         "num_parameters": 1,
         "recipe_digest": "",
         **likelihood_metrics(nats, 4),
@@ -78,7 +79,14 @@ def test_a_chain_is_a_bound_where_a_stage_is(stages: tuple[str, ...], total: str
 
 def figures(nats: list[float], num_dims: int = 4, **changes: object) -> tuple[dict[str, Any], np.ndarray]:
     """Return what the evaluation of a stage wrote, of these nats per image."""
-    told = {"split": "test", "estimate": "exact", "conditioning": "none", "num_parameters": 1, "recipe_digest": ""}
+    told = {
+        "split": "test",
+        "estimate": "exact",
+        "conditioning": "none",
+        "dims": "sub-pixels",
+        "num_parameters": 1,
+        "recipe_digest": "",
+    }
     return told | likelihood_metrics(np.array(nats), num_dims) | changes, np.array(nats)
 
 
@@ -111,7 +119,16 @@ def test_a_chain_is_given_the_class_where_a_stage_is(stages: tuple[str, str], to
 
 def test_the_figures_of_a_chain_of_one_stage_are_those_of_the_stage() -> None:
     stage, nats = figures([1.0, 3.0], recipe_digest="abc", num_parameters=7)
-    kept = ("estimate", "conditioning", "bits_per_dim", "standard_error", "nats", "num_parameters", "recipe_digest")
+    kept = (
+        "estimate",
+        "conditioning",
+        "dims",
+        "bits_per_dim",
+        "standard_error",
+        "nats",
+        "num_parameters",
+        "recipe_digest",
+    )
     assert chain_metrics("c", {"only": (stage | {"seconds": 1.0}, nats)}) == {
         "chain": "c",
         **{key: value for key, value in stage.items() if key != "recipe_digest"},

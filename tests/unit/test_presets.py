@@ -152,6 +152,7 @@ def test_a_preset_runs_on_real_images(preset: str, tmp_path: Path) -> None:
             "split": "test",
             "estimate": "bound" if params.stages[name].model.is_bound else "exact",
             "conditioning": "none",
+            "dims": "sub-pixels",
         }
         figures = {"num_parameters": 1, "recipe_digest": name, **likelihood_metrics(nats, stage.image_dims)}
         evaluated[name] = (kind | figures, nats)

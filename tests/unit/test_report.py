@@ -75,6 +75,7 @@ def make_metrics(num_images: int = 360) -> dict[str, dict[str, Any]]:
             "split": "test",
             "estimate": "exact",
             "conditioning": "none",
+            "dims": "sub-pixels",
             "num_images": num_images,
             "bits_per_dim": sum(stages.values()),
             "standard_error": 1 / 7,
@@ -207,6 +208,7 @@ def test_metrics_json_holds_full_precision(results: Path) -> None:
         chain: {
             "estimate": "exact",
             "conditioning": "none",
+            "dims": "sub-pixels",
             "bits_per_dim": metrics[chain]["bits_per_dim"],
             "standard_error": 1 / 7,
             "num_parameters": metrics[chain]["num_parameters"],
