@@ -1,6 +1,7 @@
 """Loads trained networks for sampling, evaluation and encoding."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def load_first_stage(
     """Build first stage `name` with the weights of `checkpoint`, in evaluation mode; raise InputError as above."""
     weights = load_weights(checkpoint, first_stage_recipe(params, name, data_digest))
     stage = build_stage(params.first_stage_plans[name], params.data.shape, device)
-    model = stage.build_network(params.first_stages[name])
-    assert isinstance(model, VqAutoencoder)
+    # By a name in quotes, so that the samples of pixels do not depend on the code of first stages.
+    model = cast("VqAutoencoder", stage.build_network(params.first_stages[name]))
     model.load_state_dict(weights)
     return stage, model.to(device).eval().requires_grad_(False)

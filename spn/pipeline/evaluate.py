@@ -10,8 +10,8 @@ from spn.machine import onednn_matmul
 from spn.notes import FILES, RECIPE
 from spn.paths import METRICS, NATS
 from spn.pipeline.names import check_stage
+from spn.pipeline.opening import open_slices
 from spn.pipeline.place import choose_device, log_place
-from spn.pipeline.reading import open_slices
 from spn.provenance import evaluation_recipe, load_verb, recipe_digest
 from spn.trained import load_trained
 

@@ -8,35 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from spn.config import InputError, Params
-from spn.data.hdf5 import SliceFile
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.files import read_json
-from spn.first_stages import equal_steps
 from spn.notes import RECIPE, Notes, check_files, read_notes
 from spn.paths import TIMING, checkpoint_path, metrics_path, samples_path, summary_path
 from spn.pipeline.names import stages_of
-from spn.provenance import check_recipe, codes_recipe, evaluation_recipe, sampling_recipe, stage_recipe, summary_recipe
-
-
-def open_slices(params: Params, name: str, path: Path) -> tuple[Params, SliceFile]:
-    """Open the slices, or the codes, that a network reads.
-
-    Returns them with the parameters, completed by what the codes' file measured for spaced schedules. Raises InputError
-    if the codes are of another first stage or recipe.
-    """
-    slices = SliceFile(path)
-    codes = params.stages[name].codes if name in params.stages else None
-    if codes is None:
-        if found := (slices.notes.get(RECIPE) or {}).get("first_stage"):
-            raise InputError(f"{path}: expected slices of images for {name}, got codes of {found}")
-        return params, slices
-    check_recipe(path, codes_recipe(params, codes, slices.digest), slices.notes.get(RECIPE))
-    spaced = {
-        stage: (1.0, *equal_steps(slices.notes["kept"], slices.notes["distortion"], plan.noise.num_scales))
-        for stage, plan in params.stage_plans.items()
-        if params.stages[stage].codes == codes and plan.noise and not plan.noise.is_measured
-    }
-    return params.measured(spaced), slices
+from spn.provenance import check_recipe, evaluation_recipe, sampling_recipe, stage_recipe, summary_recipe
 
 
 def read_stage_metrics(params: Params, stage: str, results: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
 from spn.notes import FILES, RECIPE, content_digest, read_notes
 from spn.paths import PICTURE, SAMPLES, TIMING
 from spn.pipeline.names import check_stage
+from spn.pipeline.opening import open_slices
 from spn.pipeline.place import choose_device
-from spn.pipeline.reading import open_slices
 from spn.provenance import (
     SamplingOptions,
     check_recipe,

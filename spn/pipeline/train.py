@@ -10,8 +10,8 @@ from spn.distributed import is_first, joined
 from spn.machine import onednn_matmul
 from spn.paths import CHECKPOINT, HANDLE, RUNS
 from spn.pipeline.names import check_trained
+from spn.pipeline.opening import open_slices
 from spn.pipeline.place import choose_device, log_place
-from spn.pipeline.reading import open_slices
 from spn.provenance import load_verb, recipe_digest, training_recipe, training_verb, trial_recipe
 from spn.stages import build_stage
 from spn.training import FollowTrial, Observe, train_stage, training_lock, unfollowed

@@ -33,8 +33,8 @@ Only its steps decide the weights of a training: the lock, the saved state and t
 trials the choice among them does too.
 """
 
-SPACING = "first_stages/spacing.py:equal_steps"
-"""What decides the shares of a spaced schedule, given the distortion in the codes' file."""
+OF_CODES = ("first_stages/spacing.py:equal_steps", "first_stages/vq.py:VqAutoencoder")
+"""Roots of stages that generate codes: the spacing of their noise, and what decodes their samples."""
 
 
 def verb_digest(verb: str, section: StageSection | FirstStageSection | DataSection | None = None) -> str:
@@ -51,9 +51,8 @@ def _roots(verb: str, section: StageSection | FirstStageSection | DataSection | 
     # The section of a source decides its files and their shape.
     if verb == "preprocess":
         return (*CODE[verb], f"config/data.py:{type(section).__name__}")
-    # A spaced schedule is measured before the verb begins.
-    is_scale_of_codes = isinstance(section, StageSection) and section.diffusion and section.codes
-    return (*CODE[verb], SPACING) if is_scale_of_codes else CODE[verb]
+    is_of_codes = isinstance(section, StageSection) and section.codes is not None
+    return (*CODE[verb], *OF_CODES) if is_of_codes else CODE[verb]
 
 
 def _chosen(section: StageSection | FirstStageSection | DataSection | None) -> dict[str, str]:
