@@ -15,6 +15,7 @@ RECORDS = Path("mlflow/chains")
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 METRICS, NATS = "metrics.json", "nats.npy"
 SAMPLES, PICTURE, TIMING = "samples.h5", "samples.png", "timing.json"
+INPAINTED = "inpainted.png"
 CODES, RECONSTRUCTIONS = "codes.h5", "reconstructions.png"
 REPORT = "report.json"
 
@@ -52,6 +53,11 @@ def chain_folder(chain: str, results: Path = RESULTS) -> Path:
 def samples_path(chain: str, stage: str, results: Path = RESULTS) -> Path:
     """Return the path of a chain's samples after a stage."""
     return chain_folder(chain, results) / stage / SAMPLES
+
+
+def inpainting_path(chain: str, results: Path = RESULTS) -> Path:
+    """Return the path of the metrics of a chain's inpainting."""
+    return chain_folder(chain, results) / "inpainting" / METRICS
 
 
 def summary_path(chain: str, results: Path = RESULTS) -> Path:

@@ -150,6 +150,21 @@ def _add_chain_verbs(commands: Commands) -> None:
     _machine(sample)
     _processes(sample)
 
+    inpaint = _verb(commands, "inpaint")
+    inpaint.add_argument("chain")
+    inpaint.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")
+    inpaint.add_argument(
+        "--mask",
+        nargs="+",
+        default=(),
+        help="upper, lower, left, right, or files: pixels that are not black are hidden; default: inpainting.masks",
+    )
+    inpaint.add_argument("--picture", type=Path, nargs="+", default=(), help="pictures; default: the first test images")
+    inpaint.add_argument("--class", dest="only", metavar="CLASS", type=int, help="the class of all images")
+    inpaint.add_argument("--results", type=Path, default=RESULTS)
+    inpaint.add_argument("--output", type=Path, required=True, help="folder for inpainted.png and metrics.json")
+    _machine(inpaint)
+
     summarise = _verb(commands, "summarise")
     summarise.add_argument("chain")
     summarise.add_argument("--results", type=Path, default=RESULTS)

@@ -9,6 +9,7 @@ HELP = {
     "check": "Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).",
     "plan": "Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.",
     "sample": "Sample one stage of a chain, given the samples of the stage before, and time it.",
+    "inpaint": "Fill in hidden pixels of images with a chain, and measure how far the result is off.",
     "summarise": "Add the nats of a chain's stages.",
     "record": "Record a chain as an MLflow run, linked to the runs of its stages.",
     "report": "Write the tables and figures of the whole experiment.",
@@ -30,6 +31,7 @@ EXAMPLES = {
     "plan": "spn plan --params presets/photos.yaml",
     "sample": f"spn sample multidimensional low {_DATA} {_LOW} --output results/chains/multidimensional/low"
     " --given results/chains/multidimensional/rest_high/samples.h5",
+    "inpaint": "spn inpaint multidimensional --data data/digits/S2.h5 --mask lower --output inpainted",
     "summarise": "spn summarise multidimensional --output results/chains/multidimensional/metrics.json",
     "record": "spn record depth --output mlflow/chains/depth.json",
     "report": "spn report --data data/digits/S2.h5",

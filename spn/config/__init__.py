@@ -25,7 +25,15 @@ from spn.config.model import (
     SliceEmbedderSection,
     SpnSection,
 )
-from spn.config.params import ChainSection, Params, SamplingSection, StageSection, load_params, params_schema
+from spn.config.params import (
+    ChainSection,
+    InpaintingSection,
+    Params,
+    SamplingSection,
+    StageSection,
+    load_params,
+    params_schema,
+)
 from spn.config.tiling import StagePlan, tile
 from spn.config.training import AdamW, Muon, RMSProp, TrainingSection
 
@@ -42,6 +50,7 @@ __all__ = [
     "FolderData",
     "GatedPixelCnnSection",
     "ImageBartSection",
+    "InpaintingSection",
     "InputError",
     "Law",
     "Limit",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -115,6 +115,21 @@ class SamplingSection(Section):
     """The class of all images if stages are class_conditional; by default image i is of class i mod num_classes."""
 
 
+class InpaintingSection(Section):
+    """Inpainting of the first test images by every chain, on the same masks."""
+
+    masks: Annotated[tuple[Literal["upper", "lower", "left", "right"], ...], Field(min_length=1)] = ("upper", "lower")
+    """The halves to hide, each by itself."""
+    num_images: Count = 8
+    """Number of images."""
+    draws: Count = 2
+    """Results for each image and mask."""
+    repeats: Count = 2
+    """Times that each scale of a diffusion but the last is drawn (ours)."""
+    seed: Seed = 1
+    """Seeds the results, and nothing else."""
+
+
 class Grid(NamedTuple):
     """What a chain generates: an image's shape (height, width, channels), and the bits of its levels."""
 
@@ -139,6 +154,8 @@ class Params(Section):
     """Ways to generate an image: lists of stages, by name."""
     sampling: SamplingSection
     """Samples of every chain."""
+    inpainting: InpaintingSection | None = None
+    """Inpainting by every chain; by default there is none."""
     _measured: dict[str, tuple[float, ...]] = PrivateAttr(default_factory=dict)
     """The measured shares of stages with a spaced schedule."""
 

@@ -23,6 +23,7 @@ CODE = {
     "encode": ("pipeline/encode.py:encode",),
     "evaluate": ("pipeline/evaluate.py:evaluate",),
     "sample": ("pipeline/sample.py:sample",),
+    "inpaint": ("pipeline/inpaint.py:inpaint",),
     "summarise": ("pipeline/summarise.py:summarise",),
     "record": ("pipeline/record.py:record",),
     "report": ("pipeline/report.py:report",),
@@ -214,6 +215,28 @@ def sampling_recipe(
         "white_level": params.data.white_level,
         "given": None if given is None else recipe_digest(given),
         "code_digest": verb_digest("sample", params.stages[stage]),
+    }
+
+
+def inpainting_recipe(params: Params, chain: str, data_digest: str, by_hand: Recipe | None = None) -> Recipe:
+    """Resolve everything that decides a chain's inpainting; `by_hand` are options that are not in params.yaml."""
+    section = params.chains[chain]
+    return {
+        "chain": chain,
+        "data_digest": data_digest,
+        "inpainting": params.inpainting and params.inpainting.model_dump(mode="json"),
+        "by_hand": by_hand,
+        "stages": {
+            stage: {
+                "training": recipe_digest(stage_recipe(params, stage, data_digest)),
+                "temperature": section.temperature_of(stage),
+                "top_k": section.top_k.get(stage),
+                "code_digest": verb_digest("inpaint", params.stages[stage]),
+            }
+            for stage in section.stages
+        },
+        "class": params.sampling.class_ if params.num_classes(chain) else None,
+        "white_level": params.data.white_level,
     }
 
 

@@ -18,6 +18,7 @@ from spn.paths import (
     DATABASE,
     HANDLE,
     HISTORY,
+    INPAINTED,
     METRICS,
     NATS,
     PICTURE,
@@ -27,6 +28,7 @@ from spn.paths import (
     SOURCES,
     checkpoint_path,
     codes_path,
+    inpainting_path,
     metrics_path,
     record_path,
     report_files,
@@ -42,6 +44,7 @@ from spn.provenance.recipes import (
     differing_keys,
     evaluation_recipe,
     first_stage_recipe,
+    inpainting_recipe,
     record_recipe,
     report_recipe,
     sampling_recipe,
@@ -160,9 +163,16 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
             )
         )
     samples = tuple(result.path for result in results)
+    inpainting = Result(
+        inpainting_path(chain),
+        lambda digest: inpainting_recipe(params, chain, digest),
+        tuple(checkpoint_path(stage) for stage in stages),
+        (INPAINTED,),
+    )
     figures = tuple(map(metrics_path, stages))
     return [
         *results,
+        *([inpainting] if params.inpainting else []),
         Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), figures),
         Result(
             record_path(chain),

@@ -42,6 +42,34 @@ rule sample:
         " --gpus {resources.gpu} > {log} 2>&1"
 
 
+rule inpaint:
+    input:
+        data=slices_path(parameters.data.name, min(parameters.cuts)),
+        read=lambda wildcards: [slices(stage) for stage in stages_of(wildcards)],
+        checkpoints=lambda wildcards: [
+            str(checkpoint_path(stage)) for stage in stages_of(wildcards)
+        ],
+        decoder=decoder,
+        request=request(inpainting_path("{chain}")),
+    output:
+        metrics=inpainting_path("{chain}"),
+        picture=report(
+            inpainting_path("{chain}").with_name(INPAINTED),
+            caption="../captions/inpainted.rst",
+            category="Inpainting",
+            labels={"chain": "{chain}"},
+        ),
+    log:
+        "logs/inpaint/{chain}.log",
+    conda:
+        "../envs/spn.yaml"
+    threads: 1
+    params:
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "spn inpaint {wildcards.chain} --data {input.data} --output {params.folder} --threads {threads} > {log} 2>&1"
+
+
 rule summarise:
     input:
         figures=lambda wildcards: [

@@ -2,6 +2,7 @@
 
 from spn.paths import (
     CODES,
+    INPAINTED,
     METRICS,
     NATS,
     PICTURE,
@@ -11,6 +12,7 @@ from spn.paths import (
     chain_folder,
     checkpoint_path,
     codes_path,
+    inpainting_path,
     metrics_path,
     plots_folder,
     record_path,

@@ -1,0 +1,165 @@
+"""Fills in hidden pixels of images with a chain, and measures how well."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from spn import generation
+from spn.config import DataSection, InpaintingSection, InputError, Params
+from spn.data.hdf5 import SliceFile
+from spn.evaluation.inpainting import (
+    HALVES,
+    Images,
+    Mask,
+    absolute_errors,
+    conditional_bits,
+    hidden_codes,
+    hidden_half,
+    mean_and_error,
+)
+from spn.files import write_bytes, write_json
+from spn.first_stages import VqAutoencoder
+from spn.generation import SAMPLERS, Draw, choosing, forcing
+from spn.image import join_slices
+from spn.models import Model
+from spn.notes import FILES, RECIPE, content_digest
+from spn.paths import INPAINTED, METRICS, RESULTS, checkpoint_path
+from spn.pipeline.names import stages_of
+from spn.pipeline.opening import open_slices
+from spn.pipeline.pictures import read_mask, read_picture
+from spn.pipeline.place import choose_device
+from spn.provenance import inpainting_recipe, load_verb, read_path, sampled_class
+from spn.report.pictures import draw_grid
+from spn.shapes import Labels
+from spn.stages import Stage
+from spn.trained import load_first_stage, load_trained
+
+Draws: TypeAlias = UInt8[Tensor, "draw image height width channel"]
+
+
+def inpaint(
+    params: Params,
+    chain: str,
+    data: Path,
+    output: Path,
+    *,
+    mask: Sequence[str] = (),
+    picture: Sequence[Path] = (),
+    only: int | None = None,
+    results: Path = RESULTS,
+    device: str = "auto",
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Fill in hidden pixels of the first test images, or of pictures, and measure how far the result is off.
+
+    `mask` lists halves to hide (upper, lower, left, right) or files of masks, whose pixels that are not black are
+    hidden; by default those of params.yaml. `only` is the class of all images, instead of their own. Writes
+    inpainted.png and metrics.json to `output`, and returns the metrics. Raises InputError if an argument does not match
+    `params`.
+    """
+    names = stages_of(params, chain)
+    place = choose_device(device, threads)
+    for name in names:
+        load_verb("inpaint", params.stages[name])
+    section = params.inpainting or InpaintingSection()
+    slices = SliceFile(data)
+    images, labels = _test_images(slices, section.num_images)
+    if picture:
+        images, labels = torch.stack([read_picture(each, params.data) for each in picture]), None
+    labels = _classes(params, chain, len(images), labels, only)
+    masks = {each: _mask(each, params.data) for each in mask or section.masks}
+    filler = _Filler(params, chain, section, slices.digest, results, place)
+    columns, found = [images], {}
+    for name, hidden in masks.items():
+        filled = filler.fill(images, hidden, labels)
+        columns += [torch.where(hidden[..., None], params.data.white_level // 2, images).to(torch.uint8), *filled]
+        found[name] = filler.measure(filled, images, hidden, labels)
+    content = draw_grid(torch.stack(columns, dim=1).flatten(0, 1), params.data.white_level, len(columns))
+    by_hand = {"mask": list(mask), "picture": [str(each) for each in picture], "class": only}
+    recipe = inpainting_recipe(params, chain, slices.digest, by_hand if mask or picture or only is not None else None)
+    metrics = {"chain": chain, "num_images": len(images), "draws": section.draws, "masks": found}
+    write_bytes(output / INPAINTED, content)
+    write_json(output / METRICS, metrics | {RECIPE: recipe, FILES: {INPAINTED: content_digest(content)}})
+    return metrics
+
+
+class _Filler:
+    """A chain with its trained stages, and its first stage if it generates codes."""
+
+    def __init__(
+        self,
+        params: Params,
+        chain: str,
+        section: InpaintingSection,
+        digest: str,
+        results: Path,
+        place: torch.device,
+    ) -> None:
+        self._section, self._place = section, place
+        self._first_stage: VqAutoencoder | None = None
+        self._middle = params.data.white_level // 2
+        if (codes := params.codes(chain)) is not None:
+            _, self._first_stage = load_first_stage(params, codes, digest, checkpoint_path(codes, results), place)
+        self._stages: list[tuple[Stage, Model]] = []
+        self._draws: list[Draw] = []
+        how = params.chains[chain]
+        for name in how.stages:
+            measured, _ = open_slices(params, name, read_path(params, name))
+            self._stages.append(load_trained(measured, name, digest, checkpoint_path(name, results), place))
+            choose = forcing(choosing(how.temperature_of(name), how.top_k.get(name)))
+            self._draws.append(SAMPLERS["cached"](self._stages[-1][1], choose))
+
+    def fill(self, images: Images, hidden: Mask, labels: Labels | None) -> Draws:
+        """Fill in the hidden pixels of each image several times; the levels of hidden pixels do not count."""
+        count = self._section.draws
+        known = torch.where(hidden[..., None], self._middle, images).to(torch.uint8)
+        levels, hides = known.to(self._place), hidden
+        if self._first_stage:
+            # Hidden pixels are grey before encoding, or known codes would tell of them.
+            levels = self._first_stage.encode(levels).to(torch.uint8)[..., None]
+            hides = hidden_codes(hidden, self._first_stage.section.downsampling)
+        levels = levels.repeat(count, 1, 1, 1)
+        classes = None if labels is None else labels.repeat(count).to(self._place)
+        parts = [(stage, draw) for (stage, _), draw in zip(self._stages, self._draws, strict=True)]
+        masks = hides.to(self._place).expand(len(levels), -1, -1)
+        filled = generation.inpaint(parts, levels, masks, self._section.seed, self._section.repeats, classes)
+        if self._first_stage:
+            filled = self._first_stage.decode(filled[..., 0])
+        drawn = filled.cpu().unflatten(0, (count, -1))
+        return torch.where(hidden[..., None], drawn, images)
+
+    def measure(self, filled: Draws, images: Images, hidden: Mask, labels: Labels | None) -> dict[str, Any]:
+        """Return the error of what was filled in, and the bits of what is hidden if the chain states them exactly."""
+        figures = {"absolute_error": mean_and_error(absolute_errors(filled, images, hidden))}
+        if len(self._stages) == 1:
+            classes = None if labels is None else labels.to(self._place)
+            bits = conditional_bits(*self._stages[0], images.to(self._place), hidden.to(self._place), classes)
+            if bits is not None:
+                figures["conditional_bits_per_dim"] = mean_and_error(bits)
+        return figures
+
+
+def _test_images(slices: SliceFile, count: int) -> tuple[Images, Labels | None]:
+    indices = torch.arange(min(count, slices.num_images("test")))
+    return join_slices(slices.slices("test", indices)), slices.labels("test", indices)
+
+
+def _classes(params: Params, chain: str, count: int, labels: Labels | None, only: int | None) -> Labels | None:
+    """Return the classes of images for a chain that is conditioned on them: `only`, or the images' own."""
+    only = sampled_class(params, chain, only)
+    if not params.num_classes(chain):
+        return None
+    if only is not None:
+        return torch.full((count,), only)
+    if labels is None:
+        raise InputError(f"--class: expected the class of the pictures, because chain {chain} is conditioned on it")
+    return labels
+
+
+def _mask(text: str, data: DataSection) -> Mask:
+    height, width, _ = data.shape
+    return hidden_half(text, height, width) if text in HALVES else read_mask(Path(text), height, width)
