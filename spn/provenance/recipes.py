@@ -292,6 +292,7 @@ def report_recipe(params: Params, data_digest: str) -> Recipe:
         "real_images": data_digest,
         "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digest)) for chain in params.chains},
         "stages": {name: recipe_digest(training_recipe(params, name, data_digest)) for name in params.trained_plans},
+        **_drawn(params, data_digest),
         # The recipe of a chain's last stage contains those of the stages before.
         "samples": {
             name: recipe_digest(sampling_recipe(params, name, chain.stages[-1], data_digest))
@@ -299,6 +300,13 @@ def report_recipe(params: Params, data_digest: str) -> Recipe:
         },
         "code_digest": verb_digest("report"),
     }
+
+
+def _drawn(params: Params, data_digest: str) -> Recipe:
+    """Return the recipes of what a report draws only if params.yaml asks for it."""
+    codes = {name: recipe_digest(codes_recipe(params, name, data_digest)) for name in params.first_stage_plans}
+    filled = {chain: recipe_digest(inpainting_recipe(params, chain, data_digest)) for chain in params.chains}
+    return {**({"codes": codes} if codes else {}), **({"inpainting": filled} if params.inpainting else {})}
 
 
 def recipe_digest(recipe: Recipe) -> str:

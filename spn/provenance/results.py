@@ -110,7 +110,14 @@ def results_of(params: Params) -> list[Result]:
         results += _of_chain(params, chain)
     samples = (samples_path(name, stage) for name, chain in params.chains.items() for stage in chain.stages)
     codes = map(codes_path, params.first_stage_plans)
-    needs = (*map(summary_path, params.chains), *map(checkpoint_path, params.trained_plans), *codes, *samples)
+    filled = map(inpainting_path, params.chains if params.inpainting else ())
+    needs = (
+        *map(summary_path, params.chains),
+        *map(checkpoint_path, params.trained_plans),
+        *samples,
+        *codes,
+        *filled,
+    )
     files = report_files(tuple(params.stage_plans))
     report = Result(report_path(), lambda digest: report_recipe(params, digest), needs, files)
     return [*results, report]

@@ -1,10 +1,13 @@
-"""All samples on one page: each chain's grids, stage by stage, beside real images."""
+"""All pictures on one page: samples of each chain, stage by stage, beside real images; inpaintings; reconstructions."""
 
 import base64
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
 from spn.config import InputError, Params
+from spn.files import read_json
+from spn.paths import INPAINTED, METRICS, PICTURE, RECONSTRUCTIONS, inpainting_path, samples_path, stage_folder
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff; }
@@ -21,27 +24,78 @@ NOTE = (
 )
 
 
-def html_gallery(params: Params, chains: Path, real: Path) -> str:
+INPAINTED_NOTE = (
+    "The first test images, one a row. For each mask: the image with the hidden half in grey, then what the chain "
+    "filled in, not selected. The error is the mean absolute one of hidden levels, over all results."
+)
+
+RECONSTRUCTED_NOTE = (
+    "The first test images, and below them what first stages make of their codes, not selected. The figures are those "
+    "of the whole test split: peak signal-to-noise ratio, structural similarity, the share of codes that are used, and "
+    "the perplexity of their frequencies."
+)
+
+
+def html_gallery(params: Params, results: Path, real: Path) -> str:
     """Lay out a row for each chain: the real images, then the grid of samples after each stage.
 
-    The page embeds the pictures in `chains`/{chain}/{stage}/samples.png and at `real`. Raises InputError for one that
-    cannot be read.
+    Below are the inpaintings of every chain, and the reconstructions of every first stage, if there are any. The page
+    embeds pictures below `results`, and that at `real`. Raises InputError for one that cannot be read.
     """
     title = f"Samples of {escape(params.data.name)}"
     rows = "".join(
-        _row(chain, {"real images": real} | {name: chains / chain / name / "samples.png" for name in section.stages})
+        _row(chain, {"real images": real} | {name: _picture_of(results, chain, name) for name in section.stages})
         for chain, section in params.chains.items()
     )
+    if params.inpainting:
+        rows += f"<h1>Inpainting</h1>\n<p>{INPAINTED_NOTE}</p>\n"
+        rows += "".join(_inpainted(chain, inpainting_path(chain, results)) for chain in params.chains)
+    if params.first_stage_plans:
+        rows += f"<h1>Reconstructions</h1>\n<p>{RECONSTRUCTED_NOTE}</p>\n"
+        rows += "".join(_reconstructed(name, stage_folder(name, results)) for name in params.first_stage_plans)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p>{NOTE}</p>\n{rows}</body>\n</html>\n"
     )
 
 
-def _row(chain: str, pictures: dict[str, Path]) -> str:
+def _picture_of(results: Path, chain: str, stage: str) -> Path:
+    return samples_path(chain, stage, results).with_name(PICTURE)
+
+
+def _inpainted(chain: str, metrics: Path) -> str:
+    """Lay out what a chain filled in, under its errors."""
+    errors = (f"{mask} {_figure(found['absolute_error'])}" for mask, found in read_json(metrics)["masks"].items())
+    bits = (
+        f"{mask} {_figure(found['conditional_bits_per_dim'])}"
+        for mask, found in read_json(metrics)["masks"].items()
+        if "conditional_bits_per_dim" in found
+    )
+    exact = "; exact bits/dim of what is hidden, given the rest: " + ", ".join(bits)
+    said = f"error: {', '.join(errors)}{exact if exact[-1] != ' ' else ''}"
+    return _row(chain, {said: metrics.with_name(INPAINTED)}, numbered=False)
+
+
+def _figure(found: Mapping[str, float | None]) -> str:
+    error = found["standard_error"]
+    return f"{found['mean']:.2f}" + ("" if error is None else f" ± {error:.2f}")
+
+
+def _reconstructed(name: str, folder: Path) -> str:
+    """Lay out the reconstructions of a first stage, under its figures."""
+    figures = read_json(folder / METRICS)
+    psnr = "lossless" if figures["psnr"] is None else f"{figures['psnr']:.1f} dB"
+    said = (
+        f"PSNR {psnr}, SSIM {figures['ssim']:.3f}; {figures['codes_used']:.0%} of {figures['num_codes']} codes used, "
+        f"perplexity {figures['perplexity']:.1f}"
+    )
+    return _row(name, {said: folder / RECONSTRUCTIONS}, numbered=False)
+
+
+def _row(chain: str, pictures: dict[str, Path], numbered: bool = True) -> str:
     """Lay out the pictures of a chain side by side, stages numbered."""
     figures = "".join(
-        f"<figure><figcaption>{f'{place}. ' if place else ''}{escape(name)}</figcaption>"
+        f"<figure><figcaption>{f'{place}. ' if place and numbered else ''}{escape(name)}</figcaption>"
         f'<img alt="{escape(chain)}: {escape(name)}" '
         f'src="data:image/png;base64,{_base64(path)}"></figure>\n'
         for place, (name, path) in enumerate(pictures.items())

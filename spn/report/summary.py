@@ -39,7 +39,7 @@ def write_report(
     plot_curves(params, histories, plots / "curves.png")
     plot_bits_per_dim(params, chain_metrics, plots / "bits_per_dim.png")
     save_grid(real_images, params.data.white_level, plots / "real.png")
-    write_text(plots / "samples.html", html_gallery(params, output / "chains", plots / "real.png"))
+    write_text(plots / "samples.html", html_gallery(params, output, plots / "real.png"))
     write_text(plots / "bits_per_dim.csv", shares_csv(chain_metrics))
     for stage, history in histories.items():
         write_text(plots / "curves" / f"{stage}.csv", curve_csv(history))

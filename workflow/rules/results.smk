@@ -9,6 +9,12 @@ rule report:
         metrics=[summary_path(chain) for chain in parameters.chains],
         samples=[file for chain in parameters.chains for file in samples_of(chain)],
         checkpoints=[checkpoint_path(stage) for stage in parameters.stage_plans],
+        codes=[codes_path(name) for name in parameters.first_stage_plans],
+        inpainting=[
+            inpainting_path(chain)
+            for chain in parameters.chains
+            if parameters.inpainting
+        ],
         request=request(report_path()),
     output:
         made=report_path(),
