@@ -41,6 +41,12 @@ class Law(ABC):
         )
         return reduce(torch.add, terms)
 
+    def truncated(self, count: int) -> "Categorical":
+        """Keep the `count` most probable levels, of equals the lowest, and renormalise (top-k sampling)."""
+        probs = self.probs()
+        others = probs.argsort(dim=-1, descending=True, stable=True)[..., count:]
+        return Categorical(probs.scatter(-1, others, 0.0).log())
+
     def quantile(self, uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Turn uniforms in [0, 1) into levels by the inverse of the cumulative distribution."""
         # In float64 and scaled by the last sum, so that rounding never selects a level without probability.

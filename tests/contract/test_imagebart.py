@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spn.config import FamilySection
 from spn.evaluation.random_problem import random_context
-from spn.generation import SAMPLERS
+from spn.generation import SAMPLERS, choosing
 from spn.models import Context, Model, StageShape, build_model
 from spn.models.imagebart import ImageBart, ImageBartSteps
 from spn.stages import Stage
@@ -98,7 +98,7 @@ def test_samplers_of_the_residual_form_agree(law: str) -> None:
     model, draws = random_model(RESIDUAL[law], SCALE, 1), list[Tensor]()
     for sampler in SAMPLERS.values():
         # The second slice with the buffers of the first.
-        draw, generator = sampler(model, 0.8), torch.Generator().manual_seed(3)
+        draw, generator = sampler(model, choosing(0.8)), torch.Generator().manual_seed(3)
         for _ in range(2):
             uniforms = torch.rand(3, 2, 3, 2, generator=generator, dtype=torch.float64)
             draws.append(draw(random_context(SCALE, 3, generator), uniforms))

@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from spn.config.first_stage import VqSection
 from spn.first_stages import VqAutoencoder, quantiser
 from spn.first_stages.quantiser import Quantised, Quantiser
+from spn.layers.residual import ConvStack
 
 LEVELS = 8
 
@@ -102,9 +103,12 @@ def test_levels_are_the_nearest_to_the_output_and_confined() -> None:
 
 def test_channels_double_twice() -> None:
     model = build(downsampling=16, width=6)
-    widths = [stack.norm.normalized_shape[0] for stack in model.encoder.stacks]
-    assert widths == [6, 12, 24, 24, 24]
-    assert [stack.norm.normalized_shape[0] for stack in model.decoder.stacks] == widths[::-1]
+    encoder, decoder = (
+        [cast(ConvStack, stack).norm.normalized_shape[0] for stack in stacks]
+        for stacks in (model.encoder.stacks, model.decoder.stacks)
+    )
+    assert encoder == [6, 12, 24, 24, 24]
+    assert decoder == encoder[::-1]
 
 
 def test_every_code_and_every_pixel_matters() -> None:
