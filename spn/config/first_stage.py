@@ -30,12 +30,12 @@ class AdversarialSection(Section):
     and normalises every position by itself, so that the loss of an image does not depend on its batch.
     """
 
-    weight: Weight = 0.8
-    """Factor on the adaptive weight, which makes the gradients of both losses equal at the decoder's last layer; 0.8 is
-    VQGAN's."""
+    weight: Weight = 0.1
+    """Factor on the adaptive weight, which makes the gradients of both losses equal at the decoder's last layer.
+    VQGAN's is 0.8, with which short trainings of small networks lose the image."""
     start: Share = 0.5
     """Share of the training's steps before the discriminator acts or trains."""
-    warmup: Share = 0.1
+    warmup: Share = 0.3
     """Share of the training's steps, from `start` on, over which the weight rises linearly."""
     width: Count = 32
     """Channels of the discriminator's first layer; they double with each of the next layers, at most three times."""
@@ -53,8 +53,8 @@ class VqSection(Section):
     """Pixels per code, across and down; must divide height and width. 16 in the paper."""
     codebook: Annotated[int, *_power_of_two(2, 256, ", the most levels that files hold")]
     """Number of codes. NOTE: the paper has 1024 or 16384."""
-    code_width: Count = 32
-    """Numbers in a code vector; 256 in the paper."""
+    code_width: Count = 8
+    """Numbers in a code vector; 256 in the paper. Of 8 numbers, small networks use more codes than of 32."""
     width: Count = 32
     """Channels at full resolution; they double with each of the first two down-samplings."""
     blocks: Count = 1
