@@ -37,7 +37,6 @@ PLUMBING = {
     "notes.py": "how notes in results are read",
     "paths.py": "where results lie",
     "pipeline/names.py": "refuses unknown names",
-    "pipeline/opening.py": "opens what a stage reads; recipes name codes, and roots the spacing of their noise",
     "pipeline/place.py": "chooses the device",
     "provenance": "writes the recipes: a change shows in the recipes themselves",
 }

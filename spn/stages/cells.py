@@ -16,7 +16,6 @@ from torch import Tensor
 
 from spn.config import FirstStageSection, StagePlan, StageSection
 from spn.image import causal_offsets, gather_window, window_offsets
-from spn.likelihood import bits_per_dim
 from spn.models import Context, Model, StageShape, build_model
 from spn.shapes import Labels, Levels, Positions, Slices
 
@@ -31,7 +30,7 @@ class Stage:
     """
 
     figure = "bits_per_dim"
-    """What `of_image` returns, as histories name it."""
+    """What histories make of the loss: bits/dim, or for a first stage the loss itself."""
     progress = 0.0
     """Share of the training's steps that are done, on which the loss of some kinds depends."""
 
@@ -122,10 +121,6 @@ class Stage:
     ) -> Float64[Tensor, " batch"]:
         """Return what training minimises for each image, in nats: `nats`."""
         return self.nats(model, slices, position, labels)
-
-    def of_image(self, total: float) -> float:
-        """Return the bits/dim of images, of which a slice has `total` nats in the mean over the stage's slices."""
-        return bits_per_dim(total * len(self.targets), self.image_dims)
 
     def build_network(self, section: StageSection | FirstStageSection) -> Model:
         """Build the network of the stage's section, freshly initialised from torch's global generator."""

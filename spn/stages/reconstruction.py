@@ -46,10 +46,6 @@ class Reconstruction(Stage):
         error = (model.decode(model.encode(levels)).double() - levels.double()).abs()
         return error.flatten(1).sum(1) * (2 / (self.shape.num_levels - 1))
 
-    def of_image(self, total: float) -> float:
-        """Return the mean over sub-pixels."""
-        return total / self.image_dims
-
 
 def build(plan: StagePlan, shape: tuple[int, int, int], device: torch.device) -> Reconstruction:
     """Build the training of a first stage."""

@@ -24,7 +24,7 @@ from spn.training.parallel import parallel_nats
 from spn.training.state import TrainingState
 from spn.training.step import Batch, Learner
 from spn.training.termination import TerminatedError, noting_sigterm
-from spn.training.validation import estimate
+from spn.training.validation import estimate, figure_of_image
 
 Observe = Callable[[Row], None]
 
@@ -179,7 +179,7 @@ class Trainer:
         images = (state.step - before["step"]) * self.section.batch_size
         return {
             "step": state.step,
-            f"train_{self.stage.figure}_estimate": self.stage.of_image(self._losses().mean().item()),
+            f"train_{self.stage.figure}_estimate": figure_of_image(self.stage, self._losses().mean().item()),
             "learning_rate": learning_rate(self.section, state.step - 1),
             "gradient_norm": norms,
             "images_per_second": images / (state.seconds - before["training_seconds"]),

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from spn.data.resident import ResidentSlices, send
 from spn.distributed import any_of, collect, num_processes, rank
+from spn.likelihood import bits_per_dim
 from spn.seeds import seeded
+from spn.stages import Stage
 from spn.training.batches import draw_positions
 from spn.training.step import Learner
 
@@ -32,4 +34,14 @@ def estimate(learner: Learner, data: ResidentSlices, terminated: Callable[[], bo
             labels = data.labels("validation", indices) if stage.plan.num_classes else None
             slices = data.slices("validation", indices)
             parts.append(stage.nats(model, slices, send(position, slices.device), labels))
-    return stage.of_image(torch.cat(collect(parts)).mean().item())
+    return figure_of_image(stage, torch.cat(collect(parts)).mean().item())
+
+
+def figure_of_image(stage: Stage, total: float) -> float:
+    """Return the bits/dim of images, of which a slice has `total` nats in the mean over the stage's slices.
+
+    Of a first stage, whose `total` is a sum over sub-pixels, return the mean over these.
+    """
+    if stage.figure == "bits_per_dim":
+        return bits_per_dim(total * len(stage.targets), stage.image_dims)
+    return total / stage.image_dims

@@ -190,14 +190,14 @@ def plan_knows_what_comes_later(patch: pytest.MonkeyPatch) -> None:
 
 
 def later_slices_in_the_causal_window(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("spn.stages.causal_offsets", window_offsets)
+    patch.setattr("spn.stages.cells.causal_offsets", window_offsets)
 
 
 def low_bits_shown_to_the_high_bit_stage(patch: pytest.MonkeyPatch) -> None:
     def unmasked(slices: Tensor, visible: Tensor, *where: Any) -> tuple[Tensor, Tensor]:
         return gather_window(slices, torch.where(visible != 0, 0xFF, 0), *where)
 
-    patch.setattr("spn.stages.gather_window", unmasked)
+    patch.setattr("spn.stages.cells.gather_window", unmasked)
 
 
 def high_bits_shown_that_come_later(patch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def shift_window(patch: pytest.MonkeyPatch, down: int, right: int) -> None:
     def shifted(slices: Tensor, visible: Tensor, position: Tensor, offsets: Tensor) -> Any:
         return gather_window(slices, visible, position, offsets + torch.tensor([down, right]))
 
-    patch.setattr("spn.stages.gather_window", shifted)
+    patch.setattr("spn.stages.cells.gather_window", shifted)
 
 
 def window_shifted_onto_the_target(patch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def window_shifted_away_from_the_target(patch: pytest.MonkeyPatch) -> None:
 
 def window_of_the_transposed_position(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        "spn.stages.gather_window",
+        "spn.stages.cells.gather_window",
         lambda slices, visible, position, offsets: gather_window(slices, visible, position.flip(-1), offsets),
     )
 

@@ -9,4 +9,4 @@ import spn.tracking
 import spn.training  # noqa: F401
 from spn.provenance.code import code_digest
 
-code_digest("training/step.py:Learner", family="spn", law="softmax")
+code_digest("training/step.py:Learner", kind="cells", family="spn", law="softmax")

@@ -47,7 +47,8 @@ def test_a_stage_of_no_chain_is_asked_about_too(tmp_path: Path) -> None:
 
 def test_a_key_like_no_other_is_told_with_those_that_there_are(tmp_path: Path) -> None:
     message = error_of(tmp_path, TEXT.replace("\nsampling:", "\nxyz: 1\nsampling:"))
-    assert message == "xyz: unknown key; expected one of seed, defaults, data, stages, chains, sampling (line 106)"
+    known = "seed, defaults, data, first_stages, schedules, stages, chains, sampling, inpainting"
+    assert message == f"xyz: unknown key; expected one of {known} (line 106)"
 
 
 def test_a_typo_that_aliases_repeat_is_told_once(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ PLUMBING: dict[str, Edit] = {
     "how weights are saved": ("checkpoint.py", "sort_keys=True)", "sort_keys=True, indent=1)"),
     "how often the state is saved": ("training/trainer.py", "SAVE_SECONDS = 60", "SAVE_SECONDS = 300"),
     "what SIGTERM says": ("training/trainer.py", "stopped by SIGTERM and saved", "stopped, and saved"),
-    "progress": ("training/trainer.py", "bits/dim, {row", "bits per dim, {row"),
+    "progress": ("training/trainer.py", "images_per_second']:.0f} images/s\"", "images_per_second']:.0f} a second\""),
     "rows of the history": ("training/trainer.py", "ROWS = 100", "ROWS = 50"),
-    "a column of the history": ("training/history.py", '    "gradient_norm",\n', '    "gradient_norm",\n    "loss",\n'),
+    "a column of the history": ("training/history.py", '"learning_rate", "gradient_norm"', '"learning_rate", "norm"'),
     "the processes of a job": ("distributed.py", "def share(", "@torch.no_grad()\ndef share("),
     "a step form": ("layers/causal.py", "def vertical_row(", "@torch.no_grad()\ndef vertical_row("),
     "another step form": ("layers/transformer.py", "# Keys and values in one", "pass  # Keys and values in one"),
@@ -37,7 +37,7 @@ PLUMBING: dict[str, Edit] = {
     "a source": ("data/sources/toy.py", "", "from spn.data.sources.digits import open_digits as open_toy\n"),
     "its section": ("config/data.py", "", '\n\nclass ToyData(DigitsData):\n    source: Literal["toy"]\n'),
     "a page of the report": ("report/page.py", "", "\n\nPAGES = 2\n"),
-    "an annotation": ("stages.py", "position: Positions) -> Levels", "position: Tensor) -> Levels"),
+    "an annotation": ("stages/cells.py", "position: Positions) -> Levels", "position: Tensor) -> Levels"),
     "a comment": ("training/step.py", "        section = self.section\n", "        section = self.section  # of it\n"),
     "a docstring": ("training/optimiser.py", '"""Build the optimiser', '"""Make the optimiser'),
     "MLflow": ("tracking/runs.py", "", "\n\nRUNS = 2\n"),
@@ -103,7 +103,7 @@ SCIENCE: dict[str, tuple[Edit, set[str], set[str]]] = {
         {"dequantised"},
     ),
     "the joint mixture": (("likelihood/joint_mixture.py", "torch.tanh(", "torch.sin("), ALL, MIXTURE),
-    "the stage": (("stages.py", "levels & self.plan.own_mask", "levels"), ALL, SOFTMAX | MIXTURE),
+    "the stage": (("stages/cells.py", "levels & self.plan.own_mask", "levels"), ALL, SOFTMAX | MIXTURE),
     "the windows": (
         ("image/window.py", "def gather_window(", "@torch.no_grad()\ndef gather_window("),
         ALL,
@@ -129,8 +129,21 @@ TUNING: dict[str, Edit] = {
 }
 """Edits that only make stages with trials train again."""
 
-TUNED = "with trials"
-"""Stands for a stage with trials, of family spn and law softmax."""
+TUNED, SCALE = "with trials", "a scale"
+"""Stand for a stage with trials, and for a scale of a diffusion, both of family spn and law softmax."""
+FIRST_STAGE = "a first stage"
+
+SCIENCE_OF_CODES: dict[str, tuple[Edit, set[str]]] = {
+    "the noise": (("diffusion.py", "decisions < kept", "decisions <= kept"), {SCALE}),
+    "the bound": (("stages/scale.py", "law.expected_log_prob", "2 * law.expected_log_prob"), {SCALE}),
+    "the quantiser": (("first_stages/quantiser.py", ".argmin(-1)", ".argmax(-1)"), {FIRST_STAGE}),
+    "the loss of a first stage": (("stages/reconstruction.py", "self.progress)", "1.0)"), {FIRST_STAGE}),
+    "the spacing": (("first_stages/spacing.py", "num_steps + 1", "num_steps + 2"), set()),
+}
+"""Edits that make scales or first stages train again. (A stage of codes has the spacing as a root of its own.)"""
+
+OF_FIRST_STAGES = {"the stage", "the windows", "the batches", "the seeds", "the step", "the optimiser", "averaging"}
+"""Edits of `SCIENCE` that make first stages train again too."""
 
 DIGESTS = """
 import itertools, json, sys
@@ -144,8 +157,13 @@ kinds = list(itertools.product(*json.loads(sys.argv[1])))
 
 def digests():
     code.code_digest.cache_clear()
-    found = {f"{family}/{law}": code.code_digest(*CODE["train"], family=family, law=law) for family, law in kinds}
-    return found | {"with trials": code.code_digest(*CODE["tune"], family="spn", law="softmax")}
+    def train(**chosen):
+        return code.code_digest(*CODE["train"], **chosen)
+
+    found = {f"{family}/{law}": train(kind="cells", family=family, law=law) for family, law in kinds}
+    found |= {"a scale": train(kind="scale", family="spn", law="softmax")}
+    found |= {"a first stage": train(kind="reconstruction")}
+    return found | {"with trials": code.code_digest(*CODE["tune"], kind="cells", family="spn", law="softmax")}
 
 before = digests()
 for name, old, new in json.loads(sys.argv[2]):
@@ -165,6 +183,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     folder = tmp_path_factory.mktemp("package")
     shutil.copytree(ROOT / "spn", folder / "spn", ignore=shutil.ignore_patterns("__pycache__"))
     edits = PLUMBING | TUNING | {name: edit for name, (edit, _, _) in SCIENCE.items()}
+    edits |= {name: edit for name, (edit, _) in SCIENCE_OF_CODES.items()}
     kinds = json.dumps([sorted(ALL), sorted(SOFTMAX | MIXTURE)])
     command = [sys.executable, "-c", DIGESTS, kinds, json.dumps(list(edits.values()))]
     environment = os.environ | {"PYTHONPATH": str(folder)}
@@ -183,9 +202,18 @@ def test_maintenance_leaves_every_recipe_as_it_is(changed: dict[str, set[str]], 
 def test_science_makes_just_its_own_stages_train_again(changed: dict[str, set[str]], edit: str) -> None:
     _, families, laws = SCIENCE[edit]
     expected = {f"{family}/{law}" for family in families for law in laws}
+    expected |= {SCALE} if "spn/softmax" in expected else set()
+    expected |= {FIRST_STAGE} if edit in OF_FIRST_STAGES else set()
     assert changed[edit] == expected | ({TUNED} if "spn/softmax" in expected else set())
 
 
 @pytest.mark.parametrize("edit", TUNING)
 def test_what_chooses_among_trials_makes_just_tuned_stages_train_again(changed: dict[str, set[str]], edit: str) -> None:
     assert changed[edit] == {TUNED}
+
+
+@pytest.mark.parametrize("edit", SCIENCE_OF_CODES)
+def test_science_of_codes_makes_just_scales_or_first_stages_train_again(
+    changed: dict[str, set[str]], edit: str
+) -> None:
+    assert changed[edit] == SCIENCE_OF_CODES[edit][1]

@@ -18,7 +18,7 @@ def test_a_stage_is_sampled_at_its_own_settings(
     stage: str, temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = tiny_params()
-    raw["chains"]["depth"]["temperature"] = {"high": 0.9, "low": 0.4}
+    raw["chains"]["depth"] |= {"temperature": {"high": 0.9, "low": 0.4}, "top_k": {"low": 2}}
     raw["sampling"] |= {"num_images": 3, "seed": 7}
     params = load_params(write_params(tmp_path, raw))
     handed: dict[str, Any] = {}
@@ -28,7 +28,7 @@ def test_a_stage_is_sampled_at_its_own_settings(
         raise InterruptedError
 
     monkeypatch.setattr(module, "load_verb", lambda verb, section: None)
-    monkeypatch.setattr(module, "SliceFile", lambda path: SimpleNamespace(digest=""))
+    monkeypatch.setattr(module, "open_slices", lambda params, name, path: (params, SimpleNamespace(digest="")))
     monkeypatch.setattr(module, "check_given", lambda *arguments: None)
     monkeypatch.setattr(module, "load_trained", lambda *arguments: (None, nn.Identity()))
     monkeypatch.setattr(module, "sample_chain_stage", noted)
@@ -36,4 +36,6 @@ def test_a_stage_is_sampled_at_its_own_settings(
         sample(params, "depth", stage, Path("data.h5"), Path("weights"), tmp_path, batch_size=2, device="cpu")
     labels = handed.pop("labels")
     assert labels is None
-    assert handed == {"num_images": 3, "seed": 7, "temperature": temperature, "batch_size": 2, "sampler": "cached"}
+    top_k = 2 if stage == "low" else None
+    own = {"temperature": temperature, "top_k": top_k}
+    assert handed == {"num_images": 3, "seed": 7, "batch_size": 2, "sampler": "cached"} | own

@@ -16,6 +16,7 @@ from perturbed import bases, jobs_of, leaves, validated, with_another
 from spn.config import Params
 from spn.config.data import SourceSection
 from spn.config.section import Section
+from spn.config.tiling import StageKind
 from spn.provenance import code, recipes
 
 FAMILIES = ("spn", "gated_pixelcnn", "pixelcnn_pp", "pixelsnail", "imagebart")
@@ -178,7 +179,10 @@ def fields_of(section: type[Section]) -> set[str]:
     return {f"{section.__name__}.{name}" for name in section.model_fields}
 
 
-STAGE_VERBS, SCORING, TRAINING = ("train", "tune", "evaluate", "sample"), ("evaluate", "sample"), ("train", "tune")
+STAGE_VERBS, TRAINING = ("train", "tune", "evaluate", "sample", "inpaint"), ("train", "tune")
+GENERATING, SCORING = ("sample", "inpaint"), ("evaluate", "sample", "inpaint")
+KINDS: tuple[StageKind, ...] = ("cells", "scale")
+FIRST_STAGE_VERBS = ("train", "encode")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
 EMBEDDED = (*STACKED, *SHIFTED)
 HEADED = (*SHIFTED, "imagebart")
@@ -195,19 +199,27 @@ class Row:
     families: tuple[str, ...] = FAMILIES
     laws: tuple[str, ...] = LAWS
     sources: tuple[str, ...] = tuple(SOURCES)
+    kinds: tuple[StageKind, ...] = KINDS
+    first: tuple[str, ...] = ()
+    """Verbs of first stages."""
 
     def names(self) -> set[str]:
         """Write out every digest of code: verb/family/law, verb/source, or verb."""
-        kinds = itertools.product(self.families, self.laws)
-        staged = {f"{verb}/{family}/{law}" for family, law in kinds for verb in self.verbs if verb in STAGE_VERBS}
+        kinds = itertools.product(self.kinds, self.families, self.laws)
+        staged = {"/".join((verb, *kind)) for kind in kinds for verb in self.verbs if verb in STAGE_VERBS}
+        staged |= {f"{verb}/reconstruction" for verb in self.first}
         read = {f"preprocess/{source}" for source in self.sources if "preprocess" in self.verbs}
         return staged | read | {*self.verbs} - {*STAGE_VERBS, "preprocess"}
 
 
 def staged(
-    verbs: tuple[str, ...] = STAGE_VERBS, families: tuple[str, ...] = FAMILIES, laws: tuple[str, ...] = LAWS
+    verbs: tuple[str, ...] = STAGE_VERBS,
+    families: tuple[str, ...] = FAMILIES,
+    laws: tuple[str, ...] = LAWS,
+    kinds: tuple[StageKind, ...] = KINDS,
+    first: tuple[str, ...] = (),
 ) -> Row:
-    return Row(verbs, families, laws)
+    return Row(verbs, families, laws, kinds=kinds, first=first)
 
 
 def of_source(*sources: str) -> Row:
@@ -218,10 +230,10 @@ MODULES: dict[str, Row] = {
     "config/data.py": Row(("preprocess",)),  # where the sources' formats and shapes are decided
     "data/preprocess.py": Row(("preprocess",)),
     "data/digest.py": of_source(*FILES),
-    "data/hdf5.py": Row((*SCORING, "report")),
+    "data/hdf5.py": Row((*SCORING, "report"), first=("encode",)),
     "data/images.py": Row(("sample",)),
-    "data/layout.py": Row(("preprocess", *SCORING, "report")),
-    "data/writing.py": Row(("preprocess",)),
+    "data/layout.py": Row(("preprocess", *SCORING, "report"), first=("encode",)),
+    "data/writing.py": Row(("preprocess",), first=("encode",)),
     "data/resident.py": Row(("tune", "evaluate")),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),
@@ -233,67 +245,85 @@ MODULES: dict[str, Row] = {
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
     "evaluation/evaluate.py": Row(("evaluate", "summarise")),
+    "evaluation/inpainting.py": staged(("inpaint",)),
     "evaluation/speed.py": Row(("record", "report")),
-    "generation/*.py": Row(("sample",)),
-    "image/bits.py": Row(("preprocess",)),
-    "image/slices.py": Row(("preprocess", "sample", "report")),
-    "image/window.py": staged(),
+    "generation/inpaint.py": Row(("inpaint",)),
+    "generation/sample.py": Row(("sample",)),
+    "generation/*.py": Row(GENERATING),
+    "image/bits.py": Row(("preprocess",), first=("encode",)),
+    "image/slices.py": Row(("preprocess", *GENERATING, "report"), first=("encode",)),
+    "image/window.py": staged(first=FIRST_STAGE_VERBS),
     "laws/__init__.py": staged(),
     "laws/softmax.py": staged(laws=("softmax",)),
     "laws/placed_mixture.py": staged(laws=("placed_mixture",)),
     "laws/dequantised.py": staged(laws=("dequantised",)),
+    "first_stages/figures.py": Row((), first=("encode",)),
+    "first_stages/spacing.py": Row(SCORING, first=("encode",)),
+    "first_stages/*.py": Row((), first=FIRST_STAGE_VERBS),
     "layers/attention.py": staged(families=("spn", "pixelsnail", "imagebart")),
     "layers/gated.py": staged(families=STACKED),
     "layers/gated_stacks.py": staged(families=STACKED),
     "layers/gated_resnet.py": staged(families=SHIFTED),
     "layers/masked_head.py": staged(families=STACKED),
     "layers/mixture_head.py": staged(laws=MIXTURES),
-    "layers/pixel.py": staged(("sample",)),  # step forms alone
-    "layers/residual.py": staged(families=EMBEDDED),
+    "layers/pixel.py": staged(GENERATING),  # step forms alone
+    "layers/residual.py": staged(families=EMBEDDED, first=FIRST_STAGE_VERBS),
     "layers/shifted*.py": staged(families=SHIFTED),
     "layers/slice_embedder.py": staged(families=EMBEDDED),
     "layers/strict_attention.py": staged(families=("pixelsnail",)),
     "layers/transformer.py": staged(families=("spn", "imagebart")),
+    "layers/intensity.py": staged(first=FIRST_STAGE_VERBS),
+    "layers/recompute.py": staged(first=FIRST_STAGE_VERBS),
+    "layers/pixel_head.py": staged(first=("train",)),
     "layers/*.py": staged(),
     "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise")),
     "likelihood/joint_mixture.py": staged(laws=MIXTURES),
     "likelihood/mixture.py": staged(laws=MIXTURES),
     "likelihood/chunked.py": staged(),
     "likelihood/law.py": staged(),
-    "models/__init__.py": staged(),
-    "models/interface.py": staged(),
+    "models/__init__.py": staged(first=FIRST_STAGE_VERBS),
+    "models/interface.py": staged(first=FIRST_STAGE_VERBS),
     **{f"models/{family}.py": staged(families=(family,)) for family in FAMILIES},
+    "pipeline/encode.py": Row((), first=("encode",)),
     "pipeline/evaluate.py": Row(("evaluate",)),
+    "pipeline/inpaint.py": Row(("inpaint",)),
+    "pipeline/pictures.py": Row(("inpaint",)),
     "pipeline/reading.py": Row(("summarise", "record", "report")),
     "pipeline/record.py": Row(("record",)),
     "pipeline/report.py": Row(("report",)),
     "pipeline/sample.py": Row(("sample",)),
+    "pipeline/opening.py": staged(SCORING),
     "pipeline/summarise.py": Row(("summarise",)),
-    "report/pictures.py": Row(("sample", "report")),
+    "report/pictures.py": Row((*GENERATING, "report"), first=("encode",)),
     "report/*.py": Row(("report",)),
-    "seeds.py": Row((*TRAINING, "evaluate")),
-    "stages.py": staged(),
+    "seeds.py": Row((*TRAINING, "evaluate"), first=FIRST_STAGE_VERBS),
+    "stages/__init__.py": staged(first=FIRST_STAGE_VERBS),
+    "stages/cells.py": staged(first=FIRST_STAGE_VERBS),
+    "stages/scale.py": staged(kinds=("scale",)),
+    "stages/reconstruction.py": Row((), first=FIRST_STAGE_VERBS),
     "tracking/*.py": Row(("record",)),
-    "trained.py": staged(SCORING),
-    "training/batches.py": Row(TRAINING),
-    "training/ema.py": Row(TRAINING),
-    "training/finite.py": Row(TRAINING),
-    "training/muon.py": Row(TRAINING),
-    "training/optimiser.py": Row(TRAINING),
-    "training/step.py": Row(TRAINING),
+    "trained.py": staged(SCORING, first=("encode",)),
+    "training/batches.py": Row(TRAINING, first=("train",)),
+    "training/ema.py": Row(TRAINING, first=("train",)),
+    "training/finite.py": Row(TRAINING, first=("train",)),
+    "training/muon.py": Row(TRAINING, first=("train",)),
+    "training/optimiser.py": Row(TRAINING, first=("train",)),
+    "training/step.py": Row(TRAINING, first=("train",)),
     "training/trials.py": Row(("tune",)),
     "training/validation.py": Row(("tune",)),
 }
 """Which verbs make other results where a module's definitions change, by the first pattern that fits."""
 
 MIXED = {
+    # Scales draw their noise, and inpainting noises what is known.
+    "diffusion.py": (staged(kinds=("scale",)), staged(("inpaint",))),
     # Networks that see the channels before, and heads of each channel by itself.
     "likelihood/output_law.py": (staged(families=STACKED), staged(families=HEADED, laws=("softmax",))),
     # The heads of the other mixtures are their own, but the step form of a head is the same.
     "laws/mixture.py": (
         staged(families=STACKED, laws=MIXTURES),
         staged(families=HEADED, laws=("mixture",)),
-        staged(("sample",), HEADED, ("placed_mixture", "dequantised")),
+        staged(GENERATING, HEADED, ("placed_mixture", "dequantised")),
     ),
 }
 """The same, of modules that kinds of stages use in different ways."""
@@ -304,7 +334,6 @@ EXEMPT_MODULES = {
     "__main__.py": "calls the command line",
     "*/__init__.py": "passes names on",
     "evaluation/*.py": "checks models, and writes nothing",
-    "first_stages/*.py": "no verb uses it yet",
     "shapes.py": "annotates, and computes nothing",
     "pipeline/adopt.py": "gives a checkpoint another recipe, and no other weights",
     "pipeline/check.py": "writes nothing",
@@ -328,12 +357,14 @@ def modules_reached() -> dict[str, set[str]]:
 
     for verb, roots in recipes.CODE.items():
         if verb in STAGE_VERBS:
-            for family, law in itertools.product(FAMILIES, LAWS):
-                note(f"{verb}/{family}/{law}", *roots, family=family, law=law)
+            for kind, family, law in itertools.product(KINDS, FAMILIES, LAWS):
+                note(f"{verb}/{kind}/{family}/{law}", *roots, kind=kind, family=family, law=law)
+        if verb in FIRST_STAGE_VERBS:
+            note(f"{verb}/reconstruction", *roots, kind="reconstruction")
         elif verb == "preprocess":
             for source, section in SOURCES.items():
                 note(f"{verb}/{source}", *roots, f"config/data.py:{section.__name__}", source=source)
-        else:
+        elif verb not in STAGE_VERBS:
             note(verb, *roots)
     return found
 
@@ -369,7 +400,7 @@ def fields() -> set[str]:
 def test_science_reads_of_sections_and_plans_what_recipes_have() -> None:
     """What configuration computes out of them is in no digest: such as how dilations follow from a choice."""
     plan = recipes.stage_recipe(bases()["params"], "raster", "")["plan"].keys()
-    allowed = {"section": fields(), "plan": {*plan, "name", "image_bits"}}  # the stage's name and the data's bits
+    allowed = {"section": fields(), "plan": {*plan, "name", "image_bits", "kind"}}  # the stage's name, the data's bits
     wrong = []
     for path in {path for family in FAMILIES for law in LAWS for path, _ in trained_by(family, law)}:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -382,4 +413,4 @@ def test_science_reads_of_sections_and_plans_what_recipes_have() -> None:
 
 
 def trained_by(family: str, law: str) -> set[code.Definition]:
-    return code.reach(*recipes.CODE["train"], family=family, law=law)
+    return code.reach(*recipes.CODE["train"], kind="cells", family=family, law=law)

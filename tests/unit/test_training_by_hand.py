@@ -213,7 +213,7 @@ def test_all_of_a_learner_is_on_its_device(folder: Path, monkeypatch: pytest.Mon
         devices.append(device)
         return Stage(plan, shape, device)
 
-    monkeypatch.setattr("spn.training.step.Stage", built)
+    monkeypatch.setattr("spn.training.step.build_stage", built)
     learner = Learner(loaded(folder), "low", meta)
     assert devices == [meta], "where the stage keeps its indices"
     assert {weight.device for weight in (*learner.model.parameters(), *learner.average.model.parameters())} == {meta}
