@@ -29,16 +29,25 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "data.test": (7, 0.2),
     "data.unreadable": ("skip", "refuse"),
     "data.validation": (7, 0.2),
+    "first_stages.*.adversarial": ({},),
+    "first_stages.*.downsampling": (2, 4),
+    "inpainting": ({},),
+    "inpainting.masks": (("left",),),
     "sampling.class": (0, 1),
+    "schedules.*.name": ("geometric", "spaced"),
+    "stages.*.codes": ("vq", "other"),
+    "stages.*.diffusion": ({"schedule": "none", "scale": 1},),
+    "stages.*.diffusion.objective": ("kl", "cross_entropy"),
+    "stages.*.diffusion.schedule": ("one", "one_listed"),
     "stages.*.model.context_enters": ("both", "pixelcnn"),
     "stages.*.model.channel_order": ("masks", "head"),
     "stages.*.model.heads": (1, 2),
     "stages.*.model.intensity": ("scaled", "embedded"),
     "stages.*.model.law": ("softmax", "mixture"),
     "stages.*.slices": ("first", "all"),
-    "stages.*.training.clip_norm": (2.0,),
-    "stages.*.training.precision": ("float32", "bfloat16"),
-    "stages.*.training.schedule": ("constant", "cosine"),
+    "*stages.*.training.clip_norm": (2.0,),
+    "*stages.*.training.precision": ("float32", "bfloat16"),
+    "*stages.*.training.schedule": ("constant", "cosine"),
 }
 """Values for leaves that may not be just any other; the first that is another is taken."""
 
@@ -64,7 +73,35 @@ def bases() -> dict[str, Params]:
     tuned = values_of(found["params"])
     for stage in tuned["stages"].values():
         stage["trials"] = [stage["training"] | {"steps": steps} for steps in (5, 6)]
-    return found | {"classes": validated(told), "trials": validated(tuned)}
+    return found | {"classes": validated(told), "trials": validated(tuned), "codes": with_codes(found["params"])}
+
+
+def with_codes(params: Params) -> Params:
+    """Add first stages, and chains of codes and of diffusions, with every kind of schedule."""
+    values = values_of(params)
+    raster = values["stages"]["raster"]
+    of_codes = raster | {"codes": "vq", "bits": [0, 4]}
+    first_stage = {"downsampling": 2, "codebook": 16, "training": raster["training"]}
+    values["first_stages"] = {"vq": first_stage, "other": first_stage | {"adversarial": {}}}
+    values["schedules"] = {
+        "unused": {"name": "geometric", "scales": 3},
+        "unused_spaced": {"name": "spaced", "scales": 3},
+        "even": {"name": "geometric", "scales": 2},
+        "listed": {"name": "listed", "shares": [0.5, 0]},
+        "one": {"name": "geometric", "scales": 1},
+        "one_listed": {"name": "listed", "shares": [0]},
+    }
+    scales = {"single": (raster, "one", 1), "of_codes": (of_codes, "even", 2), "of_pixels": (raster, "listed", 2)}
+    for name, (stage, schedule, count) in scales.items():
+        names = [f"{name}{scale}" for scale in range(count, 0, -1)]
+        for scale, each in zip(range(count, 0, -1), names, strict=True):
+            values["stages"][each] = stage | {"diffusion": {"schedule": schedule, "scale": scale}}
+        values["chains"][name] = {"stages": names, "top_k": {names[-1]: 3}}
+    # First, because the first stage of a file is changed, and their codes can be.
+    priors = {"prior": of_codes, "other_prior": of_codes | {"codes": "other"}}
+    values["stages"] = priors | values["stages"]
+    values["chains"] |= {name: {"stages": [name]} for name in ("prior", "other_prior")}
+    return validated(values | {"inpainting": {}})
 
 
 def with_family(params: Params, model: Values) -> Params:
@@ -123,7 +160,7 @@ def with_another(params: Params, key: str, value: Any) -> Values:
             section |= {"family": family, "width": 12} | (
                 {"layers": 1} if family == "gated_pixelcnn" else {"blocks": 1}
             )
-        case ["stages", "training", "optimiser", "name"]:
+        case ["stages" | "first_stages", "training", "optimiser", "name"]:
             rate = section["learning_rate"]
             section.clear()
             section |= {"name": "rmsprop" if value == "adamw" else "adamw", "learning_rate": rate}
@@ -189,7 +226,10 @@ def jobs_of(params: Params) -> Jobs:
             case ["data", *_]:
                 jobs["preprocess"] |= {str(result.path): result.recipe(DIGEST)}
             case ["results", "stages", stage, file]:
-                jobs[f"{'train' if file == 'checkpoint.safetensors' else 'evaluate'}/{stage}"] = result.recipe(DIGEST)
+                verb = {"checkpoint.safetensors": "train", "codes.h5": "encode"}.get(file, "evaluate")
+                jobs[f"{verb}/{stage}"] = result.recipe(DIGEST)
+            case ["results", "chains", chain, "inpainting", _]:
+                jobs[f"inpaint/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, "metrics.json"]:
                 jobs[f"summarise/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, stage, _]:
