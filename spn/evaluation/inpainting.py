@@ -27,7 +27,7 @@ def hidden_half(name: str, height: int, width: int) -> Mask:
     return hidden
 
 
-def hidden_codes(hidden: Mask, downsampling: int) -> Mask:
+def hidden_codes(hidden: Mask, downsampling: int) -> Bool[Tensor, "row column"]:
     """Return which codes are hidden: those of squares of pixels of which any is."""
     height, width = (size // downsampling for size in hidden.shape)
     squares = hidden.view(height, downsampling, width, downsampling)

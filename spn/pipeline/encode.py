@@ -81,7 +81,7 @@ def _encoded(
     images = torch.arange(slices.num_images(split) if count is None else min(count, slices.num_images(split)))
     for indices in tqdm(images.split(BATCH_SIZE), desc=f"{split} codes", unit="batch", dynamic_ncols=True):
         levels = join_slices(slices.slices(split, indices))
-        codes = model.encode(levels.to(place)).cpu()
+        codes = model.encode(levels.to(place).long()).cpu()
         yield indices, levels, codes.to(torch.uint8)[..., None]
 
 
@@ -89,7 +89,8 @@ def _metrics(name: str, model: VqAutoencoder, slices: SliceFile, place: torch.de
     """Return the figures over the whole test split."""
     figures = SplitFigures(1 << slices.bits, model.section.codebook)
     for _, levels, codes in _encoded(model, slices, "test", place):
-        figures.add(levels, model.decode(codes[..., 0].to(place)).cpu(), codes[..., 0])
+        codes = codes[..., 0].long()
+        figures.add(levels, model.decode(codes.to(place)).cpu(), codes)
     return {
         "first_stage": name,
         "split": "test",
@@ -103,7 +104,7 @@ def _metrics(name: str, model: VqAutoencoder, slices: SliceFile, place: torch.de
 def _picture(model: VqAutoencoder, slices: SliceFile, place: torch.device, white_level: int) -> bytes:
     """Draw the first test images above their reconstructions."""
     ((_, levels, codes),) = _encoded(model, slices, "test", place, SHOWN)
-    pairs = torch.cat((levels, model.decode(codes[..., 0].to(place)).cpu()))
+    pairs = torch.cat((levels, model.decode(codes[..., 0].to(place).long()).cpu()))
     return draw_grid(pairs, white_level, columns=len(levels))
 
 
@@ -111,4 +112,4 @@ def _distortion(model: VqAutoencoder, slices: SliceFile, place: torch.device) ->
     """Measure the distortion of noised codes of validation images, or of training images if there are none."""
     split: Split = "validation" if slices.num_images("validation") else "train"
     codes = torch.cat([codes for _, _, codes in _encoded(model, slices, split, place, MEASURED)])
-    return distortion(model, codes[..., 0].to(place), KEPT, seeded("distortion"))
+    return distortion(model, codes[..., 0].to(place).long(), KEPT, seeded("distortion"))

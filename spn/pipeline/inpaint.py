@@ -120,7 +120,7 @@ class _Filler:
         levels, hides = known.to(self._place), hidden
         if self._first_stage:
             # Hidden pixels are grey before encoding, or known codes would tell of them.
-            levels = self._first_stage.encode(levels).to(torch.uint8)[..., None]
+            levels = self._first_stage.encode(levels.long()).to(torch.uint8)[..., None]
             hides = hidden_codes(hidden, self._first_stage.section.downsampling)
         levels = levels.repeat(count, 1, 1, 1)
         classes = None if labels is None else labels.repeat(count).to(self._place)
@@ -128,7 +128,7 @@ class _Filler:
         masks = hides.to(self._place).expand(len(levels), -1, -1)
         filled = generation.inpaint(parts, levels, masks, self._section.seed, self._section.repeats, classes)
         if self._first_stage:
-            filled = self._first_stage.decode(filled[..., 0])
+            filled = self._first_stage.decode(filled[..., 0].long())
         drawn = filled.cpu().unflatten(0, (count, -1))
         return torch.where(hidden[..., None], drawn, images)
 

@@ -17,9 +17,11 @@ def open_slices(params: Params, name: str, path: Path) -> tuple[Params, SliceFil
     """
     slices = SliceFile(path)
     codes = params.stages[name].codes if name in params.stages else None
+    found = (slices.notes.get(RECIPE) or {}).get("first_stage")
+    if found != codes:
+        expected, got = ("slices of images" if each is None else f"codes of {each}" for each in (codes, found))
+        raise InputError(f"{path}: expected {expected} for {name}, got {got}")
     if codes is None:
-        if found := (slices.notes.get(RECIPE) or {}).get("first_stage"):
-            raise InputError(f"{path}: expected slices of images for {name}, got codes of {found}")
         return params, slices
     check_recipe(path, codes_recipe(params, codes, slices.digest), slices.notes.get(RECIPE))
     spaced = {

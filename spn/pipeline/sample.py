@@ -114,7 +114,7 @@ def load_decoder(
         raise InputError(f"--decoder: expected the checkpoint of {codes}, whose codes chain {chain} generates")
     _, model = load_first_stage(params, codes, digest, decoder, place)
     return lambda levels: torch.cat(
-        [model.decode(each[..., 0].to(place)).cpu() for each in levels.split(SAMPLING_BATCH_SIZE)]
+        [model.decode(each[..., 0].to(place).long()).cpu() for each in levels.split(SAMPLING_BATCH_SIZE)]
     )
 
 

@@ -3,9 +3,8 @@
 import copy
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-
-from spn.models import Model
 
 
 class EmaModel:
@@ -15,12 +14,12 @@ class EmaModel:
     initial weights are soon forgotten.
     """
 
-    def __init__(self, model: Model, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: Model, step: int) -> None:
+    def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards the model's weights after `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         move = get_ema_multi_avg_fn(decay)

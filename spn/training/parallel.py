@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spn.distributed import gradient_group, num_processes
-from spn.models import Model
 from spn.stages import Stage
 from spn.training.step import Nats
 
@@ -20,7 +19,7 @@ from spn.training.step import Nats
 class _StageNats(nn.Module):
     """`Stage.loss` as a module, because DistributedDataParallel acts after a module's forward pass."""
 
-    def __init__(self, nats: Callable[..., Tensor], model: Model) -> None:
+    def __init__(self, nats: Callable[..., Tensor], model: nn.Module) -> None:
         super().__init__()
         self._nats, self.model = nats, model
 
@@ -28,7 +27,7 @@ class _StageNats(nn.Module):
         return self._nats(self.model, slices, position, labels)
 
 
-def parallel_nats(stage: Stage, model: Model, device: torch.device, compiled: bool) -> Nats:
+def parallel_nats(stage: Stage, model: nn.Module, device: torch.device, compiled: bool) -> Nats:
     """Return `Stage.loss` of a model, whose gradients are averaged over the processes; see `Trainer` on `compiled`."""
     nats: Callable[..., Tensor] = stage.loss
     if compiled:

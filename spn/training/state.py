@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spn.checkpoint import load_tensors, save_tensors
-from spn.models import Model
 from spn.provenance import Recipe, check_recipe
 from spn.training.ema import EmaModel
 from spn.training.finite import Pending
@@ -22,7 +21,7 @@ class TrainingState:
     """
 
     recipe: Recipe
-    model: Model
+    model: nn.Module
     average: EmaModel
     optimiser: torch.optim.Optimizer
     step: int = 0

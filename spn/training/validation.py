@@ -1,6 +1,7 @@
 """Validation: an estimate of the bits/dim of the averaged weights on the validation split, or of a loss."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from spn.stages import Stage
 from spn.training.batches import draw_positions
 from spn.training.step import Learner
 
+if TYPE_CHECKING:
+    from spn.models import Model
+
 
 @torch.inference_mode()
 def estimate(learner: Learner, data: ResidentSlices, terminated: Callable[[], bool] = lambda: False) -> float | None:
@@ -21,7 +25,7 @@ def estimate(learner: Learner, data: ResidentSlices, terminated: Callable[[], bo
     The slices do not depend on the training section, so that the estimates of trials can be compared. Returns None if
     a process is `terminated` meanwhile.
     """
-    stage, model = learner.stage, learner.average.model
+    stage, model = learner.stage, cast("Model", learner.average.model)
     num_images, batch_size = data.num_images("validation"), 2 * learner.section.batch_size
     images = torch.arange(num_images)
     positions = draw_positions(stage.targets, num_images, seeded(learner.seed, learner.name, "validation"))

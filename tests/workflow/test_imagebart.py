@@ -1,0 +1,208 @@
+"""ImageBART from pictures to a report: a first stage, scales of codes and of pixels, a bound, samples, inpainting."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experiment import MODEL, TRAINING, tiny_params, write_params
+from PIL import Image
+
+from spn.cli import main
+from spn.config import load_params
+from spn.data.hdf5 import SliceFile
+from spn.data.images import read_generated, read_images
+from spn.image import join_slices
+from spn.pipeline.opening import open_slices
+from spn.provenance import audit
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("imagebart")]
+
+VQ = {"downsampling": 2, "codebook": 8, "code_width": 4, "width": 4}
+BART = {"family": "imagebart", "width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "residual": True}
+CODES = ("codes2", "codes1")
+
+
+def params() -> dict[str, Any]:
+    """Add a first stage, two scales of its codes, and two scales of high bits with low bits after them."""
+    raw = tiny_params()
+    raw["first_stages"] = {"vq": VQ | {"training": TRAINING}}
+    raw["schedules"] = {"even": {"name": "spaced", "scales": 2}, "half": {"name": "listed", "shares": [0.5, 0]}}
+    of_codes = {"scale_factor": 1, "slices": "all", "bits": [0, 3], "codes": "vq", "model": BART, "training": TRAINING}
+    of_pixels = of_codes | {"bits": [0, 2]}
+    del of_pixels["codes"]
+    for scale in (2, 1):
+        raw["stages"][f"codes{scale}"] = of_codes | {"diffusion": {"schedule": "even", "scale": scale, "draws": 3}}
+        raw["stages"][f"pixels{scale}"] = of_pixels | {"diffusion": {"schedule": "half", "scale": scale}}
+    raw["stages"]["low_of_pixels"] = of_pixels | {"bits": [2, 5], "model": MODEL}
+    raw["chains"] = {
+        "raster": {"stages": ["raster"]},
+        "latent": {"stages": list(CODES), "top_k": {"codes2": 4, "codes1": 4}, "temperature": {"codes1": 0.8}},
+        "bound": {"stages": ["pixels2", "pixels1", "low_of_pixels"]},
+    }
+    return raw | {"inpainting": {"num_images": 3}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run every verb of the workflow in its order."""
+    place = tmp_path_factory.mktemp("imagebart")
+    write_params(place, params())
+    with contextlib.chdir(place):
+        run("preprocess --scale-factor 1 --output data/digits/S1.h5")
+        slices, codes, stage = "--data data/digits/S1.h5", "--data results/stages/vq/codes.h5", "results/stages"
+        run(f"train vq {slices} --output {stage}/vq")
+        run(f"encode vq {slices} --checkpoint {stage}/vq/checkpoint.safetensors --output {stage}/vq")
+        for chain, section in load_params(Path("params.yaml")).chains.items():
+            given = ""
+            for name in section.stages:
+                data = codes if name in CODES else slices
+                decoder = f"--decoder {stage}/vq/checkpoint.safetensors" if name in CODES else ""
+                weights = f"--checkpoint {stage}/{name}/checkpoint.safetensors"
+                run(f"train {name} {data} --output {stage}/{name}")
+                run(f"evaluate {name} {data} {weights} --output {stage}/{name}")
+                output = f"results/chains/{chain}/{name}"
+                run(f"sample {chain} {name} {data} {weights} {decoder} {given} --output {output}")
+                given = f"--given {output}/samples.h5"
+            run(f"summarise {chain} --output results/chains/{chain}/metrics.json")
+            run(f"inpaint {chain} {slices} --output results/chains/{chain}/inpainting")
+            run(f"record {chain} --output mlflow/chains/{chain}.json")
+        run(f"report {slices}")
+        yield place
+
+
+def run(command: str) -> None:
+    assert main(command.split()) == 0
+
+
+def metrics(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("results", path).read_text())
+    return found
+
+
+@pytest.fixture(autouse=True)
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def test_all_results_are_sound(folder: Path) -> None:
+    assert audit(load_params(Path("params.yaml"))).problems == []
+
+
+def test_a_chain_is_a_bound_and_says_of_what() -> None:
+    latent, bound = metrics("chains/latent/metrics.json"), metrics("chains/bound/metrics.json")
+    assert [latent[key] for key in ("estimate", "dims", "num_dims")] == ["bound", "codes of vq", 16]
+    assert [bound[key] for key in ("estimate", "dims", "num_dims")] == ["bound", "sub-pixels", 64]
+    assert [stage.get("draws") for stage in bound["stages"].values()] == [8, 8, None]
+    assert latent["stages"]["codes1"]["draws"] == 3
+    assert bound["nats"] == pytest.approx(sum(stage["nats"] for stage in bound["stages"].values()), rel=1e-12)
+    assert 0 < bound["standard_error_of_draws"] < bound["standard_error"]
+
+
+def test_codes_are_those_of_the_images_in_order() -> None:
+    figures = metrics("stages/vq/metrics.json")
+    assert figures["num_codes"] == 8
+    assert 1 <= figures["perplexity"] <= 8
+    codes, images = SliceFile(Path("results/stages/vq/codes.h5")), SliceFile(Path("data/digits/S1.h5"))
+    assert codes.digest == images.digest
+    assert (codes.shape, codes.bits, codes.num_images("test")) == ((4, 4, 1), 3, images.num_images("test"))
+
+
+def test_a_spaced_schedule_is_that_of_the_measured_distortion() -> None:
+    measured, slices = open_slices(load_params(Path("params.yaml")), "codes1", Path("results/stages/vq/codes.h5"))
+    noise = measured.stage_plans["codes1"].noise
+    assert noise is not None
+    curve = dict(zip(slices.notes["kept"], slices.notes["distortion"], strict=True))
+    assert noise.is_measured
+    assert noise.kept[0] == 1
+    assert noise.kept[-1] == 0
+    shares, values = sorted(curve), np.maximum.accumulate([curve[share] for share in sorted(curve, reverse=True)])[::-1]
+    assert np.interp(noise.kept[1], shares, values) == pytest.approx(curve[0.0] / 2, rel=1e-9)
+
+
+def test_samples_of_codes_are_decoded_and_the_next_scale_is_given_the_codes() -> None:
+    for name in CODES:
+        path = Path(f"results/chains/latent/{name}/samples.h5")
+        (images, _), (codes, _) = read_images(path), read_generated(path)
+        assert (images.shape, codes.shape) == ((4, 8, 8, 1), (4, 4, 4, 1))
+        assert codes.max() < 8
+
+
+@pytest.mark.parametrize("chain", ["raster", "latent", "bound"])
+def test_what_is_hidden_does_not_count(chain: str, tmp_path: Path) -> None:
+    """Two pictures that differ in hidden pixels alone are filled in alike, and known pixels stay."""
+    data = SliceFile(Path("data/digits/S1.h5"))
+    digits = join_slices(data.slices("test", torch.arange(10)))[..., 0].numpy()
+    shown = []
+    for place, changed in enumerate((digits, np.concatenate((digits[:, :4], 16 - digits[:, 4:]), axis=1))):
+        paths = [tmp_path / f"{place}-{number}.png" for number in range(len(digits))]
+        for path, levels in zip(paths, changed, strict=True):
+            Image.fromarray(np.round(levels * (255 / 16)).astype(np.uint8)).save(path)
+        pictures = " ".join(map(str, paths))
+        run(f"inpaint {chain} --data data/digits/S1.h5 --mask lower --picture {pictures} --output {tmp_path}/{place}")
+        shown.append(np.asarray(Image.open(tmp_path / f"{place}" / "inpainted.png")))
+    first, second = (picture[:, 50:] for picture in shown)  # without the pictures themselves
+    assert np.array_equal(first, second)
+    assert not np.array_equal(shown[0], shown[1])
+
+
+def test_what_follows_hidden_pixels_is_measured() -> None:
+    found = {chain: metrics(f"chains/{chain}/inpainting/metrics.json")["masks"] for chain in ("raster", "bound")}
+    assert found["raster"]["lower"]["conditional_bits_per_dim"]["mean"] > 0
+    assert "conditional_bits_per_dim" not in found["raster"]["upper"]
+    assert "conditional_bits_per_dim" not in found["bound"]["lower"]
+    assert all(mask["absolute_error"]["mean"] > 0 for masks in found.values() for mask in masks.values())
+
+
+def test_the_report_shows_reconstructions_and_inpaintings() -> None:
+    page = Path("results/plots/samples.html").read_text()
+    assert page.count("<img") == 2 * 3 + 3 + 3 + 1
+    assert "Reconstructions" in page
+    assert "perplexity" in page
+    assert "latent (codes of vq)" in Path("results/plots/table.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "inpaint latent --data data/digits/S1.h5 --mask mask.png --output out",
+            "mask.png: expected 8x8 pixels (width x height), got 4x4",
+        ),
+        (
+            "inpaint latent --data data/digits/S1.h5 --mask params.yaml --output out",
+            "params.yaml: expected a picture, got another kind of file",
+        ),
+        (
+            "inpaint latent --data data/digits/S1.h5 --class 3 --output out",
+            "--class: expected a chain with a stage that is class_conditional, got latent",
+        ),
+        (
+            "train raster --data results/stages/vq/codes.h5 --output out",
+            "results/stages/vq/codes.h5: expected slices of images for raster, got codes of vq",
+        ),
+        (
+            "train codes1 --data data/digits/S1.h5 --output out",
+            "data/digits/S1.h5: expected codes of vq for codes1, got slices of images",
+        ),
+        (
+            "sample latent codes2 --data results/stages/vq/codes.h5 --checkpoint "
+            "results/stages/codes2/checkpoint.safetensors --output out",
+            "--decoder: expected the checkpoint of vq, whose codes chain latent generates",
+        ),
+        (
+            "encode raster --data data/digits/S1.h5 --checkpoint x --output out",
+            "first stage: expected one whose codes a chain uses (vq), got raster",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save("mask.png")
+    capsys.readouterr()
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1] == f"spn: error: {message}"
+    assert not Path("out").exists()
