@@ -14,7 +14,14 @@ from experiment import read_history, tiny_params, write_params
 from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
-from spn.evaluation.evaluate import chain_metrics, likelihood_metrics, load_nats, save_nats, stage_nats
+from spn.evaluation.evaluate import (
+    chain_metrics,
+    likelihood_metrics,
+    load_nats,
+    monte_carlo,
+    save_nats,
+    stage_nats,
+)
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.models import build_model
 from spn.stages import Stage
@@ -232,3 +239,10 @@ def test_seconds_of_training_are_those_of_steps_and_go_on_after_a_kill(
     rows = read_history(tmp_path / "out" / "history.csv")
     assert [(row["step"], row["training_seconds"]) for row in rows] == [(5, 5 * STEP), (10, 10 * STEP)]
     assert {row["images_per_second"] for row in rows} == {params.stages["low"].training.batch_size / STEP}
+
+
+def test_the_error_of_draws_is_that_of_their_mean_over_images() -> None:
+    draws = np.array([[1.0, 5.0], [3.0, 5.0]])  # the first image's draws have a variance of 2
+    found = monte_carlo(draws, num_dims=4)
+    assert found == {"draws": 2, "standard_error_of_draws": pytest.approx(math.sqrt(2 / 2) / 2 / 4 / math.log(2))}
+    assert monte_carlo(draws[:1], num_dims=4) == {}

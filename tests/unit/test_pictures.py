@@ -99,16 +99,18 @@ def test_there_is_one_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("processes", [1, 2])
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, processes: int) -> None:
     peaks = []
-    for count in (300, 1200):
+    for count in (300, 900):
         root = tmp_path / str(count)
         write_folder(root, contents_of(count, size=64))
-        tracemalloc.start()
-        write_slices(section(size=64), 2, (0, 8), root, root / "S2.h5", progress=False, processes=processes)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    # The larger folder holds 11 MB more of pixels; what may grow is some words a picture, for names and digests. A batch
-    # that the garbage collector has not come to yet makes up to 4 MB.
-    assert peaks[1] - peaks[0] < 5e6
+        found = []
+        for _ in range(2):  # the lower, because garbage that is not collected yet may make up a batch
+            tracemalloc.start()
+            write_slices(section(size=64), 2, (0, 8), root, root / "S2.h5", progress=False, processes=processes)
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        peaks.append(min(found))
+    # The larger folder holds 7.4 MB more of pixels; what may grow is some words a picture, for names and digests.
+    assert peaks[1] - peaks[0] < 1e6
 
 
 def test_the_temporary_file_lies_beside_the_output_and_has_no_name(

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from experiment import write_params
 from fabricated import DIGEST, made_params
+from perturbed import bases
 from source_files import data_section
 
 from spn.config import InputError, Params, PixelSnailSection, StageSection, load_params
 from spn.provenance import (
     Recipe,
     SamplingOptions,
+    codes_recipe,
     differing_keys,
     evaluation_recipe,
     load_verb,
@@ -243,3 +245,11 @@ DIFFERENCES: list[tuple[Any, Any, list[str]]] = [
 @pytest.mark.parametrize(("expected", "actual", "lines"), DIFFERENCES)
 def test_every_difference_is_named_by_its_keys(expected: Any, actual: Any, lines: list[str]) -> None:
     assert differing_keys(expected, actual) == lines
+
+
+def test_a_stage_of_codes_is_made_from_these_and_a_sample_from_the_top_k() -> None:
+    params = bases()["codes"]
+    made = stage_recipe(params, "prior", DIGEST)
+    assert made["codes"] == digest(codes_recipe(params, "vq", DIGEST)) != digest(codes_recipe(params, "other", DIGEST))
+    assert stage_recipe(params, "of_pixels1", DIGEST)["diffusion"]["schedule"]["shares"] == [0.5, 0]
+    assert sampling_recipe(params, "of_codes", "of_codes1", DIGEST)["top_k"] == 3
