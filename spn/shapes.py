@@ -10,8 +10,8 @@ ByteSlices = UInt8[Tensor, "batch S S height width channel"]
 Positions = Int[Tensor, "batch 2"]
 """The meta-position (m, n) of each image's target slice."""
 
-Labels = Int[Tensor, " batch"]
-"""The class of each image."""
+Labels = Int[Tensor, "batch *word"]
+"""The class of each image, or the tokens of its caption."""
 OneHot = Float[Tensor, "batch classes"]
 """Classes as one-hot vectors."""
 

@@ -131,13 +131,10 @@ def _add_chain_verbs(commands: Commands) -> None:
     sample.add_argument("--given", type=Path, help="samples of the stage before; none for the first stage")
     sample.add_argument("--decoder", type=Path, help="checkpoint of the first stage, for a chain that generates codes")
     sample.add_argument("--output", type=Path, required=True, help="folder for samples.h5, samples.png and timing.json")
-    sample.add_argument(
-        "--class",
-        dest="only",
-        metavar="CLASS",
-        type=int,
-        help="the class of all images, instead of sampling.class; without either, image i is of class i mod "
-        "num_classes; use the same for all stages of a chain",
+    _label(
+        sample,
+        "instead of sampling.class; without either, image i is of class i mod num_classes; use the same for all stages "
+        "of a chain",
     )
     sample.add_argument("--exact", action="store_true", help="compute in float64, so that batch sizes cannot matter")
     sample.add_argument(
@@ -160,7 +157,7 @@ def _add_chain_verbs(commands: Commands) -> None:
         help="upper, lower, left, right, or files: pixels that are not black are hidden; default: inpainting.masks",
     )
     inpaint.add_argument("--picture", type=Path, nargs="+", default=(), help="pictures; default: the first test images")
-    inpaint.add_argument("--class", dest="only", metavar="CLASS", type=int, help="the class of all images")
+    _label(inpaint, "instead of their own")
     inpaint.add_argument("--results", type=Path, default=RESULTS)
     inpaint.add_argument("--output", type=Path, required=True, help="folder for inpainted.png and metrics.json")
     _machine(inpaint)
@@ -198,6 +195,14 @@ def _verb(commands: Commands, name: str, needs_params: bool = True) -> argparse.
     if needs_params:
         parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     return parser
+
+
+def _label(parser: argparse.ArgumentParser, instead: str) -> None:
+    labels = parser.add_mutually_exclusive_group()
+    labels.add_argument("--class", dest="only", metavar="CLASS", type=int, help=f"the class of all images, {instead}")
+    labels.add_argument(
+        "--caption", metavar="WORDS", help="the caption of all images, in words of class names, instead of a class"
+    )
 
 
 def _experiment(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,13 @@ PICTURE_FORMATS = {
 """Suffixes of files that count as pictures, and the only Pillow decoders that may read them."""
 
 
+NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""Names of the classes of digits."""
+
+ClassNames = tuple[Annotated[str, Field(pattern=r"[^\W_]")], ...]
+"""Names of classes, each with a letter or a number."""
+
+
 class Limit(Section):
     """Use only this many images of a split, drawn with `split_seed`; by default all.
 
@@ -48,12 +55,13 @@ class SourceSection(Section):
     `bits` is the modelled depth: the most significant bits of 8. `validation` images are taken from the training
     images by a permutation seeded with `split_seed`, and so are `test` images if the source has no test split; if it
     has one, there is no such key. `num_classes` is the number of classes of its labels, 0 if there are none or none are
-    stated.
+    stated, and `class_names` are their names, if stated.
     """
 
     if TYPE_CHECKING:  # defined by every source, as fields or as constants
         source: str
         num_classes: int
+        class_names: tuple[str, ...]
         release: str
 
     name: Name
@@ -92,6 +100,7 @@ class DigitsData(SourceSection):
     """The 1,797 handwritten digits bundled with scikit-learn: 8x8, 17 grey levels, kept exactly in 5 bits."""
 
     num_classes: ClassVar[int] = 10
+    class_names: ClassVar[tuple[str, ...]] = NUMERALS
     source: Literal["digits"]
     """The handwritten digits bundled with scikit-learn."""
     bits: Annotated[Literal[5], Whole]
@@ -120,6 +129,7 @@ class PhotosData(SourceSection):
     """
 
     num_classes: ClassVar[int] = 0
+    class_names: ClassVar[tuple[str, ...]] = ()
     source: Literal["photos"]
     """Crops of the two photographs bundled with scikit-learn."""
     size: Count
@@ -147,6 +157,18 @@ class Cifar10Data(SourceSection):
     """CIFAR-10 in its official Python files: 32x32 RGB with labels and the official test split."""
 
     num_classes: ClassVar[int] = 10
+    class_names: ClassVar[tuple[str, ...]] = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     source: Literal["cifar10"]
     """CIFAR-10."""
     validation: Count
@@ -167,6 +189,7 @@ class MnistData(SourceSection):
     """MNIST in its official idx files: 28x28 grey with labels and the official test split."""
 
     num_classes: ClassVar[int] = 10
+    class_names: ClassVar[tuple[str, ...]] = NUMERALS
     source: Literal["mnist"]
     """MNIST."""
     validation: Count
@@ -213,6 +236,8 @@ class FolderData(SourceSection):
     """Images drawn for the test split, if there is no folder of that name."""
     num_classes: CountOrZero = 0
     """Number of classes, which are the folders directly below a split's folder, sorted by name; 0 for no classes."""
+    class_names: ClassNames = ()
+    """Names of the classes, in the order of their folders, for stages that are captioned."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """Whether pictures that are unreadable or too small stop preprocessing, or are left out and counted."""
     release: str = ""
@@ -255,6 +280,8 @@ class ArraysData(SourceSection):
     """The smallest label in the files."""
     num_classes: CountOrZero = 0
     """Number of classes, for stages that are class_conditional; 0 if there are none."""
+    class_names: ClassNames = ()
+    """Names of the classes, in the order of their labels, for stages that are captioned."""
     release: Annotated[str, Field(min_length=1)]
     """The release of the data set; published figures belong to one release."""
 

@@ -1,7 +1,7 @@
 """The `model` section of a stage: a union on `family`, one class per model family, each a file in `spn/models/`."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, TypeVar, Union
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ class FamilySection(Section):
 
     if TYPE_CHECKING:
         family: str
+    reads_captions: ClassVar[bool] = False
+    """Whether the network can be conditioned on a sequence of words."""
 
     law: Law = "softmax"
     """Distribution of a sub-pixel: `softmax` over its levels, or a discretised `mixture` of logistics. `placed_mixture`
@@ -209,6 +211,7 @@ class ImageBartSection(FamilySection):
     embedder or of `intensity`. Without cells of context there is only the decoder. NOTE: the sizes are ours.
     """
 
+    reads_captions: ClassVar[bool] = True
     family: Literal["imagebart"]
     """ImageBART."""
     width: Count

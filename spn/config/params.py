@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from spn.config.captions import Captions, Tokens, captions
 from spn.config.data import DataSection
 from spn.config.defaults import check_used, resolve
 from spn.config.diffusion import DiffusionSection, Noise, ScheduleSection
@@ -37,6 +38,8 @@ class StageSection(Section):
     """The bits to generate: first and end, counted from the most significant."""
     class_conditional: bool = False
     """Whether the network is conditioned on the class of each image."""
+    captioned: bool = False
+    """Whether the network is conditioned on a caption of each image: the words of its class's name."""
     codes: Name | None = None
     """The first stage whose codes are generated; by default the stage generates pixels."""
     diffusion: DiffusionSection | None = None
@@ -52,6 +55,11 @@ class StageSection(Section):
     def kind(self) -> StageKind:
         """The file in `spn/stages/` that cuts its targets and contexts."""
         return "scale" if self.diffusion else "cells"
+
+    @property
+    def conditioning(self) -> Literal["class", "caption", "none"]:
+        """What the network is conditioned on, besides cells."""
+        return "class" if self.class_conditional else "caption" if self.captioned else "none"
 
     @property
     def trainings(self) -> tuple[TrainingSection, ...]:
@@ -84,6 +92,8 @@ class StageSection(Section):
             raise ValueError(f"bits {list(self.bits)} name no bit: expected [first, end] with first < end")
         if self.slices == "rest" and self.scale_factor == 1:
             raise ValueError("slices: rest names no slice under scale_factor 1")
+        if self.class_conditional and self.captioned:
+            raise ValueError("expected class_conditional or captioned, got both")
         if (self.diffusion or self.codes) and self.scale_factor > 1:
             raise ValueError(f"expected scale_factor 1 of codes and diffusions, got {self.scale_factor}")
         return self
@@ -112,7 +122,9 @@ class SamplingSection(Section):
     seed: Seed
     """Seeds the samples, and nothing else."""
     class_: CountOrZero | None = Field(default=None, alias="class")
-    """The class of all images if stages are class_conditional; by default image i is of class i mod num_classes."""
+    """The class of all images if stages are conditioned on it; by default image i is of class i mod num_classes."""
+    caption: Annotated[str, Field(pattern=r"[^\W_]")] | None = None
+    """The caption of all images if stages are captioned: words of class names."""
 
 
 class InpaintingSection(Section):
@@ -185,7 +197,7 @@ class Params(Section):
         """The resolved stages of every chain."""
         return {
             name: tuple(
-                replace(plan, num_classes=self.data.num_classes if self.stages[plan.name].class_conditional else 0)
+                self._conditioned(plan)
                 for plan in tile(
                     name,
                     {stage: self.stages[stage] for stage in chain.stages},
@@ -195,6 +207,36 @@ class Params(Section):
             )
             for name, chain in self.chains.items()
         }
+
+    def _conditioned(self, plan: StagePlan) -> StagePlan:
+        conditioning = self.stages[plan.name].conditioning
+        of_classes = self.captions.of_classes if conditioning == "caption" else ()
+        return replace(plan, num_classes=0 if conditioning == "none" else self.data.num_classes, captions=of_classes)
+
+    @cached_property
+    def captions(self) -> Captions:
+        """The captions of the data's classes."""
+        return captions(self.data.class_names)
+
+    def label_of(self, chain: str, caption: str) -> int | Tokens:
+        """Return the class that a caption names, or else its tokens, for a chain that is conditioned on them.
+
+        Raises InputError if no stage of the chain is, if the caption has words that no class's name has, or if a stage
+        is conditioned on the class, and there is none of this name.
+        """
+        conditionings = {stage: self.stages[stage].conditioning for stage in self.chains[chain].stages}
+        if set(conditionings.values()) == {"none"}:
+            raise InputError(f"expected a chain with a stage that is captioned, got {chain}")
+        if not self.data.class_names:
+            raise InputError(f"expected data.class_names to be stated, got no names for {caption}")
+        tokens = self.captions.tokens(caption)
+        if tokens in self.captions.of_classes:
+            return self.captions.of_classes.index(tokens)
+        for stage, conditioning in conditionings.items():
+            if conditioning == "class":
+                names = ", ".join(self.data.class_names)
+                raise InputError(f"expected a class ({names}), because {stage} is class_conditional, got {caption}")
+        return tokens
 
     @cached_property
     def _noises(self) -> dict[str, Noise]:
@@ -261,7 +303,7 @@ class Params(Section):
         return self.stages[stage].model.is_bound or (noise is not None and noise.num_scales > 1)
 
     def num_classes(self, chain: str) -> int:
-        """Return the number of classes of a chain's images; 0 if none of its stages is class-conditional."""
+        """Return the number of classes of a chain's images; 0 if none of its stages is conditioned on them."""
         return max(plan.num_classes for plan in self.plans[chain])
 
 

@@ -9,7 +9,7 @@ from spn.config.mistakes import did_you_mean
 from spn.config.tiling import StagePlan
 
 if TYPE_CHECKING:
-    from spn.config.params import ChainSection, Params
+    from spn.config.params import ChainSection, Params, StageSection
 
 
 def check_references(params: "Params") -> None:
@@ -49,6 +49,7 @@ def check_references(params: "Params") -> None:
                     f"{did_you_mean(stage_name, params.stages)}"
                 )
         _check_codes(params, name, chain)
+        _check_caption(params, name, chain)
         if len(set(chain.stages)) < len(chain.stages):
             raise InputError(f"chains.{name}.stages: expected each stage once, got {', '.join(chain.stages)}")
         for key, stage_name in [
@@ -96,18 +97,48 @@ def _check_scale(params: "Params", stage: str, diffusion: DiffusionSection | Non
 
 def _check_classes(params: "Params") -> None:
     """Check that there are classes if a stage is class-conditional or `sampling.class` names one."""
-    num_classes = params.data.num_classes
-    conditional = [name for name, stage in params.stages.items() if stage.class_conditional]
-    if conditional and not num_classes:
-        can_state = "num_classes" in type(params.data).model_fields
-        needs = "data.num_classes to be stated" if can_state else f"labels, which source {params.data.source} lacks"
-        raise InputError(f"stages.{conditional[0]}.class_conditional: expected {needs}, got no classes")
-    if (asked := params.sampling.class_) is None:
-        return
-    if not conditional:
+    data, num_classes = params.data, params.data.num_classes
+    if data.class_names and len(data.class_names) != num_classes:
+        raise InputError(
+            f"data.class_names: expected as many as data.num_classes = {num_classes}, got {len(data.class_names)}"
+        )
+    conditional = {name: stage for name, stage in params.stages.items() if stage.conditioning != "none"}
+    for name, stage in conditional.items():
+        _check_labels(params, name, stage)
+    asked, caption = params.sampling.class_, params.sampling.caption
+    if asked is not None and caption is not None:
+        raise InputError(f"sampling.caption: expected a class or a caption, got both {asked} and {caption}")
+    if asked is not None and not conditional:
         raise InputError(f"sampling.class: expected a stage that is class_conditional, got none for class {asked}")
-    if asked >= num_classes:
+    if asked is not None and asked >= num_classes:
         raise InputError(f"sampling.class: expected one of the classes 0 to {num_classes - 1}, got {asked}")
+    if caption is not None and not conditional:
+        raise InputError(f"sampling.caption: expected a stage that is captioned, got none for {caption}")
+
+
+def _check_caption(params: "Params", name: str, chain: "ChainSection") -> None:
+    """Check that the images of a chain can have the caption asked for."""
+    if params.sampling.caption is not None and any(params.stages[each].conditioning != "none" for each in chain.stages):
+        try:
+            params.label_of(name, params.sampling.caption)
+        except InputError as error:
+            raise InputError(f"sampling.caption: {error}") from error
+
+
+def _check_labels(params: "Params", name: str, stage: "StageSection") -> None:
+    """Check that there is what a stage is conditioned on, and that its family can be."""
+    data = params.data
+    if not data.num_classes:
+        can_state = "num_classes" in type(data).model_fields
+        needs = "data.num_classes to be stated" if can_state else f"labels, which source {data.source} lacks"
+        key = "captioned" if stage.captioned else "class_conditional"
+        raise InputError(f"stages.{name}.{key}: expected {needs}, got no classes")
+    if stage.captioned and not data.class_names:
+        raise InputError(f"stages.{name}.captioned: expected data.class_names to be stated, got no names")
+    if stage.captioned and not stage.model.reads_captions:
+        raise InputError(
+            f"stages.{name}.captioned: expected family imagebart, which reads words, got {stage.model.family}"
+        )
 
 
 def _check_shared_stages(params: "Params") -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol, runtime_checkable
 
+from spn.config.captions import Tokens
 from spn.config.diffusion import Noise
 from spn.config.errors import InputError
 
@@ -50,12 +51,19 @@ class StagePlan:
     targets: tuple[MetaPosition, ...]
     known: tuple[tuple[int, ...], ...]
     num_classes: int = 0
-    """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
+    """Number of classes on which the stage is conditioned, as such or by their captions; 0 if it is not."""
+    captions: tuple[Tokens, ...] = ()
+    """The caption of each class, if the stage is conditioned on these instead of the class itself."""
     kind: StageKind = "cells"
     """The file in `spn/stages/` that cuts its targets and contexts."""
     noise: Noise | None = None
     """The scale of a diffusion that the stage is, if it is one. Above the first scale it generates noised levels, which
     the stage of the next scale sees in place of its own cells and overwrites."""
+
+    @property
+    def num_words(self) -> int:
+        """Number of tokens of captions, that of no word included; 0 for a stage that is not captioned."""
+        return max((token for caption in self.captions for token in caption), default=-1) + 1
 
     @property
     def num_levels(self) -> int:

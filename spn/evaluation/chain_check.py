@@ -88,7 +88,9 @@ def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> t
         for plan in plans
     }
     tiled = tile(chain, cells, len(cuts) - 1)
-    return tuple(replace(new, num_classes=old.num_classes) for new, old in zip(tiled, plans, strict=True))
+    return tuple(
+        replace(new, num_classes=old.num_classes, captions=old.captions) for new, old in zip(tiled, plans, strict=True)
+    )
 
 
 def _slices(plan: StagePlan) -> SliceSelection:

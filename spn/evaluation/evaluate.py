@@ -120,7 +120,7 @@ def stage_metrics(params: Params, stage: Stage, model: Model, draws: Float64[np.
         "stage": name,
         "split": "test",
         "estimate": kind_of_figure([params.is_bound(name)]),
-        "conditioning": conditioning([params.stages[name].class_conditional]),
+        "conditioning": params.stages[name].conditioning,
         "dims": dims(params.stages[name].codes),
         **likelihood_metrics(draws.mean(0), stage.image_dims),
         **monte_carlo(draws, stage.image_dims),
@@ -133,9 +133,10 @@ def kind_of_figure(are_bounds: Iterable[bool]) -> str:
     return "bound" if any(are_bounds) else "exact"
 
 
-def conditioning(are_class_conditional: Iterable[bool]) -> str:
-    """Return `class` if any stage is conditioned on an image's class, else `none`."""
-    return "class" if any(are_class_conditional) else "none"
+def conditioning(of_stages: Iterable[str]) -> str:
+    """Return `class` if any stage is conditioned on an image's class, else `caption` if any is on that, else `none`."""
+    found = set(of_stages)
+    return next((each for each in ("class", "caption") if each in found), "none")
 
 
 def dims(codes: str | None) -> str:
@@ -146,7 +147,7 @@ def dims(codes: str | None) -> str:
 def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float64]]]) -> Metrics:
     """Make a chain's metrics by adding the nats of its stages, image by image (the chain rule).
 
-    They are a bound, or class-conditional, if any stage is. Raises InputError if the stages were evaluated on different
+    They are a bound, or conditional, if any stage is. Raises InputError if the stages were evaluated on different
     images.
     """
     metrics = [metrics for metrics, _ in stages.values()]
@@ -170,7 +171,7 @@ def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float6
         "chain": chain,
         "split": metrics[0]["split"],
         "estimate": kind_of_figure(each["estimate"] == "bound" for each in metrics),
-        "conditioning": conditioning(each["conditioning"] == "class" for each in metrics),
+        "conditioning": conditioning(each["conditioning"] for each in metrics),
         "dims": metrics[0]["dims"],
         **likelihood_metrics(nats, metrics[0]["num_dims"]),
         # Stages draw independently.

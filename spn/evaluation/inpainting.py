@@ -3,11 +3,12 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float64, Int, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
 from spn.image import split_slices
 from spn.models import Model
+from spn.shapes import Labels
 from spn.stages import Stage
 
 Images = UInt8[Tensor, "image height width channel"]
@@ -44,7 +45,7 @@ def absolute_errors(
 
 @torch.inference_mode()
 def conditional_bits(
-    stage: Stage, model: Model, images: Images, hidden: Mask, labels: Int[Tensor, " image"] | None
+    stage: Stage, model: Model, images: Images, hidden: Mask, labels: Labels | None
 ) -> Float64[Tensor, " image"] | None:
     """Return the exact -log2 p(hidden pixels | known pixels) of each image, in bits per hidden sub-pixel.
 

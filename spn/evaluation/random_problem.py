@@ -38,6 +38,11 @@ def random_context(shape: StageShape, batch: int, generator: torch.Generator) ->
         position=torch.randint(shape.num_positions, (batch,), generator=generator),
         high=_random_levels(shape, batch, shape.high_levels, generator) if shape.high_levels > 1 else None,
         label=torch.randint(shape.num_classes, (batch,), generator=generator) if shape.num_classes else None,
+        caption=(
+            torch.randint(shape.num_words, (batch, shape.caption_length), generator=generator)
+            if shape.num_words
+            else None
+        ),
         noised=None if shape.kept is None else _random_levels(shape, batch, shape.num_levels, generator),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float64, Int, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
 from spn.config.diffusion import Noise
@@ -18,7 +18,7 @@ from spn.diffusion import noised
 from spn.generation.samplers import Draw, forced
 from spn.generation.uniforms import keyed_uniforms
 from spn.image import join_slices, split_slices
-from spn.shapes import ByteSlices, Levels
+from spn.shapes import ByteSlices, Labels, Levels
 from spn.stages import Stage
 
 
@@ -28,7 +28,7 @@ def inpaint(
     hidden: Bool[Tensor, "image height width"],
     seed: int,
     repeats: int = 1,
-    labels: Int[Tensor, " image"] | None = None,
+    labels: Labels | None = None,
 ) -> UInt8[Tensor, "image height width channel"]:
     """Fill in the `hidden` pixels of images; their own levels do not count, and all other pixels stay as they are.
 
@@ -55,7 +55,7 @@ class _Task:
     known: ByteSlices
     hidden: Bool[Tensor, "batch S S height width 1"]
     seed: int
-    labels: Int[Tensor, " batch"] | None
+    labels: Labels | None
 
     @torch.inference_mode()
     def run(self, slices: ByteSlices, repeats: int) -> ByteSlices:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -12,7 +12,7 @@ from spn.generation.samplers import SAMPLERS, Draw, choosing
 from spn.generation.uniforms import keyed_uniforms
 from spn.image import join_slices, split_slices
 from spn.models import Model
-from spn.shapes import ByteSlices
+from spn.shapes import ByteSlices, Labels
 from spn.stages import Stage
 
 SAMPLING_BATCH_SIZE = 64
@@ -26,7 +26,7 @@ def sample_stage(
     images: Sequence[int],
     seed: int,
     observe: Callable[[], object] = lambda: None,
-    labels: Int[Tensor, " batch"] | None = None,
+    labels: Labels | None = None,
 ) -> ByteSlices:
     """Sample the cells of `stage`, given the `slices` that earlier stages sampled.
 
@@ -54,14 +54,15 @@ def sample_chain_stage(
     temperature: float,
     batch_size: int = SAMPLING_BATCH_SIZE,
     sampler: str = "cached",
-    labels: Int[Tensor, " image"] | None = None,
+    labels: Labels | None = None,
     top_k: int | None = None,
 ) -> UInt8[Tensor, "image height width channel"]:
     """Sample one stage for images 0 .. num_images - 1, batch by batch; bits not yet sampled are 0.
 
     `before` has the images that earlier stages sampled; None for the first stage of a chain. `labels` are the images'
-    classes, the same for all stages of a chain; a stage that is not class-conditional ignores them. Every `sampler`
-    draws the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all images.
+    classes or captions, the same for all stages of a chain; a stage that is not conditioned on them ignores them. Every
+    `sampler` draws the same sample. Several processes (`spn.distributed`) share the batches, and all of them get all
+    images.
     """
     small, scale_factor = stage.shape, stage.plan.scale_factor
     device = next(model.parameters()).device
@@ -86,11 +87,11 @@ def sample_chain_stage(
     return torch.cat(collect(done))
 
 
-def sample_labels(num_images: int, num_classes: int, only: int | None = None) -> Int64[Tensor, " image"] | None:
+def sample_labels(num_images: int, num_classes: int, only: int | Sequence[int] | None = None) -> Labels | None:
     """Choose the classes of a chain's images: `only` for all of them, or else i mod `num_classes` for image i (ours).
 
-    Returns None for a chain without class-conditional stages.
+    If `only` is a caption, it is that of all of them. Returns None for a chain that is conditioned on neither.
     """
     if not num_classes:
         return None
-    return torch.arange(num_images) % num_classes if only is None else torch.full((num_images,), only)
+    return torch.arange(num_images) % num_classes if only is None else torch.tensor([only] * num_images)

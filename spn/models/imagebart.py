@@ -5,8 +5,8 @@ to all outputs of the encoder. Without cells of context there is only the decode
 as codes are: each level of each channel or cell has its own embedding, and those of a pixel are added up.
 
 NOTE: the published network reads one grid of codes. Several cells, channels, the meta-position (a token before the
-pixels, as the class is) and the head that orders channels are ours. The published code looks up codes, classes and
-numbers of scales in one table, where they collide; here each has its own.
+pixels, as the class and the words of a caption are) and the head that orders channels are ours. The published code
+looks up codes, classes and numbers of scales in one table, where they collide; here each has its own.
 """
 
 import torch
@@ -29,17 +29,22 @@ SPREAD = 0.02
 class Encoder(nn.Module):
     """Turns the cells of context into features of every pixel, each of which has seen all pixels.
 
-    The image's class and the meta-position, if there are several, are tokens before those of the pixels.
+    The image's class or the words of its caption, and the meta-position, if there are several, are tokens before those
+    of the pixels.
     """
 
     def __init__(self, section: ImageBartSection, shape: StageShape) -> None:
         super().__init__()
+        self.width = section.width
         self.cells = shape.num_cells * shape.channels
         self.context_levels = shape.context_levels
         # For each channel of each cell a row per level, and one more for absence.
-        self.embedding = nn.EmbeddingBag(self.cells * (shape.context_levels + 1), section.width, mode="sum")
+        rows = self.cells * (shape.context_levels + 1)
+        self.embedding = nn.EmbeddingBag(rows, section.width, mode="sum") if self.cells else None
         self.position = nn.Embedding(shape.num_positions, section.width) if shape.num_positions > 1 else None
         self.label = nn.Embedding(shape.num_classes, section.width) if shape.num_classes else None
+        self.words = nn.Embedding(shape.num_words, section.width) if shape.num_words else None
+        self.place = nn.Embedding(shape.caption_length, section.width) if shape.num_words else None
         self.transformer = RasterTransformer(
             section.width,
             section.heads,
@@ -52,21 +57,28 @@ class Encoder(nn.Module):
 
     def forward(self, context: Context) -> Features:
         """Embed the cells, and let every pixel attend to all of them."""
+        return self.transformer(self._pixels(context), prefix=self._prefix(context))
+
+    def _pixels(self, context: Context) -> Features:
+        """Add up the embeddings of the cells at each pixel."""
+        batch, _, height, width, _ = context.cells.shape
+        if self.embedding is None:  # only the prefix tells anything
+            return next(self.parameters()).new_zeros(batch, height, width, self.width)
         present = context.present[:, :, None, None, None]
         levels = torch.where(present, context.cells.long(), self.context_levels)
         levels = rearrange(levels, "b k h w c -> (b h w) (k c)")
         summed = self.embedding(levels + _first_rows(self.cells, self.context_levels + 1, levels))
-        height, width = context.cells.shape[2:4]
-        pixels = rearrange(summed, "(b h w) f -> b h w f", h=height, w=width)
-        return self.transformer(pixels, prefix=self._prefix(context))
+        return rearrange(summed, "(b h w) f -> b h w f", h=height, w=width)
 
     def _prefix(self, context: Context) -> Float[Tensor, "batch prefix width"] | None:
         tokens = []
         if self.position:
-            tokens.append(self.position(context.position))
+            tokens.append(self.position(context.position)[:, None])
         if self.label:
-            tokens.append(self.label(context.label))
-        return torch.stack(tokens, dim=1) if tokens else None
+            tokens.append(self.label(context.label)[:, None])
+        if self.words and self.place:
+            tokens.append(self.words(context.caption) + self.place.weight)
+        return torch.cat(tokens, dim=1) if tokens else None
 
 
 class ImageBart(Model):
@@ -77,7 +89,7 @@ class ImageBart(Model):
         assert shape.kept is None or 0 <= shape.kept < 1, "a code that always survives leaves nothing to learn"
         self.shape = shape
         self.kept = shape.kept if section.residual else None
-        self.encoder = Encoder(section, shape) if shape.num_cells else None
+        self.encoder = Encoder(section, shape) if shape.num_cells or shape.num_words else None
         self.aligned_context = section.aligned_context
         # Without an encoder, the class is what the decoder sees in place of a pixel before the first.
         self.start = nn.Embedding(shape.num_classes, section.width) if shape.num_classes and not self.encoder else None
@@ -103,7 +115,7 @@ class ImageBart(Model):
         return torch.cat((embedded, self.scale.embed(levels, embedded.dtype)[..., None]), dim=-1)
 
     def embed_context(self, context: Context) -> Features | None:
-        """Run the encoder; None for a stage without cells of context."""
+        """Run the encoder; None for a stage without cells of context or captions."""
         return self.encoder(context) if self.encoder else None
 
     def laws(

@@ -34,6 +34,10 @@ class StageShape:
     """Number of levels of the target's more significant bits, if all of these are known beforehand; else 1."""
     num_classes: int = 0
     """Number of classes on which the stage is conditioned; 0 if it is not class-conditional."""
+    num_words: int = 0
+    """Number of tokens of the captions on which the stage is conditioned; 0 if it is not captioned."""
+    caption_length: int = 0
+    """Number of tokens of a caption."""
     kept: float | None = None
     """Probability that a level survives from the target's scale of a diffusion to that of the context; None if the
     stage is no scale, or conditioned on none."""
@@ -45,7 +49,8 @@ class Context:
 
     `present` is False for an absent cell (outside the grid of slices, or not yet generated), which differs from
     intensity 0. `high` holds the target's own more significant bits as levels, or None if they are not all known;
-    `label` holds the class of each image, or None if the stage is not class-conditional.
+    `label` holds the class of each image, or None if the stage is not class-conditional; `caption` holds the tokens of
+    its caption, or None if the stage is not captioned.
     """
 
     cells: Int[Tensor, "batch cell height width channel"]
@@ -54,6 +59,7 @@ class Context:
     """The target's meta-position (m, n), numbered m * S + n."""
     high: Levels | None = None
     label: Int[Tensor, " batch"] | None = None
+    caption: Int[Tensor, "batch word"] | None = None
     noised: Levels | None = None
     """The target's levels at the next scale of a diffusion, if the stage is one; they are among the cells too."""
 

@@ -32,7 +32,7 @@ from spn.pipeline.names import stages_of
 from spn.pipeline.opening import open_slices
 from spn.pipeline.pictures import read_mask, read_picture
 from spn.pipeline.place import choose_device
-from spn.provenance import inpainting_recipe, load_verb, read_path, sampled_class
+from spn.provenance import inpainting_recipe, load_verb, read_path, sampled_label
 from spn.report.pictures import draw_grid
 from spn.shapes import Labels
 from spn.stages import Stage
@@ -50,6 +50,7 @@ def inpaint(
     mask: Sequence[str] = (),
     picture: Sequence[Path] = (),
     only: int | None = None,
+    caption: str | None = None,
     results: Path = RESULTS,
     device: str = "auto",
     threads: int = 1,
@@ -57,9 +58,9 @@ def inpaint(
     """Fill in hidden pixels of the first test images, or of pictures, and measure how far the result is off.
 
     `mask` lists halves to hide (upper, lower, left, right) or files of masks, whose pixels that are not black are
-    hidden; by default those of params.yaml. `only` is the class of all images, instead of their own. Writes
-    inpainted.png and metrics.json to `output`, and returns the metrics. Raises InputError if an argument does not match
-    `params`.
+    hidden; by default those of params.yaml. `only` is the class of all images, instead of their own, or
+    `caption` their caption. Writes inpainted.png and metrics.json to `output`, and returns the metrics. Raises
+    InputError if an argument does not match `params`.
     """
     names = stages_of(params, chain)
     place = choose_device(device, threads)
@@ -70,7 +71,7 @@ def inpaint(
     images, labels = _test_images(slices, section.num_images)
     if picture:
         images, labels = torch.stack([read_picture(each, params.data) for each in picture]), None
-    labels = _classes(params, chain, len(images), labels, only)
+    labels = _labels(params, chain, len(images), labels, sampled_label(params, chain, only, caption))
     masks = {each: _mask(each, params.data) for each in mask or section.masks}
     filler = _Filler(params, chain, section, slices.digest, results, place)
     columns, found = [images], {}
@@ -79,8 +80,9 @@ def inpaint(
         columns += [torch.where(hidden[..., None], params.data.white_level // 2, images).to(torch.uint8), *filled]
         found[name] = filler.measure(filled, images, hidden, labels)
     content = draw_grid(torch.stack(columns, dim=1).flatten(0, 1), params.data.white_level, len(columns))
-    by_hand = {"mask": list(mask), "picture": [str(each) for each in picture], "class": only}
-    recipe = inpainting_recipe(params, chain, slices.digest, by_hand if mask or picture or only is not None else None)
+    by_hand = {"mask": list(mask), "picture": [str(each) for each in picture], "class": only, "caption": caption}
+    is_by_hand = any(each not in ([], None) for each in by_hand.values())
+    recipe = inpainting_recipe(params, chain, slices.digest, by_hand if is_by_hand else None)
     metrics = {"chain": chain, "num_images": len(images), "draws": section.draws, "masks": found}
     write_bytes(output / INPAINTED, content)
     write_json(output / METRICS, metrics | {RECIPE: recipe, FILES: {INPAINTED: content_digest(content)}})
@@ -123,7 +125,7 @@ class _Filler:
             levels = self._first_stage.encode(levels.long()).to(torch.uint8)[..., None]
             hides = hidden_codes(hidden, self._first_stage.section.downsampling)
         levels = levels.repeat(count, 1, 1, 1)
-        classes = None if labels is None else labels.repeat(count).to(self._place)
+        classes = None if labels is None else torch.cat([labels] * count).to(self._place)
         parts = [(stage, draw) for (stage, _), draw in zip(self._stages, self._draws, strict=True)]
         masks = hides.to(self._place).expand(len(levels), -1, -1)
         filled = generation.inpaint(parts, levels, masks, self._section.seed, self._section.repeats, classes)
@@ -148,13 +150,14 @@ def _test_images(slices: SliceFile, count: int) -> tuple[Images, Labels | None]:
     return join_slices(slices.slices("test", indices)), slices.labels("test", indices)
 
 
-def _classes(params: Params, chain: str, count: int, labels: Labels | None, only: int | None) -> Labels | None:
-    """Return the classes of images for a chain that is conditioned on them: `only`, or the images' own."""
-    only = sampled_class(params, chain, only)
+def _labels(
+    params: Params, chain: str, count: int, labels: Labels | None, only: int | Sequence[int] | None
+) -> Labels | None:
+    """Return the labels of images for a chain that is conditioned on them: `only`, or the images' own classes."""
     if not params.num_classes(chain):
         return None
     if only is not None:
-        return torch.full((count,), only)
+        return torch.tensor([only] * count)
     if labels is None:
         raise InputError(f"--class: expected the class of the pictures, because chain {chain} is conditioned on it")
     return labels

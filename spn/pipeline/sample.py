@@ -25,7 +25,7 @@ from spn.provenance import (
     check_recipe,
     load_verb,
     recipe_digest,
-    sampled_class,
+    sampled_label,
     sampling_recipe,
 )
 from spn.report.pictures import class_columns, draw_grid
@@ -43,6 +43,7 @@ def sample(
     decoder: Path | None = None,
     *,
     only: int | None = None,
+    caption: str | None = None,
     exact: bool = False,
     sampler: str = "cached",
     batch_size: int | None = None,
@@ -52,16 +53,17 @@ def sample(
     """Sample one stage of a chain, given the samples of the stage before, and time it.
 
     `given` is the file of those samples, `decoder` the checkpoint of the first stage whose codes the chain generates;
-    `only` is the class of all images, instead of sampling.class; `exact` computes in float64. Writes samples.h5,
-    samples.png and timing.json to `output` and returns the images, as levels; returns None in all processes but the
-    first. Raises InputError if an argument does not match `params`.
+    `only` is the class of all images, instead of sampling.class, or `caption` their caption; `exact` computes in
+    float64. Writes samples.h5, samples.png and timing.json to `output` and returns the images, as levels; returns None
+    in all processes but the first. Raises InputError if an argument does not match `params`.
     """
     check_stage(params, stage, chain)
     place = choose_device(device, threads)
     load_verb("sample", params.stages[stage])
     if sampler not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
-    options = SamplingOptions(sampled_class(params, chain, only), exact)
+    options = SamplingOptions(only, caption, exact)
+    told = sampled_label(params, chain, only, caption)
     params, slices = open_slices(params, stage, data)
     digest = slices.digest
     check_given(params, chain, stage, digest, given, options)
@@ -71,7 +73,7 @@ def sample(
         raise InputError(f"{given}: changed while it was read; run the same command again")
     trained, model = load_trained(params, stage, digest, checkpoint, place)
     decode = load_decoder(params, chain, digest, decoder, place)
-    labels = sample_labels(params.sampling.num_images, params.num_classes(chain), options.label)
+    labels = sample_labels(params.sampling.num_images, params.num_classes(chain), told)
     with joined(recipe_digest(recipe)):
         started = time.monotonic()
         generated = sample_chain_stage(
@@ -91,8 +93,10 @@ def sample(
             return None
     images = decode(generated)
     codes = None if params.codes(chain) is None else generated
-    picture = draw_grid(images, params.data.white_level, class_columns(labels))
-    write_images(output / SAMPLES, images, {RECIPE: recipe, FILES: {PICTURE: content_digest(picture)}}, labels, codes)
+    # A caption that is no class's name gives images no class.
+    classes = labels if labels is not None and labels.ndim == 1 else None
+    picture = draw_grid(images, params.data.white_level, class_columns(classes))
+    write_images(output / SAMPLES, images, {RECIPE: recipe, FILES: {PICTURE: content_digest(picture)}}, classes, codes)
     write_bytes(output / PICTURE, picture)
     write_json(output / TIMING, {"images": len(images), "seconds": seconds, "device": str(place)})
     return images

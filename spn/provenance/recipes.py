@@ -128,6 +128,8 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
             "targets": [list(target) for target in plan.targets],
             "known": [list(row) for row in plan.known],
             "num_classes": plan.num_classes,
+            # No such key for stages that are not captioned.
+            **({"captions": [list(caption) for caption in plan.captions]} if plan.captions else {}),
         },
         "model": section.model.model_dump(mode="json"),
         "training": section.training.model_dump(mode="json"),
@@ -136,9 +138,9 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         # No such keys for other kinds of stages.
         **_diffusion(params, section),
         **({} if section.codes is None else {"codes": recipe_digest(codes_recipe(params, section.codes, data_digest))}),
-        # Not `num_classes`, which matters only to class-conditional stages, whose plans have it; and not
-        # `source_digest`, which may refuse a source but does not change the training.
-        "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
+        # Not classes and their names, which matter only to stages whose plans have them; and not `source_digest`, which
+        # may refuse a source but does not change the training.
+        "data": params.data.model_dump(mode="json", exclude={"num_classes", "class_names", "source_digest"}),
         "data_digest": data_digest,
         "code_digest": verb_digest(training_verb(params, stage), section),
     }
@@ -182,10 +184,12 @@ def _draws(params: Params, stage: str) -> dict[str, int]:
 
 
 class SamplingOptions(NamedTuple):
-    """Options of sampling that are not in params.yaml: images of one class, and arithmetic in float64."""
+    """Options of sampling that are not in params.yaml: images of one class or caption, and arithmetic in float64."""
 
     label: int | None = None
     """The class of all images, instead of sampling.class."""
+    caption: str | None = None
+    """The caption of all images, instead of sampling.caption."""
     exact: bool = False
 
 
@@ -210,7 +214,7 @@ def sampling_recipe(
         # No such key where all levels are sampled from.
         **({"top_k": section.top_k[stage]} if stage in section.top_k else {}),
         "num_classes": params.num_classes(chain),
-        "label": sampled_class(params, chain, options.label),
+        "label": sampled_label(params, chain, options.label, options.caption),
         "exact": options.exact,
         "white_level": params.data.white_level,
         "given": None if given is None else recipe_digest(given),
@@ -235,19 +239,32 @@ def inpainting_recipe(params: Params, chain: str, data_digest: str, by_hand: Rec
             }
             for stage in section.stages
         },
-        "class": params.sampling.class_ if params.num_classes(chain) else None,
+        "label": sampled_label(params, chain),
         "white_level": params.data.white_level,
     }
 
 
-def sampled_class(params: Params, chain: str, label: int | None = None) -> int | None:
-    """Return the class of all images of a chain; None if the chain has no classes, or if images take them in turn.
+def sampled_label(
+    params: Params, chain: str, label: int | None = None, caption: str | None = None
+) -> int | list[int] | None:
+    """Return the class of all images of a chain, or the tokens of a caption that is no class's name.
 
-    `label` replaces sampling.class. Raises InputError if the chain has no such class.
+    None if the chain has no classes, or if images take them in turn. `label` and `caption` replace sampling.class and
+    sampling.caption. Raises InputError if the chain has no such class or caption.
     """
     num_classes = params.num_classes(chain)
+    if label is None and caption is None:
+        if not num_classes:
+            return None
+        label, caption = params.sampling.class_, params.sampling.caption
+    if caption is not None:
+        try:
+            found = params.label_of(chain, caption)
+        except InputError as error:
+            raise InputError(f"--caption: {error}") from error
+        return found if isinstance(found, int) else list(found)
     if label is None:
-        return params.sampling.class_ if num_classes else None
+        return None
     if not num_classes:
         raise InputError(f"--class: expected a chain with a stage that is class_conditional, got {chain}")
     if label not in range(num_classes):

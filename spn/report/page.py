@@ -30,8 +30,8 @@ def html_table(params: Params, chain_metrics: ChainMetrics) -> str:
         numbers=range(1, len(HEADER) - 2),
     )
     notes = "".join(f"<p>{escape(line)}.</p>\n" for line in note_lines(params, chain_metrics))
-    has_classes = any(metrics["conditioning"] == "class" for metrics in chain_metrics.values())
-    published = _published(comparable(params.data, num_images), has_classes)
+    is_told = any(metrics["conditioning"] != "none" for metrics in chain_metrics.values())
+    published = _published(comparable(params.data, num_images), is_told)
     title = f"Bits/dim on {escape(params.data.name)}"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
@@ -43,7 +43,7 @@ def _without_sampling(row: Sequence[str]) -> Sequence[str]:
     return (*row[:SAMPLING], *row[SAMPLING + 1 :])
 
 
-def _published(found: Comparison | str, has_classes: bool) -> str:
+def _published(found: Comparison | str, is_told: bool) -> str:
     if isinstance(found, str):
         return f"<p>No published figures are shown: {escape(found)}.</p>\n"
     caveats = f" ({'; '.join(found.caveats)})" if found.caveats else ""
@@ -54,9 +54,7 @@ def _published(found: Comparison | str, has_classes: bool) -> str:
         numbers=(1,),
     )
     bounds = "Flows, variational auto-encoders and diffusion models report upper bounds."
-    classes = (
-        " Chains marked class-conditional are given each image's class, which published models are not." * has_classes
-    )
+    classes = " Conditional chains are given each image's class or caption, which published models are not." * is_told
     return f"{table}<p>{bounds}{classes}{_footnote(found.rows)}</p>\n"
 
 

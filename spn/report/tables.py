@@ -83,9 +83,9 @@ def is_bound(metrics: Mapping[str, Any]) -> bool:
 
 
 def chain_text(chain: str, metrics: Mapping[str, Any]) -> str:
-    """Return the name of a chain, with remarks if it is class-conditional, or generates codes instead of pixels."""
+    """Return the name of a chain, with remarks if it is conditional, or generates codes instead of pixels."""
     remarks = [
-        *(["class-conditional"] if metrics["conditioning"] == "class" else []),
+        *([f"{metrics['conditioning']}-conditional"] if metrics["conditioning"] != "none" else []),
         *([metrics["dims"]] if is_of_codes(metrics) else []),
     ]
     return f"{chain} ({', '.join(remarks)})" if remarks else chain

@@ -10,6 +10,8 @@ context:
   high bits; this window is ours.)
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -63,8 +65,11 @@ class Stage:
             context_levels=1 << plan.image_bits,
             num_positions=size * size,
             high_levels=plan.high_levels,
-            num_classes=plan.num_classes,
+            num_classes=0 if plan.captions else plan.num_classes,
+            num_words=plan.num_words,
+            caption_length=len(plan.captions[0]) if plan.captions else 0,
         )
+        self._captions = torch.tensor(plan.captions, device=device)
 
     def _is_any_known(self, known: Tensor, earlier: bool) -> bool:
         """Tell whether any target sees a known slice before it, or else at or after it."""
@@ -77,8 +82,10 @@ class Stage:
         return (levels & self.plan.own_mask) >> (self.plan.image_bits - self.plan.bits[1])
 
     def context(self, slices: Slices, position: Positions, labels: Labels | None = None) -> Context:
-        """Gather the context of each image's slice at `position`; `labels` if the stage is class-conditional."""
-        assert (labels is not None) == bool(self.plan.num_classes), "labels just for a class-conditional stage"
+        """Gather the context of each image's slice at `position`; `labels` if the stage is conditioned on them."""
+        assert (labels is not None) == bool(self.plan.num_classes), (
+            "labels just for a stage that is conditioned on them"
+        )
         scale_factor = self.plan.scale_factor
         device = slices.device
         windows = [
@@ -89,9 +96,13 @@ class Stage:
             empty = slices.new_zeros(len(slices), 0, *slices.shape[3:])
             windows.append((empty, empty.new_zeros(len(slices), 0, dtype=torch.bool)))
         cells, present = (torch.cat(parts, dim=1) for parts in zip(*windows, strict=True))
-        return Context(
-            cells.long(), present, position[:, 0] * scale_factor + position[:, 1], self._high(slices, position), labels
-        )
+        number, high = position[:, 0] * scale_factor + position[:, 1], self._high(slices, position)
+        context = Context(cells.long(), present, number, high)
+        if labels is None:
+            return context
+        if not self.plan.captions:
+            return replace(context, label=labels)
+        return replace(context, caption=labels if labels.ndim > 1 else self._captions.to(labels.device)[labels.long()])
 
     def _high(self, slices: Slices, position: Positions) -> Levels | None:
         """Return the more significant bits of each image's slice at `position`; None unless all of them are known."""

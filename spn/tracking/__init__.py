@@ -19,7 +19,7 @@ Tags
     kind                    stage, chain or trial
     estimate                what bits_per_dim is: exact, or an upper bound
     dims                    what a dim of bits_per_dim is: a sub-pixel, or a code of a first stage
-    conditioning            what bits_per_dim is conditioned on: each image's class, or none
+    conditioning            what bits_per_dim is conditioned on: each image's class or caption, or none
     split                   the images it was measured on
     recipe_digest           of a stage: identifies its run, which a resumed training continues
     chain_digest            of a chain: its name and the recipes of its stages

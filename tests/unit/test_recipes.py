@@ -21,7 +21,7 @@ from spn.provenance import (
     load_verb,
     record_recipe,
     report_recipe,
-    sampled_class,
+    sampled_label,
     sampling_recipe,
     slices_recipe,
     stage_recipe,
@@ -199,16 +199,16 @@ def test_the_report_is_made_from_everything(params: Params) -> None:
 
 
 def test_a_class_that_is_asked_for_takes_the_place_of_the_one_configured(params: Params) -> None:
-    assert sampled_class(params, "depth") == 3
-    assert [sampled_class(params, "depth", label) for label in range(6)] == [*range(6)]
-    assert sampled_class(params, "raster") is None
+    assert sampled_label(params, "depth") == 3
+    assert [sampled_label(params, "depth", label) for label in range(6)] == [*range(6)]
+    assert sampled_label(params, "raster") is None
     for chain, label, message in (
         ("depth", 6, "--class: expected one of the classes 0 to 5, got 6"),
         ("depth", -1, "--class: expected one of the classes 0 to 5, got -1"),
         ("raster", 0, "--class: expected a chain with a stage that is class_conditional, got raster"),
     ):
         with pytest.raises(InputError) as refused:
-            sampled_class(params, chain, label)
+            sampled_label(params, chain, label)
         assert str(refused.value) == message
 
 

@@ -94,7 +94,7 @@ def of_class(params: Params, key: list[str]) -> set[str]:
     """Samples have classes from the first stage on, whichever is conditioned on them."""
     if not params.data.num_classes:
         return set()
-    others = {name for name, stage in params.stages.items() if stage.class_conditional} - {key[1]}
+    others = {name for name, stage in params.stages.items() if stage.conditioning != "none"} - {key[1]}
     chains = [name for name, chain in params.chains.items() if key[1] in chain.stages and not others & {*chain.stages}]
     return after_stage(params, key) | of_sampling(params, chains)
 
@@ -128,7 +128,7 @@ def of_chain(params: Params, key: list[str]) -> set[str]:
 
 def of_classes(params: Params, key: list[str]) -> set[str]:
     """Other classes: labels in the data, and the stages that are conditioned on them."""
-    conditional = [name for name, stage in params.stages.items() if stage.class_conditional]
+    conditional = [name for name, stage in params.stages.items() if stage.conditioning != "none"]
     return told_samples(params, key).union(
         {"preprocess", "report"}, *(after_stage(params, ["stages", stage]) for stage in conditional)
     )

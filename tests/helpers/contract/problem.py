@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spn.config import FamilySection, SpnSection, StagePlan, tile
+from spn.config.captions import Tokens
 from spn.config.tiling import SliceSelection
 from spn.image import split_slices
 from spn.models import Context, Model, StageShape, build_model
@@ -122,17 +123,25 @@ class Problem:
                 yield stage, model, position, stage.target(slices, positions), stage.context(slices, positions, labels)
 
 
-def resolve(chain: Chain, shape: Shape, bits: int, num_classes: int = 0) -> Problem:
-    """Resolve a chain, without models, for checks of stages alone; with `num_classes` they are class-conditional."""
-    plans = tuple(replace(plan, num_classes=num_classes) for plan in tile("chain", chain, bits))
+def resolve(chain: Chain, shape: Shape, bits: int, num_classes: int = 0, captions: tuple[Tokens, ...] = ()) -> Problem:
+    """Resolve a chain, without models, for checks of stages alone; with `num_classes` they are class-conditional.
+
+    With the `captions` of these classes they are conditioned on them instead.
+    """
+    plans = tuple(replace(plan, num_classes=num_classes, captions=captions) for plan in tile("chain", chain, bits))
     return Problem(shape, bits, plans, models=())
 
 
 def build_problem(
-    chain: Chain, shape: Shape, bits: int, section: FamilySection = SMALL, num_classes: int = 0
+    chain: Chain,
+    shape: Shape,
+    bits: int,
+    section: FamilySection = SMALL,
+    num_classes: int = 0,
+    captions: tuple[Tokens, ...] = (),
 ) -> Problem:
     """Resolve a chain and give each stage a model with random weights."""
-    problem = resolve(chain, shape, bits, num_classes)
+    problem = resolve(chain, shape, bits, num_classes, captions)
     models = (random_model(section, stage.shape, seed) for seed, stage in enumerate(problem.stages))
     return replace(problem, models=tuple(models))
 
