@@ -61,11 +61,6 @@ class StagePlan:
     the stage of the next scale sees in place of its own cells and overwrites."""
 
     @property
-    def num_words(self) -> int:
-        """Number of tokens of captions, that of no word included; 0 for a stage that is not captioned."""
-        return max((token for caption in self.captions for token in caption), default=-1) + 1
-
-    @property
     def num_levels(self) -> int:
         """Number of levels of a target sub-pixel."""
         return 1 << (self.bits[1] - self.bits[0])

@@ -11,9 +11,18 @@ from spn.config import InputError, Params
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.files import read_json
 from spn.notes import RECIPE, Notes, check_files, read_notes
-from spn.paths import TIMING, checkpoint_path, metrics_path, samples_path, summary_path
+from spn.paths import TIMING, checkpoint_path, codes_path, inpainting_path, metrics_path, samples_path, summary_path
 from spn.pipeline.names import stages_of
-from spn.provenance import check_recipe, evaluation_recipe, sampling_recipe, stage_recipe, summary_recipe
+from spn.provenance import (
+    Recipe,
+    check_recipe,
+    codes_recipe,
+    evaluation_recipe,
+    inpainting_recipe,
+    sampling_recipe,
+    summary_recipe,
+    training_recipe,
+)
 
 
 def read_stage_metrics(params: Params, stage: str, results: Path) -> dict[str, Any]:
@@ -38,15 +47,36 @@ def data_digest(params: Params, stages: tuple[str, ...], results: Path) -> str:
     return expected
 
 
-def notes_of_stage(params: Params, stage: str, digest: str, results: Path) -> Notes:
-    """Read the notes of a stage's checkpoint, with the history of its training and of its trials.
+def notes_of_training(params: Params, name: str, digest: str, results: Path) -> Notes:
+    """Read the notes of a network's checkpoint, with the history of its training and of its trials.
 
     Raises InputError unless the checkpoint has the right recipe.
     """
-    path = checkpoint_path(stage, results)
+    path = checkpoint_path(name, results)
     notes = read_notes(path)
-    check_recipe(path, stage_recipe(params, stage, digest), notes.get(RECIPE))
+    check_recipe(path, training_recipe(params, name, digest), notes.get(RECIPE))
     return notes
+
+
+def read_reconstruction(params: Params, first_stage: str, digest: str, results: Path) -> dict[str, Any]:
+    """Read the figures of a first stage; raise InputError unless they and its picture match parameters and code."""
+    _check_notes(codes_path(first_stage, results), codes_recipe(params, first_stage, digest))
+    return read_json(metrics_path(first_stage, results))
+
+
+def read_inpainting(params: Params, chain: str, digest: str, results: Path) -> dict[str, Any] | None:
+    """Read the figures of a chain's inpainting, None if there is none; raise InputError as for reconstructions."""
+    if params.inpainting is None:
+        return None
+    path = inpainting_path(chain, results)
+    _check_notes(path, inpainting_recipe(params, chain, digest))
+    return read_json(path)
+
+
+def _check_notes(path: Path, recipe: Recipe) -> None:
+    notes = read_notes(path)
+    check_recipe(path, recipe, notes.get(RECIPE))
+    check_files(path, notes)
 
 
 def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any]:
@@ -58,7 +88,7 @@ def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any
     path, digest = summary_path(chain, results), data_digest(params, stages, results)
     metrics = read_json(path)
     check_recipe(path, summary_recipe(params, chain, digest), metrics.get(RECIPE))
-    notes = {stage: notes_of_stage(params, stage, digest, results) for stage in stages}
+    notes = {stage: notes_of_training(params, stage, digest, results) for stage in stages}
     taken = {stage: each["taken"] for stage, each in notes.items() if "taken" in each}
     histories = [each["history"] for each in notes.values()]
     sizes = [params.stages[stage].trainings[taken.get(stage, 0)].batch_size for stage in stages]
@@ -76,7 +106,4 @@ def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
 def check_samples(params: Params, chain: str, digest: str, results: Path) -> None:
     """Raise InputError unless the samples of a chain and their pictures match the parameters and the code."""
     for stage in stages_of(params, chain):
-        path = samples_path(chain, stage, results)
-        notes = read_notes(path)
-        check_recipe(path, sampling_recipe(params, chain, stage, digest), notes.get(RECIPE))
-        check_files(path, notes)
+        _check_notes(samples_path(chain, stage, results), sampling_recipe(params, chain, stage, digest))

@@ -10,7 +10,14 @@ from spn.files import write_json
 from spn.image import join_slices
 from spn.notes import FILES, RECIPE, file_digests
 from spn.paths import RESULTS, plots_folder, report_files, report_path
-from spn.pipeline.reading import check_samples, data_digest, metrics_of_chains, notes_of_stage
+from spn.pipeline.reading import (
+    check_samples,
+    data_digest,
+    metrics_of_chains,
+    notes_of_training,
+    read_inpainting,
+    read_reconstruction,
+)
 from spn.provenance import load_verb, report_recipe
 from spn.report.summary import write_report
 
@@ -28,9 +35,12 @@ def report(params: Params, data: Path, results: Path = RESULTS) -> Path:
         raise InputError(f"{data}: expected the images that the stages were evaluated on, got others")
     for chain in params.chains:
         check_samples(params, chain, digest, results)
+        read_inpainting(params, chain, digest, results)
+    for name in params.first_stage_plans:
+        read_reconstruction(params, name, digest, results)
     count = min(params.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
-    histories = {stage: notes_of_stage(params, stage, digest, results)["history"] for stage in stages}
+    histories = {stage: notes_of_training(params, stage, digest, results)["history"] for stage in stages}
     write_report(params, metrics_of_chains(params, results), histories, real, results)
     files = file_digests(plots_folder(results), report_files(stages))
     write_json(report_path(results), {RECIPE: report_recipe(params, digest), FILES: files})

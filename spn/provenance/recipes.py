@@ -6,7 +6,7 @@ again (`spn.provenance.results`). A recipe contains the digests of the recipes o
 everything that depends on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spn.config import DataSection, FirstStageSection, InputError, Params, StageSection
@@ -33,6 +33,10 @@ CODE = {
 Only its steps decide the weights of a training: the lock, the saved state and the history are in no recipe. With
 trials the choice among them does too.
 """
+
+APART = {"source_digest", "class_names"}
+"""Keys of `data` that no recipe has: the first may refuse a source but changes no image, and names matter only to
+stages that are captioned, whose plans have their captions."""
 
 OF_CODES = ("first_stages/spacing.py:equal_steps", "first_stages/vq.py:VqAutoencoder")
 """Roots of stages that generate codes: the spacing of their noise, and what decodes their samples."""
@@ -71,7 +75,7 @@ def slices_recipe(params: Params, scale_factor: int) -> Recipe:
         "scale_factor": scale_factor,
         "cuts": list(params.cuts[scale_factor]),
         # Not `source_digest`, which may refuse a source but does not change the slices.
-        "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
+        "data": params.data.model_dump(mode="json", exclude=APART),
         "code_digest": verb_digest("preprocess", params.data),
     }
 
@@ -89,7 +93,7 @@ def first_stage_recipe(params: Params, name: str, data_digest: str) -> Recipe:
         "seed": params.seed,
         "first_stage": section.model_dump(mode="json", exclude={"training"}),
         "training": section.training.model_dump(mode="json"),
-        "data": params.data.model_dump(mode="json", exclude={"num_classes", "source_digest"}),
+        "data": params.data.model_dump(mode="json", exclude=APART | {"num_classes"}),
         "data_digest": data_digest,
         "code_digest": verb_digest("train", section),
     }
@@ -138,9 +142,8 @@ def stage_recipe(params: Params, stage: str, data_digest: str) -> Recipe:
         # No such keys for other kinds of stages.
         **_diffusion(params, section),
         **({} if section.codes is None else {"codes": recipe_digest(codes_recipe(params, section.codes, data_digest))}),
-        # Not classes and their names, which matter only to stages whose plans have them; and not `source_digest`, which
-        # may refuse a source but does not change the training.
-        "data": params.data.model_dump(mode="json", exclude={"num_classes", "class_names", "source_digest"}),
+        # Not `num_classes`, which matters only to stages that are conditioned on them, whose plans have it.
+        "data": params.data.model_dump(mode="json", exclude=APART | {"num_classes"}),
         "data_digest": data_digest,
         "code_digest": verb_digest(training_verb(params, stage), section),
     }
@@ -296,6 +299,7 @@ def record_recipe(params: Params, chain: str, data_digest: str, experiment: Mapp
             stage: recipe_digest(sampling_recipe(params, chain, stage, data_digest))
             for stage in params.chains[chain].stages
         },
+        **_drawn(params, [chain], data_digest),
         "code_digest": verb_digest("record"),
     }
 
@@ -303,13 +307,13 @@ def record_recipe(params: Params, chain: str, data_digest: str, experiment: Mapp
 def report_recipe(params: Params, data_digest: str) -> Recipe:
     """Resolve everything that decides the tables and figures of the whole experiment, except times."""
     return {
-        "data": params.data.model_dump(mode="json", exclude={"source_digest"}),
+        "data": params.data.model_dump(mode="json", exclude=APART),
         "num_real_images": params.sampling.num_images,
         "white_level": params.data.white_level,
         "real_images": data_digest,
         "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digest)) for chain in params.chains},
         "stages": {name: recipe_digest(training_recipe(params, name, data_digest)) for name in params.trained_plans},
-        **_drawn(params, data_digest),
+        **_drawn(params, list(params.chains), data_digest),
         # The recipe of a chain's last stage contains those of the stages before.
         "samples": {
             name: recipe_digest(sampling_recipe(params, name, chain.stages[-1], data_digest))
@@ -319,10 +323,11 @@ def report_recipe(params: Params, data_digest: str) -> Recipe:
     }
 
 
-def _drawn(params: Params, data_digest: str) -> Recipe:
-    """Return the recipes of what a report draws only if params.yaml asks for it."""
-    codes = {name: recipe_digest(codes_recipe(params, name, data_digest)) for name in params.first_stage_plans}
-    filled = {chain: recipe_digest(inpainting_recipe(params, chain, data_digest)) for chain in params.chains}
+def _drawn(params: Params, chains: Sequence[str], data_digest: str) -> Recipe:
+    """Return the recipes of reconstructions and inpaintings of chains, where params.yaml asks for any."""
+    names = dict.fromkeys(name for chain in chains if (name := params.codes(chain)) is not None)
+    codes = {name: recipe_digest(codes_recipe(params, name, data_digest)) for name in names}
+    filled = {chain: recipe_digest(inpainting_recipe(params, chain, data_digest)) for chain in chains}
     return {**({"codes": codes} if codes else {}), **({"inpainting": filled} if params.inpainting else {})}
 
 

@@ -66,7 +66,7 @@ class Stage:
             num_positions=size * size,
             high_levels=plan.high_levels,
             num_classes=0 if plan.captions else plan.num_classes,
-            num_words=plan.num_words,
+            num_words=1 + max((token for caption in plan.captions for token in caption), default=-1),
             caption_length=len(plan.captions[0]) if plan.captions else 0,
         )
         self._captions = torch.tensor(plan.captions, device=device)

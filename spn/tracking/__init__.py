@@ -13,6 +13,13 @@ Metrics, the same names for both kinds of run, so that they share columns
                             of a chain: images per second through all its stages
     train_bits_per_dim_estimate, validation_bits_per_dim_estimate, ...
                             of a stage: the columns of its history.csv, by training step
+    psnr, ssim, codes_used, perplexity
+                            of a first stage, whose loss takes the place of bits/dim
+    inpainting.{mask}.absolute_error
+                            of a chain that inpaints
+Artefacts
+    1_{stage}.png, ...      of a chain: its samples after each stage; inpainted.png
+    reconstructions.png     of a first stage
 Parameters
     the recipe of a stage under its dotted keys, as in params.yaml: training.batch_size
 Tags
@@ -49,7 +56,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 from spn.tracking.chain_run import record_chain
 from spn.tracking.experiment import DEFAULT_URI, Experiment, default_uri, load_experiment, open_experiment
 from spn.tracking.outage import TrackingError
-from spn.tracking.stage_run import StageRun, Trial, record_evaluation
+from spn.tracking.stage_run import StageRun, Trial, record_evaluation, record_reconstruction
 
 __all__ = [
     "DEFAULT_URI",
@@ -62,4 +69,5 @@ __all__ = [
     "open_experiment",
     "record_chain",
     "record_evaluation",
+    "record_reconstruction",
 ]

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,29 +10,34 @@ from mlflow.entities import Run, RunTag
 from tabulate import tabulate
 
 from spn.tracking.experiment import Experiment
-from spn.tracking.outage import TrackingError, reaching, reason
-from spn.tracking.runs import log_figures, log_params, numbers, open_run
+from spn.tracking.outage import reaching
+from spn.tracking.runs import log_figures, log_params, log_pictures, numbers, open_run
 from spn.tracking.stage_run import stage_run
 
 
 def record_chain(
-    experiment: Experiment, chain: str, metrics: Mapping[str, Any], samples: Mapping[str, Path] | None = None
+    experiment: Experiment,
+    chain: str,
+    metrics: Mapping[str, Any],
+    pictures: Mapping[str, Path] | None = None,
+    inpainting: Mapping[str, Any] | None = None,
 ) -> str:
     """Record a chain's metrics.json and the throughput of its sampling; return the id of the run.
 
-    `samples` maps names of artefacts to pictures. The run is identified by the chain's name and the recipes of its
-    stages: recording it again makes no second run, writes only figures that differ, and replaces the artefacts. Raises
-    InputError if a stage has no run, and TrackingError if the store does not answer or refuses an artefact.
+    `pictures` maps names of artefacts to pictures; `inpainting` has the figures for each mask. The run is identified by
+    the chain's name and the recipes of its stages: recording it again makes no second run, writes only figures that
+    differ, and replaces the artefacts. Raises InputError if a stage has no run, and TrackingError if the store does not
+    answer or refuses an artefact.
     """
     with reaching(experiment.uri):
-        run = _open(experiment, chain, metrics)
-        _keep(experiment, run, samples or {})
+        run = _open(experiment, chain, metrics, inpainting or {})
+        log_pictures(experiment, run, pictures or {})
         if run.info.status != "FINISHED":
             experiment.client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
 
-def _open(experiment: Experiment, chain: str, metrics: Mapping[str, Any]) -> Run:
+def _open(experiment: Experiment, chain: str, metrics: Mapping[str, Any], inpainting: Mapping[str, Any]) -> Run:
     """Find or create the run, and write its figures and links."""
     stages: Mapping[str, Any] = metrics["stages"]
     digests = {name: str(stage["recipe_digest"]) for name, stage in stages.items()}
@@ -44,25 +47,17 @@ def _open(experiment: Experiment, chain: str, metrics: Mapping[str, Any]) -> Run
     log_params(experiment.client, run, {"stages": ", ".join(stages)})
     figures = {"bits_per_dim": float(metrics["bits_per_dim"])}  # first, because the UI keeps the order
     figures |= {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in stages.items()}
+    figures |= {
+        f"inpainting.{mask}.{name}": float(value["mean"])
+        for mask, found in inpainting.items()
+        for name, value in found.items()
+    }
     log_figures(experiment.client, run, figures | numbers(metrics))
     tags = {f"stage_run.{name}": stage_run_id for name, stage_run_id in stage_runs.items()}
     tags |= {key: metrics[key] for key in ("split", "estimate", "conditioning", "dims")}
     tags["mlflow.note.content"] = _description(experiment.id, chain, metrics, stage_runs)
     experiment.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run
-
-
-def _keep(experiment: Experiment, run: Run, samples: Mapping[str, Path]) -> None:
-    """Save pictures as artefacts, on a server or in a folder, as the store decides."""
-    with tempfile.TemporaryDirectory() as folder:  # MLflow names an artefact after its file
-        for name, path in samples.items():
-            copy = shutil.copyfile(path, f"{folder}/{name}")
-            try:
-                experiment.client.log_artifact(run.info.run_id, copy)
-            except OSError as error:  # includes errors of requests
-                raise TrackingError(
-                    f"the MLflow store {experiment.uri} took no {name} to {run.info.artifact_uri}: {reason(error)}"
-                ) from error
 
 
 def _digest(chain: str, recipe_digests: Sequence[str]) -> str:

@@ -1,15 +1,19 @@
 """Functions for all runs: find or create one, and write only what is new."""
 
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run
 from mlflow.tracking.client import MlflowClient
 
 from spn.tracking.experiment import Experiment
+from spn.tracking.outage import TrackingError, reason
 
 _PARAMS_PER_BATCH = 100
 """MLflow's limit."""
@@ -45,6 +49,22 @@ def log_figures(client: MlflowClient, run: Run, figures: Mapping[str, float]) ->
     new = [Metric(key, value, now, 0) for key, value in figures.items() if run.data.metrics.get(key) != value]
     if new:
         client.log_batch(run.info.run_id, metrics=new)
+
+
+def log_pictures(experiment: Experiment, run: Run, pictures: Mapping[str, Path]) -> None:
+    """Save pictures as artefacts, on a server or in a folder, as the store decides.
+
+    Raises TrackingError if one is refused.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # MLflow names an artefact after its file
+        for name, path in pictures.items():
+            copy = shutil.copyfile(path, f"{folder}/{name}")
+            try:
+                experiment.client.log_artifact(run.info.run_id, copy)
+            except OSError as error:  # includes errors of requests
+                raise TrackingError(
+                    f"the MLflow store {experiment.uri} took no {name} to {run.info.artifact_uri}: {reason(error)}"
+                ) from error
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

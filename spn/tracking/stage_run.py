@@ -13,7 +13,7 @@ from spn.provenance import Recipe, git_commit, recipe_digest
 from spn.tracking.delivery import Delivery
 from spn.tracking.experiment import Experiment
 from spn.tracking.outage import reaching, say
-from spn.tracking.runs import find_run, log_figures, log_params, milliseconds, numbers, open_run
+from spn.tracking.runs import find_run, log_figures, log_params, log_pictures, milliseconds, numbers, open_run
 
 PATIENCE = {"FINISHED": 30.0, "FAILED": 2.0, "KILLED": 2.0}
 """Seconds to wait for the store at the end of a training; few if a scheduler may be about to kill the process."""
@@ -131,6 +131,21 @@ def record_evaluation(experiment: Experiment, metrics: Mapping[str, Any], taken:
         run = stage_run(experiment, metrics["stage"], metrics["recipe_digest"])
         log_figures(experiment.client, run, numbers(metrics))
         experiment.client.log_batch(run.info.run_id, tags=tags)
+    return str(run.info.run_id)
+
+
+def record_reconstruction(
+    experiment: Experiment, first_stage: str, digest: str, metrics: Mapping[str, Any], picture: Path
+) -> str:
+    """Add the figures of a first stage, and the picture of its reconstructions, to its run; return the id of that run.
+
+    `digest` is that of the recipe of its training. Raises as `record_evaluation` does.
+    """
+    with reaching(experiment.uri):
+        run = stage_run(experiment, first_stage, digest)
+        log_figures(experiment.client, run, numbers(metrics))
+        experiment.client.set_tag(run.info.run_id, "split", metrics["split"])
+        log_pictures(experiment, run, {picture.name: picture})
     return str(run.info.run_id)
 
 

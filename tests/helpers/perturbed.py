@@ -20,6 +20,7 @@ Jobs = dict[str, Any]
 
 OTHERS: dict[str, tuple[object, ...]] = {
     "data.channels": (1, 3),
+    "data.class_names": (("one", "two", "four"),),
     "data.filter": ("box", "lanczos"),
     "data.first_label": (0, 1),
     "data.fit": ("crop", "resize"),
@@ -63,13 +64,14 @@ def bases() -> dict[str, Params]:
         chain["temperature"] = dict.fromkeys(chain["stages"], 0.9)
     found["rmsprop, temperature"] = validated(shipped)
     told = values_of(found["folder"])
-    told["data"] |= {"num_classes": 3, "limit": {"train": 5, "validation": 5, "test": 5}}
+    told["data"] |= {"num_classes": 3, "class_names": ["one", "two", "three"]}
+    told["data"]["limit"] = {"train": 5, "validation": 5, "test": 5}
     told["sampling"]["class"] = 2
     for name in ("first_high", "low"):
         told["stages"][name]["class_conditional"] = True
-    found["imagebart"] = with_family(
-        found["params"], {"family": "imagebart", "width": 12, "heads": 2, "decoder_layers": 1}
-    )
+    bart = {"family": "imagebart", "width": 12, "heads": 2, "decoder_layers": 1}
+    found["imagebart"] = with_family(found["params"], bart)
+    found["captions"] = with_captions(with_family(validated(told), bart))
     tuned = values_of(found["params"])
     for stage in tuned["stages"].values():
         stage["trials"] = [stage["training"] | {"steps": steps} for steps in (5, 6)]
@@ -102,6 +104,15 @@ def with_codes(params: Params) -> Params:
     values["stages"] = priors | values["stages"]
     values["chains"] |= {name: {"stages": [name]} for name in ("prior", "other_prior")}
     return validated(values | {"inpainting": {}})
+
+
+def with_captions(params: Params) -> Params:
+    """Condition on captions where stages are conditioned on classes."""
+    values = values_of(params)
+    for stage in values["stages"].values():
+        stage |= {"class_conditional": False, "captioned": stage["class_conditional"]}
+    values["sampling"] |= {"class": None, "caption": "two"}
+    return validated(values)
 
 
 def with_family(params: Params, model: Values) -> Params:
@@ -171,6 +182,10 @@ def with_another(params: Params, key: str, value: Any) -> Values:
         case ["chains", "stages"]:
             section[last] = section[last][::-1] if len(section[last]) > 1 else ["another"]
             values["stages"].setdefault("another", copy.deepcopy(values["stages"][next(iter(value))]))
+        case ["sampling"] if last == "class":
+            section |= {"class": _another(key, value), "caption": None}
+        case ["sampling"] if last == "caption":
+            section[last] = next(name for name in params.data.class_names or ("two",) if name != value)
         case ["data"] if last == "source":
             values["data"] = {"source": "mnist", "name": "other", "bits": values["data"]["bits"], "validation": 5}
             if value == "mnist":

@@ -134,9 +134,16 @@ def of_classes(params: Params, key: list[str]) -> set[str]:
     )
 
 
+def of_names(params: Params, key: list[str]) -> set[str]:
+    """Other names of classes: the captions of stages that are conditioned on them."""
+    captioned = [name for name, stage in params.stages.items() if stage.captioned]
+    return set().union(*(after_stage(params, ["stages", stage]) for stage in captioned))
+
+
 LEAVES: dict[str, Scope] = {
     "seed": after_preprocessing,
     "data.num_classes": of_classes,
+    "data.class_names": of_names,
     **dict.fromkeys(("data.source", "data.name", "data.bits", "data.split_seed", "data.limit.*"), everything),
     **dict.fromkeys(("data.validation", "data.test", "data.size", "data.stride", "data.channels"), everything),
     **dict.fromkeys(("data.fit", "data.filter", "data.unreadable", "data.release", "data.first_label"), everything),
@@ -144,6 +151,7 @@ LEAVES: dict[str, Scope] = {
     "stages.*.bits": with_its_chains,
     "stages.*.slices": after_stage,  # where S = 1, the first slice is all of them
     "stages.*.class_conditional": of_class,
+    "stages.*.captioned": of_class,
     "stages.*.model.*": after_stage,
     "stages.*.training.*": after_stage,
     "stages.*.trials": after_stage,
@@ -159,6 +167,7 @@ LEAVES: dict[str, Scope] = {
     "sampling.num_images": all_samples,
     "sampling.seed": all_samples,
     "sampling.class": told_samples,
+    "sampling.caption": told_samples,
 }
 """Which jobs run again where a leaf changes, by the first pattern that fits; and `preprocess` where `cuts` do."""
 
@@ -169,6 +178,7 @@ EXEMPT = {
 
 BOUND = (
     *("stages.*.scale_factor", "stages.*.bits", "stages.*.slices", "data.bits", "data.source", "chains.*.stages"),
+    *("stages.*.class_conditional", "stages.*.captioned"),
     *("stages.*.codes", "stages.*.diffusion*", "first_stages.*.codebook", "schedules.*"),
 )
 """Leaves that cannot be changed by themselves in every file: what a stage generates, the others must not."""
@@ -447,7 +457,7 @@ def fields() -> set[str]:
 
 def test_science_reads_of_sections_and_plans_what_recipes_have() -> None:
     """What configuration computes out of them is in no digest: such as how dilations follow from a choice."""
-    plan = recipes.stage_recipe(bases()["params"], "raster", "")["plan"].keys()
+    plan = recipes.stage_recipe(bases()["captions"], "low", "")["plan"].keys()
     allowed = {"section": fields(), "plan": {*plan, "name", "image_bits", "kind"}}  # the stage's name, the data's bits
     wrong = []
     for path in {path for family in FAMILIES for law in LAWS for path, _ in trained_by(family, law)}:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from experiment import MODEL, TRAINING, tiny_params, write_params
+from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from spn.cli import main
@@ -17,6 +18,7 @@ from spn.config import load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.images import read_generated, read_images
 from spn.image import join_slices
+from spn.paths import HANDLE
 from spn.pipeline.opening import open_slices
 from spn.provenance import audit
 
@@ -158,6 +160,39 @@ def test_what_follows_hidden_pixels_is_measured() -> None:
     assert "conditional_bits_per_dim" not in found["raster"]["upper"]
     assert "conditional_bits_per_dim" not in found["bound"]["lower"]
     assert all(mask["absolute_error"]["mean"] > 0 for masks in found.values() for mask in masks.values())
+
+
+def test_mlflow_shows_reconstructions_and_inpaintings() -> None:
+    client = MlflowClient("sqlite:///mlflow.db")
+    experiment = json.loads(HANDLE.read_text())["id"]
+    stages, chains = (
+        {run.info.run_name: run for run in client.search_runs([experiment], f"tags.kind = '{kind}'")}
+        for kind in ("stage", "chain")
+    )
+    figures, recorded = metrics("stages/vq/metrics.json"), stages["vq"].data
+    for key in ("psnr", "ssim", "codes_used", "perplexity"):
+        assert recorded.metrics[key] == figures[key]
+    assert recorded.tags["split"] == "test"
+    for chain in ("raster", "latent", "bound"):
+        for mask, found in metrics(f"chains/{chain}/inpainting/metrics.json")["masks"].items():
+            for key, value in found.items():
+                assert chains[chain].data.metrics[f"inpainting.{mask}.{key}"] == value["mean"]
+    shown = [{each.path for each in client.list_artifacts(run.info.run_id)} for run in (stages["vq"], chains["latent"])]
+    assert shown == [{"reconstructions.png"}, {"1_codes2.png", "2_codes1.png", "inpainted.png"}]
+
+
+@pytest.mark.parametrize("verb", ["report --data data/digits/S1.h5", "record latent --output elsewhere.json"])
+@pytest.mark.parametrize("picture", ["stages/vq/reconstructions.png", "chains/latent/inpainting/inpainted.png"])
+def test_a_picture_that_was_exchanged_is_refused(verb: str, picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("results", picture)
+    content = path.read_bytes()
+    path.write_bytes(Path("results/plots/real.png").read_bytes())
+    try:
+        assert main(verb.split()) == 2
+    finally:
+        path.write_bytes(content)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert picture in line
 
 
 def test_the_report_shows_reconstructions_and_inpaintings() -> None:

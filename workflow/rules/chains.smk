@@ -92,6 +92,8 @@ rule record:
     input:
         metrics=CHAIN / METRICS,
         samples=lambda wildcards: samples_of(wildcards.chain),
+        first_stage=lambda wildcards: reconstruction_of(wildcards.chain),
+        inpainting=[inpainting_path("{chain}")] if parameters.inpainting else [],
         request=request(record_path("{chain}")),
     output:
         record_path("{chain}"),

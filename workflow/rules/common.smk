@@ -62,6 +62,21 @@ def samples_of(chain: str) -> list[str]:
     return [str(file) for path in paths for file in (path, path.with_name(PICTURE))]
 
 
+def reconstruction_of(chain: str) -> list[str]:
+    """List the codes, figures and picture of the first stage of a chain of codes; empty for a chain of pixels."""
+    codes = parameters.codes(chain)
+    if codes is None:
+        return []
+    return [
+        str(path)
+        for path in (
+            codes_path(codes),
+            metrics_path(codes),
+            stage_folder(codes) / RECONSTRUCTIONS,
+        )
+    ]
+
+
 def decoder(wildcards) -> list[str]:
     """List the checkpoint of the first stage whose codes a chain generates; empty for a chain of pixels."""
     codes = parameters.codes(wildcards.chain)
