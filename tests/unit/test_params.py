@@ -18,7 +18,7 @@ def test_every_file_is_valid(path: Path) -> None:
 def test_params_yaml_and_its_chains_are_the_documented_ones() -> None:
     assert FILES[0] == ROOT / "params.yaml"
     params = load_params(FILES[0])
-    assert list(params.plans) == ["raster", "subscale", "depth", "multidimensional"]
+    assert list(params.plans) == ["raster", "subscale", "depth", "multidimensional", "imagebart"]
     assert set(params.stage_plans) == set(params.stages)
     assert params.data.shape == (8, 8, 1)
 

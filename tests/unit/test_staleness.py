@@ -47,8 +47,9 @@ def after_stage(params: Params, key: list[str]) -> set[str]:
 
 
 def of_inpainting(params: Params, chains: Sequence[str]) -> set[str]:
-    """The inpaintings of chains, and the report of them, if params.yaml asks for any."""
-    return {"report", *(f"inpaint/{chain}" for chain in chains)} if params.inpainting and chains else set()
+    """The inpaintings of chains, and what is recorded and shown of them, if params.yaml asks for any."""
+    jobs = {"report"}.union(*({f"inpaint/{chain}", f"record/{chain}"} for chain in chains))
+    return jobs if params.inpainting and chains else set()
 
 
 def all_inpainting(params: Params, key: list[str]) -> set[str]:
