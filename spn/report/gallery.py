@@ -8,15 +8,7 @@ from pathlib import Path
 from spn.config import InputError, Params
 from spn.files import read_json
 from spn.paths import INPAINTED, METRICS, PICTURE, RECONSTRUCTIONS, inpainting_path, samples_path, stage_folder
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5em; color: #222; background: #fff; }
-p { max-width: 60em; }
-section { display: flex; gap: 1.5em; overflow-x: auto; margin-bottom: 2em; }
-figure { margin: 0; }
-figcaption { margin-bottom: 0.3em; }
-img { image-rendering: pixelated; }
-"""
+from spn.report.html import page, table
 
 NOTE = (
     "Samples after each stage, not selected; bits that later stages generate are still 0. Beside them are "
@@ -26,7 +18,12 @@ NOTE = (
 
 INPAINTED_NOTE = (
     "The first test images, one a row. For each mask: the image with the hidden half in grey, then what the chain "
-    "filled in, not selected. The error is the mean absolute one of hidden levels, over all results."
+    "filled in, not selected."
+)
+BITS = "conditional_bits_per_dim"
+ERRORS = (
+    "Mean absolute error of hidden levels over all results, ± one standard error over images; and the exact bits/dim "
+    "of what is hidden, given the rest, where the order of a chain gives them."
 )
 
 RECONSTRUCTED_NOTE = (
@@ -42,41 +39,49 @@ def html_gallery(params: Params, results: Path, real: Path) -> str:
     Below are the inpaintings of every chain, and the reconstructions of every first stage, if there are any. The page
     embeds pictures below `results`, and that at `real`. Raises InputError for one that cannot be read.
     """
-    title = f"Samples of {escape(params.data.name)}"
     rows = "".join(
         _row(chain, {"real images": real} | {name: _picture_of(results, chain, name) for name in section.stages})
         for chain, section in params.chains.items()
     )
     if params.inpainting:
-        rows += f"<h1>Inpainting</h1>\n<p>{INPAINTED_NOTE}</p>\n"
+        rows += f"<h1>Inpainting</h1>\n{_errors(params, results)}<p>{INPAINTED_NOTE}</p>\n"
         rows += "".join(_inpainted(chain, inpainting_path(chain, results)) for chain in params.chains)
     if params.first_stage_plans:
         rows += f"<h1>Reconstructions</h1>\n<p>{RECONSTRUCTED_NOTE}</p>\n"
         rows += "".join(_reconstructed(name, stage_folder(name, results)) for name in params.first_stage_plans)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p>{NOTE}</p>\n{rows}</body>\n</html>\n"
-    )
+    return page(f"Samples of {params.data.name}", f"<p>{NOTE}</p>\n{rows}")
 
 
 def _picture_of(results: Path, chain: str, stage: str) -> Path:
     return samples_path(chain, stage, results).with_name(PICTURE)
 
 
+def _errors(params: Params, results: Path) -> str:
+    """Lay out how far chains are off, mask by mask."""
+    found = {chain: read_json(inpainting_path(chain, results))["masks"] for chain in params.chains}
+    masks = list(next(iter(found.values())))
+    stated = [mask for mask in masks if any(BITS in figures[mask] for figures in found.values())]
+    rows = [
+        (
+            f"{chain} (given each image's class)" if params.num_classes(chain) else chain,
+            *(_figure(figures[mask]["absolute_error"]) for mask in masks),
+            *(_figure(figures[mask].get(BITS)) for mask in stated),
+        )
+        for chain, figures in found.items()
+    ]
+    header = ("chain", *(f"error, {mask}" for mask in masks), *(f"bits/dim, {mask}" for mask in stated))
+    return table(ERRORS, header, rows, numbers=range(1, len(header)))
+
+
 def _inpainted(chain: str, metrics: Path) -> str:
-    """Lay out what a chain filled in, under its errors."""
-    errors = (f"{mask} {_figure(found['absolute_error'])}" for mask, found in read_json(metrics)["masks"].items())
-    bits = (
-        f"{mask} {_figure(found['conditional_bits_per_dim'])}"
-        for mask, found in read_json(metrics)["masks"].items()
-        if "conditional_bits_per_dim" in found
-    )
-    exact = "; exact bits/dim of what is hidden, given the rest: " + ", ".join(bits)
-    said = f"error: {', '.join(errors)}{exact if exact[-1] != ' ' else ''}"
+    """Lay out what a chain filled in."""
+    said = ", ".join(("images", *(f"hidden {mask} half" for mask in read_json(metrics)["masks"])))
     return _row(chain, {said: metrics.with_name(INPAINTED)}, numbered=False)
 
 
-def _figure(found: Mapping[str, float | None]) -> str:
+def _figure(found: Mapping[str, float | None] | None) -> str:
+    if found is None:
+        return ""
     error = found["standard_error"]
     return f"{found['mean']:.2f}" + ("" if error is None else f" ± {error:.2f}")
 
