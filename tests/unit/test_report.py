@@ -464,7 +464,7 @@ def test_text_of_the_user_is_escaped_and_no_formula(tmp_path: Path) -> None:
 def test_captions_render_as_snakemake_does_it(path: Path) -> None:
     wildcards = SimpleNamespace(chain="some_chain", stage="some_stage", first_stage="some_first_stage")
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(path.read_text())
-    params = SimpleNamespace(num_classes=10, only=3)
+    params = SimpleNamespace(label="All images are of class 3.")
     text = template.render(snakemake=SimpleNamespace(wildcards=wildcards, params=params))
     strict = {"halt_level": 2, "report_level": 2}
     body = docutils.core.publish_parts(text, writer="html", settings_overrides=strict)["html_body"]

@@ -34,8 +34,7 @@ rule sample:
         ),
         folder=subpath(output.samples, parent=True),
         # For the report's caption.
-        num_classes=lambda wildcards: parameters.num_classes(wildcards.chain),
-        only=lambda wildcards: parameters.sampling.class_,
+        label=lambda wildcards: label_text(wildcards.chain),
     shell:
         "spn sample {wildcards.chain} {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
         " {params.given} {params.decoder} --output {params.folder} --threads {threads}"

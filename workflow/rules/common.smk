@@ -62,6 +62,18 @@ def samples_of(chain: str) -> list[str]:
     return [str(file) for path in paths for file in (path, path.with_name(PICTURE))]
 
 
+def label_text(chain: str) -> str:
+    """Say of which class or caption the samples of a chain are; empty if no stage is conditioned on it."""
+    count, sampling = parameters.num_classes(chain), parameters.sampling
+    if not count:
+        return ""
+    if sampling.caption is not None:
+        return f'All images have the caption "{sampling.caption}".'
+    if sampling.class_ is not None:
+        return f"All images are of class {sampling.class_}."
+    return f"Image i, counted from 0, is of class i mod {count}."
+
+
 def reconstruction_of(chain: str) -> list[str]:
     """List the codes, figures and picture of the first stage of a chain of codes; empty for a chain of pixels."""
     codes = parameters.codes(chain)
