@@ -20,6 +20,7 @@ from spn.pipeline.reading import (
 )
 from spn.provenance import load_verb, report_recipe
 from spn.report.summary import write_report
+from spn.report.tables import Pictured
 
 
 def report(params: Params, data: Path, results: Path = RESULTS) -> Path:
@@ -35,13 +36,15 @@ def report(params: Params, data: Path, results: Path = RESULTS) -> Path:
         raise InputError(f"{data}: expected the images that the stages were evaluated on, got others")
     for chain in params.chains:
         check_samples(params, chain, digest, results)
-        read_inpainting(params, chain, digest, results)
-    for name in params.first_stage_plans:
-        read_reconstruction(params, name, digest, results)
+    inpaintings = {chain: read_inpainting(params, chain, digest, results) for chain in params.chains}
+    pictured = Pictured(
+        {name: read_reconstruction(params, name, digest, results) for name in params.first_stage_plans},
+        {chain: found["masks"] for chain, found in inpaintings.items() if found},
+    )
     count = min(params.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", torch.arange(count)))
     histories = {stage: notes_of_training(params, stage, digest, results)["history"] for stage in stages}
-    write_report(params, metrics_of_chains(params, results), histories, real, results)
+    write_report(params, metrics_of_chains(params, results), histories, real, results, pictured)
     files = file_digests(plots_folder(results), report_files(stages))
     write_json(report_path(results), {RECIPE: report_recipe(params, digest), FILES: files})
     return plots_folder(results)

@@ -1,14 +1,15 @@
 """All pictures on one page: samples of each chain, stage by stage, beside real images; inpaintings; reconstructions."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from spn.config import InputError, Params
-from spn.files import read_json
-from spn.paths import INPAINTED, METRICS, PICTURE, RECONSTRUCTIONS, inpainting_path, samples_path, stage_folder
+from spn.paths import INPAINTED, PICTURE, RECONSTRUCTIONS, inpainting_path, samples_path, stage_folder
 from spn.report.html import page, table
+from spn.report.tables import Pictured
 
 NOTE = (
     "Samples after each stage, not selected; bits that later stages generate are still 0. Beside them are "
@@ -33,7 +34,7 @@ RECONSTRUCTED_NOTE = (
 )
 
 
-def html_gallery(params: Params, results: Path, real: Path) -> str:
+def html_gallery(params: Params, results: Path, real: Path, pictured: Pictured) -> str:
     """Lay out a row for each chain: the real images, then the grid of samples after each stage.
 
     Below are the inpaintings of every chain, and the reconstructions of every first stage, if there are any. The page
@@ -43,12 +44,18 @@ def html_gallery(params: Params, results: Path, real: Path) -> str:
         _row(chain, {"real images": real} | {name: _picture_of(results, chain, name) for name in section.stages})
         for chain, section in params.chains.items()
     )
-    if params.inpainting:
-        rows += f"<h1>Inpainting</h1>\n{_errors(params, results)}<p>{INPAINTED_NOTE}</p>\n"
-        rows += "".join(_inpainted(chain, inpainting_path(chain, results)) for chain in params.chains)
-    if params.first_stage_plans:
+    if found := pictured.inpaintings:
+        rows += f"<h1>Inpainting</h1>\n{_errors(params, found)}<p>{INPAINTED_NOTE}</p>\n"
+        rows += "".join(
+            _inpainted(chain, masks, inpainting_path(chain, results).with_name(INPAINTED))
+            for chain, masks in found.items()
+        )
+    if pictured.reconstructions:
         rows += f"<h1>Reconstructions</h1>\n<p>{RECONSTRUCTED_NOTE}</p>\n"
-        rows += "".join(_reconstructed(name, stage_folder(name, results)) for name in params.first_stage_plans)
+        rows += "".join(
+            _reconstructed(name, figures, stage_folder(name, results) / RECONSTRUCTIONS)
+            for name, figures in pictured.reconstructions.items()
+        )
     return page(f"Samples of {params.data.name}", f"<p>{NOTE}</p>\n{rows}")
 
 
@@ -56,9 +63,8 @@ def _picture_of(results: Path, chain: str, stage: str) -> Path:
     return samples_path(chain, stage, results).with_name(PICTURE)
 
 
-def _errors(params: Params, results: Path) -> str:
+def _errors(params: Params, found: Mapping[str, Mapping[str, Any]]) -> str:
     """Lay out how far chains are off, mask by mask."""
-    found = {chain: read_json(inpainting_path(chain, results))["masks"] for chain in params.chains}
     masks = list(next(iter(found.values())))
     stated = [mask for mask in masks if any(BITS in figures[mask] for figures in found.values())]
     rows = [
@@ -73,10 +79,10 @@ def _errors(params: Params, results: Path) -> str:
     return table(ERRORS, header, rows, numbers=range(1, len(header)))
 
 
-def _inpainted(chain: str, metrics: Path) -> str:
+def _inpainted(chain: str, masks: Iterable[str], picture: Path) -> str:
     """Lay out what a chain filled in."""
-    said = ", ".join(("images", *(f"hidden {mask} half" for mask in read_json(metrics)["masks"])))
-    return _row(chain, {said: metrics.with_name(INPAINTED)}, numbered=False)
+    said = ", ".join(("images", *(f"hidden {mask} half" for mask in masks)))
+    return _row(chain, {said: picture}, numbered=False)
 
 
 def _figure(found: Mapping[str, float | None] | None) -> str:
@@ -86,15 +92,14 @@ def _figure(found: Mapping[str, float | None] | None) -> str:
     return f"{found['mean']:.2f}" + ("" if error is None else f" ± {error:.2f}")
 
 
-def _reconstructed(name: str, folder: Path) -> str:
+def _reconstructed(name: str, figures: Mapping[str, Any], picture: Path) -> str:
     """Lay out the reconstructions of a first stage, under its figures."""
-    figures = read_json(folder / METRICS)
     psnr = "lossless" if figures["psnr"] is None else f"{figures['psnr']:.1f} dB"
     said = (
         f"PSNR {psnr}, SSIM {figures['ssim']:.3f}; {figures['codes_used']:.0%} of {figures['num_codes']} codes used, "
         f"perplexity {figures['perplexity']:.1f}"
     )
-    return _row(name, {said: folder / RECONSTRUCTIONS}, numbered=False)
+    return _row(name, {said: picture}, numbered=False)
 
 
 def _row(chain: str, pictures: dict[str, Path], numbered: bool = True) -> str:

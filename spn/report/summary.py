@@ -14,7 +14,7 @@ from spn.report.curves import plot_bits_per_dim, plot_curves
 from spn.report.gallery import html_gallery
 from spn.report.page import html_table
 from spn.report.pictures import save_grid
-from spn.report.tables import ChainMetrics, History, curve_csv, metrics_tree, shares_csv
+from spn.report.tables import ChainMetrics, History, Pictured, curve_csv, metrics_tree, shares_csv
 
 
 def write_report(
@@ -23,6 +23,7 @@ def write_report(
     histories: Mapping[str, History],
     real_images: UInt8[np.ndarray | Tensor, "image height width channel"],
     output: Path,
+    pictured: Pictured = Pictured(),
 ) -> Path:
     """Write metrics.json to `output`, and figures, pages and their data to `output`/plots; return that folder.
 
@@ -39,12 +40,15 @@ def write_report(
     plot_curves(params, histories, plots / "curves.png")
     plot_bits_per_dim(params, chain_metrics, plots / "bits_per_dim.png")
     save_grid(real_images, params.data.white_level, plots / "real.png")
-    write_text(plots / "samples.html", html_gallery(params, output, plots / "real.png"))
+    write_text(plots / "samples.html", html_gallery(params, output, plots / "real.png", pictured))
     write_text(plots / "bits_per_dim.csv", shares_csv(chain_metrics))
     for stage, history in histories.items():
         write_text(plots / "curves" / f"{stage}.csv", curve_csv(history))
     for path in (plots / "curves").glob("*.csv"):
         if path.stem not in histories:
             path.unlink()  # its stage is no longer in params.yaml
-    write_text(output / "metrics.json", json.dumps(metrics_tree(chain_metrics), indent=2, allow_nan=False) + "\n")
+    write_text(
+        output / "metrics.json",
+        json.dumps(metrics_tree(params, chain_metrics, pictured), indent=2, allow_nan=False) + "\n",
+    )
     return plots

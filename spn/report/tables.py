@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tabulate import tabulate
@@ -35,16 +36,35 @@ _SPEEDS = ("training_seconds", "training_images_per_second", "sampling_images_pe
 TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_estimate"
 
 
-def metrics_tree(chain_metrics: ChainMetrics) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Pictured:
+    """Figures of what chains reconstruct and fill in, if params.yaml asks for any."""
+
+    reconstructions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of first stages."""
+    inpaintings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of chains, for each mask."""
+
+
+def metrics_tree(params: Params, chain_metrics: ChainMetrics, pictured: Pictured) -> dict[str, Any]:
     """Return the figures that are compared between experiments, in full precision; no times, which never repeat."""
     totals = ("estimate", "conditioning", "dims", "bits_per_dim", "standard_error", "num_parameters")
-    return {
+    tree: dict[str, Any] = {
         chain: {
             **{key: metrics[key] for key in totals},
             "stages": {name: stage["bits_per_dim"] for name, stage in metrics["stages"].items()},
         }
         for chain, metrics in chain_metrics.items()
     }
+    for chain, masks in pictured.inpaintings.items():
+        tree[chain]["inpainting"] = {
+            mask: {key: value["mean"] for key, value in figures.items()} for mask, figures in masks.items()
+        }
+    for chain in tree:
+        if (codes := params.codes(chain)) is not None:
+            figures = pictured.reconstructions[codes]
+            tree[chain]["reconstruction"] = {key: figures[key] for key in ("psnr", "ssim", "codes_used", "perplexity")}
+    return tree
 
 
 def statement(params: Params, chain_metrics: ChainMetrics) -> str:

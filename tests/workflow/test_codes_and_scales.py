@@ -195,6 +195,14 @@ def test_a_picture_that_was_exchanged_is_refused(verb: str, picture: str, capsys
     assert picture in line
 
 
+def test_dvc_compares_reconstructions_and_inpaintings() -> None:
+    compared, figures = metrics("metrics.json"), metrics("stages/vq/metrics.json")
+    assert compared["latent"]["reconstruction"]["psnr"] == figures["psnr"]
+    for chain in compared:
+        for mask, found in metrics(f"chains/{chain}/inpainting/metrics.json")["masks"].items():
+            assert compared[chain]["inpainting"][mask] == {key: value["mean"] for key, value in found.items()}
+
+
 def test_the_report_shows_reconstructions_and_inpaintings() -> None:
     page = Path("results/plots/samples.html").read_text()
     assert page.count("<img") == 2 * 3 + 3 + 3 + 1
