@@ -23,7 +23,7 @@ def write_report(
     histories: Mapping[str, History],
     real_images: UInt8[np.ndarray | Tensor, "image height width channel"],
     output: Path,
-    pictured: Pictured = Pictured(),
+    pictured: Pictured,
 ) -> Path:
     """Write metrics.json to `output`, and figures, pages and their data to `output`/plots; return that folder.
 
@@ -47,8 +47,6 @@ def write_report(
     for path in (plots / "curves").glob("*.csv"):
         if path.stem not in histories:
             path.unlink()  # its stage is no longer in params.yaml
-    write_text(
-        output / "metrics.json",
-        json.dumps(metrics_tree(params, chain_metrics, pictured), indent=2, allow_nan=False) + "\n",
-    )
+    tree = metrics_tree(params, chain_metrics, pictured)
+    write_text(output / "metrics.json", json.dumps(tree, indent=2, allow_nan=False) + "\n")
     return plots

@@ -23,7 +23,7 @@ from spn.report import curves
 from spn.report.comparison import Comparison, comparable
 from spn.report.pictures import save_grid
 from spn.report.summary import write_report
-from spn.report.tables import text_table
+from spn.report.tables import Pictured, text_table
 
 ROOT = Path(__file__).parents[2]
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 180, "test": 360}
@@ -127,7 +127,7 @@ def write_small_report(folder: Path, data: Mapping[str, Any], metrics: dict[str,
     histories = {name: make_history() for name in params.stage_plans}
     real = torch.zeros(4, *params.data.shape, dtype=torch.uint8)
     draw_samples(params, folder / "results")
-    write_report(params, metrics, histories, real, folder / "results")
+    write_report(params, metrics, histories, real, folder / "results", Pictured())
     return folder / "results"
 
 
@@ -300,7 +300,7 @@ def test_report_of_a_single_image_and_a_history_of_one_row_needs_no_standard_err
         each["standard_error"] = None
     histories = {name: make_history()[-1:] for name in params.stage_plans}
     draw_samples(params, tmp_path)
-    write_report(params, metrics, histories, np.zeros((1, 8, 8, 1), dtype=np.uint8), tmp_path)
+    write_report(params, metrics, histories, np.zeros((1, 8, 8, 1), dtype=np.uint8), tmp_path, Pictured())
     assert json.loads((tmp_path / "metrics.json").read_text())["depth"]["standard_error"] is None
     assert "±" not in text_table(params, metrics).splitlines()[1]
     assert whiskers(figures["bits_per_dim"]) == []
