@@ -43,6 +43,17 @@ class AdversarialSection(Section):
     """Strided layers of the discriminator, each of which halves height and width."""
 
 
+class PerceptualSection(Section):
+    """The perceptual loss, by features of VGG16. Nothing is downloaded: the user brings the weights."""
+
+    weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """A safetensors file in sources/ with VGG16's convolutions, under torchvision's names (features.0.weight, ...)."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """The SHA-256 of that file; another one is refused."""
+    weight: Weight = 1.0
+    """Factor on the loss; VQGAN's is 1."""
+
+
 class VqSection(Section):
     """A vector-quantised auto-encoder, the first stage of ImageBART: images become grids of codes, and are decoded.
 
@@ -65,6 +76,8 @@ class VqSection(Section):
     """Steps that a code may stay unused before it restarts at an output of the encoder."""
     adversarial: AdversarialSection | None = None
     """The adversarial loss; none by default."""
+    perceptual: PerceptualSection | None = None
+    """The perceptual loss; none by default."""
 
     def problem(self, height: int, width: int) -> str | None:
         """Say which key does not fit images of this size, as `key: expected, got`; None if all do."""

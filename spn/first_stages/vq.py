@@ -1,6 +1,6 @@
 """The VQ auto-encoder, the first stage of ImageBART (Esser, Rombach, Blattmann and Ommer 2021, Section 3.1).
 
-NOTE: the paper's loss has a perceptual term too, whose network's weights would have to be downloaded. Ours has none.
+NOTE: the paper's loss always has a perceptual term. Here it is off by default, because its network has to be brought.
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spn.config.first_stage import VqSection
 from spn.first_stages.adversarial import Adversary
 from spn.first_stages.networks import Decoder, Encoder
+from spn.first_stages.perceptual import Perceptual
 from spn.first_stages.quantiser import Quantiser
 from spn.layers.intensity import scale_levels
 from spn.shapes import Codes, Levels, PerImage, Values
@@ -24,6 +25,7 @@ class VqAutoencoder(nn.Module):
         self.encoder, self.decoder = Encoder(section, channels), Decoder(section, channels)
         self.quantiser = Quantiser(section.codebook, section.code_width, section.restart_after)
         self.adversary = Adversary(section.adversarial, channels) if section.adversarial else None
+        self.perceptual = Perceptual(section.perceptual) if section.perceptual else None
 
     @torch.no_grad()
     def initialise(self, levels: Levels) -> None:
@@ -52,12 +54,11 @@ class VqAutoencoder(nn.Module):
         values = self._scale(levels)
         quantised = self.quantiser(self.encoder(values))
         reconstruction = self.decoder(quantised.vectors)
-        distance = (reconstruction - values).abs().mean((1, 2, 3))
-        terms = {
-            "reconstruction": distance,
-            "codebook": quantised.codebook,
-            "commitment": self.section.commitment * quantised.commitment,
-        }
+        terms = {"reconstruction": (reconstruction - values).abs().mean((1, 2, 3))}
+        if self.perceptual:
+            terms["perceptual"] = self.perceptual.section.weight * self.perceptual.distance(reconstruction, values)
+        distance = torch.stack(list(terms.values())).sum(0)
+        terms |= {"codebook": quantised.codebook, "commitment": self.section.commitment * quantised.commitment}
         if self.adversary:
             last = self.decoder.last.weight
             terms |= self.adversary.terms(values, reconstruction, distance, last, progress)

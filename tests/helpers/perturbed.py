@@ -13,6 +13,7 @@ from spn.provenance import results_of
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "0" * 64
+PERCEPTUAL = {"weights": "vgg16.safetensors", "sha256": DIGEST}
 
 Values = dict[str, Any]
 Jobs = dict[str, Any]
@@ -32,6 +33,8 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "data.validation": (7, 0.2),
     "first_stages.*.adversarial": ({},),
     "first_stages.*.downsampling": (2, 4),
+    "first_stages.*.perceptual": (PERCEPTUAL,),
+    "first_stages.*.perceptual.sha256": (DIGEST.replace("0", "1"),),
     "inpainting": ({},),
     "inpainting.masks": (("left",),),
     "sampling.class": (0, 1),
@@ -84,7 +87,7 @@ def with_codes(params: Params) -> Params:
     raster = values["stages"]["raster"]
     of_codes = raster | {"codes": "vq", "bits": [0, 4]}
     first_stage = {"downsampling": 2, "codebook": 16, "training": raster["training"]}
-    values["first_stages"] = {"vq": first_stage, "other": first_stage | {"adversarial": {}}}
+    values["first_stages"] = {"vq": first_stage, "other": first_stage | {"adversarial": {}, "perceptual": PERCEPTUAL}}
     values["schedules"] = {
         "unused": {"name": "geometric", "scales": 3},
         "unused_spaced": {"name": "spaced", "scales": 3},
