@@ -18,7 +18,18 @@ from matplotlib.lines import Line2D
 
 from spn.config import Params
 from spn.files import write_bytes
-from spn.report.tables import TRAIN, VALIDATION, ChainMetrics, History, bits_text, chain_text, statement, total_text
+from spn.report.tables import (
+    TRAIN,
+    VALIDATION,
+    ChainMetrics,
+    History,
+    bits_text,
+    chain_text,
+    is_of_codes,
+    of_pixels,
+    statement,
+    total_text,
+)
 
 # Okabe and Ito's colours, which suit any kind of colour vision; with grey instead of yellow, which is faint on white,
 # and of black, which would hide the error bars.
@@ -57,7 +68,8 @@ def plot_curves(params: Params, histories: Mapping[str, History], path: Path) ->
         figure = Figure(figsize=(PANEL_WIDTH * columns, 2.9 * rows + 0.9), dpi=DPI, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for panel, (chain, plans) in zip(panels, params.plans.items(), strict=False):
-            _curve_panel(panel, chain, {plan.name: histories[plan.name] for plan in plans}, _styles(params))
+            title = f"chain {chain}{'' if params.codes(chain) is None else ' (bits/code)'}"
+            _curve_panel(panel, title, {plan.name: histories[plan.name] for plan in plans}, _styles(params))
         for panel in panels[len(params.plans) :]:
             panel.set_axis_off()
         figure.suptitle(f"Training of each stage on {params.data.name}")
@@ -71,8 +83,13 @@ def plot_curves(params: Params, histories: Mapping[str, History], path: Path) ->
 
 
 def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -> None:
-    """Draw every chain's bits/dim as a bar stacked by stage, with the standard error of the total, to a PNG."""
-    styles = _styles(params)
+    """Draw the bits/dim of chains of pixels as bars stacked by stage, with the standard error of the total, to a PNG.
+
+    If all chains generate codes, draw these.
+    """
+    chain_metrics = of_pixels(chain_metrics)
+    unit = f"bits/{'code' if any(map(is_of_codes, chain_metrics.values())) else 'dim'}"
+    styles = {name: style for name, style in _styles(params).items() if _has(chain_metrics, name)}
     longest = max(metrics["bits_per_dim"] for metrics in chain_metrics.values())
     legend_columns = _legend_columns(styles, BARS_WIDTH)
     height = 0.45 * len(chain_metrics) + 1.4 + 0.2 * math.ceil(len(styles) / legend_columns)
@@ -84,14 +101,18 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
         axes.set_yticks(range(len(chain_metrics)), [chain_text(*chain) for chain in chain_metrics.items()])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.2 * longest)
-        axes.set_xlabel("bits/dim (total ± one standard error over images)")
+        axes.set_xlabel(f"{unit} (total ± one standard error over images)")
         figure.suptitle(
-            f"Bits/dim of each chain as the sum of its stages\n{fill(statement(params, chain_metrics), 88)}"
+            f"{unit.capitalize()} of each chain as the sum of its stages\n{fill(statement(params, chain_metrics), 88)}"
         )
         handles, labels = axes.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=legend_columns)
         _save(figure, path)
+
+
+def _has(chain_metrics: ChainMetrics, stage: str) -> bool:
+    return any(stage in metrics["stages"] for metrics in chain_metrics.values())
 
 
 def _styles(params: Params) -> Styles:
@@ -108,7 +129,7 @@ def _legend_columns(names: Iterable[str], width: float) -> int:
     return max(1, min(4, int(width / (0.6 + 0.08 * max(map(len, names))))))
 
 
-def _curve_panel(panel: Axes, chain: str, histories: dict[str, History], styles: Styles) -> None:
+def _curve_panel(panel: Axes, title: str, histories: dict[str, History], styles: Styles) -> None:
     settled = []
     for name, history in histories.items():
         colour, marker, _ = styles[name]
@@ -123,7 +144,7 @@ def _curve_panel(panel: Axes, chain: str, histories: dict[str, History], styles:
     panel.set_ylim(min(settled) - margin, max(settled) + margin)
     panel.set_xlabel("training step")
     panel.legend(
-        title=f"chain {chain}",
+        title=title,
         title_fontsize="large",
         loc="lower center",
         bbox_to_anchor=(0.5, 1),

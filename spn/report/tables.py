@@ -116,6 +116,11 @@ def is_of_codes(metrics: Mapping[str, Any]) -> bool:
     return bool(metrics["dims"] != "sub-pixels")
 
 
+def of_pixels(chain_metrics: ChainMetrics) -> ChainMetrics:
+    """Return the chains whose bits/dim can be compared, those of pixels; all of them if every chain generates codes."""
+    return {chain: each for chain, each in chain_metrics.items() if not is_of_codes(each)} or chain_metrics
+
+
 def bits_text(metrics: Mapping[str, Any], digits: int = 4) -> str:
     """Write the bits/dim of a chain or stage, after ≤ if they are an upper bound."""
     return f"{'≤ ' * is_bound(metrics)}{metrics['bits_per_dim']:.{digits}f}"
@@ -241,10 +246,10 @@ def curve_csv(history: History) -> str:
 
 
 def shares_csv(chain_metrics: ChainMetrics) -> str:
-    """Write the bits/dim of every stage of every chain as CSV; chain names note bounds and class conditioning."""
+    """Write the bits/dim of every stage of chains of pixels as CSV; chain names note bounds and conditioning."""
     shares = (
         (f"{chain_text(chain, metrics)}{' (bound)' * is_bound(metrics)}", name, stage["bits_per_dim"])
-        for chain, metrics in chain_metrics.items()
+        for chain, metrics in of_pixels(chain_metrics).items()
         for name, stage in metrics["stages"].items()
     )
     return _csv(("chain", "stage", "bits_per_dim"), shares)

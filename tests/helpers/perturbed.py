@@ -85,8 +85,8 @@ def with_codes(params: Params) -> Params:
     """Add first stages, and chains of codes and of diffusions, with every kind of schedule."""
     values = values_of(params)
     raster = values["stages"]["raster"]
-    of_codes = raster | {"codes": "vq", "bits": [0, 4]}
-    first_stage = {"downsampling": 2, "codebook": 16, "training": raster["training"]}
+    of_codes = raster | {"codes": "vq"}
+    first_stage = {"downsampling": 2, "codebook": 32, "training": raster["training"]}
     values["first_stages"] = {"vq": first_stage, "other": first_stage | {"adversarial": {}, "perceptual": PERCEPTUAL}}
     values["schedules"] = {
         "unused": {"name": "geometric", "scales": 3},

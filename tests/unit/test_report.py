@@ -23,7 +23,7 @@ from spn.report import curves
 from spn.report.comparison import Comparison, comparable
 from spn.report.pictures import save_grid
 from spn.report.summary import write_report
-from spn.report.tables import Pictured, text_table
+from spn.report.tables import Pictured, shares_csv, text_table
 
 ROOT = Path(__file__).parents[2]
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 180, "test": 360}
@@ -470,3 +470,10 @@ def test_captions_render_as_snakemake_does_it(path: Path) -> None:
     body = docutils.core.publish_parts(text, writer="html", settings_overrides=strict)["html_body"]
     assert "<p>" in body
     assert ("some_chain" in body and "some_stage" in body and "of class 3." in body) == (path.stem == "samples")
+
+
+def test_chains_of_codes_stand_in_no_comparison() -> None:
+    metrics = make_metrics()
+    codes = {"latent": next(iter(metrics.values())) | {"dims": "codes of vq"}}
+    assert shares_csv(metrics | codes) == shares_csv(metrics)
+    assert "latent (codes of vq)" in shares_csv(codes)
