@@ -45,6 +45,7 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "stages.*.diffusion.schedule": ("one", "one_listed"),
     "stages.*.model.context_enters": ("both", "pixelcnn"),
     "stages.*.model.channel_order": ("masks", "head"),
+    "stages.*.model.embedder_dilation": (1, 2),
     "stages.*.model.heads": (1, 2),
     "stages.*.model.intensity": ("scaled", "embedded"),
     "stages.*.model.law": ("softmax", "mixture"),

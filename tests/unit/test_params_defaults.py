@@ -79,6 +79,11 @@ def test_another_kind_of_section_takes_nothing(tmp_path: Path) -> None:
     assert stages["b"]["training"] == raster["training"] | {"optimiser": rmsprop}
 
 
+CODES = ("codes2", "codes1")
+PIXELS = [name for name in plain()["stages"] if name not in CODES]
+WITHOUT_CODES = dict.fromkeys([*(f"stages.{name}" for name in CODES), "chains.imagebart"], GONE)
+"""Leaves the stages of one family."""
+
 MISTAKES: Mistakes = {
     "no section": ({"defaults": 3}, "defaults: expected the keys of a stage, got 3"),
     "nothing": ({"defaults": None}, "defaults: expected the keys of a stage, got None"),
@@ -94,7 +99,7 @@ MISTAKES: Mistakes = {
         {"defaults.model.family": "spm"},
         "defaults.model.family: expected one of gated_pixelcnn, imagebart, pixelcnn_pp, pixelsnail, spn, got spm; did",
     ),
-    "no family": ({"defaults.model.family": GONE}, "defaults.model.family: expected one of "),
+    "no family": (WITHOUT_CODES | {"defaults.model.family": GONE}, "defaults.model.family: expected one of "),
     "what does not fit a stage": (
         {"defaults.model.heads": 3},
         "stages.raster.model.width: expected a multiple of the 3 heads, got 40 (defaults.model.width, line 1)",
@@ -104,8 +109,9 @@ MISTAKES: Mistakes = {
         "defaults.model: expected a family that a stage has, got spn, and nothing uses these keys",
     ),
     "key that suits one family and not another": (
-        {"defaults.model.family": GONE, "defaults.model.filters": 3}
-        | {f"stages.{name}.model.family": "spn" for name in plain()["stages"] if name != "raster"}
+        WITHOUT_CODES
+        | {"defaults.model.family": GONE, "defaults.model.filters": 3}
+        | {f"stages.{name}.model.family": "spn" for name in PIXELS if name != "raster"}
         | {"stages.raster.model": {"family": "spn"}},
         "defaults.model.filters: unknown key; expected one of ",
     ),
