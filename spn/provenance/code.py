@@ -186,6 +186,7 @@ def _resolve(dotted: str) -> list[Definition]:
     return _resolve(".".join((module.imports[rest[0]], *rest[1:])))
 
 
+@cache
 def _is_plumbing(path: Path) -> bool:
     return any(path.is_relative_to(ROOT / name) for name in PLUMBING)
 

@@ -94,7 +94,15 @@ def test_slices_of_3x3(check: Check, case: tuple[str, int, str, str]) -> None:
     check(wide_problem(*case))
 
 
-@pytest.mark.parametrize("case", WIDE, ids=lambda case: "-".join(map(str, case)))
+SAMPLED = ("raster", "depth", "multidimensional", "low_before_rest")
+"""Chains of which the fast tests check samples."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (case[0] not in SAMPLED)) for case in WIDE],
+    ids=lambda case: "-".join(map(str, case)),
+)
 @pytest.mark.parametrize("check", SAMPLE_CHECKS, ids=lambda check: check.__name__)
 def test_samples(check: Check, case: tuple[str, int, str, str]) -> None:
     check(wide_problem(*case, slice_side=2 if case[1] == 1 else 1))

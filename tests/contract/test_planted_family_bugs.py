@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contract import MODEL_CHECKS, Problem, build_problem, chains
+from contract import MODEL_CHECKS, Check, Problem, build_problem, chains
 from families import SECTIONS
 from torch import Tensor, nn
 
@@ -23,6 +23,8 @@ from spn.likelihood import DiscretisedMixture, Law
 from spn.models import Context, imagebart, pixelcnn_pp
 
 Plant = Callable[[pytest.MonkeyPatch], None]
+Bug = tuple[Plant, str, str, int]
+"""A plant, and the family, chain and channels that it is planted for."""
 
 
 def image_not_shifted_right(patch: pytest.MonkeyPatch) -> None:
@@ -128,7 +130,7 @@ def position_of_the_pixel_before_in_the_step_form(patch: pytest.MonkeyPatch) -> 
 
 
 LEAK = {"causality", "walk", "cached_walk"}
-CAUGHT: dict[tuple[Plant, str, str, int], set[str]] = {
+CAUGHT: dict[Bug, set[str]] = {
     (image_not_shifted_right, "pixelcnn_pp", "raster", 1): LEAK,
     (image_not_shifted_right, "pixelsnail", "raster", 1): LEAK,
     (upsampled_pixels_one_to_the_left, "pixelcnn_pp", "raster", 1): LEAK,
@@ -147,20 +149,33 @@ CAUGHT: dict[tuple[Plant, str, str, int], set[str]] = {
 }
 
 
-def caught_by(problem: Problem) -> set[str]:
-    failed = set()
-    for check in MODEL_CHECKS:
-        try:
-            check(problem)
-        except AssertionError:
-            failed.add(check.__name__.removeprefix("check_"))
-    return failed
+NAMES = {check.__name__.removeprefix("check_"): check for check in MODEL_CHECKS}
+BUGS = pytest.mark.parametrize("bug", CAUGHT, ids=lambda bug: "-".join([bug[0].__name__, bug[1]]))
 
 
-@pytest.mark.parametrize("bug", CAUGHT, ids=lambda bug: "-".join([bug[0].__name__, bug[1]]))
-def test_a_planted_bug_is_caught(bug: tuple[Plant, str, str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def caught_by(bug: Bug, names: set[str], patch: pytest.MonkeyPatch) -> set[str]:
+    """Plant a bug, apply the checks of these names, and name those that fail."""
     plant, family, chain, channels = bug
-    plant(monkeypatch)
+    plant(patch)
     side = 4 if family == "pixelcnn_pp" or chain == "subscale" else 3
     problem = build_problem(chains(1, 2)[chain], (side, side, channels), 2, SECTIONS[family])
-    assert caught_by(problem) == CAUGHT[bug]
+    return {name for name in names if fails(NAMES[name], problem)}
+
+
+def fails(check: Check, problem: Problem) -> bool:
+    try:
+        check(problem)
+    except AssertionError:
+        return True
+    return False
+
+
+@BUGS
+def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert caught_by(bug, CAUGHT[bug], monkeypatch) == CAUGHT[bug]
+
+
+@pytest.mark.slow
+@BUGS
+def test_no_other_check_catches_a_planted_bug(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert caught_by(bug, NAMES.keys() - CAUGHT[bug], monkeypatch) == set()

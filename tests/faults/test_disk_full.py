@@ -26,6 +26,9 @@ from spn.notes import read_tensor_notes
 from spn.training import train_stage
 from spn.training.history import Row
 
+# One worker makes the experiment.
+pytestmark = pytest.mark.xdist_group("disk_full")
+
 MEGABYTES = 4
 
 

@@ -25,6 +25,8 @@ from spn.checkpoint import load_tensors, load_weights
 from spn.config import InputError, Params
 from spn.notes import read_tensor_notes
 
+NAMED = {"stages", "chains", "schedules", "first_stages"}
+"""Sections of params.yaml whose keys are names."""
 MEGABYTES = 1024
 """Most memory that preprocess may take for any of the bombs; 700 are taken, of which 300 by the libraries."""
 FILES = {"zip": "set.zip", "png": "set.zip", "npz": "train.npz", "gz": "-ubyte.gz", "tar": "cifar-10-python.tar.gz"}
@@ -93,9 +95,19 @@ def test_a_pickled_checkpoint_is_not_executed(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def kind_of(key: str) -> tuple[str, ...]:
+    """Return what a key has in common with those of other stages, chains and schedules, which are read alike."""
+    section, *others = key.split(".")
+    if section not in NAMED or not others:
+        return (key,)
+    family = PLAIN["stages"][others[0]]["model"]["family"] if section == "stages" else ""
+    return (section, family, *others[1:])
+
+
 PLAIN = plain()
 WRITTEN = as_written()
 KEYS = sorted({*dotted_keys(PLAIN), *dotted_keys(WRITTEN)})
+SEEN_FIRST = {kind_of(key): key for key in reversed(KEYS)}
 OPTIONAL = {"clip_norm"}
 """Keys of params.yaml whose value may be null."""
 
@@ -141,7 +153,9 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     return params
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+    "key", [pytest.param(key, marks=[pytest.mark.slow] * (SEEN_FIRST[kind_of(key)] != key)) for key in KEYS]
+)
 @given(data=st.data())
 @settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_wrong_type_is_refused_in_one_line_with_its_key(key: str, data: st.DataObject, tmp_path: Path) -> None:

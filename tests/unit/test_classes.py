@@ -160,9 +160,11 @@ def test_the_probabilities_of_everything_sum_to_one_under_a_class(family: str) -
     section = FAMILIES[family]
     if family == "pixelcnn_pp":
         section = section.model_copy(update={"downsampling": False})
-    problem = build_problem(CHAINS["subscale"], (2, 2, 1), 2, section, num_classes=2)
-    check_target_mass(problem)
-    contract.check_frequencies(problem)
+    check_target_mass(build_problem(CHAINS["subscale"], (2, 2, 1), 2, section, num_classes=2))
+
+
+def test_samples_of_a_class_are_as_frequent_as_their_probabilities_say() -> None:
+    contract.check_frequencies(build_problem(CHAINS["subscale"], (2, 2, 1), 2, num_classes=2))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

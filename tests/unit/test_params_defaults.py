@@ -31,13 +31,21 @@ def test_a_file_with_defaults_is_the_file_with_complete_stages(path: Path, tmp_p
     assert load(tmp_path, complete) == params
 
 
+SCHEMA = params_schema()
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.validators.validator_for(SCHEMA).check_schema(SCHEMA)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_editors_accept_every_shipped_file(path: Path) -> None:
     content = YAML(typ="safe", pure=True).load(path)
-    jsonschema.validate(content, params_schema())
+    editor = jsonschema.validators.validator_for(SCHEMA)(SCHEMA)
+    editor.validate(content)
     content["defaults"]["training"]["lerning_rate"] = 0.1
     with pytest.raises(jsonschema.ValidationError, match="lerning_rate"):
-        jsonschema.validate(content, params_schema())
+        editor.validate(content)
     assert path.read_text().startswith("# yaml-language-server: $schema=")
 
 

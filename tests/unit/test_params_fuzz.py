@@ -69,6 +69,6 @@ def test_any_value_at_any_key_is_valid_or_told_in_one_line(
 
 
 @given(text=st.text(max_size=40) | st.binary(max_size=40).map(lambda data: data.decode("latin-1")))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_told_in_one_line(text: str, tmp_path: Path) -> None:
     error_of(tmp_path, text)

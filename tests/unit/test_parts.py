@@ -199,7 +199,7 @@ def given_to(stage: Stage, slices: Tensor, position: Tensor) -> Iterator[Tensor]
         yield context.high
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(chain=chains(), seed=st.integers(0, 99))
 def test_what_is_read_is_enough_for_every_stage(
     tmp_path_factory: pytest.TempPathFactory, chain: tuple[list[Part], int], seed: int

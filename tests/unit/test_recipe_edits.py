@@ -147,16 +147,19 @@ OF_FIRST_STAGES = {"the stage", "the windows", "the batches", "the seeds", "the 
 
 DIGESTS = """
 import itertools, json, sys
+from functools import cache
 from pathlib import Path
 from spn.provenance import code
 from spn.provenance.recipes import CODE
 
 assert Path.cwd() in code.ROOT.parents, "only the copy is edited"
 code.loaded_source = lambda name: None  # as they lie on the disk, which is edited here
+code._mentioned = cache(code._mentioned)  # the same in all digests between two edits
 kinds = list(itertools.product(*json.loads(sys.argv[1])))
 
 def digests():
     code.code_digest.cache_clear()
+    code._mentioned.cache_clear()
     def train(**chosen):
         return code.code_digest(*CODE["train"], **chosen)
 

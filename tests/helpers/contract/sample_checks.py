@@ -78,7 +78,7 @@ def check_samples_replay(problem: Problem) -> None:
 def check_samplers_agree(problem: Problem) -> None:
     """Every way to sample gives the same sample."""
     cached = sample(problem, num_images=2, batch_size=2)
-    for sampler in SAMPLERS:
+    for sampler in SAMPLERS.keys() - {"cached"}:
         assert torch.equal(sample(problem, num_images=2, batch_size=2, sampler=sampler), cached)
 
 
