@@ -1,4 +1,4 @@
-"""The whole workflow killed at random, with edits between the kills: five rounds of tests/helpers/chaos.py."""
+"""The whole workflow killed at random, with edits between the kills: rounds of tests/helpers/chaos.py."""
 
 from pathlib import Path
 

@@ -106,8 +106,8 @@ def kind_of(key: str) -> tuple[str, ...]:
 
 PLAIN = plain()
 WRITTEN = as_written()
-KEYS = sorted({*dotted_keys(PLAIN), *dotted_keys(WRITTEN)})
-SEEN_FIRST = {kind_of(key): key for key in reversed(KEYS)}
+KEYS = sorted({kind_of(key): key for key in (*dotted_keys(PLAIN), *dotted_keys(WRITTEN))}.values())
+"""One key of each kind."""
 OPTIONAL = {"clip_norm"}
 """Keys of params.yaml whose value may be null."""
 
@@ -153,9 +153,7 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     return params
 
 
-@pytest.mark.parametrize(
-    "key", [pytest.param(key, marks=[pytest.mark.slow] * (SEEN_FIRST[kind_of(key)] != key)) for key in KEYS]
-)
+@pytest.mark.parametrize("key", KEYS)
 @given(data=st.data())
 @settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_wrong_type_is_refused_in_one_line_with_its_key(key: str, data: st.DataObject, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ JSON = st.recursive(
 
 
 @given(key=st.sampled_from(sorted(dotted_keys(plain()))), value=JSON, extra=st.none() | st.text(max_size=4))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_at_any_key_is_valid_or_told_in_one_line(
     key: str, value: object, extra: str | None, tmp_path: Path
 ) -> None:

@@ -26,6 +26,9 @@ from spn.planning.step import Step
 from spn.planning.work import Tally, Work, imagined
 from spn.stages import Stage
 
+# One worker makes the forecast.
+pytestmark = pytest.mark.xdist_group("plan")
+
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "presets" / "photos.yaml"
 CPU = torch.device("cpu")
@@ -242,7 +245,9 @@ def test_a_network_too_large_for_any_batch_is_told() -> None:
     raw = tiny_params()
     raw["stages"], raw["chains"] = {"raster": raw["stages"]["raster"]}, {"raster": {"stages": ["raster"]}}
     params = Params.model_validate_json(json.dumps(raw))
-    (line,) = warnings(params, forecast(params, SPEEDS, {}, 1000), 1000)
+    (stage,) = forecast(params, SPEEDS, {}, 1000)
+    assert stage.seconds.evaluate is None  # as nobody knows of how many images
+    (line,) = warnings(params, [stage], 1000)
     assert "not even a batch_size of 1 fits" in line
 
 

@@ -159,6 +159,18 @@ def open_stripes(section, root, resources) -> Source:
 '''
 
 
+VERBS = """
+import json, sys
+from pathlib import Path
+import spn
+from spn.cli import main
+
+assert Path(spn.__file__).is_relative_to(Path.cwd()), "the toys are in the copy"
+for command in json.loads(sys.argv[1]):
+    assert main(command) == 0, command
+"""
+
+
 @dataclass(frozen=True)
 class Project:
     """A folder with a copy of the package."""
@@ -178,27 +190,29 @@ class Project:
         assert not file.exists()
         file.write_text(text.lstrip("\n"))
 
-    def run(self, *command: str) -> str:
-        """Run `spn`, which must succeed; return what it prints."""
+    def run(self, commands: list[list[str]]) -> None:
+        """Run verbs of `spn`, all of which must succeed, in one process."""
         environment = os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
-        command = (sys.executable, "-m", "spn", *command)
-        done = subprocess.run(command, cwd=self.folder, env=environment, text=True, capture_output=True)
+        program = (sys.executable, "-c", VERBS, json.dumps(commands))
+        done = subprocess.run(program, cwd=self.folder, env=environment, text=True, capture_output=True)
         assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def make(self, stages: tuple[str, ...], scale_factor: str) -> None:
         """Preprocess, train, evaluate and sample a chain of its own name, and check its stages."""
         data = f"S{scale_factor}.h5"
-        self.run("preprocess", "--scale-factor", scale_factor, "--output", data)
+        commands = [["preprocess", "--scale-factor", scale_factor, "--output", data]]
         given: list[str] = []
         for stage in stages:
-            self.run("train", stage, "--data", data, "--output", stage)
             weights = ["--data", data, "--checkpoint", f"{stage}/checkpoint.safetensors"]
-            self.run("evaluate", stage, *weights, "--output", stage)
-            self.run("sample", "toys", stage, *weights, *given, "--output", f"{stage}/samples")
+            commands += [
+                ["train", stage, "--data", data, "--output", stage],
+                ["evaluate", stage, *weights, "--output", stage],
+                ["sample", "toys", stage, *weights, *given, "--output", f"{stage}/samples"],
+            ]
             given = ["--given", f"{stage}/samples/samples.h5"]
+        self.run([*commands, ["check", *stages]])
+        for stage in stages:
             assert json.loads((self.folder / stage / "metrics.json").read_text())["bits_per_dim"] > 0
-        self.run("check", *stages)
 
 
 @pytest.fixture
