@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spn.config import FamilySection, Params, SpnSection, tile
+from spn.config import FamilySection, ImageBartSection, Params, SpnSection, tile
 from spn.config.tiling import SliceSelection
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Layout, Origin, Split
@@ -25,6 +25,11 @@ REFERENCE = SpnSection(
 TINY = SpnSection(
     family="spn", width=8, heads=2, transformer_layers=1, pixelcnn_width=12, pixelcnn_layers=2, embedder_layers=1
 )
+
+NUM_SCALES = 3
+"""Scales of the diffusion whose steps are timed."""
+
+TINY_BART = ImageBartSection(family="imagebart", width=8, heads=2, encoder_layers=1, decoder_layers=1, residual=True)
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,24 @@ def decoder_shape(size: int, channels: int = 3, num_levels: int = 256) -> StageS
     return StageShape(size, size, channels, num_levels, num_cells=0, context_levels=num_levels, num_positions=1)
 
 
+def scale_shape(size: int, num_levels: int = 256, kept: float = 0.5) -> StageShape:
+    """Return the shape of a square grid of codes, conditioned on the scale above, which `kept` of them reach."""
+    return StageShape(size, size, 1, num_levels, num_cells=1, context_levels=num_levels, num_positions=1, kept=kept)
+
+
+def bart_section(scale: Scale) -> ImageBartSection:
+    """Return the reverse network of ImageBART, in its residual form."""
+    if scale.tiny:
+        return TINY_BART
+    return TINY_BART.model_copy(update={"width": 128, "heads": 4, "encoder_layers": 2, "decoder_layers": 4})
+
+
+def scale_context(shape: StageShape, batch: int) -> Context:
+    """Return codes of noise as the context of a scale."""
+    later = noise((batch, shape.height, shape.width, 1), shape.num_levels)
+    return Context(later[:, None], torch.ones(batch, 1).bool(), torch.zeros(batch).long(), noised=later)
+
+
 def build(section: FamilySection, shape: StageShape, seed: int = 1) -> Model:
     """Build a freshly initialised network."""
     with torch.random.fork_rng():
@@ -104,13 +127,13 @@ def noise(shape: tuple[int, ...], num_levels: int = 256, seed: int = 1) -> torch
 
 
 def slice_file(
-    folder: Path, num_images: int, size: int, scale_factor: int, cuts: tuple[int, ...] = (0, 8)
+    folder: Path, num_images: int, size: int, scale_factor: int, cuts: tuple[int, ...] = (0, 8), channels: int = 3
 ) -> SliceFile:
-    """Write RGB images of noise, and open them."""
-    path = folder / f"{num_images}_{size}_S{scale_factor}_{len(cuts)}.h5"
+    """Write images of noise, and open them."""
+    path = folder / f"{num_images}_{size}x{channels}_S{scale_factor}_{len(cuts)}.h5"
     if not path.exists():
-        layout = Layout(scale_factor, cuts, (size, size, 3))
-        images = noise((num_images, size, size, 3)).to(torch.uint8).numpy()
+        layout = Layout(scale_factor, cuts, (size, size, channels))
+        images = noise((num_images, size, size, channels)).to(torch.uint8).numpy()
         counts: dict[Split, int] = {"train": num_images, "validation": 1, "test": 1}
         with create_slices(path, layout, counts, labelled=set()) as writer:
             for split, count in counts.items():
@@ -133,6 +156,22 @@ def trainer(
     data = slice_file(folder, 64, size, scale_factor)
     params = _params(section, size, scale_factor, batch_size, precision)
     return Trainer(params, "stage", data, stage_recipe(params, "stage", data.digest), device, compiled)
+
+
+def trainer_of_scale(folder: Path, section: FamilySection, size: int, scale: int, batch_size: int) -> Trainer:
+    """Set up the training of one of `NUM_SCALES` scales of a diffusion on a grid of 256 codes, which are noise."""
+    data = slice_file(folder, 64, size, 1, channels=1)
+    content = _params(section, size, 1, batch_size, "float32").model_dump(mode="json", by_alias=True)
+    content["data"]["channels"] = 1
+    content["schedules"] = {"geometric": {"name": "geometric", "scales": NUM_SCALES}}
+    names = {f"scale{each}": each for each in range(NUM_SCALES, 0, -1)}
+    content["stages"] = {
+        name: content["stages"]["stage"] | {"diffusion": {"schedule": "geometric", "scale": each}}
+        for name, each in names.items()
+    }
+    content["chains"] = {"chain": {"stages": list(names)}}
+    params, name = Params.model_validate_json(json.dumps(content)), f"scale{scale}"
+    return Trainer(params, name, data, stage_recipe(params, name, data.digest), CPU)
 
 
 def _params(section: FamilySection, size: int, scale_factor: int, batch_size: int, precision: str) -> Params:

@@ -34,8 +34,12 @@ def rows(scale: Scale) -> list[Row]:
 def compare_samples(section: FamilySection, device: torch.device = CPU, size: int = 5) -> None:
     """Check in float64 that every sampler draws the same levels from the same uniforms."""
     shape = decoder_shape(size, num_levels=16)
-    model = randomised(section, shape).to(device)
-    context, uniforms = no_context(shape, 3, device), uniforms_of(model, 3).to(device)
+    compare_samplers(randomised(section, shape).to(device), no_context(shape, 3, device))
+
+
+def compare_samplers(model: Model, context: Context) -> None:
+    """Check that every sampler draws the same levels of a model from the same uniforms."""
+    uniforms = uniforms_of(model, len(context.position)).to(context.position.device)
     drawn = {name: sampler(model, choosing())(context, uniforms) for name, sampler in SAMPLERS.items()}
     for name, levels in drawn.items():
         assert torch.equal(levels, drawn["plain"]), f"expected the sample of the plain walk from {name}"

@@ -4,16 +4,34 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common_imagebart import CommonScale, common_scale
 from benchmarks.common_pixelcnn_pp import common_twin
 from benchmarks.common_style import CommonDecoder, common_step
 from benchmarks.kept import forward_flops
 from benchmarks.machine import Peaks, onednn, product, trains_through_onednn
 from benchmarks.measure import Run, interleaved, ratios, spread, timer_of
 from benchmarks.problems import one_slice
-from benchmarks.reference import CPU, Scale, build, decoder_shape, no_context, noise, randomised, trainer
+from benchmarks.reference import (
+    CPU,
+    NUM_SCALES,
+    TINY_BART,
+    Scale,
+    bart_section,
+    build,
+    decoder_shape,
+    no_context,
+    noise,
+    randomised,
+    scale_shape,
+    trainer,
+    trainer_of_scale,
+)
 from benchmarks.same_weights import common_decoder
 from benchmarks.table import Row, Target, faster
-from spn.config import PixelCnnPpSection, SpnSection
+from spn.config import ImageBartSection, PixelCnnPpSection, SpnSection, StagePlan
+from spn.config.diffusion import GeometricSchedule, Noise
+from spn.stages import build_stage
+from spn.stages.scale import Scale as DiffusionScale
 
 GROUP = "Training step"
 
@@ -25,6 +43,9 @@ TARGETS = {
 
 PLUS_PLUS_TARGETS = {"float32": Target(1.5, 2.0), "bfloat16": Target(2.0, 3.0)}
 """Targets of PixelCNN++ against the common style."""
+
+BART_TARGET = Target(1.2, 1.5)
+"""Target of a scale of ImageBART against the common style."""
 
 COMPILED = ("bfloat16 with --compile",)
 
@@ -45,7 +66,7 @@ def rows(scale: Scale, folder: Path, peaks: Peaks) -> list[Row]:
         )
         for name in ours_of(seconds)
     ]
-    return against_common(scale, 16, seconds) + shares + plus_plus_rows(scale, folder)
+    return against_common(scale, 16, seconds) + shares + plus_plus_rows(scale, folder) + [bart_row(scale, folder)]
 
 
 def precision_of(name: str) -> str:
@@ -192,3 +213,40 @@ def plus_plus_difference(section: PixelCnnPpSection, size: int = 8) -> float:
     levels = noise((2, size, size, 3))
     loss = -ours(levels, no_context(shape, 2)).log_prob(levels).mean()
     return float((loss - common.loss(levels.permute(0, 3, 1, 2))).abs())
+
+
+def bart_row(scale: Scale, folder: Path) -> Row:
+    """Compare a step of a scale of ImageBART on 16x16 codes, batch 16, with the common style."""
+    size, batch, section = scale.size(16), 16, bart_section(scale)
+    difference = bart_difference(TINY_BART)
+    assert difference < 1e-9, f"expected the loss of the common style, got one {difference} off"
+    steps: dict[str, Run] = {"ours": trainer_of_scale(folder, section, size, 2, batch).train_step}
+    shape, before = scale_shape(size), 1 - 1 / NUM_SCALES
+    common = common_scale(build(section, shape), CommonScale(section, shape, before)).float()
+    optimiser, codes = torch.optim.AdamW(common.parameters(), lr=1e-3), noise((batch, size * size))
+    seconds = _taking_turns(scale, steps, lambda: common_step(common.loss, optimiser, codes), CPU)
+    return faster(
+        GROUP,
+        f"ImageBART, scale 2 of {NUM_SCALES}, {size}x{size} codes, batch {batch}, float32, against the common style",
+        seconds["ours"],
+        seconds["common"],
+        batch,
+        "images/s",
+        target=BART_TARGET,
+        note=f"same function, same weights: losses differ by {difference:.0e} nats a code in float64",
+    )
+
+
+@torch.no_grad()
+def bart_difference(section: ImageBartSection, size: int = 4) -> float:
+    """Return the difference in loss of scale 2 and its common-style twin, in nats per code, in float64."""
+    noise_of_scale = Noise(2, GeometricSchedule(name="geometric", scales=NUM_SCALES).kept)
+    plan = StagePlan("scale2", 1, 8, (0, 8), ((0, 0),), ((255,),), kind="scale", noise=noise_of_scale)
+    stage = build_stage(plan, (size, size, 1))
+    assert isinstance(stage, DiffusionScale)
+    ours = randomised(section, stage.shape)
+    common = common_scale(ours, CommonScale(section, stage.shape, noise_of_scale.kept[1]))
+    clean, earlier, later = (noise((2, size, size, 1), seed=seed) for seed in (1, 2, 3))
+    slices, position = clean[:, None, None].to(torch.uint8), stage.positions((0, 0), 2)
+    nats = stage.term(ours, slices, position, None, earlier, later).mean() / clean[0].numel()
+    return float((nats - common.divergence(*(each.flatten(1) for each in (clean, earlier, later)))).abs())

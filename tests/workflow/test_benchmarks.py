@@ -11,16 +11,27 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks import cpu, gpu, results
+from benchmarks.common_imagebart import CommonScale, common_scale
 from benchmarks.common_snail import CommonPixelSnail
 from benchmarks.common_style import CommonDecoder
 from benchmarks.kept import Problem, held_bytes, kept_for_backward
 from benchmarks.machine import Peaks
 from benchmarks.measure import Run, interleaved, spread
 from benchmarks.problems import common_image, one_slice
-from benchmarks.reference import TINY, decoder_shape, no_context, noise, randomised
+from benchmarks.reference import (
+    TINY,
+    TINY_BART,
+    decoder_shape,
+    no_context,
+    noise,
+    randomised,
+    scale_context,
+    scale_shape,
+)
 from benchmarks.same_weights import common_decoder
 from benchmarks.sampling import compare_samples, first_pixels, uniforms_of
 from benchmarks.table import Row, Target, faster, markdown
+from benchmarks.training import bart_difference
 from spn.config import SpnSection
 from spn.generation import SAMPLERS, choosing
 from spn.planning.work import imagined
@@ -51,6 +62,15 @@ class TestBaselines:
         levels = noise((2, 4, 4, 3), num_levels=8)
         theirs = common(levels.permute(0, 3, 1, 2)).permute(0, 3, 4, 2, 1).softmax(-1)
         torch.testing.assert_close(theirs, ours(levels, no_context(shape, 2)).probs(), rtol=0, atol=1e-10)
+
+    def test_common_scale_gives_our_laws(self) -> None:
+        section, shape = TINY_BART.model_copy(update={"decoder_layers": 2}), scale_shape(3, num_levels=8)
+        ours, context = randomised(section, shape), scale_context(shape, 2)
+        common = common_scale(ours, CommonScale(section, shape, before=0.8))
+        levels, later = noise((2, 3, 3, 1), num_levels=8), context.cells[:, 0]
+        theirs = common(levels.flatten(1), later.flatten(1)).softmax(-1)
+        torch.testing.assert_close(theirs, ours(levels, context).probs().flatten(1, 3), rtol=0, atol=1e-10)
+        assert bart_difference(section) < 1e-10
 
     def test_snail_sees_no_later_pixel(self) -> None:
         torch.manual_seed(0)
