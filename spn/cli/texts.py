@@ -6,7 +6,7 @@ HELP = {
     "encode": "Make the codes of all images under a trained first stage, and say how well it reconstructs.",
     "evaluate": "Compute a stage's nats over the whole test split: exact, or the bound that its law gives.",
     "adopt": "Give checkpoints the recipe of refactored code, if evaluating them gives the same nats as before.",
-    "check": "Check stages for leaks (autograd), and stages and chains for probabilities that sum to one (tiny grids).",
+    "check": "Check stages for leaks (autograd), and that probabilities sum to one and bounds are bounds (tiny grids).",
     "plan": "Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.",
     "sample": "Sample one stage of a chain, given the samples of the stage before, and time it.",
     "inpaint": "Fill in hidden pixels of images with a chain, and measure how far the result is off.",

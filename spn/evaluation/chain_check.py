@@ -1,6 +1,7 @@
 """Checks that a whole chain is a likelihood: the probabilities of all images sum to one.
 
-The chain is shrunk until its images can be enumerated. The order in which its stages generate slices and bits stays,
+Those of a chain with scales of a diffusion are summed over all draws of noise, and its bound is compared with them. The
+chain is shrunk until its images can be enumerated. The order in which its stages generate slices and bits stays,
 and so does what each of them sees: mistakes in these do not show in any single stage.
 """
 
@@ -14,10 +15,12 @@ import torch
 from spn.config import InputError, ModelSection, PixelCnnPpSection, StagePlan, tile
 from spn.config.tiling import SliceSelection, target_slices
 from spn.evaluation.check import MOST_IMAGES, TOLERANCE, takes
-from spn.evaluation.mass import chain_log_probs, images_of
+from spn.evaluation.diffusion_check import Enumerated, chain_log_probs, num_draws
+from spn.evaluation.mass import images_of
 from spn.evaluation.random_problem import random_model
 from spn.models import Model
 from spn.stages import Stage, build_stage
+from spn.stages.scale import Scale
 
 Shape = tuple[int, int, int]
 
@@ -36,27 +39,46 @@ def check_chain(
 ) -> str:
     """Check a chain of stages with random weights in float64; return one line on the sum.
 
-    Raises InputError if the probabilities do not sum to one.
+    Raises InputError if the probabilities do not sum to one, or if a diffusion's bound is not what it is defined to be.
     """
     smallest = 0
     for small, shape in _shrunk(chain, plans, channels):
+        stages = [build_stage(plan, shape) for plan in small]
         smallest = small[0].image_bits * math.prod(shape)
-        if 1 << smallest > MOST_IMAGES:
+        if max(num_draws(stage) if isinstance(stage, Scale) else 1 for stage in stages) << smallest > MOST_IMAGES:
             continue
         generator = torch.Generator().manual_seed(seed)
-        stages = [build_stage(plan, shape) for plan in small]
-        models = [_model(sections[stage.plan.name], stage, generator) for stage in stages]
+        parts = [(stage, _model(sections[stage.plan.name], stage, generator)) for stage in stages]
         images = images_of(1 << small[0].image_bits, shape).to(torch.uint8)
         labels = torch.zeros(len(images), dtype=torch.long)
-        mass = chain_log_probs(zip(stages, models, strict=True), images, labels).exp().sum().item()
+        log_probs, diffusions = chain_log_probs(parts, images, labels)
+        mass = log_probs.exp().sum().item()
         if not abs(mass - 1) <= TOLERANCE:
             raise InputError(f"chains.{chain}: expected the probabilities of all images to sum to 1, got {mass!r}")
         bits = small[0].image_bits
         return (
             f"chain {chain}: normalised (all {len(images):,} images of {'x'.join(map(str, shape))} with "
             f"{bits} bit{'s' if bits > 1 else ''}{_said_of(sections, stages)} sum to 1 {mass - 1:+.1e})"
-        )
+        ) + "".join(_said_of_bound(sections, each) for each in diffusions)
     return f"chain {chain}: not enumerated, because it can make at least 2^{smallest} images; its stages are checked"
+
+
+def _said_of_bound(sections: Mapping[str, ModelSection], found: Enumerated) -> str:
+    """Say by how much the bound of a diffusion exceeds its negative log-likelihood."""
+    # Bounds of a law draw noise of their own.
+    if any(sections[name].is_bound for name in found.errors):
+        return "; bounds of laws are not compared"
+    for name, error in found.errors.items():
+        if not error <= TOLERANCE:
+            raise InputError(
+                f"stages.{name}: expected the bound by its definition, got one that is {error:.3g} nats off"
+            )
+    least = (found.bound + found.log_probs).min().item()
+    if not least >= -TOLERANCE:
+        raise InputError(
+            f"stages.{next(iter(found.errors))}: expected a bound, got one that is {-least:.3g} nats too low"
+        )
+    return f"; its bound is at least {abs(least):.2g} nats above, all draws of noise enumerated"
 
 
 def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[tuple[tuple[StagePlan, ...], Shape]]:
@@ -87,7 +109,7 @@ def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> t
         )
         for plan in plans
     }
-    tiled = tile(chain, cells, len(cuts) - 1)
+    tiled = tile(chain, cells, len(cuts) - 1, {plan.name: plan.noise for plan in plans if plan.noise})
     return tuple(
         replace(new, num_classes=old.num_classes, captions=old.captions) for new, old in zip(tiled, plans, strict=True)
     )

@@ -27,12 +27,12 @@ def model_mass(model: Model, context: Context) -> float:
     shape = model.shape
     targets = images_of(shape.num_levels, (shape.height, shape.width, shape.channels))
     repeated = context.map(lambda each: each.expand(len(targets), *each.shape[1:]))
-    return _log_probs(model(targets, repeated), targets).exp().sum().item()
+    return image_log_probs(model(targets, repeated), targets).exp().sum().item()
 
 
 @torch.inference_mode()
-def chain_log_probs(parts: Iterable[tuple[Stage, Model]], images: Tensor, labels: Tensor) -> Tensor:
-    """Return a chain's log-probability of each image, [batch], in nats, summed in float64.
+def cells_log_probs(parts: Iterable[tuple[Stage, Model]], images: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-probability that stages give each image, [batch], in nats, summed in float64.
 
     `labels` are the images' classes, for class-conditional stages.
     """
@@ -44,11 +44,11 @@ def chain_log_probs(parts: Iterable[tuple[Stage, Model]], images: Tensor, labels
                 position = stage.positions(target, len(rows))
                 classes = labels[rows] if stage.plan.num_classes else None
                 levels = stage.target(slices[rows], position)
-                total[rows] += _log_probs(model(levels, stage.context(slices[rows], position, classes)), levels)
+                total[rows] += image_log_probs(model(levels, stage.context(slices[rows], position, classes)), levels)
     return total
 
 
-def _log_probs(law: Law, levels: Tensor) -> Tensor:
+def image_log_probs(law: Law, levels: Tensor) -> Tensor:
     """Return the log-probability of each slice of levels; for a dequantised mixture, that of the discretised one."""
     if isinstance(law, DequantisedMixture):
         scores = law.probs().gather(-1, levels[..., None])[..., 0].log()

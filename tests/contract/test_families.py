@@ -3,12 +3,24 @@
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import contract
 import pytest
 import torch
-from contract import MASS_CHECKS, MODEL_CHECKS, SAMPLE_CHECKS, SMALL, Check, Problem, build_problem, chains
-from families import PLUS_PLUS, SECTIONS, changed
+from contract import (
+    MASS_CHECKS,
+    MODEL_CHECKS,
+    SAMPLE_CHECKS,
+    SMALL,
+    Check,
+    Part,
+    Problem,
+    build_problem,
+    chains,
+    scales,
+)
+from families import PLUS_PLUS, SCALES, SECTIONS, changed
 
 from spn.config import FamilySection, PixelCnnPpSection
 from spn.evaluation.random_problem import random_context
@@ -85,6 +97,44 @@ def test_the_contract(case: tuple[str, str, int, int], check: Check) -> None:
             check(problem_of(*case))
     else:
         check(problem_of(*case))
+
+
+@cache
+def scales_of(family: str, shape: tuple[int, int, int], bits: int, *kept: float) -> Problem:
+    """Build the scales of a diffusion over two bits, and if there are more a stage of low bits after them."""
+    chain, noises = scales(2, (1.0, *kept, 0.0))
+    chain |= {"low": Part(1, "all", (2, bits))} if bits > 2 else {}
+    section = SCALES[family]
+    if shape[0] < 4 and isinstance(section, PixelCnnPpSection):
+        section = changed(section, downsampling=False)
+    return build_problem(chain, shape, bits, section, noises=noises)
+
+
+def scale_cases(*checks: Check) -> list[Any]:
+    """Pair every family with every check; fast are those of a model, and all of the form that is for scales alone."""
+    return [
+        pytest.param(family, check, marks=[] if is_fast else [pytest.mark.slow], id=f"{family}-{check.__name__}")
+        for family in SCALES
+        for check in checks
+        for is_fast in [check in MODEL_CHECKS or family == "imagebart_residual"]
+    ]
+
+
+@pytest.mark.parametrize(("family", "check"), scale_cases(*MODEL_CHECKS, *SAMPLE_CHECKS))
+def test_scales_of_codes_keep_the_contract(family: str, check: Check) -> None:
+    check(scales_of(family, (2, 2, 1), 2, 0.6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [*MODEL_CHECKS, *SAMPLE_CHECKS], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("family", SCALES)
+def test_scales_of_pixels_and_low_bits_after_them_keep_the_contract(family: str, check: Check) -> None:
+    check(scales_of(family, (2, 3, 3), 3, 0.8, 0.4))
+
+
+@pytest.mark.parametrize(("family", "check"), scale_cases(*MASS_CHECKS, contract.check_frequencies))
+def test_scale_after_scale_is_a_likelihood_summed_over_all_draws(family: str, check: Check) -> None:
+    check(scales_of(family, (1, 2, 1), 2, 0.8, 0.4))
 
 
 EVERY_LAW = SECTIONS | {

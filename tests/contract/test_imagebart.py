@@ -1,23 +1,19 @@
-"""ImageBART beyond the contract of every family: the residual form, and what its encoder and decoder are given."""
+"""ImageBART beyond the contract of families and scales: the residual form, and what encoder and decoder are given."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from contract import MODEL_CHECKS, Check, Problem, chains, resolve
-from contract.model_checks import check_cached_walk, check_target_mass
-from contract.problem import Position, random_model
+from contract import build_problem, check_cached_walk, scales
+from contract.problem import random_model
 from families import BART, changed
 from torch import Tensor
 
-from spn.config import FamilySection
 from spn.evaluation.random_problem import random_context
 from spn.generation import SAMPLERS, choosing
-from spn.models import Context, Model, StageShape, build_model
+from spn.models import Context, StageShape, build_model
 from spn.models.imagebart import ImageBart, ImageBartSteps
-from spn.stages import Stage
 
 KEPT = 0.6
 RESIDUAL = {
@@ -27,37 +23,6 @@ RESIDUAL = {
 SCALE = StageShape(2, 3, 2, 4, num_cells=1, context_levels=4, num_positions=1, kept=KEPT)
 """A scale of a diffusion over codes of two channels."""
 EXACTLY: dict[str, Any] = {"atol": 1e-12, "rtol": 0.0}
-
-
-@dataclass(frozen=True)
-class Noised(Problem):
-    """Stages that are also given their targets with noise, of which `KEPT` survives."""
-
-    def cases(self, count: int = 2) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:
-        """Add the noised target to every context."""
-        generator = torch.Generator().manual_seed(6)
-        for stage, model, position, target, context in super().cases(count):
-            noised = torch.randint(stage.shape.num_levels, target.shape, generator=generator)
-            yield stage, model, position, target, replace(context, noised=noised)
-
-
-def noised(section: FamilySection, chain: str, shape: tuple[int, int, int]) -> Problem:
-    problem = resolve(chains(1, 2)[chain], shape, 2)
-    models = (random_model(section, replace(each.shape, kept=KEPT), seed) for seed, each in enumerate(problem.stages))
-    return Noised(problem.shape, problem.bits, problem.plans, tuple(models))
-
-
-@pytest.mark.parametrize("check", MODEL_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("law", RESIDUAL)
-def test_the_residual_form_keeps_the_contract(law: str, check: Check) -> None:
-    check(noised(RESIDUAL[law], "multidimensional", (4, 4, 1)))
-    check(noised(RESIDUAL[law], "depth", (2, 3, 3)))
-
-
-@pytest.mark.parametrize("law", RESIDUAL)
-def test_probabilities_of_the_residual_form_sum_to_one(law: str) -> None:
-    check_target_mass(noised(RESIDUAL[law], "subscale", (2, 4, 1)))
-    check_target_mass(noised(RESIDUAL[law], "depth", (1, 1, 3)))
 
 
 def drawn(count: int = 3, shape: StageShape = SCALE) -> tuple[Tensor, Context]:
@@ -126,9 +91,12 @@ def noise_forgotten_in_the_step_form(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("plant", [noise_of_the_first_slice, noise_forgotten_in_the_step_form])
 def test_planted_bugs_of_the_residual_step_form_are_caught(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, noises = scales(2, (1.0, KEPT, 0.0))
+    problem = build_problem(chain, (2, 2, 1), 2, RESIDUAL["softmax"], noises=noises)
+    check_cached_walk(problem)
     plant(monkeypatch)
     with pytest.raises(AssertionError):
-        check_cached_walk(noised(RESIDUAL["softmax"], "subscale", (4, 4, 1)))
+        check_cached_walk(problem)
 
 
 def test_every_channel_and_cell_has_embeddings_of_its_own() -> None:

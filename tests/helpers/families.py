@@ -41,3 +41,10 @@ SECTIONS: dict[str, FamilySection] = {
     "imagebart_aligned": changed(BART, aligned_context=True),
     "imagebart_mixture": changed(BART, law="mixture"),
 }
+
+SCALES = {name: SECTIONS[name] for name in ("gated_pixelcnn", "pixelcnn_pp", "pixelsnail", "imagebart")} | {
+    "spn": SMALL,
+    "imagebart_residual": changed(BART, residual=True),
+    "imagebart_residual_mixture": changed(BART, residual=True, law="mixture"),
+}
+"""Families as scales of a diffusion, for which ImageBART has a form of its own."""

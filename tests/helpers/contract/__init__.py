@@ -9,7 +9,7 @@ from contract.model_checks import (
     check_no_blind_spot,
     check_walk,
 )
-from contract.problem import SMALL, Chain, Check, Part, Problem, build_problem, chains, resolve, three_way
+from contract.problem import SMALL, Chain, Check, Part, Problem, build_problem, chains, resolve, scales, three_way
 from contract.sample_checks import SAMPLE_CHECKS, check_frequencies, labels_in_turn, sample
 from contract.stage_checks import STAGE_CHECKS, check_contexts, check_later_bits_are_hidden, check_round_trip
 
@@ -37,5 +37,6 @@ __all__ = [
     "labels_in_turn",
     "resolve",
     "sample",
+    "scales",
     "three_way",
 ]

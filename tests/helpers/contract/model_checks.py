@@ -10,7 +10,8 @@ from torch import Tensor
 
 from contract.problem import Check, Position, Problem
 from spn.evaluation.dependence import Dependence, dependence
-from spn.evaluation.mass import chain_log_probs, images_of, model_mass
+from spn.evaluation.diffusion_check import chain_log_probs
+from spn.evaluation.mass import images_of, model_mass
 from spn.generation import WholePasses, build_steps, replay
 from spn.models import Context, Model, Steps
 from spn.stages import Stage
@@ -93,8 +94,10 @@ def check_walk(problem: Problem) -> None:
 def check_cached_walk(problem: Problem) -> None:
     """The step form offers the laws that `forward` gives, slice after slice."""
     steps = {id(model): build_steps(model, 2) for model in problem.models}
-    for _, model, _, target, context in problem.cases(2):
+    for stage, model, _, target, context in problem.cases(2):
         _check_offers(steps[id(model)], model, target, context)
+        if len(stage.targets) == 1:  # the slice of other images with the same buffers
+            _check_offers(steps[id(model)], model, target.flip(0), context.map(lambda each: each.flip(0)))
 
 
 def _check_offers(steps: Steps, model: Model, target: Tensor, context: Context) -> None:
@@ -116,7 +119,8 @@ def check_chain_mass(problem: Problem) -> None:
 def chain_probabilities(problem: Problem) -> tuple[Tensor, Tensor]:
     """Enumerate all images, and the probability that the chain gives each, all of them being of class `ONLY`."""
     images = images_of(1 << problem.bits, problem.shape).to(torch.uint8)
-    return images, chain_log_probs(problem.parts, images, torch.full((len(images),), ONLY)).exp()
+    log_probs, _ = chain_log_probs(list(problem.parts), images, torch.full((len(images),), ONLY))
+    return images, log_probs.exp()
 
 
 MODEL_CHECKS: tuple[Check, ...] = (

@@ -1,6 +1,6 @@
 """What the contract is checked on: a chain of stages, resolved, with models of random weights in float64."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,10 +8,11 @@ from torch import Tensor
 
 from spn.config import FamilySection, SpnSection, StagePlan, tile
 from spn.config.captions import Tokens
+from spn.config.diffusion import Noise
 from spn.config.tiling import SliceSelection
 from spn.image import split_slices
 from spn.models import Context, Model, StageShape, build_model
-from spn.stages import Stage
+from spn.stages import Stage, build_stage
 
 Shape = tuple[int, int, int]
 Position = tuple[int, int]
@@ -93,16 +94,16 @@ class Problem:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Return the stages, in the order of the chain."""
-        return tuple(Stage(plan, self.shape) for plan in self.plans)
+        return tuple(build_stage(plan, self.shape) for plan in self.plans)
 
     @property
     def parts(self) -> Iterator[tuple[Stage, Model]]:
         """Pair the stages with their models."""
         return zip(self.stages, self.models, strict=True)
 
-    def images(self, count: int) -> Tensor:
+    def images(self, count: int, seed: int = 5) -> Tensor:
         """Draw images of noise."""
-        generator = torch.Generator().manual_seed(5)
+        generator = torch.Generator().manual_seed(seed)
         return torch.randint(1 << self.bits, (count, *self.shape), generator=generator).to(torch.uint8)
 
     def labels(self, count: int) -> Tensor | None:
@@ -115,20 +116,41 @@ class Problem:
         return labels if stage.plan.num_classes else None
 
     def cases(self, count: int = 2) -> Iterator[tuple[Stage, Model, Position, Tensor, Context]]:
-        """Return every target slice of every stage, with the target and context that noise has there."""
+        """Return every target slice of every stage, with the target and context that noise has there.
+
+        A scale of a diffusion sees other noise in place of its own cells.
+        """
         for stage, model in self.parts:
             slices = split_slices(self.images(count), stage.plan.scale_factor)
             for position in stage.targets:
                 positions, labels = stage.positions(position, count), self.classes_of(stage, self.labels(count))
-                yield stage, model, position, stage.target(slices, positions), stage.context(slices, positions, labels)
+                target, seen = stage.target(slices, positions), slices
+                if stage.plan.noise:
+                    seen = stage.insert(slices, position, stage.target(self.images(count, 6)[:, None, None], positions))
+                yield stage, model, position, target, stage.context(seen, positions, labels)
 
 
-def resolve(chain: Chain, shape: Shape, bits: int, num_classes: int = 0, captions: tuple[Tokens, ...] = ()) -> Problem:
+def scales(bits: int, kept: tuple[float, ...]) -> tuple[Chain, dict[str, Noise]]:
+    """Return the chain of a diffusion over the high bits of images, from its last scale to its first."""
+    noises = {f"scale{scale}": Noise(scale, kept) for scale in range(len(kept) - 1, 0, -1)}
+    return dict.fromkeys(noises, Part(1, "all", (0, bits))), noises
+
+
+def resolve(
+    chain: Chain,
+    shape: Shape,
+    bits: int,
+    num_classes: int = 0,
+    captions: tuple[Tokens, ...] = (),
+    noises: Mapping[str, Noise] | None = None,
+) -> Problem:
     """Resolve a chain, without models, for checks of stages alone; with `num_classes` they are class-conditional.
 
-    With the `captions` of these classes they are conditioned on them instead.
+    With the `captions` of these classes they are conditioned on them instead. `noises` has the stages that are scales
+    of a diffusion.
     """
-    plans = tuple(replace(plan, num_classes=num_classes, captions=captions) for plan in tile("chain", chain, bits))
+    tiled = tile("chain", chain, bits, noises)
+    plans = tuple(replace(plan, num_classes=num_classes, captions=captions) for plan in tiled)
     return Problem(shape, bits, plans, models=())
 
 
@@ -139,9 +161,10 @@ def build_problem(
     section: FamilySection = SMALL,
     num_classes: int = 0,
     captions: tuple[Tokens, ...] = (),
+    noises: Mapping[str, Noise] | None = None,
 ) -> Problem:
     """Resolve a chain and give each stage a model with random weights."""
-    problem = resolve(chain, shape, bits, num_classes, captions)
+    problem = resolve(chain, shape, bits, num_classes, captions, noises)
     models = (random_model(section, stage.shape, seed) for seed, stage in enumerate(problem.stages))
     return replace(problem, models=tuple(models))
 

@@ -1,5 +1,7 @@
 """What sampling promises: draws from the very laws that scoring gives, whatever the batch."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -32,12 +34,24 @@ def sample(
     labels: Tensor | None = None,
 ) -> Tensor:
     """Sample a whole chain, of all classes in turn unless there are `labels`."""
+    *_, images = sample_stages(problem, num_images, batch_size, temperature, sampler, labels)
+    return images
+
+
+def sample_stages(
+    problem: Problem,
+    num_images: int,
+    batch_size: int,
+    temperature: float = 1.0,
+    sampler: str = "cached",
+    labels: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Sample a chain stage by stage; yield the images after each."""
     images = None
     labels = problem.labels(num_images) if labels is None else labels
     for stage, model in problem.parts:
         images = sample_chain_stage(stage, model, images, num_images, SEED, temperature, batch_size, sampler, labels)
-    assert images is not None
-    return images
+        yield images
 
 
 def check_batches(problem: Problem) -> None:
@@ -61,14 +75,20 @@ def check_samples_replay(problem: Problem) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samplers, "build_steps", watched)
-        images = sample(problem, num_images=2, batch_size=2)
-    for stage, model in problem.parts:
+        after = list(sample_stages(problem, num_images=2, batch_size=2))
+    before = [torch.zeros_like(after[0]), *after]
+    for number, (stage, model) in enumerate(problem.parts):
         offered = iter(all_offered[id(model)])
-        slices = split_slices(images, stage.plan.scale_factor)
+        # The noise of a scale is overwritten by the next; all other cells stay.
+        is_scale = stage.plan.noise is not None
+        target_of, seen = (
+            split_slices(each, stage.plan.scale_factor)
+            for each in ((after[number], before[number]) if is_scale else (after[-1], after[-1]))
+        )
         for position in stage.targets:
             positions = stage.positions(position, 2)
-            target = stage.target(slices, positions)
-            context = stage.context(slices, positions, problem.classes_of(stage, problem.labels(2)))
+            target = stage.target(target_of, positions)
+            context = stage.context(seen, positions, problem.classes_of(stage, problem.labels(2)))
             laws = model(target, context).probs().flatten(1, 3)
             for law in laws.unbind(1):
                 torch.testing.assert_close(next(offered), law, atol=1e-12, rtol=0)

@@ -1,0 +1,161 @@
+"""Plants bugs in scales of a diffusion and in inpainting by them, and states which check catches each.
+
+The wrong side of the commitment is planted in `test_first_stage`, a decoder that sees its own target in
+`test_planted_family_bugs`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from contract import Part, resolve, scales
+from contract.problem import random_model
+from experiment import TRAINING, tiny_params, write_params
+from families import BART, changed
+from torch import Tensor
+
+from spn.cli import main
+from spn.config import InpaintingSection, InputError, Params, load_params
+from spn.evaluation.chain_check import check_chain
+from spn.evaluation.inpainting import hidden_half
+from spn.first_stages import VqAutoencoder
+from spn.likelihood import Law
+from spn.models import Model
+from spn.pipeline import inpaint
+from spn.shapes import Labels, Positions, Slices
+from spn.stages import Stage, build_stage
+from spn.stages.scale import Scale
+
+RESIDUAL = changed(BART, residual=True)
+
+
+def check_bound() -> None:
+    """`spn check` enumerates all draws: the terms add up to the bound by its definition."""
+    chain, noises = scales(1, (1.0, 0.8, 0.4, 0.0))
+    plans = resolve(chain, (2, 2, 1), 1, noises=noises).plans
+    check_chain("c", plans, 1, dict.fromkeys(chain, RESIDUAL), seed=1)
+
+
+def codes_params(folder: Path) -> Params:
+    """Return a chain of two scales over the codes of a first stage."""
+    raw = tiny_params()
+    raw["first_stages"] = {"vq": {"downsampling": 2, "codebook": 8, "code_width": 4, "width": 8, "training": TRAINING}}
+    raw["schedules"] = {"even": {"name": "geometric", "scales": 2}}
+    for scale in (2, 1):
+        raw["stages"][f"codes{scale}"] = raw["stages"]["raster"] | {
+            "codes": "vq",
+            "bits": [0, 3],
+            "diffusion": {"schedule": "even", "scale": scale},
+            "model": RESIDUAL.model_dump(mode="json"),
+        }
+    raw["chains"]["latent"] = {"stages": ["codes2", "codes1"]}
+    return load_params(write_params(folder, raw))
+
+
+def random_filler(params: Params, patch: pytest.MonkeyPatch) -> inpaint._Filler:
+    """Load networks of random weights in place of trained ones."""
+
+    def load_first_stage(*_: object) -> tuple[Stage, VqAutoencoder]:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model = VqAutoencoder(params.first_stages["vq"], 1, 32).eval().requires_grad_(False)
+            model.initialise(torch.randint(32, (4, 8, 8, 1)))
+            return cast(Stage, None), model
+
+    def load_trained(_: Params, name: str, *rest: object) -> tuple[Stage, Model]:
+        stage = build_stage(params.stage_plans[name], params.grid(name).shape)
+        return stage, random_model(RESIDUAL, stage.shape, 1)
+
+    patch.setattr(inpaint, "load_first_stage", load_first_stage)
+    patch.setattr(inpaint, "load_trained", load_trained)
+    patch.setattr(inpaint, "open_slices", lambda params, *_: (params, None))
+    return inpaint._Filler(params, "latent", InpaintingSection(), "", Path(), torch.device("cpu"))
+
+
+def check_hidden_pixels(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """What is filled in does not depend on the pixels that are hidden, and known pixels stay."""
+    filler, hidden = random_filler(codes_params(folder), patch), hidden_half("lower", 8, 8)
+    images, others = torch.randint(32, (2, 4, 8, 8, 1), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    others = torch.where(hidden[..., None], others, images)
+    filled, again = (filler.fill(each, hidden, None) for each in (images, others))
+    assert torch.equal(filled, again), "a hidden pixel counts"
+    assert torch.equal(filled[..., ~hidden, :], images[:, ~hidden].expand(filled.shape[0], -1, -1, -1))
+
+
+def posterior_of_the_scale_above(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scale, "_kept", property(lambda stage: stage.noise.kept[stage.noise.scale]))
+
+
+def clean_codes_in_place_of_the_scale_above(patch: pytest.MonkeyPatch) -> None:
+    def law(
+        self: Scale,
+        model: Model,
+        slices: Slices,
+        position: Positions,
+        labels: Labels | None,
+        earlier: Tensor,
+        later: Tensor,
+    ) -> Law:
+        return model(earlier, self.context(slices, position, labels))
+
+    patch.setattr(Scale, "_law", law)
+
+
+def pixels_encoded_before_they_are_hidden(patch: pytest.MonkeyPatch) -> None:
+    sound = inpaint._Filler.fill
+
+    def fill(self: inpaint._Filler, images: Tensor, hidden: Tensor, labels: Tensor | None) -> Tensor:
+        assert self._first_stage is not None
+        codes = self._first_stage.encode(images.long())
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(self._first_stage, "encode", lambda levels: codes)
+            return sound(self, images, hidden, labels)
+
+    patch.setattr(inpaint._Filler, "fill", fill)
+
+
+@pytest.mark.parametrize("plant", [posterior_of_the_scale_above, clean_codes_in_place_of_the_scale_above])
+def test_spn_check_compares_the_bound_with_its_definition(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_bound()
+    plant(monkeypatch)
+    with pytest.raises(InputError, match=r"^stages.scale\d: expected the bound by its definition, got one that is"):
+        check_bound()
+
+
+def test_pixels_encoded_before_they_are_hidden_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_hidden_pixels(tmp_path, monkeypatch)
+    pixels_encoded_before_they_are_hidden(monkeypatch)
+    with pytest.raises(AssertionError, match="a hidden pixel counts"):
+        check_hidden_pixels(tmp_path, monkeypatch)
+
+
+def test_spn_check_says_what_it_checks_of_codes_and_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes_params(tmp_path)
+    assert main(["check", "--params", str(tmp_path / "params.yaml")]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == [
+        *("vq", "raster", "high", "low", "codes2", "codes1"),
+        *("chain raster", "chain depth", "chain latent"),
+    ]
+    assert lines["vq"] == "a first stage, which is no likelihood: nothing to check"
+    assert "context reaches 3 of 3 pixels, no blind spot; normalised (all 4096 targets" in lines["codes1"]
+    assert lines["chain latent"].startswith("normalised (all 16 images of 2x2x1 with 1 bit sum to 1 ")
+    assert lines["chain latent"].endswith(" nats above, all draws of noise enumerated")
+
+
+@pytest.mark.parametrize("law", ["mixture", "dequantised"])
+def test_spn_check_sums_over_draws_beside_other_cells_and_under_any_law(law: str) -> None:
+    """Scales of low bits after other stages, and high ones before others."""
+    section = changed(BART, law=law)
+    for order in ((0, 1), (1, 2)):
+        chain, noises = scales(1, (1.0, 0.5, 0.0))
+        chain = dict.fromkeys(chain, Part(1, "all", order))
+        other = {"other": Part(1, "all", (1 - order[0], 2 - order[0]))}
+        plans = resolve(chain | other if order[0] == 0 else other | chain, (2, 2, 1), 2, noises=noises).plans
+        line = check_chain("c", plans, 1, dict.fromkeys([*chain, "other"], section), seed=1)
+        assert line.startswith("chain c: normalised (all 16 images of 1x2x1 with 2 bits sum to 1 ")
+        assert line.endswith("are not compared" if law == "dequantised" else "enumerated")
