@@ -133,6 +133,7 @@ def common_scale(ours: Model, common: CommonScale) -> CommonScale:
     ours, common = copy.deepcopy(ours).double(), common.double()
     assert isinstance(ours, ImageBart)
     assert ours.encoder is not None
+    assert ours.encoder.embedding is not None
     for theirs, table, source in (
         (common.encoder, ours.encoder.embedding.weight, ours.encoder.transformer),
         (common.decoder, ours.entry.weight, ours.decoder),
