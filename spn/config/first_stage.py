@@ -103,6 +103,11 @@ class FirstStageSection(VqSection):
         return ()
 
     @property
+    def trainings(self) -> tuple[TrainingSection, ...]:
+        """The trainings that it needs: its only one."""
+        return (self.training,)
+
+    @property
     def code_bits(self) -> int:
         """Depth of its codes."""
         return self.codebook.bit_length() - 1

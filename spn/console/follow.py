@@ -39,7 +39,7 @@ def _run_of(workflow: Any) -> Run | None:
     jobs = {
         number: Planned(
             job.rule.name,
-            job.wildcards_dict.get("stage"),
+            job.wildcards_dict.get("stage") or job.wildcards_dict.get("first_stage"),
             tuple(numbers[other] for other in workflow.dag.job_dependencies(job) if other in numbers),
         )
         for job, number in numbers.items()

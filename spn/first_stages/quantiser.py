@@ -95,4 +95,8 @@ class Quantiser(nn.Module):
 
 def code_counts(codes: Codes, num_codes: int) -> Int[Tensor, " code"]:
     """Count how often each code occurs."""
-    return torch.bincount(codes.flatten().long(), minlength=num_codes)
+    # Not torch.bincount, for whose result a device would have to be waited for.
+    counted = codes.flatten().long()
+    return torch.zeros(num_codes, dtype=torch.long, device=codes.device).index_add_(
+        0, counted, torch.ones_like(counted)
+    )

@@ -16,6 +16,10 @@ from spn.shapes import Codes
 
 BATCH_SIZE = 64
 """Images decoded at once."""
+KEPT = tuple(1 - share / 20 for share in range(21))
+"""Shares of codes that are kept, at which distortion is measured."""
+MEASURED = 512
+"""Maximum number of images on which it is measured."""
 
 
 def distortion(model: VqAutoencoder, codes: Codes, kept: Sequence[float], generator: torch.Generator) -> list[float]:

@@ -14,7 +14,7 @@ from spn.data.hdf5 import SliceFile
 from spn.data.layout import SPLITS, Layout, Split
 from spn.data.writing import create_slices
 from spn.files import write_bytes, write_json
-from spn.first_stages import SplitFigures, VqAutoencoder, distortion
+from spn.first_stages import KEPT, MEASURED, SplitFigures, VqAutoencoder, distortion
 from spn.image import join_slices
 from spn.notes import FILES, RECIPE, file_digests
 from spn.paths import CODES, METRICS, RECONSTRUCTIONS
@@ -26,10 +26,6 @@ from spn.seeds import seeded
 from spn.trained import load_first_stage
 
 BATCH_SIZE = 64
-KEPT = tuple(1 - share / 20 for share in range(21))
-"""Shares of codes that are kept, at which distortion is measured."""
-MEASURED = 512
-"""Maximum number of images on which it is measured."""
 SHOWN = 8
 """Number of test images in the picture, each above its reconstruction."""
 

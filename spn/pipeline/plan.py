@@ -20,13 +20,13 @@ def plan(
     device: str = "auto",
     threads: int = 1,
 ) -> Iterator[str]:
-    """Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.
+    """Forecast parameters, FLOPs, memory, sampling steps and times of every network, before anything runs.
 
     Yields the table and then warnings, or one JSON text. `data` is the folder of preprocessed files, if there are any.
     """
     place = choose_device(device, threads)
     images, memory = count_images(params, data), total_bytes(place)
-    trainings = (training for name in params.stage_plans for training in params.stages[name].trainings)
+    trainings = (training for name in params.trained_plans for training in params.trained(name).trainings)
     speeds = planning.measure_speeds(place, {training.precision for training in trainings})
     stages = planning.forecast(params, speeds, images, memory, recompute)
     if as_json:

@@ -6,16 +6,20 @@ same tensors for the backward pass. Memory that kernels allocate internally is n
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import torch
 
-from spn.config import StageSection
+from spn.config import FirstStageSection, StageSection
+from spn.first_stages import VqAutoencoder
 from spn.generation.walk import build_steps, walk_pixel
 from spn.layers import ChannelCausalLinear
-from spn.models import build_model
 from spn.planning.step import Step
 from spn.planning.work import Tally, Work, imagined
 from spn.stages import Stage
+from spn.stages.reconstruction import Reconstruction
+
+Section: TypeAlias = StageSection | FirstStageSection
 
 CPU = torch.device("cpu")
 
@@ -40,7 +44,7 @@ class StepCost:
     peak: int
 
 
-def step_cost(stage: Stage, section: StageSection, batch_size: int, recompute: bool = False) -> StepCost:
+def step_cost(stage: Stage, section: Section, batch_size: int, recompute: bool = False) -> StepCost:
     """Count one step of training, with one slice of each of `batch_size` images.
 
     Everything is linear in the batch size, so large batches are extrapolated from two small ones.
@@ -69,7 +73,7 @@ def _combine(combine: Callable[[int, int], int], one: Work, two: Work) -> Work:
     return Work(combine(one.flops, two.flops), combine(one.calls, two.calls), combine(one.bytes, two.bytes))
 
 
-def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute: bool) -> StepCost:
+def _count_step(stage: Stage, section: Section, batch_size: int, recompute: bool) -> StepCost:
     with imagined():
         step = Step(stage, section, batch_size, CPU, recompute)
         with Tally() as tally:
@@ -95,16 +99,28 @@ def _count_step(stage: Stage, section: StageSection, batch_size: int, recompute:
     )
 
 
-def forward_flops(stage: Stage, section: StageSection, step: StepCost, batch_size: int) -> int:
+def forward_flops(stage: Stage, section: Section, step: StepCost, batch_size: int) -> int:
     """Count the live FLOPs of a forward pass over one slice: those of `step` without products by masked weights.
 
     A backward pass counts as twice a forward pass, as usual.
     """
     shape = stage.shape
     with torch.device("meta"):
-        model = build_model(section.model, shape)
+        model = stage.build_network(section)
     dead = sum(module.num_dead for module in model.modules() if isinstance(module, ChannelCausalLinear))
     return step.forward.flops // batch_size - 2 * dead * shape.height * shape.width
+
+
+def coding_work(stage: Reconstruction, section: FirstStageSection, batch_size: int) -> tuple[Work, Work]:
+    """Count what a first stage needs to encode `batch_size` images, and to decode their codes."""
+    with imagined():
+        step = Step(stage, section, batch_size, CPU)
+        model = cast(VqAutoencoder, step.model).eval()
+        with Tally() as encoding:
+            codes = model.encode(stage.target(step.slices, step.position))
+        with Tally() as decoding:
+            model.decode(codes)
+    return encoding.work, decoding.work
 
 
 def sampling_work(stage: Stage, section: StageSection, batch_size: int) -> Work:

@@ -1,31 +1,40 @@
-"""Forecasts every stage from the cost of its real code and the speed of the machine."""
+"""Forecasts every network from the cost of its real code and the speed of the machine."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spn.config import Params, StageSection, TrainingSection
-from spn.data.layout import Split
+from spn.config import FirstStageSection, Params, StageSection, TrainingSection
+from spn.data.layout import SPLITS, Split
+from spn.first_stages import KEPT, MEASURED
 from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.layers import context_reach
-from spn.models import StageShape, num_parameters
-from spn.planning.cost import StepCost, forward_flops, sampling_work, step_cost
+from spn.models import StageShape
+from spn.planning.cost import Section, StepCost, coding_work, forward_flops, sampling_work, step_cost
 from spn.planning.probe import Speeds
 from spn.stages import Stage, build_stage
+from spn.stages.reconstruction import Reconstruction
+
+ENCODED_AT_ONCE = 64
+"""Images that are counted together; all of them cost the same."""
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Times of a stage's three rules, all trials included; None if the number of test images is not known."""
+    """Times of a network's rules, all trials included; None for a rule that it lacks, or if splits are unknown."""
 
     train: float
-    evaluate: float | None
-    sample: float
+    encode: float | None = None
+    evaluate: float | None = None
+    sample: float | None = None
 
 
 @dataclass(frozen=True)
 class StageForecast:
-    """The cost of a stage; live FLOPs per image, `forward_flops` of all slices, `training_flops` of the one drawn."""
+    """The cost of a stage; live FLOPs per image, `forward_flops` of all slices, `training_flops` of the one drawn.
+
+    Of a first stage, nothing is walked.
+    """
 
     name: str
     num_parameters: int
@@ -47,47 +56,88 @@ class StageForecast:
 def forecast(
     params: Params, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool = False
 ) -> list[StageForecast]:
-    """Forecast every stage on a machine with these speeds and `memory` bytes of memory.
+    """Forecast every network on a machine with these speeds and `memory` bytes of memory: first stages, then stages.
 
-    `num_images` counts the images of the validation and test splits, if known; `recompute` is the option of training.
+    `num_images` counts the images of the splits that are known; `recompute` is the option of training.
     """
-    return [_forecast_stage(params, name, speeds, num_images, memory, recompute) for name in params.stage_plans]
+    return [_forecast(params, name, speeds, num_images, memory, recompute) for name in params.trained_plans]
 
 
-def _forecast_stage(
+def _forecast(
     params: Params, name: str, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool
 ) -> StageForecast:
-    stage = build_stage(params.stage_plans[name], params.grid(name).shape)
-    shape, num_slices = stage.shape, len(stage.targets)
-    sections = [params.stages[name].model_copy(update={"training": each}) for each in params.stages[name].trainings]
+    stage, trained = build_stage(params.trained_plans[name], params.grid(name).shape), params.trained(name)
+    sections = [trained.model_copy(update={"training": each}) for each in trained.trainings]
+    # The state in which training ends, when all terms of its loss act.
+    stage.progress = 1.0
     steps = [step_cost(stage, each, each.training.batch_size, recompute) for each in sections]
     # The stage's figures are those of the trial that needs most memory; its time of training is that of all trials.
     step, section = max(zip(steps, sections, strict=True), key=lambda costed: costed[0].peak)
     batch_size = section.training.batch_size
     flops = forward_flops(stage, section, step, batch_size)
-    forward = _forward_seconds(section.training, step, speeds)
-    num_pixels = num_slices * shape.height * shape.width
+    is_walked = isinstance(section, StageSection)
+    num_slices = len(stage.targets)
+    num_pixels = num_slices * stage.shape.height * stage.shape.width * is_walked
     return StageForecast(
         name=name,
-        num_parameters=num_parameters(section.model, shape),
-        num_slices=num_slices,
+        num_parameters=stage.num_parameters(section),
+        num_slices=num_slices * is_walked,
         num_pixels=num_pixels,
-        num_sub_pixels=num_pixels * shape.channels,
-        reach=_reach(section, shape),
+        num_sub_pixels=num_pixels * stage.shape.channels,
+        reach=_reach(section, stage.shape),
         forward_flops=num_slices * flops,
         training_flops=3 * flops,
         batch_size=batch_size,
         fitting_batch_size=_fitting_batch_size(batch_size, step, memory),
         step=step,
-        seconds=Seconds(
-            train=sum(
-                _training_seconds(each.training, cost, speeds, num_images.get("validation", 0))
-                for each, cost in zip(sections, steps, strict=True)
-            ),
-            evaluate=num_slices * num_images["test"] * forward if "test" in num_images else None,
-            sample=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images),
+        seconds=_seconds(
+            params, stage, section, list(zip(sections, steps, strict=True)), speeds, num_images, recompute
         ),
     )
+
+
+def _seconds(
+    params: Params,
+    stage: Stage,
+    section: Section,
+    trainings: Sequence[tuple[Section, StepCost]],
+    speeds: Speeds,
+    num_images: Mapping[Split, int],
+    recompute: bool,
+) -> Seconds:
+    """Estimate the times of a network's rules; `section` is that of the training of which the rest is estimated."""
+    validated = num_images.get("validation", 0)
+    train = sum(_training_seconds(each.training, cost, speeds, validated) for each, cost in trainings)
+    if isinstance(section, FirstStageSection):
+        assert isinstance(stage, Reconstruction)
+        if section.adversarial:
+            # Before it starts, the adversarial loss costs nothing.
+            stage.progress = 0.0
+            before = step_cost(stage, section, section.training.batch_size, recompute)
+            start = section.adversarial.start
+            train = (1 - start) * train + start * _training_seconds(section.training, before, speeds, validated)
+        return Seconds(train, encode=_encoding_seconds(stage, section, speeds, num_images))
+    cost = next(cost for each, cost in trainings if each is section)
+    num_slices = len(stage.targets)
+    forward = stage.draws * num_slices * _forward_seconds(section.training, cost, speeds)
+    return Seconds(
+        train,
+        evaluate=num_images["test"] * forward if "test" in num_images else None,
+        sample=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images),
+    )
+
+
+def _encoding_seconds(
+    stage: Reconstruction, section: FirstStageSection, speeds: Speeds, num_images: Mapping[Split, int]
+) -> float | None:
+    """Add up the codes of all images, the figures of the test split, and the distortion of noised codes."""
+    if not all(split in num_images for split in SPLITS):
+        return None
+    works = coding_work(stage, section, ENCODED_AT_ONCE)
+    encode, decode = (speeds.training["float32"].seconds(work) / ENCODED_AT_ONCE for work in works)
+    measured = min(MEASURED, num_images["validation"] or num_images["train"])
+    encoded = sum(num_images.values()) + num_images["test"] + measured
+    return encoded * encode + (num_images["test"] + (1 + len(KEPT)) * measured) * decode
 
 
 def _training_seconds(training: TrainingSection, step: StepCost, speeds: Speeds, num_images: int) -> float:
@@ -102,7 +152,9 @@ def _forward_seconds(training: TrainingSection, step: StepCost, speeds: Speeds) 
     return speeds.training["float32"].seconds(step.forward) / training.batch_size
 
 
-def _reach(section: StageSection, shape: StageShape) -> tuple[int, int] | None:
+def _reach(section: Section, shape: StageShape) -> tuple[int, int] | None:
+    if isinstance(section, FirstStageSection):
+        return None
     farthest = max(shape.height, shape.width) - 1
     return (int(min(context_reach(section.model), farthest)), farthest) if shape.num_cells else None
 

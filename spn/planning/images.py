@@ -10,7 +10,7 @@ from spn.paths import slices_path
 
 
 def count_images(params: Params, data: Path) -> Mapping[Split, int]:
-    """Count the images of the validation and test splits; a split of unknown size is left out.
+    """Count the images of the splits; one of unknown size is left out.
 
     The number comes from a preprocessed file below the folder `data` if there is one, else from the configuration.
     """
@@ -18,6 +18,6 @@ def count_images(params: Params, data: Path) -> Mapping[Split, int]:
         path = slices_path(params.data.name, scale_factor, data)
         if path.exists():
             file = SliceFile(path)
-            return {split: file.num_images(split) for split in ("validation", "test")}
+            return {split: file.num_images(split) for split in SPLITS}
     counts = split_counts(params.data)
-    return {split: counts[split] for split in SPLITS[1:] if split in counts}
+    return {split: counts[split] for split in SPLITS if split in counts}

@@ -3,9 +3,8 @@
 import torch
 from torch import nn
 
-from spn.config import StageSection
+from spn.config import FirstStageSection, StageSection
 from spn.layers import recompute_layers
-from spn.models import Model, build_model
 from spn.stages import Stage
 from spn.training.optimiser import build_optimiser
 
@@ -14,11 +13,16 @@ class Step:
     """A network, its optimiser and one batch: a slice of each of `batch_size` images."""
 
     def __init__(
-        self, stage: Stage, section: StageSection, batch_size: int, device: torch.device, recompute: bool = False
+        self,
+        stage: Stage,
+        section: StageSection | FirstStageSection,
+        batch_size: int,
+        device: torch.device,
+        recompute: bool = False,
     ) -> None:
         self.stage, self.training = stage, section.training
         with device:  # tensors without values cannot be moved to it afterwards
-            self.model: Model = build_model(section.model, stage.shape)
+            self.model = stage.build_network(section)
         if recompute:
             recompute_layers(self.model)
         self.optimiser = build_optimiser(self.model, section.training.optimiser)
@@ -34,10 +38,10 @@ class Step:
         self.position = stage.positions(stage.targets[-1], batch_size, device)
 
     def loss(self) -> torch.Tensor:
-        """Compute the mean nats of a slice."""
+        """Compute the mean loss of a slice."""
         half = self.training.precision == "bfloat16"
         with torch.autocast(self.slices.device.type, torch.bfloat16, enabled=half):
-            return self.stage.nats(self.model, self.slices, self.position, self.labels).mean()
+            return self.stage.loss(self.model, self.slices, self.position, self.labels).mean()
 
     def update(self, loss: torch.Tensor) -> None:
         """Run the backward pass and update the weights."""

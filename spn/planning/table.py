@@ -1,4 +1,4 @@
-"""The plan as text: three tables, an explanation of their figures, and a warning for each stage that will not fit."""
+"""The plan as text: four tables, an explanation of their figures, and a warning for each stage that will not fit."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,9 @@ from dataclasses import asdict
 import torch
 from tabulate import tabulate
 
-from spn.config import Params
+from spn.config import FirstStageSection, Params, StageSection
 from spn.data.layout import Split
+from spn.planning.files import file_sizes
 from spn.planning.forecast import StageForecast
 
 UNKNOWN = "-"
@@ -20,12 +21,17 @@ def plan_table(
 ) -> str:
     """Lay out the cost of every stage and chain; the last lines explain the figures."""
     by_name = {stage.name: stage for stage in stages}
+    times = TIMES if params.first_stage_plans else tuple(each for each in TIMES if each != "encode")
     chains = {f"chain {name}": [by_name[stage] for stage in chain.stages] for name, chain in params.chains.items()}
     rows = {f"{stage.name}": [stage] for stage in stages} | chains
     tables = (
         [SIZES, *(_sizes(name, parts) for name, parts in rows.items())],
         [MEMORY, *(_memory(stage) for stage in stages)],
-        [TIMES, *(_times(name, parts) for name, parts in rows.items())],
+        [("estimated time", *times), *(_times(name, parts, times) for name, parts in rows.items())],
+        [
+            ("file", "MiB"),
+            *((str(path), _mebibytes(size)) for path, size in file_sizes(params, stages, num_images).items()),
+        ],
     )
     texts = (
         tabulate(table, tablefmt="plain", colalign=("left", *["right"] * len(table[0][1:])), disable_numparse=True)
@@ -46,7 +52,7 @@ def warnings(params: Params, stages: Sequence[StageForecast], memory: int) -> li
 
 SIZES = ("stage", "parameters", "slices", "pixels", "sub-pixels", "context reach", "forward GFLOP", "training GFLOP")
 MEMORY = ("training, MiB", "batch", "weights", "gradients", "optimiser", "average", "activations", "peak")
-TIMES = ("estimated time", "train", "evaluate", "sample")
+TIMES = ("train", "encode", "evaluate", "sample")
 
 
 def _sizes(name: str, parts: Sequence[StageForecast]) -> tuple[str, ...]:
@@ -68,15 +74,13 @@ def _memory(stage: StageForecast) -> tuple[str, ...]:
     return stage.name, f"{stage.batch_size:,}", *(f"{size / 2**20:,.1f}" for size in sizes)
 
 
-def _times(name: str, parts: Sequence[StageForecast]) -> tuple[str, ...]:
-    evaluations = [part.seconds.evaluate for part in parts]
-    known = [seconds for seconds in evaluations if seconds is not None]
-    return (
-        name,
-        _duration(sum(part.seconds.train for part in parts)),
-        _duration(sum(known)) if len(known) == len(evaluations) else UNKNOWN,
-        _duration(sum(part.seconds.sample for part in parts)),
-    )
+def _times(name: str, parts: Sequence[StageForecast], rules: Sequence[str]) -> tuple[str, ...]:
+    seconds = {rule: [getattr(part.seconds, rule) for part in parts] for rule in rules}
+    return name, *(UNKNOWN if None in each else _duration(sum(each)) for each in seconds.values())
+
+
+def _mebibytes(size: int | None) -> str:
+    return UNKNOWN if size is None else f"{size / 2**20:,.2f}"
 
 
 def _duration(seconds: float) -> str:
@@ -100,25 +104,34 @@ def _statement(params: Params, num_images: Mapping[Split, int], device: torch.de
         "activations: kept for backward; peak: the maximum of everything at once, without the kernels' own buffers.",
         f"times: estimates for this machine ({place}) from a probe of a few seconds; evaluate: {test}; "
         f"sample: {params.sampling.num_images:,} images.",
+        "files: without notes and labels; -: the number of images is not known yet.",
+        *(
+            ["codes: a first stage is trained, then encodes all images; then its stages train."]
+            * bool(params.first_stage_plans)
+        ),
         *(["trials of a stage: train is the time of all of them; memory and batch are those of the largest."] * tuned),
     )
     return "\n".join(lines)
 
 
 def _warning(params: Params, stage: StageForecast, memory: int) -> str:
-    held, section = stage.step, params.stages[stage.name]
+    held, section = stage.step, params.trained(stage.name)
     fixed = held.weights + held.gradients + held.optimiser + held.average
+    place = "first_stages" if isinstance(section, FirstStageSection) else "stages"
     needs = (
-        f"warning: stages.{stage.name}: training needs {_size(held.peak)} at batch_size {stage.batch_size} "
+        f"warning: {place}.{stage.name}: training needs {_size(held.peak)} at batch_size {stage.batch_size} "
         f"(network and optimiser {_size(fixed)}, activations {_size(held.activations)}), "
         f"this machine has {_size(memory)}: "
     )
     if stage.fitting_batch_size:
         where = "batch_size in training and trials" if section.trials else "training.batch_size"
-        change = f"set {where} to at most {stage.fitting_batch_size}, train with --recompute, or raise "
+        changes = [f"set {where} to at most {stage.fitting_batch_size}"]
     else:
-        change = "not even a batch_size of 1 fits; narrow the model, train with --recompute, or raise "
-    return f"{needs}{change}scale_factor above {section.scale_factor} (activations shrink as its square)"
+        changes = ["not even a batch_size of 1 fits; narrow the model"]
+    changes.append("train with --recompute")
+    if isinstance(section, StageSection) and not (section.codes or section.diffusion):
+        changes.append(f"raise scale_factor above {section.scale_factor} (activations shrink as its square)")
+    return f"{needs}{', '.join(changes[:-1])}, or {changes[-1]}"
 
 
 def _size(num_bytes: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from contract import Part, resolve, scales
 from contract.problem import random_model
-from experiment import TRAINING, tiny_params, write_params
+from experiment import codes_params, write_params
 from families import BART, changed
 from torch import Tensor
 
@@ -38,22 +38,6 @@ def check_bound() -> None:
     check_chain("c", plans, 1, dict.fromkeys(chain, RESIDUAL), seed=1)
 
 
-def codes_params(folder: Path) -> Params:
-    """Return a chain of two scales over the codes of a first stage."""
-    raw = tiny_params()
-    raw["first_stages"] = {"vq": {"downsampling": 2, "codebook": 8, "code_width": 4, "width": 8, "training": TRAINING}}
-    raw["schedules"] = {"even": {"name": "geometric", "scales": 2}}
-    for scale in (2, 1):
-        raw["stages"][f"codes{scale}"] = raw["stages"]["raster"] | {
-            "codes": "vq",
-            "bits": [0, 3],
-            "diffusion": {"schedule": "even", "scale": scale},
-            "model": RESIDUAL.model_dump(mode="json"),
-        }
-    raw["chains"]["latent"] = {"stages": ["codes2", "codes1"]}
-    return load_params(write_params(folder, raw))
-
-
 def random_filler(params: Params, patch: pytest.MonkeyPatch) -> inpaint._Filler:
     """Load networks of random weights in place of trained ones."""
 
@@ -76,7 +60,7 @@ def random_filler(params: Params, patch: pytest.MonkeyPatch) -> inpaint._Filler:
 
 def check_hidden_pixels(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """What is filled in does not depend on the pixels that are hidden, and known pixels stay."""
-    filler, hidden = random_filler(codes_params(folder), patch), hidden_half("lower", 8, 8)
+    filler, hidden = random_filler(load_params(write_params(folder, codes_params())), patch), hidden_half("lower", 8, 8)
     images, others = torch.randint(32, (2, 4, 8, 8, 1), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     others = torch.where(hidden[..., None], others, images)
     filled, again = (filler.fill(each, hidden, None) for each in (images, others))
@@ -134,7 +118,7 @@ def test_pixels_encoded_before_they_are_hidden_are_noticed(tmp_path: Path, monke
 
 
 def test_spn_check_says_what_it_checks_of_codes_and_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    codes_params(tmp_path)
+    write_params(tmp_path, codes_params())
     assert main(["check", "--params", str(tmp_path / "params.yaml")]) == 0
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert list(lines) == [

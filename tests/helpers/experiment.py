@@ -19,6 +19,7 @@ MODEL = {
     "embedder_layers": 1,
     "dropout": 0.1,
 }
+BART = {"family": "imagebart", "width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "residual": True}
 TRAINING = {
     "steps": 6,
     "batch_size": 8,
@@ -56,6 +57,22 @@ def tiny_params() -> dict[str, Any]:
         "chains": {"raster": {"stages": ["raster"]}, "depth": {"stages": ["high", "low"]}},
         "sampling": {"num_images": 4, "seed": 1},
     }
+
+
+def codes_params() -> dict[str, Any]:
+    """Add a first stage, and a chain of two scales over its codes."""
+    raw = tiny_params()
+    raw["first_stages"] = {"vq": {"downsampling": 2, "codebook": 8, "code_width": 4, "width": 8, "training": TRAINING}}
+    raw["schedules"] = {"even": {"name": "spaced", "scales": 2}}
+    for scale in (2, 1):
+        raw["stages"][f"codes{scale}"] = raw["stages"]["raster"] | {
+            "codes": "vq",
+            "bits": [0, 3],
+            "diffusion": {"schedule": "even", "scale": scale},
+            "model": copy.deepcopy(BART),
+        }
+    raw["chains"]["latent"] = {"stages": ["codes2", "codes1"]}
+    return raw
 
 
 def write_params(folder: Path, params: dict[str, Any]) -> Path:

@@ -82,7 +82,12 @@ def test_the_plan_as_json_has_every_figure_as_it_is(stages: list[StageForecast])
     low = replace(low, seconds=replace(low.seconds, evaluate=None))
     read = json.loads(plan_json([*others, low]))["stages"]
     assert list(read) == ["raster", "high", "low"]
-    assert read["low"]["seconds"] == {"train": low.seconds.train, "evaluate": None, "sample": low.seconds.sample}
+    assert read["low"]["seconds"] == {
+        "train": low.seconds.train,
+        "encode": None,
+        "evaluate": None,
+        "sample": low.seconds.sample,
+    }
     assert read["high"]["seconds"]["evaluate"] == others[1].seconds.evaluate
     assert (read["low"]["step"]["peak"], read["low"]["num_parameters"]) == (low.step.peak, low.num_parameters)
 
@@ -263,17 +268,17 @@ def test_a_speed_is_found_again() -> None:
 
 
 def test_images_are_counted_where_they_are_known(tmp_path: Path) -> None:
-    assert count_images(tiny(), tmp_path) == {"validation": 12, "test": 10}
+    assert count_images(tiny(), tmp_path) == {"train": 100, "validation": 12, "test": 10}
     photos, cifar10 = (load_params(ROOT / "presets" / f"{name}.yaml") for name in ("photos", "cifar10"))
-    assert count_images(photos, tmp_path) == {"validation": 900, "test": 900}
-    assert count_images(cifar10, tmp_path) == {"validation": 5000, "test": 10_000}
+    assert count_images(photos, tmp_path) == {"train": 5300, "validation": 900, "test": 900}
+    assert count_images(cifar10, tmp_path) == {"train": 45_000, "validation": 5000, "test": 10_000}
 
 
 def test_a_preprocessed_file_knows_best(tmp_path: Path) -> None:
     params = write_params(tmp_path, tiny_params() | {"data": tiny_params()["data"] | {"limit": {"test": 7}}})
     output = tmp_path / "data" / "digits" / "S2.h5"
     assert main(["preprocess", "--params", str(params), "--scale-factor", "2", "--output", str(output)]) == 0
-    assert count_images(tiny(), tmp_path / "data") == {"validation": 20, "test": 7}
+    assert count_images(tiny(), tmp_path / "data") == {"train": 1757, "validation": 20, "test": 7}
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiment import MODEL, TRAINING, tiny_params, write_params
+from experiment import BART, MODEL, TRAINING, tiny_params, write_params
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
@@ -27,7 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("imagebart")]
 VQ = {"downsampling": 2, "codebook": 8, "code_width": 4, "width": 8}
 LONGER = {"steps": 150, "validate_every": 150, "optimiser": {"name": "adamw", "learning_rate": 0.003}}
 """Enough that most codes are used, so that other tests have something to see."""
-BART = {"family": "imagebart", "width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "residual": True}
 CODES = ("codes2", "codes1")
 
 
