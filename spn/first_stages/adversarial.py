@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from spn.config.first_stage import AdversarialSection
+from spn.distributed import mean
 from spn.shapes import Features, PerImage, Values, Vectors
 
 SLOPE = 0.2
@@ -72,7 +73,7 @@ class Adversary(nn.Module):
         if progress < self.section.start:
             return dict.fromkeys(("adversarial", "discriminator"), torch.zeros_like(distance))
         deceit = -self._constant(reconstruction).mean((1, 2, 3))
-        weight = self._weight(progress) * adaptive_weight(distance.mean(), deceit.mean(), last_weight)
+        weight = self._weight(progress) * adaptive_weight(distance, deceit, last_weight)
         real, fake = self.discriminator(values), self.discriminator(reconstruction.detach())
         hinge = F.relu(1 - real) + F.relu(1 + fake)
         return {"adversarial": weight * deceit, "discriminator": hinge.mean((1, 2, 3)) / 2}
@@ -89,9 +90,14 @@ class Adversary(nn.Module):
         return section.weight * min(1.0, risen)
 
 
-def adaptive_weight(
-    distance: Float[Tensor, ""], deceit: Float[Tensor, ""], last_weight: Float[Tensor, "_ _"]
-) -> Float[Tensor, ""]:
-    """Return the ratio of the norms of two losses' gradients at the decoder's last layer, as a constant."""
-    norms = [torch.autograd.grad(loss, last_weight, retain_graph=True)[0].norm() for loss in (distance, deceit)]
+def adaptive_weight(distance: PerImage, deceit: PerImage, last_weight: Float[Tensor, "_ _"]) -> Float[Tensor, ""]:
+    """Return the ratio of the norms of two losses' gradients at the decoder's last layer, as a constant.
+
+    The losses are means over the batch: over the shares of all processes, which may differ by an image.
+    """
+    norms = []
+    for loss in (distance, deceit):
+        (gradient,) = torch.autograd.grad(loss.sum(), last_weight, retain_graph=True)
+        total = mean(torch.cat((gradient.flatten(), gradient.new_tensor([len(loss)]))))
+        norms.append((total[:-1] / total[-1]).norm())
     return (norms[0] / (norms[1] + SMALL_NORM)).clamp(max=LARGEST_RATIO)

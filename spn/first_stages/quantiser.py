@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spn.distributed import is_first, mean, num_processes
+from spn.distributed import collect, is_first, mean, num_processes
 from spn.shapes import Codes, PerImage, Vectors
 
 
@@ -39,7 +39,10 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def initialise(self, outputs: Vectors) -> None:
-        """Draw all codes from the encoder's outputs, without replacement if there are enough of them."""
+        """Draw all codes from the encoder's outputs, without replacement if there are enough of them.
+
+        All processes are given the same batch.
+        """
         self.codebook.copy_(self._draw(outputs))
         self.idle.zero_()
 
@@ -74,8 +77,12 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def _restart(self, outputs: Vectors) -> None:
-        """Move every code that was unused for too long to an output drawn from the batch."""
+        """Move every code that was unused for too long to an output drawn from the whole batch."""
         is_dead = self.idle >= self.restart_after
+        if num_processes() > 1:
+            if not is_dead.any():  # which all processes know; the shares of the batch are sent only if needed
+                return
+            outputs = torch.stack(collect(list(outputs.cpu()))).to(outputs.device)
         self.codebook.copy_(torch.where(is_dead[:, None], self._draw(outputs), self.codebook))
         self.idle.masked_fill_(is_dead, 0)
 

@@ -33,6 +33,8 @@ class Stage:
 
     figure = "bits_per_dim"
     """What histories make of the loss: bits/dim, or for a first stage the loss itself."""
+    has_idle_weights = False
+    """Whether some weights do not enter the loss at every step of training."""
     progress = 0.0
     """Share of the training's steps that are done, on which the loss of some kinds depends."""
 

@@ -17,6 +17,8 @@ class Reconstruction(Stage):
     """Whole images of all bits, of which the network makes codes, and images again."""
 
     figure = "loss"
+    has_idle_weights = True
+    """Those of the discriminator, before it starts."""
 
     def build_network(  # type: ignore[override]
         self, section: StageSection | FirstStageSection

@@ -36,5 +36,8 @@ def parallel_nats(stage: Stage, model: nn.Module, device: torch.device, compiled
     if num_processes() == 1:
         return partial(nats, model)
     return DistributedDataParallel(
-        _StageNats(nats, model), process_group=gradient_group(device), gradient_as_bucket_view=True
+        _StageNats(nats, model),
+        process_group=gradient_group(device),
+        gradient_as_bucket_view=True,
+        find_unused_parameters=stage.has_idle_weights,
     )

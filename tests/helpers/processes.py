@@ -18,7 +18,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from spn.cli import main
 from spn.tracking import open_experiment
 
-DATA = {"raster": "S1.h5", "high": "S2.h5", "low": "S2.h5"}
+DATA = {"raster": "S1.h5", "vq": "S1.h5", "restarting": "S1.h5", "high": "S2.h5", "low": "S2.h5"}
 
 _stores: list[TCPStore] = []
 

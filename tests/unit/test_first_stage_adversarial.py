@@ -109,7 +109,7 @@ def test_the_terms_are_the_hinge_losses_by_hand() -> None:
     assert (real > 1).any() or (fake < -1).any()
     hinge = (1 - real).clamp(min=0) + (1 + fake).clamp(min=0)
     torch.testing.assert_close(found["discriminator"], hinge.mean((1, 2, 3)) / 2)
-    ratio = adaptive_weight(found["distance"].mean(), -fake.mean(), model.decoder.last.weight)
+    ratio = adaptive_weight(found["distance"], -fake.mean((1, 2, 3)), model.decoder.last.weight)
     torch.testing.assert_close(found["adversarial"], 0.5 * ratio * -fake.mean((1, 2, 3)))
 
 
@@ -126,8 +126,8 @@ def test_with_the_adaptive_weight_both_gradients_are_of_one_size() -> None:
 
 def test_the_adaptive_weight_is_the_bounded_ratio_of_norms() -> None:
     last = nn.Parameter(torch.ones(2, 2, dtype=torch.double))
-    assert adaptive_weight(3 * last.sum(), 2 * last.sum(), last).item() == pytest.approx(1.5, rel=1e-4)
-    assert adaptive_weight(3 * last.sum(), 0 * last.sum(), last).item() == 1e4
+    assert adaptive_weight(3 * last.sum()[None], 2 * last.sum()[None], last).item() == pytest.approx(1.5, rel=1e-4)
+    assert adaptive_weight(3 * last.sum()[None], 0 * last.sum()[None], last).item() == 1e4
 
 
 def test_the_weight_rises_linearly_after_the_start() -> None:
