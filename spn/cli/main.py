@@ -105,6 +105,7 @@ def _add_stage_verbs(commands: Commands) -> None:
     encode.add_argument("--checkpoint", type=Path, required=True)
     encode.add_argument("--output", type=Path, required=True, help="folder for codes.h5, metrics.json and a picture")
     _machine(encode)
+    _processes(encode)
 
     adopt = _verb(commands, "adopt")
     adopt.add_argument("stage", nargs="+")

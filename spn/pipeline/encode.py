@@ -1,6 +1,7 @@
 """Makes the codes of all images under a trained first stage, and says how well it reconstructs."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,8 @@ from tqdm import tqdm
 from spn.config import Params
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import SPLITS, Layout, Split
-from spn.data.writing import create_slices
+from spn.data.writing import SliceWriter, create_slices
+from spn.distributed import collect, is_first, joined, num_processes, rank
 from spn.files import write_bytes, write_json
 from spn.first_stages import KEPT, MEASURED, SplitFigures, VqAutoencoder, distortion
 from spn.image import join_slices
@@ -20,7 +22,7 @@ from spn.notes import FILES, RECIPE, file_digests
 from spn.paths import CODES, METRICS, RECONSTRUCTIONS
 from spn.pipeline.names import check_first_stage
 from spn.pipeline.place import choose_device
-from spn.provenance import codes_recipe, load_verb
+from spn.provenance import codes_recipe, load_verb, recipe_digest
 from spn.report.pictures import draw_grid
 from spn.seeds import seeded
 from spn.trained import load_first_stage
@@ -41,11 +43,12 @@ def encode(
     *,
     device: str = "auto",
     threads: int = 1,
-) -> Path:
+) -> Path | None:
     """Write the codes of all images, the figures of the test split, and a picture of reconstructions to `output`.
 
     The notes of the codes have the distortion of noised codes, which decides spaced schedules. Returns the path of the
-    codes. Raises InputError if the data or the checkpoint do not match `params`.
+    codes, or None in all processes but the first. Raises InputError if the data or the checkpoint do not match
+    `params`.
     """
     check_first_stage(params, first_stage)
     place = choose_device(device, threads)
@@ -57,11 +60,14 @@ def encode(
     layout = Layout(1, params.code_cuts(first_stage), params.grid_of_codes(first_stage).shape)
     counts = {split: slices.num_images(split) for split in SPLITS}
     labelled = {split for split in SPLITS if slices.labels(split, torch.arange(0)) is not None}
-    with create_slices(output / CODES, layout, counts, labelled) as writer:
+    with joined(recipe_digest(recipe)), _first_alone(create_slices(output / CODES, layout, counts, labelled)) as writer:
         for split in SPLITS:
-            for indices, _, codes in _encoded(model, slices, split, place):
-                labels = slices.labels(split, indices)
-                writer.append(split, codes.numpy(), None if labels is None else labels.tolist())
+            for indices, codes in _together(model, slices, split, place):
+                if writer:
+                    labels = slices.labels(split, indices)
+                    writer.append(split, codes.numpy(), None if labels is None else labels.tolist())
+        if writer is None:
+            return None
         write_json(output / METRICS, _metrics(first_stage, model, slices, place) | {RECIPE: recipe})
         write_bytes(output / RECONSTRUCTIONS, _picture(model, slices, place, params.data.white_level))
         notes = {"kept": KEPT, "distortion": _distortion(model, slices, place)}
@@ -70,21 +76,42 @@ def encode(
     return output / CODES
 
 
+def _first_alone(writer: AbstractContextManager[SliceWriter]) -> AbstractContextManager[SliceWriter | None]:
+    """Return what the first process enters, and nothing in the others."""
+    return writer if is_first() else nullcontext()
+
+
+def _together(
+    model: VqAutoencoder, slices: SliceFile, split: Split, place: torch.device
+) -> Iterator[tuple[Int64[Tensor, " batch"], Images]]:
+    """Yield indices and codes of a split, batch by batch; the processes take turns, and all get all codes."""
+    batches = torch.arange(slices.num_images(split)).split(BATCH_SIZE)
+    rounds = range(0, len(batches), num_processes())
+    for first in tqdm(rounds, desc=f"{split} codes", unit="batch", dynamic_ncols=True, disable=not is_first()):
+        mine = [_codes(model, slices, split, place, each)[1] for each in batches[first + rank() : first + rank() + 1]]
+        yield from zip(batches[first : first + num_processes()], collect(mine), strict=True)
+
+
+def _codes(
+    model: VqAutoencoder, slices: SliceFile, split: Split, place: torch.device, indices: Int64[Tensor, " batch"]
+) -> tuple[Images, Images]:
+    """Return some images and their codes."""
+    levels = join_slices(slices.slices(split, indices))
+    return levels, model.encode(levels.to(place).long()).cpu().to(torch.uint8)[..., None]
+
+
 def _encoded(
-    model: VqAutoencoder, slices: SliceFile, split: Split, place: torch.device, count: int | None = None
-) -> Iterator[tuple[Int64[Tensor, " batch"], Images, Images]]:
-    """Yield indices, images and codes of a split, batch by batch, or of its first `count` images."""
-    images = torch.arange(slices.num_images(split) if count is None else min(count, slices.num_images(split)))
-    for indices in tqdm(images.split(BATCH_SIZE), desc=f"{split} codes", unit="batch", dynamic_ncols=True):
-        levels = join_slices(slices.slices(split, indices))
-        codes = model.encode(levels.to(place).long()).cpu()
-        yield indices, levels, codes.to(torch.uint8)[..., None]
+    model: VqAutoencoder, slices: SliceFile, split: Split, place: torch.device, count: int
+) -> Iterator[tuple[Images, Images]]:
+    """Yield the first images of a split and their codes, batch by batch."""
+    for indices in torch.arange(min(count, slices.num_images(split))).split(BATCH_SIZE):
+        yield _codes(model, slices, split, place, indices)
 
 
 def _metrics(name: str, model: VqAutoencoder, slices: SliceFile, place: torch.device) -> dict[str, Any]:
     """Return the figures over the whole test split."""
     figures = SplitFigures(1 << slices.bits, model.section.codebook)
-    for _, levels, codes in _encoded(model, slices, "test", place):
+    for levels, codes in _encoded(model, slices, "test", place, slices.num_images("test")):
         codes = codes[..., 0].long()
         figures.add(levels, model.decode(codes.to(place)).cpu(), codes)
     return {
@@ -99,7 +126,7 @@ def _metrics(name: str, model: VqAutoencoder, slices: SliceFile, place: torch.de
 
 def _picture(model: VqAutoencoder, slices: SliceFile, place: torch.device, white_level: int) -> bytes:
     """Draw the first test images above their reconstructions."""
-    ((_, levels, codes),) = _encoded(model, slices, "test", place, SHOWN)
+    ((levels, codes),) = _encoded(model, slices, "test", place, SHOWN)
     pairs = torch.cat((levels, model.decode(codes[..., 0].to(place).long()).cpu()))
     return draw_grid(pairs, white_level, columns=len(levels))
 
@@ -107,5 +134,5 @@ def _picture(model: VqAutoencoder, slices: SliceFile, place: torch.device, white
 def _distortion(model: VqAutoencoder, slices: SliceFile, place: torch.device) -> list[float]:
     """Measure the distortion of noised codes of validation images, or of training images if there are none."""
     split: Split = "validation" if slices.num_images("validation") else "train"
-    codes = torch.cat([codes for _, _, codes in _encoded(model, slices, split, place, MEASURED)])
+    codes = torch.cat([codes for _, codes in _encoded(model, slices, split, place, MEASURED)])
     return distortion(model, codes[..., 0].to(place).long(), KEPT, seeded("distortion"))

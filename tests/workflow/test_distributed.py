@@ -129,6 +129,16 @@ def test_two_processes_evaluate_and_sample_as_one(folder: Path, monkeypatch: pyt
         assert metrics[0] == metrics[1]
 
 
+def test_two_processes_encode_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    command = ["encode", "vq", "--data", DATA["vq"], "--checkpoint", "one/vq/checkpoint.safetensors"]
+    assert main([*command, "--output", "one/codes"]) == 0
+    together(folder, [*command, "--output", "two/codes"], "encode")
+    for file in ("codes.h5", "metrics.json", "reconstructions.png"):
+        assert Path("one/codes", file).read_bytes() == Path("two/codes", file).read_bytes()
+    assert "train codes" not in Path("encode1").read_text()
+
+
 def stop_when_training(processes: list[BaseProcess], log: Path) -> None:
     """Send SIGTERM to all processes once the first has told of a step."""
     while "bits/dim" not in (log.read_text() if log.exists() else ""):

@@ -63,6 +63,9 @@ rule inpaint:
     conda:
         "../envs/spn.yaml"
     threads: 1
+    resources:
+        # One at most: all of it is done by one process.
+        gpu=0,
     params:
         folder=subpath(output.metrics, parent=True),
     shell:

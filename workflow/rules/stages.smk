@@ -80,4 +80,4 @@ rule encode:
         folder=subpath(output.codes, parent=True),
     shell:
         "spn encode {wildcards.first_stage} --data {input.data} --checkpoint {input.checkpoint}"
-        " --output {params.folder} --threads {threads} > {log} 2>&1"
+        " --output {params.folder} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"
