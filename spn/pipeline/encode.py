@@ -32,6 +32,7 @@ SHOWN = 8
 """Number of test images in the picture, each above its reconstruction."""
 
 Images: TypeAlias = UInt8[Tensor, "image height width channel"]
+Codes: TypeAlias = UInt8[Tensor, "image row column 1"]
 
 
 def encode(
@@ -83,7 +84,7 @@ def _first_alone(writer: AbstractContextManager[SliceWriter]) -> AbstractContext
 
 def _together(
     model: VqAutoencoder, slices: SliceFile, split: Split, place: torch.device
-) -> Iterator[tuple[Int64[Tensor, " batch"], Images]]:
+) -> Iterator[tuple[Int64[Tensor, " batch"], Codes]]:
     """Yield indices and codes of a split, batch by batch; the processes take turns, and all get all codes."""
     batches = torch.arange(slices.num_images(split)).split(BATCH_SIZE)
     rounds = range(0, len(batches), num_processes())
@@ -94,7 +95,7 @@ def _together(
 
 def _codes(
     model: VqAutoencoder, slices: SliceFile, split: Split, place: torch.device, indices: Int64[Tensor, " batch"]
-) -> tuple[Images, Images]:
+) -> tuple[Images, Codes]:
     """Return some images and their codes."""
     levels = join_slices(slices.slices(split, indices))
     return levels, model.encode(levels.to(place).long()).cpu().to(torch.uint8)[..., None]
@@ -102,7 +103,7 @@ def _codes(
 
 def _encoded(
     model: VqAutoencoder, slices: SliceFile, split: Split, place: torch.device, count: int
-) -> Iterator[tuple[Images, Images]]:
+) -> Iterator[tuple[Images, Codes]]:
     """Yield the first images of a split and their codes, batch by batch."""
     for indices in torch.arange(min(count, slices.num_images(split))).split(BATCH_SIZE):
         yield _codes(model, slices, split, place, indices)
