@@ -39,7 +39,8 @@ def params() -> dict[str, Any]:
     of_pixels = of_codes | {"bits": [0, 2]}
     del of_pixels["codes"]
     for scale in (2, 1):
-        raw["stages"][f"codes{scale}"] = of_codes | {"diffusion": {"schedule": "even", "scale": scale, "draws": 3}}
+        diffusion = {"schedule": "even", "scale": scale, "draws": 3}
+        raw["stages"][f"codes{scale}"] = of_codes | {"diffusion": diffusion, "captioned": True}
         raw["stages"][f"pixels{scale}"] = of_pixels | {"diffusion": {"schedule": "half", "scale": scale}}
     raw["stages"]["low_of_pixels"] = of_pixels | {"bits": [2, 5], "model": MODEL}
     raw["chains"] = {
@@ -146,11 +147,24 @@ def test_what_is_hidden_does_not_count(chain: str, tmp_path: Path) -> None:
         for path, levels in zip(paths, changed, strict=True):
             Image.fromarray(np.round(levels * (255 / 16)).astype(np.uint8)).save(path)
         pictures = " ".join(map(str, paths))
-        run(f"inpaint {chain} --data data/digits/S1.h5 --mask lower --picture {pictures} --output {tmp_path}/{place}")
+        told = "--caption three" if chain == "latent" else ""
+        options = f"--mask lower --picture {pictures} {told} --output {tmp_path}/{place}"
+        run(f"inpaint {chain} --data data/digits/S1.h5 {options}")
         shown.append(np.asarray(Image.open(tmp_path / f"{place}" / "inpainted.png")))
     first, second = (picture[:, 50:] for picture in shown)  # without the pictures themselves
     assert np.array_equal(first, second)
     assert not np.array_equal(shown[0], shown[1])
+
+
+def test_a_caption_is_another_condition_than_the_images_own_classes(tmp_path: Path) -> None:
+    filled = {}
+    for options in ("", "--caption seven", "--class 7", "--class 3"):
+        run(f"inpaint latent --data data/digits/S1.h5 --mask upper {options} --output {tmp_path}")
+        recipe = json.loads((tmp_path / "metrics.json").read_text())["recipe"]
+        filled[options] = (tmp_path / "inpainted.png").read_bytes()
+        assert recipe["by_hand"]["caption"] == ("seven" if "caption" in options else None)
+    assert filled["--caption seven"] == filled["--class 7"]
+    assert len(set(filled.values())) > 1
 
 
 def test_what_follows_hidden_pixels_is_measured() -> None:
@@ -207,7 +221,7 @@ def test_the_report_shows_reconstructions_and_inpaintings() -> None:
     assert page.count("<img") == 2 * 3 + 3 + 3 + 1
     assert "Reconstructions" in page
     assert "perplexity" in page
-    assert "latent (codes of vq)" in Path("results/plots/table.html").read_text()
+    assert "latent (caption-conditional, codes of vq)" in Path("results/plots/table.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -222,8 +236,16 @@ def test_the_report_shows_reconstructions_and_inpaintings() -> None:
             "params.yaml: expected a picture, got another kind of file",
         ),
         (
-            "inpaint latent --data data/digits/S1.h5 --class 3 --output out",
-            "--class: expected a chain with a stage that is class_conditional, got latent",
+            "inpaint raster --data data/digits/S1.h5 --class 3 --output out",
+            "--class: expected a chain with a stage that is class_conditional, got raster",
+        ),
+        (
+            "inpaint latent --data data/digits/S1.h5 --caption six_seven --output out",
+            "--caption: expected 1 to 1 words, as in class names, got 2",
+        ),
+        (
+            "inpaint latent --data data/digits/S1.h5 --class 10 --output out",
+            "--class: expected one of the classes 0 to 9, got 10",
         ),
         (
             "train raster --data results/stages/vq/codes.h5 --output out",
