@@ -13,7 +13,9 @@ from spn.evaluation.random_problem import random_context, random_model, random_p
 from spn.likelihood import Law
 from spn.models import Context, Model, StageShape
 
-FULL = StageShape(3, 5, 2, 4, 6, 16, num_positions=9, high_levels=8, num_classes=7, kept=0.5)
+FULL = StageShape(
+    3, 5, 2, 4, 6, 16, num_positions=9, high_levels=8, num_classes=7, num_words=5, caption_length=3, kept=0.5
+)
 """A problem that has everything, no two of its sizes the same where that can be."""
 COUNT = 200
 
@@ -35,6 +37,7 @@ def test_every_level_of_every_part_of_a_problem_is_drawn() -> None:
     assert levels_of(context.position, 9, COUNT)
     assert levels_of(context.high, 8, COUNT, 3, 5, 2)
     assert levels_of(context.label, 7, COUNT)
+    assert levels_of(context.caption, 5, COUNT, 3)
     assert levels_of(context.noised, 4, COUNT, 3, 5, 2)
     assert context.present.dtype == torch.bool
     assert context.present.shape == (COUNT, 6)
@@ -44,7 +47,7 @@ def test_every_level_of_every_part_of_a_problem_is_drawn() -> None:
 def test_what_a_stage_does_not_have_is_not_drawn() -> None:
     context = random_context(StageShape(3, 5, 2, 4, 0, 16, num_positions=1), 2, seeded())
     assert context.cells.shape == (2, 0, 3, 5, 2)
-    assert (context.high, context.label, context.noised) == (None, None, None)
+    assert (context.high, context.label, context.caption, context.noised) == (None, None, None, None)
     two = random_context(StageShape(3, 5, 2, 4, 0, 16, num_positions=1, high_levels=2, num_classes=1), COUNT, seeded())
     assert levels_of(two.high, 2, COUNT, 3, 5, 2)
     assert levels_of(two.label, 1, COUNT)

@@ -19,6 +19,9 @@ Mistakes = dict[str, tuple[dict[str, object], str]]
 """Changes of params.yaml, by dotted key, and how the message begins that tells the mistake."""
 GONE = object()
 """Stands for a key taken away."""
+CODES = ("codes2", "codes1")
+WITHOUT_CODES = dict.fromkeys([*(f"stages.{name}" for name in CODES), "chains.imagebart"], GONE)
+"""Leaves the stages of one family, none of which is conditioned on anything but pixels."""
 
 ALIASED = """\
 seed: 1

@@ -11,7 +11,7 @@ from contract.model_checks import check_context_is_used, check_target_mass
 from contract.sample_checks import check_batches
 from experiment import tiny_params, write_params
 from families import BART
-from params_file import Mistakes, changed, error_of, load
+from params_file import WITHOUT_CODES, Mistakes, changed, error_of, load
 
 from spn.cli import main
 from spn.config import InputError, load_params
@@ -166,7 +166,7 @@ MISTAKES: Mistakes = {
         "stages.low: expected class_conditional or captioned, got both",
     ),
     "no stage is captioned": (
-        {"sampling.caption": "seven"},
+        WITHOUT_CODES | {"sampling.caption": "seven"},
         "sampling.caption: expected a stage that is captioned, got none for seven",
     ),
     "no words": ({"sampling.caption": " . "}, "sampling.caption: "),

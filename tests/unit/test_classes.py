@@ -15,7 +15,7 @@ from contract.model_checks import check_context_is_used, check_target_mass
 from contract.sample_checks import check_batches
 from experiment import read_history, tiny_params, write_params
 from families import SECTIONS
-from params_file import Mistakes, changed, error_of, load
+from params_file import WITHOUT_CODES, Mistakes, changed, error_of, load
 
 from spn.cli import main
 from spn.config import FamilySection, InputError, Params, load_params
@@ -120,7 +120,10 @@ MISTAKES: Mistakes = {
         "stages.low.class_conditional: expected labels, which source photos lacks",
     ),
     "a word for a flag": ({"stages.low.class_conditional": "yes"}, "stages.low.class_conditional: "),
-    "no stage is conditional": ({"sampling.class": 3}, "sampling.class: expected a stage that is class_conditional"),
+    "no stage is conditional": (
+        WITHOUT_CODES | {"sampling.class": 3},
+        "sampling.class: expected a stage that is class_conditional",
+    ),
     "too large": (
         {"sampling.class": 10, "stages.low.class_conditional": True},
         "sampling.class: expected one of the classes 0 to 9, got 10",

@@ -7,7 +7,20 @@ from typing import Any
 
 import jsonschema
 import pytest
-from params_file import ALIASED, FILES, GONE, ROOT, Mistakes, as_written, changed, error_of, load, plain
+from params_file import (
+    ALIASED,
+    CODES,
+    FILES,
+    GONE,
+    ROOT,
+    WITHOUT_CODES,
+    Mistakes,
+    as_written,
+    changed,
+    error_of,
+    load,
+    plain,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.events import AliasEvent, NodeEvent, ScalarEvent
 
@@ -87,10 +100,7 @@ def test_another_kind_of_section_takes_nothing(tmp_path: Path) -> None:
     assert stages["b"]["training"] == raster["training"] | {"optimiser": rmsprop}
 
 
-CODES = ("codes2", "codes1")
 PIXELS = [name for name in plain()["stages"] if name not in CODES]
-WITHOUT_CODES = dict.fromkeys([*(f"stages.{name}" for name in CODES), "chains.imagebart"], GONE)
-"""Leaves the stages of one family."""
 
 MISTAKES: Mistakes = {
     "no section": ({"defaults": 3}, "defaults: expected the keys of a stage, got 3"),
