@@ -1,7 +1,7 @@
 """All pictures on one page: samples of each chain, stage by stage, beside real images; inpaintings; reconstructions."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,9 @@ def html_gallery(params: Params, results: Path, real: Path, pictured: Pictured) 
     )
     if found := pictured.inpaintings:
         rows += f"<h1>Inpainting</h1>\n{_errors(params, found)}<p>{INPAINTED_NOTE}</p>\n"
-        rows += "".join(
-            _inpainted(chain, masks, inpainting_path(chain, results).with_name(INPAINTED))
-            for chain, masks in found.items()
-        )
+        said = ", ".join(("images", *(f"hidden {mask} half" for mask in next(iter(found.values())))))
+        pictures = {chain: inpainting_path(chain, results).with_name(INPAINTED) for chain in found}
+        rows += _row(said, pictures, numbered=False)
     if pictured.reconstructions:
         rows += f"<h1>Reconstructions</h1>\n<p>{RECONSTRUCTED_NOTE}</p>\n"
         rows += "".join(
@@ -79,12 +78,6 @@ def _errors(params: Params, found: Mapping[str, Mapping[str, Any]]) -> str:
     return table(ERRORS, header, rows, numbers=range(1, len(header)))
 
 
-def _inpainted(chain: str, masks: Iterable[str], picture: Path) -> str:
-    """Lay out what a chain filled in."""
-    said = ", ".join(("images", *(f"hidden {mask} half" for mask in masks)))
-    return _row(chain, {said: picture}, numbered=False)
-
-
 def _figure(found: Mapping[str, float | None] | None) -> str:
     if found is None:
         return ""
@@ -102,15 +95,15 @@ def _reconstructed(name: str, figures: Mapping[str, Any], picture: Path) -> str:
     return _row(name, {said: picture}, numbered=False)
 
 
-def _row(chain: str, pictures: dict[str, Path], numbered: bool = True) -> str:
-    """Lay out the pictures of a chain side by side, stages numbered."""
+def _row(title: str, pictures: dict[str, Path], numbered: bool = True) -> str:
+    """Lay out pictures side by side, those of a chain's stages numbered."""
     figures = "".join(
         f"<figure><figcaption>{f'{place}. ' if place and numbered else ''}{escape(name)}</figcaption>"
-        f'<img alt="{escape(chain)}: {escape(name)}" '
+        f'<img alt="{escape(title)}: {escape(name)}" '
         f'src="data:image/png;base64,{_base64(path)}"></figure>\n'
         for place, (name, path) in enumerate(pictures.items())
     )
-    return f"<h2>{escape(chain)}</h2>\n<section>\n{figures}</section>\n"
+    return f"<h2>{escape(title)}</h2>\n<section>\n{figures}</section>\n"
 
 
 def _base64(path: Path) -> str:

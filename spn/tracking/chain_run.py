@@ -75,7 +75,8 @@ def _description(experiment_id: str, chain: str, metrics: Mapping[str, Any], sta
         for name, stage in metrics["stages"].items()
     ]
     rows.append((f"**{chain}**", f"**{_bits(metrics)}**", f"{metrics['num_parameters']:,}"))
-    header = ("stage", "bits/dim", "parameters")
+    unit = "bits/dim" if metrics["dims"] == "sub-pixels" else "bits/code"
+    header = ("stage", unit, "parameters")
     return tabulate(rows, header, "pipe", colalign=("left", "right", "right"), disable_numparse=True)
 
 
