@@ -103,8 +103,12 @@ def with_codes(params: Params) -> Params:
         for scale, each in zip(range(count, 0, -1), names, strict=True):
             values["stages"][each] = stage | {"diffusion": {"schedule": schedule, "scale": scale}}
         values["chains"][name] = {"stages": names, "top_k": {names[-1]: 3}}
-    # First, because the first stage of a file is changed, and their codes can be.
-    priors = {"prior": of_codes, "other_prior": of_codes | {"codes": "other"}}
+    # First, because the first stage of a file is changed, and their codes or schedule can be.
+    priors = {
+        "prior": of_codes,
+        "other_prior": of_codes | {"codes": "other"},
+        "single1": values["stages"].pop("single1"),
+    }
     values["stages"] = priors | values["stages"]
     values["chains"] |= {name: {"stages": [name]} for name in ("prior", "other_prior")}
     return validated(values | {"inpainting": {}})
@@ -135,7 +139,8 @@ def values_of(params: Params) -> Values:
 def validated(values: Values) -> Params:
     """Validate values, that every chain is a tiling included."""
     params = Params.model_validate_json(json.dumps(values))
-    assert params.stage_plans
+    if any(params.stage_plans[plan.name] != plan for plans in params.plans.values() for plan in plans):
+        raise ValueError("chains that share a stage must agree on what comes before it")
     return params
 
 

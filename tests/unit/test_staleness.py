@@ -77,8 +77,11 @@ def of_draws(params: Params, key: list[str]) -> set[str]:
 
 
 def with_its_chains(params: Params, key: list[str]) -> set[str]:
-    """What a stage generates is what the others of its chain do not."""
-    stages = {stage for chain in params.chains.values() if key[1] in chain.stages for stage in chain.stages}
+    """What a stage generates is what the others of its chain do not, and of chains that share stages with it."""
+    stages, before = {key[1]}, 0
+    while len(stages) > before:
+        before = len(stages)
+        stages |= {stage for chain in params.chains.values() if stages & {*chain.stages} for stage in chain.stages}
     return set().union(*(after_stage(params, ["stages", stage]) for stage in stages))
 
 

@@ -106,6 +106,7 @@ class StripesData(SourceSection):
     """Made-up stripes."""
 
     num_classes: ClassVar[int] = 0
+    class_names: ClassVar[tuple[str, ...]] = ()
     source: Literal["stripes"]
     size: Count
     validation: Count
