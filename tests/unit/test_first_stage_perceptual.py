@@ -74,9 +74,11 @@ def test_it_is_a_term_of_the_loss_and_no_part_of_the_checkpoint(section: Percept
     assert figures["perceptual"] > 0
     torch.testing.assert_close(loss.mean(), expected.mean() + figures["perceptual"])
     loss.mean().backward()
-    before = next(plain.decoder.parameters())
     expected.mean().backward()
-    assert not torch.equal(next(model.decoder.parameters()).grad, before.grad)  # type: ignore[arg-type]
+    gradient, before = (next(each.decoder.parameters()).grad for each in (model, plain))
+    assert gradient is not None
+    assert before is not None
+    assert not torch.equal(gradient, before)
 
 
 def test_other_weights_are_refused(section: PerceptualSection) -> None:
