@@ -18,7 +18,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Counter[s
     """For each rule, the rules of the jobs that each of its jobs waits for."""
     folder = tmp_path_factory.mktemp("dag")
     shutil.copy(ROOT / "params.yaml", folder)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     done = subprocess.run(
         [*command, "--forceall", "--dag", "dot", "--", "reproduce"],
         cwd=ROOT,
