@@ -99,13 +99,13 @@ def _add_stage_verbs(commands: Commands) -> None:
     _machine(evaluate)
     _processes(evaluate)
 
-    encode = _verb(commands, "encode")
-    encode.add_argument("first_stage")
-    encode.add_argument("--data", type=Path, required=True, help="HDF5 file of scale factor 1")
-    encode.add_argument("--checkpoint", type=Path, required=True)
-    encode.add_argument("--output", type=Path, required=True, help="folder for codes.h5, metrics.json and a picture")
-    _machine(encode)
-    _processes(encode)
+    codes = _verb(commands, "extract_codes")
+    codes.add_argument("first_stage")
+    codes.add_argument("--data", type=Path, required=True, help="HDF5 file of scale factor 1")
+    codes.add_argument("--checkpoint", type=Path, required=True)
+    codes.add_argument("--output", type=Path, required=True, help="folder for codes.h5, metrics.json and a picture")
+    _machine(codes)
+    _processes(codes)
 
     adopt = _verb(commands, "adopt")
     adopt.add_argument("stage", nargs="+")
@@ -124,7 +124,7 @@ def _add_stage_verbs(commands: Commands) -> None:
 
 
 def _add_chain_verbs(commands: Commands) -> None:
-    sample = _verb(commands, "sample")
+    sample = _verb(commands, "sample_stage")
     sample.add_argument("chain")
     sample.add_argument("stage")
     sample.add_argument("--data", type=Path, required=True, help="HDF5 file of the stage's scale factor, or of codes")
@@ -148,7 +148,7 @@ def _add_chain_verbs(commands: Commands) -> None:
     _machine(sample)
     _processes(sample)
 
-    inpaint = _verb(commands, "inpaint")
+    inpaint = _verb(commands, "inpaint_chain")
     inpaint.add_argument("chain")
     inpaint.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")
     inpaint.add_argument(

@@ -3,13 +3,13 @@
 HELP = {
     "preprocess": "Turn a data source into bit-depth-split HDF5 slice tensors.",
     "train": "Train one stage or first stage, or resume a killed training; return at once if it is trained.",
-    "encode": "Make the codes of all images under a trained first stage, and say how well it reconstructs.",
+    "extract_codes": "Make the codes of all images under a trained first stage, and say how well it reconstructs.",
     "evaluate": "Compute a stage's nats over the whole test split: exact, or the bound that its law gives.",
     "adopt": "Give checkpoints the recipe of refactored code, if evaluating them gives the same nats as before.",
     "check": "Check stages for leaks (autograd), and that probabilities sum to one and bounds are bounds (tiny grids).",
     "plan": "Forecast parameters, FLOPs, memory, sampling steps and times of every stage, before anything runs.",
-    "sample": "Sample one stage of a chain, given the samples of the stage before, and time it.",
-    "inpaint": "Fill in hidden pixels of images with a chain, and measure how far the result is off.",
+    "sample_stage": "Sample one stage of a chain, given the samples of the stage before, and time it.",
+    "inpaint_chain": "Fill in hidden pixels of images with a chain, and measure how far the result is off.",
     "summarise": "Add the nats of a chain's stages.",
     "record": "Record a chain as an MLflow run, linked to the runs of its stages.",
     "report": "Write the tables and figures of the whole experiment.",
@@ -23,15 +23,15 @@ _DATA, _LOW = "--data data/digits/S2.h5", "--checkpoint results/stages/low/check
 EXAMPLES = {
     "preprocess": "spn preprocess --scale-factor 2 --output data/digits/S2.h5",
     "train": f"spn train low {_DATA} --output results/stages/low",
-    "encode": "spn encode vq --data data/digits/S1.h5 --checkpoint results/stages/vq/checkpoint.safetensors"
-    " --output results/stages/vq",
+    "extract_codes": "spn extract_codes vq --data data/digits/S1.h5"
+    " --checkpoint results/stages/vq/checkpoint.safetensors --output results/stages/vq",
     "evaluate": f"spn evaluate low {_DATA} {_LOW} --output results/stages/low",
     "adopt": "spn adopt first_high rest_high low",
     "check": "spn check low",
     "plan": "spn plan --params presets/photos.yaml",
-    "sample": f"spn sample multidimensional low {_DATA} {_LOW} --output results/chains/multidimensional/low"
+    "sample_stage": f"spn sample_stage multidimensional low {_DATA} {_LOW} --output results/chains/multidimensional/low"
     " --given results/chains/multidimensional/rest_high/samples.h5",
-    "inpaint": "spn inpaint multidimensional --data data/digits/S2.h5 --mask lower --output inpainted",
+    "inpaint_chain": "spn inpaint_chain multidimensional --data data/digits/S2.h5 --mask lower --output inpainted",
     "summarise": "spn summarise multidimensional --output results/chains/multidimensional/metrics.json",
     "record": "spn record depth --output mlflow/chains/depth.json",
     "report": "spn report --data data/digits/S2.h5",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from spn.console.logs import Bar
 
 Seconds = Mapping[str, Mapping[str, float | None]]
-"""By stage and rule: `{"low": {"train": 20.0, "evaluate": None, "sample": 3.0}}`; None if not known."""
+"""By stage and rule: `{"low": {"train": 20.0, "evaluate": None, "sample_stage": 3.0}}`; None if not known."""
 
 START = 5.0
 """Seconds that a job takes beside its planned work, mostly for imports; used until some jobs were measured."""

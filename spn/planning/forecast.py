@@ -24,9 +24,9 @@ class Seconds:
     """Times of a network's rules, all trials included; None for a rule that it lacks, or if splits are unknown."""
 
     train: float
-    encode: float | None = None
+    extract_codes: float | None = None
     evaluate: float | None = None
-    sample: float | None = None
+    sample_stage: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ def _seconds(
             before = step_cost(stage, section, section.training.batch_size, recompute)
             start = section.adversarial.start
             train = (1 - start) * train + start * _training_seconds(section.training, before, speeds, validated)
-        return Seconds(train, encode=_encoding_seconds(stage, section, speeds, num_images))
+        return Seconds(train, extract_codes=_encoding_seconds(stage, section, speeds, num_images))
     cost = next(cost for each, cost in trainings if each is section)
     num_slices = len(stage.targets)
     forward = stage.draws * num_slices * _forward_seconds(section.training, cost, speeds)
     return Seconds(
         train,
         evaluate=num_images["test"] * forward if "test" in num_images else None,
-        sample=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images),
+        sample_stage=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images),
     )
 
 

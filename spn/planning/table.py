@@ -21,7 +21,7 @@ def plan_table(
 ) -> str:
     """Lay out the cost of every stage and chain; the last lines explain the figures."""
     by_name = {stage.name: stage for stage in stages}
-    times = TIMES if params.first_stage_plans else tuple(each for each in TIMES if each != "encode")
+    times = TIMES if params.first_stage_plans else tuple(each for each in TIMES if each != "extract_codes")
     chains = {f"chain {name}": [by_name[stage] for stage in chain.stages] for name, chain in params.chains.items()}
     rows = {f"{stage.name}": [stage] for stage in stages} | chains
     tables = (
@@ -52,7 +52,7 @@ def warnings(params: Params, stages: Sequence[StageForecast], memory: int) -> li
 
 SIZES = ("stage", "parameters", "slices", "pixels", "sub-pixels", "context reach", "forward GFLOP", "training GFLOP")
 MEMORY = ("training, MiB", "batch", "weights", "gradients", "optimiser", "average", "activations", "peak")
-TIMES = ("train", "encode", "evaluate", "sample")
+TIMES = ("train", "extract_codes", "evaluate", "sample_stage")
 
 
 def _sizes(name: str, parts: Sequence[StageForecast]) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def _statement(params: Params, num_images: Mapping[Split, int], device: torch.de
         "forward GFLOP: live, of all slices of an image; training GFLOP: of the one that a step draws, with backward.",
         "activations: kept for backward; peak: the maximum of everything at once, without the kernels' own buffers.",
         f"times: estimates for this machine ({place}) from a probe of a few seconds; evaluate: {test}; "
-        f"sample: {params.sampling.num_images:,} images.",
+        f"sample_stage: {params.sampling.num_images:,} images.",
         "files: without notes and labels; -: the number of images is not known yet.",
         *(
             ["codes: a first stage is trained, then encodes all images; then its stages train."]

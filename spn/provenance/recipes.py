@@ -20,10 +20,10 @@ CODE = {
     "train": ("training/step.py:Learner",),
     # Of a stage with trials: validation and the choice decide its weights too.
     "tune": ("training/step.py:Learner", "training/trials.py:best_trial", "training/validation.py:estimate"),
-    "encode": ("pipeline/encode.py:encode",),
+    "extract_codes": ("pipeline/extract_codes.py:extract_codes",),
     "evaluate": ("pipeline/evaluate.py:evaluate",),
-    "sample": ("pipeline/sample.py:sample",),
-    "inpaint": ("pipeline/inpaint.py:inpaint",),
+    "sample_stage": ("pipeline/sample_stage.py:sample_stage",),
+    "inpaint_chain": ("pipeline/inpaint_chain.py:inpaint_chain",),
     "summarise": ("pipeline/summarise.py:summarise",),
     "record": ("pipeline/record.py:record",),
     "report": ("pipeline/report.py:report",),
@@ -107,7 +107,7 @@ def codes_recipe(params: Params, name: str, data_digest: str) -> Recipe:
         "training": recipe_digest(first_stage_recipe(params, name, data_digest)),
         "cuts": list(params.code_cuts(name)),
         "white_level": params.data.white_level,
-        "code_digest": verb_digest("encode", params.first_stages[name]),
+        "code_digest": verb_digest("extract_codes", params.first_stages[name]),
     }
 
 
@@ -221,7 +221,7 @@ def sampling_recipe(
         "exact": options.exact,
         "white_level": params.data.white_level,
         "given": None if given is None else recipe_digest(given),
-        "code_digest": verb_digest("sample", params.stages[stage]),
+        "code_digest": verb_digest("sample_stage", params.stages[stage]),
     }
 
 
@@ -238,7 +238,7 @@ def inpainting_recipe(params: Params, chain: str, data_digest: str, by_hand: Rec
                 "training": recipe_digest(stage_recipe(params, stage, data_digest)),
                 "temperature": section.temperature_of(stage),
                 "top_k": section.top_k.get(stage),
-                "code_digest": verb_digest("inpaint", params.stages[stage]),
+                "code_digest": verb_digest("inpaint_chain", params.stages[stage]),
             }
             for stage in section.stages
         },

@@ -23,7 +23,7 @@ from spn.evaluation.inpainting import hidden_half
 from spn.first_stages import VqAutoencoder
 from spn.likelihood import Law
 from spn.models import Model
-from spn.pipeline import inpaint
+from spn.pipeline import inpaint_chain
 from spn.shapes import Labels, Positions, Slices
 from spn.stages import Stage, build_stage
 from spn.stages.scale import Scale
@@ -38,7 +38,7 @@ def check_bound() -> None:
     check_chain("c", plans, 1, dict.fromkeys(chain, RESIDUAL), seed=1)
 
 
-def random_filler(params: Params, patch: pytest.MonkeyPatch) -> inpaint._Filler:
+def random_filler(params: Params, patch: pytest.MonkeyPatch) -> inpaint_chain._Filler:
     """Load networks of random weights in place of trained ones."""
 
     def load_first_stage(*_: object) -> tuple[Stage, VqAutoencoder]:
@@ -52,10 +52,10 @@ def random_filler(params: Params, patch: pytest.MonkeyPatch) -> inpaint._Filler:
         stage = build_stage(params.stage_plans[name], params.grid(name).shape)
         return stage, random_model(RESIDUAL, stage.shape, 1)
 
-    patch.setattr(inpaint, "load_first_stage", load_first_stage)
-    patch.setattr(inpaint, "load_trained", load_trained)
-    patch.setattr(inpaint, "open_slices", lambda params, *_: (params, None))
-    return inpaint._Filler(params, "latent", InpaintingSection(), "", Path(), torch.device("cpu"))
+    patch.setattr(inpaint_chain, "load_first_stage", load_first_stage)
+    patch.setattr(inpaint_chain, "load_trained", load_trained)
+    patch.setattr(inpaint_chain, "open_slices", lambda params, *_: (params, None))
+    return inpaint_chain._Filler(params, "latent", InpaintingSection(), "", Path(), torch.device("cpu"))
 
 
 def check_hidden_pixels(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -88,16 +88,16 @@ def clean_codes_in_place_of_the_scale_above(patch: pytest.MonkeyPatch) -> None:
 
 
 def pixels_encoded_before_they_are_hidden(patch: pytest.MonkeyPatch) -> None:
-    sound = inpaint._Filler.fill
+    sound = inpaint_chain._Filler.fill
 
-    def fill(self: inpaint._Filler, images: Tensor, hidden: Tensor, labels: Tensor | None) -> Tensor:
+    def fill(self: inpaint_chain._Filler, images: Tensor, hidden: Tensor, labels: Tensor | None) -> Tensor:
         assert self._first_stage is not None
         codes = self._first_stage.encode(images.long())
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(self._first_stage, "encode", lambda levels: codes)
             return sound(self, images, hidden, labels)
 
-    patch.setattr(inpaint._Filler, "fill", fill)
+    patch.setattr(inpaint_chain._Filler, "fill", fill)
 
 
 @pytest.mark.parametrize("plant", [posterior_of_the_scale_above, clean_codes_in_place_of_the_scale_above])

@@ -39,7 +39,17 @@ def data_of(params: Params, stage: str) -> str:
 
 def sample_command(chain: str, stage: str, params: Params, output: str, given: str | None = None) -> list[str]:
     weights = f"results/stages/{stage}/checkpoint.safetensors"
-    command = ["sample", chain, stage, "--data", data_of(params, stage), "--checkpoint", weights, "--output", output]
+    command = [
+        "sample_stage",
+        chain,
+        stage,
+        "--data",
+        data_of(params, stage),
+        "--checkpoint",
+        weights,
+        "--output",
+        output,
+    ]
     return command if given is None else [*command, "--given", given]
 
 
@@ -211,7 +221,7 @@ def test_verify_refuses_samples_of_other_settings(
 
 
 def refused_sample(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
-    """Run `spn sample`, which must refuse something in one line, and write nothing; return the line."""
+    """Run `spn sample_stage`, which must refuse something in one line, and write nothing; return the line."""
     capsys.readouterr()
     assert main(command) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line]

@@ -187,7 +187,7 @@ def test_the_state_of_a_training(made: Path, disk: Disk, tmp_path: Path) -> None
 def test_sample(experiment: Experiment, disk: Disk, leaving: int, capsys: pytest.CaptureFixture[str]) -> None:
     disk.fill(leaving)
     before = disk.content()
-    command = ["sample", "depth", "high", "--params", experiment.params, "--data", experiment.data]
+    command = ["sample_stage", "depth", "high", "--params", experiment.params, "--data", experiment.data]
     command += ["--checkpoint", experiment.checkpoint("high"), "--output", experiment.samples("high")]
     expected = f"spn: error: {experiment.samples('high')}/samples.h5: could not be written: No space left on device"
     assert fails(command, capsys) == expected
@@ -237,7 +237,7 @@ def written_by(verb: str, experiment: Experiment) -> tuple[list[object], Path]:
             ["evaluate", "low", *common, *low, "--output", experiment.stage("low")],
             experiment.stage("low") / "nats.npy",
         ),
-        "sample": (["sample", "depth", "high", *common, *given], samples),
+        "sample": (["sample_stage", "depth", "high", *common, *given], samples),
         "summarise": (
             ["summarise", "depth", *common[:2], "--results", experiment.folder, "--output", summarised],
             summarised,

@@ -126,7 +126,7 @@ def test_black_images_are_learned(tmp_path: Path) -> None:
             "--output",
             tmp_path / name,
         ]
-        assert main(["sample", "depth", name, *map(str, files_of_stage), *given]) == 0
+        assert main(["sample_stage", "depth", name, *map(str, files_of_stage), *given]) == 0
         given = ["--given", str(tmp_path / name / "samples.h5")]
     images, notes = read_images(tmp_path / "low" / "samples.h5")
     assert images.shape == (4, 8, 8, 1)

@@ -33,7 +33,7 @@ PLACES = (
     "logs/preprocess",
     "mlflow",
     *(f"logs/{rule}/{stage}.log" for rule in ("train", "evaluate") for stage in STAGES),
-    *(f"logs/sample/{CHAIN}/{stage}.log" for stage in STAGES),
+    *(f"logs/sample_stage/{CHAIN}/{stage}.log" for stage in STAGES),
     *(f"logs/{rule}/{CHAIN}.log" for rule in ("summarise", "record")),
     "logs/report.log",
     "logs/reproduce.log",

@@ -80,7 +80,7 @@ def verbs() -> Iterator[list[str]]:
         read = ["--data", data, "--checkpoint", f"{output}/checkpoint.safetensors"]
         yield ["train", stage, "--data", data, "--output", output]
         yield ["evaluate", stage, *read, "--output", output]
-        yield ["sample", CHAIN, stage, *read, *given, "--output", samples]
+        yield ["sample_stage", CHAIN, stage, *read, *given, "--output", samples]
         given = ["--given", f"{samples}/samples.h5"]
     yield ["summarise", CHAIN, "--output", f"results/chains/{CHAIN}/metrics.json"]
     yield ["record", CHAIN, "--output", f"mlflow/chains/{CHAIN}.json"]

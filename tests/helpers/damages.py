@@ -196,7 +196,7 @@ class Experiment:
 
     def sample(self, name: str, *given: object) -> dict[str, bytes]:
         files = ("--data", self.data, "--checkpoint", self.checkpoint(name), "--output", self.samples(name))
-        verb("sample", "depth", name, "--params", self.params, *files, *given)
+        verb("sample_stage", "depth", name, "--params", self.params, *files, *given)
         return {"samples": (self.samples(name) / "samples.h5").read_bytes()}
 
     def summarise(self) -> dict[str, bytes]:

@@ -250,14 +250,14 @@ def jobs_of(params: Params) -> Jobs:
             case ["data", *_]:
                 jobs["preprocess"] |= {str(result.path): result.recipe(DIGEST)}
             case ["results", "stages", stage, file]:
-                verb = {"checkpoint.safetensors": "train", "codes.h5": "encode"}.get(file, "evaluate")
+                verb = {"checkpoint.safetensors": "train", "codes.h5": "extract_codes"}.get(file, "evaluate")
                 jobs[f"{verb}/{stage}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, "inpainting", _]:
-                jobs[f"inpaint/{chain}"] = result.recipe(DIGEST)
+                jobs[f"inpaint_chain/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, "metrics.json"]:
                 jobs[f"summarise/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, stage, _]:
-                jobs[f"sample/{chain}/{stage}"] = result.recipe(DIGEST)
+                jobs[f"sample_stage/{chain}/{stage}"] = result.recipe(DIGEST)
             case ["mlflow", "chains", file]:
                 jobs[f"record/{Path(file).stem}"] = result.recipe(DIGEST)
             case ["results", "plots", "report.json"]:

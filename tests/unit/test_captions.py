@@ -214,7 +214,7 @@ def test_a_chain_samples_the_caption_asked_for(tmp_path: Path, capsys: pytest.Ca
     place = [*files, "--checkpoint", str(tmp_path / "high" / "checkpoint.safetensors")]
 
     def sample(*options: str) -> int:
-        return main(["sample", "depth", "high", *place, "--output", str(tmp_path / "out"), *options])
+        return main(["sample_stage", "depth", "high", *place, "--output", str(tmp_path / "out"), *options])
 
     assert sample("--caption", "seven") == 0
     labels = read_image_labels(tmp_path / "out" / "samples.h5")

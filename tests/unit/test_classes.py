@@ -327,7 +327,7 @@ class Workplace:
         files: list[str | Path] = ["--data", self.digits, "--checkpoint", checkpoint, "--output", self.place(stage)]
         if stage == "low":
             files += ["--given", self.place("high") / "samples.h5"]
-        return self.spn("sample", "depth", stage, *files, "--device", "cpu", *options)
+        return self.spn("sample_stage", "depth", stage, *files, "--device", "cpu", *options)
 
     def differences(self) -> list[str]:
         """List where the recipe of the last samples differs from that of exact ones under params.yaml."""
@@ -397,5 +397,5 @@ def test_a_class_that_is_none_is_one_line(
 ) -> None:
     path = write_params(tmp_path, tiny(conditional))
     files = ["--data", digits, "--checkpoint", tmp_path / "none", "--output", tmp_path / "out", "--params", path]
-    assert main([*map(str, ["sample", "depth", "high", *files]), "--class", asked]) == 2
+    assert main([*map(str, ["sample_stage", "depth", "high", *files]), "--class", asked]) == 2
     assert capsys.readouterr().err == f"spn: error: {expected}\n"

@@ -99,7 +99,7 @@ def test_a_class_that_is_not_there_is_told_before_anything_is_read(
 ) -> None:
     files = "--data results/stages/vq/codes.h5 --checkpoint none.safetensors --output out"
     line = f"--class: expected one of the classes 0 to 9, got {number}"
-    assert_refused(f"sample latent codes2 {files} --class {number}", line, capsys)
+    assert_refused(f"sample_stage latent codes2 {files} --class {number}", line, capsys)
 
 
 def test_inpainting_tells_of_classes_and_masks_before_it_loads_networks(

@@ -84,9 +84,9 @@ def test_the_plan_as_json_has_every_figure_as_it_is(stages: list[StageForecast])
     assert list(read) == ["raster", "high", "low"]
     assert read["low"]["seconds"] == {
         "train": low.seconds.train,
-        "encode": None,
+        "extract_codes": None,
         "evaluate": None,
-        "sample": low.seconds.sample,
+        "sample_stage": low.seconds.sample_stage,
     }
     assert read["high"]["seconds"]["evaluate"] == others[1].seconds.evaluate
     assert (read["low"]["step"]["peak"], read["low"]["num_parameters"]) == (low.step.peak, low.num_parameters)

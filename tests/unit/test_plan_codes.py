@@ -53,14 +53,14 @@ def test_first_stages_come_first_and_are_trained_and_encoded() -> None:
     assert vq.num_parameters == sum(each.numel() for each in real.parameters())
     assert (vq.num_slices, vq.num_pixels, codes.num_pixels) == (0, 0, 16)
     assert vq.seconds.train > 0
-    assert vq.seconds.encode is not None
-    assert (vq.seconds.evaluate, vq.seconds.sample, codes.seconds.encode) == (None, None, None)
+    assert vq.seconds.extract_codes is not None
+    assert (vq.seconds.evaluate, vq.seconds.sample_stage, codes.seconds.extract_codes) == (None, None, None)
     more, unknown = (
-        _forecast(params, "vq", SPEEDS, images, PLENTY, recompute=False).seconds.encode
+        _forecast(params, "vq", SPEEDS, images, PLENTY, recompute=False).seconds.extract_codes
         for images in (IMAGES | {"train": 1000}, ONLY_TEST)
     )
     assert more is not None
-    assert more > 2 * vq.seconds.encode
+    assert more > 2 * vq.seconds.extract_codes
     assert unknown is None
 
 
@@ -111,7 +111,7 @@ def test_a_first_stage_that_does_not_fit_is_warned_of_without_advice_that_does_n
 def test_the_table_has_the_first_stage_and_the_files() -> None:
     table = plan_table(default(), list(default_plan().values()), IMAGES, CPU)
     assert sum(line.startswith("vq ") for line in table.splitlines()) == 3
-    assert "estimated time  train  encode  evaluate  sample" in " ".join(table.splitlines())
+    assert "estimated time  train  extract_codes  evaluate  sample_stage" in " ".join(table.splitlines())
     assert "results/stages/vq/codes.h5" in table
     assert str(None) not in table
 
@@ -125,7 +125,7 @@ def test_files_are_as_large_as_planned(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["preprocess", "--scale-factor", "1", "--output", data]) == 0
     assert main(["train", "vq", "--data", data, "--output", folder]) == 0
     weights = f"{folder}/checkpoint.safetensors"
-    assert main(["encode", "vq", "--data", data, "--checkpoint", weights, "--output", folder]) == 0
+    assert main(["extract_codes", "vq", "--data", data, "--checkpoint", weights, "--output", folder]) == 0
     sizes = file_sizes(params, list(default_plan().values()), IMAGES)
     assert sizes[Path(data)] == 122 * 64
     assert sizes[Path(folder, "codes.h5")] == 122 * 16

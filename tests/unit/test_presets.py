@@ -24,7 +24,7 @@ from spn.data.preprocess import write_slices
 from spn.evaluation.evaluate import chain_metrics, likelihood_metrics, stage_nats
 from spn.likelihood import DequantisedMixture, DiscretisedMixture
 from spn.models import Model
-from spn.pipeline.encode import encode
+from spn.pipeline.extract_codes import extract_codes
 from spn.pipeline.opening import open_slices
 from spn.stages import Stage
 from spn.trained import load_trained
@@ -145,7 +145,7 @@ def test_a_preset_runs_on_real_images(preset: str, tmp_path: Path) -> None:
     for name in params.first_stage_plans:
         pictures, output = tmp_path / "S1.h5", tmp_path / name
         train_stage(params, name, SliceFile(pictures), output, tmp_path / "runs", CPU)
-        encode(params, name, pictures, output / "checkpoint.safetensors", output, device="cpu")
+        extract_codes(params, name, pictures, output / "checkpoint.safetensors", output, device="cpu")
     for name, plan in params.stage_plans.items():
         codes = params.stages[name].codes
         path = tmp_path / (f"{codes}/codes.h5" if codes else f"S{plan.scale_factor}.h5")

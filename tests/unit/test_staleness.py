@@ -42,14 +42,14 @@ def after_stage(params: Params, key: list[str]) -> set[str]:
     for name, chain in params.chains.items():
         if stage in chain.stages:
             later = chain.stages[chain.stages.index(stage) :]
-            jobs |= {f"sample/{name}/{each}" for each in later} | {f"summarise/{name}", f"record/{name}"}
+            jobs |= {f"sample_stage/{name}/{each}" for each in later} | {f"summarise/{name}", f"record/{name}"}
             jobs |= of_inpainting(params, [name])
     return jobs
 
 
 def of_inpainting(params: Params, chains: Sequence[str]) -> set[str]:
     """The inpaintings of chains, and what is recorded and shown of them, if params.yaml asks for any."""
-    jobs = {"report"}.union(*({f"inpaint/{chain}", f"record/{chain}"} for chain in chains))
+    jobs = {"report"}.union(*({f"inpaint_chain/{chain}", f"record/{chain}"} for chain in chains))
     return jobs if params.inpainting and chains else set()
 
 
@@ -106,7 +106,7 @@ def of_class(params: Params, key: list[str]) -> set[str]:
 
 def of_sampling(params: Params, chains: list[str]) -> set[str]:
     """The samples of some chains, and what is recorded and shown of them."""
-    samples = {f"sample/{name}/{stage}" for name in chains for stage in params.chains[name].stages}
+    samples = {f"sample_stage/{name}/{stage}" for name in chains for stage in params.chains[name].stages}
     return samples | {f"record/{name}" for name in chains} | ({"report"} if chains else set())
 
 
@@ -122,7 +122,7 @@ def told_samples(params: Params, key: list[str]) -> set[str]:
 def after_sampling(params: Params, key: list[str]) -> set[str]:
     """The samples of a chain from a stage on: `chains.CHAIN.temperature.STAGE`."""
     stages = params.chains[key[1]].stages
-    samples = {f"sample/{key[1]}/{stage}" for stage in stages[stages.index(key[3]) :]}
+    samples = {f"sample_stage/{key[1]}/{stage}" for stage in stages[stages.index(key[3]) :]}
     return samples | {f"record/{key[1]}", "report"} | of_inpainting(params, [key[1]])
 
 
@@ -242,10 +242,10 @@ def fields_of(section: type[Section]) -> set[str]:
     return {f"{section.__name__}.{name}" for name in section.model_fields}
 
 
-STAGE_VERBS, TRAINING = ("train", "tune", "evaluate", "sample", "inpaint"), ("train", "tune")
-GENERATING, SCORING = ("sample", "inpaint"), ("evaluate", "sample", "inpaint")
+STAGE_VERBS, TRAINING = ("train", "tune", "evaluate", "sample_stage", "inpaint_chain"), ("train", "tune")
+GENERATING, SCORING = ("sample_stage", "inpaint_chain"), ("evaluate", "sample_stage", "inpaint_chain")
 KINDS: tuple[StageKind, ...] = ("cells", "scale")
-FIRST_STAGE_VERBS = ("train", "encode")
+FIRST_STAGE_VERBS = ("train", "extract_codes")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
 EMBEDDED = (*STACKED, *SHIFTED)
 HEADED = (*SHIFTED, "imagebart")
@@ -293,10 +293,10 @@ MODULES: dict[str, Row] = {
     "config/data.py": Row(("preprocess",)),  # where the sources' formats and shapes are decided
     "data/preprocess.py": Row(("preprocess",)),
     "data/digest.py": of_source(*FILES),
-    "data/hdf5.py": Row((*SCORING, "report"), first=("encode",)),
-    "data/images.py": Row(("sample",)),
-    "data/layout.py": Row(("preprocess", *SCORING, "report"), first=("encode",)),
-    "data/writing.py": Row(("preprocess",), first=("encode",)),
+    "data/hdf5.py": Row((*SCORING, "report"), first=("extract_codes",)),
+    "data/images.py": Row(("sample_stage",)),
+    "data/layout.py": Row(("preprocess", *SCORING, "report"), first=("extract_codes",)),
+    "data/writing.py": Row(("preprocess",), first=("extract_codes",)),
     "data/resident.py": Row(("tune", "evaluate")),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),
@@ -308,20 +308,20 @@ MODULES: dict[str, Row] = {
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
     "evaluation/evaluate.py": Row(("evaluate", "summarise")),
-    "evaluation/inpainting.py": staged(("inpaint",)),
+    "evaluation/inpainting.py": staged(("inpaint_chain",)),
     "evaluation/speed.py": Row(("record", "report")),
-    "generation/inpaint.py": Row(("inpaint",)),
-    "generation/sample.py": Row(("sample",)),
+    "generation/inpaint.py": Row(("inpaint_chain",)),
+    "generation/sample.py": Row(("sample_stage",)),
     "generation/*.py": Row(GENERATING),
-    "image/bits.py": Row(("preprocess",), first=("encode",)),
-    "image/slices.py": Row(("preprocess", *GENERATING, "report"), first=("encode",)),
+    "image/bits.py": Row(("preprocess",), first=("extract_codes",)),
+    "image/slices.py": Row(("preprocess", *GENERATING, "report"), first=("extract_codes",)),
     "image/window.py": staged(first=FIRST_STAGE_VERBS),
     "laws/__init__.py": staged(),
     "laws/softmax.py": staged(laws=("softmax",)),
     "laws/placed_mixture.py": staged(laws=("placed_mixture",)),
     "laws/dequantised.py": staged(laws=("dequantised",)),
-    "first_stages/figures.py": Row((), first=("encode",)),
-    "first_stages/spacing.py": Row(SCORING, first=("encode",)),
+    "first_stages/figures.py": Row((), first=("extract_codes",)),
+    "first_stages/spacing.py": Row(SCORING, first=("extract_codes",)),
     "first_stages/*.py": Row((), first=FIRST_STAGE_VERBS),
     "layers/attention.py": staged(families=("spn", "pixelsnail", "imagebart")),
     "layers/gated.py": staged(families=STACKED),
@@ -347,17 +347,17 @@ MODULES: dict[str, Row] = {
     "models/__init__.py": staged(first=FIRST_STAGE_VERBS),
     "models/interface.py": staged(first=FIRST_STAGE_VERBS),
     **{f"models/{family}.py": staged(families=(family,)) for family in FAMILIES},
-    "pipeline/encode.py": Row((), first=("encode",)),
+    "pipeline/extract_codes.py": Row((), first=("extract_codes",)),
     "pipeline/evaluate.py": Row(("evaluate",)),
-    "pipeline/inpaint.py": Row(("inpaint",)),
-    "pipeline/pictures.py": Row(("inpaint",)),
+    "pipeline/inpaint_chain.py": Row(("inpaint_chain",)),
+    "pipeline/pictures.py": Row(("inpaint_chain",)),
     "pipeline/reading.py": Row(("summarise", "record", "report")),
     "pipeline/record.py": Row(("record",)),
     "pipeline/report.py": Row(("report",)),
-    "pipeline/sample.py": Row(("sample",)),
+    "pipeline/sample_stage.py": Row(("sample_stage",)),
     "pipeline/opening.py": staged(SCORING),
     "pipeline/summarise.py": Row(("summarise",)),
-    "report/pictures.py": Row((*GENERATING, "report"), first=("encode",)),
+    "report/pictures.py": Row((*GENERATING, "report"), first=("extract_codes",)),
     "report/*.py": Row(("report",)),
     "seeds.py": Row((*TRAINING, "evaluate"), first=FIRST_STAGE_VERBS),
     "stages/__init__.py": staged(first=FIRST_STAGE_VERBS),
@@ -365,7 +365,7 @@ MODULES: dict[str, Row] = {
     "stages/scale.py": staged(kinds=("scale",)),
     "stages/reconstruction.py": Row((), first=FIRST_STAGE_VERBS),
     "tracking/*.py": Row(("record",)),
-    "trained.py": staged(SCORING, first=("encode",)),
+    "trained.py": staged(SCORING, first=("extract_codes",)),
     "training/batches.py": Row(TRAINING, first=("train",)),
     "training/ema.py": Row(TRAINING, first=("train",)),
     "training/finite.py": Row(TRAINING, first=("train",)),
@@ -379,7 +379,7 @@ MODULES: dict[str, Row] = {
 
 MIXED = {
     # Scales draw their noise, and inpainting noises what is known.
-    "diffusion.py": (staged(kinds=("scale",)), staged(("inpaint",))),
+    "diffusion.py": (staged(kinds=("scale",)), staged(("inpaint_chain",))),
     # Networks that see the channels before, and heads of each channel by itself.
     "likelihood/output_law.py": (staged(families=STACKED), staged(families=HEADED, laws=("softmax",))),
     # The heads of the other mixtures are their own, but the step form of a head is the same.

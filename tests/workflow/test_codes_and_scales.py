@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         run("preprocess --scale-factor 1 --output data/digits/S1.h5")
         slices, codes, stage = "--data data/digits/S1.h5", "--data results/stages/vq/codes.h5", "results/stages"
         run(f"train vq {slices} --output {stage}/vq")
-        run(f"encode vq {slices} --checkpoint {stage}/vq/checkpoint.safetensors --output {stage}/vq")
+        run(f"extract_codes vq {slices} --checkpoint {stage}/vq/checkpoint.safetensors --output {stage}/vq")
         for chain, section in load_params(Path("params.yaml")).chains.items():
             given = ""
             for name in section.stages:
@@ -70,10 +70,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 run(f"train {name} {data} --output {stage}/{name}")
                 run(f"evaluate {name} {data} {weights} --output {stage}/{name}")
                 output = f"results/chains/{chain}/{name}"
-                run(f"sample {chain} {name} {data} {weights} {decoder} {given} --output {output}")
+                run(f"sample_stage {chain} {name} {data} {weights} {decoder} {given} --output {output}")
                 given = f"--given {output}/samples.h5"
             run(f"summarise {chain} --output results/chains/{chain}/metrics.json")
-            run(f"inpaint {chain} {slices} --output results/chains/{chain}/inpainting")
+            run(f"inpaint_chain {chain} {slices} --output results/chains/{chain}/inpainting")
             run(f"record {chain} --output mlflow/chains/{chain}.json")
         run(f"report {slices}")
         yield place
@@ -149,7 +149,7 @@ def test_what_is_hidden_does_not_count(chain: str, tmp_path: Path) -> None:
         pictures = " ".join(map(str, paths))
         told = "--caption three" if chain == "latent" else ""
         options = f"--mask lower --picture {pictures} {told} --output {tmp_path}/{place}"
-        run(f"inpaint {chain} --data data/digits/S1.h5 {options}")
+        run(f"inpaint_chain {chain} --data data/digits/S1.h5 {options}")
         shown.append(np.asarray(Image.open(tmp_path / f"{place}" / "inpainted.png")))
     first, second = (picture[:, 50:] for picture in shown)  # without the pictures themselves
     assert np.array_equal(first, second)
@@ -159,7 +159,7 @@ def test_what_is_hidden_does_not_count(chain: str, tmp_path: Path) -> None:
 def test_a_caption_is_another_condition_than_the_images_own_classes(tmp_path: Path) -> None:
     filled = {}
     for options in ("", "--caption seven", "--class 7", "--class 3"):
-        run(f"inpaint latent --data data/digits/S1.h5 --mask upper {options} --output {tmp_path}")
+        run(f"inpaint_chain latent --data data/digits/S1.h5 --mask upper {options} --output {tmp_path}")
         recipe = json.loads((tmp_path / "metrics.json").read_text())["recipe"]
         filled[options] = (tmp_path / "inpainted.png").read_bytes()
         assert recipe["by_hand"]["caption"] == ("seven" if "caption" in options else None)
@@ -228,23 +228,23 @@ def test_the_report_shows_reconstructions_and_inpaintings() -> None:
     ("command", "message"),
     [
         (
-            "inpaint latent --data data/digits/S1.h5 --mask mask.png --output out",
+            "inpaint_chain latent --data data/digits/S1.h5 --mask mask.png --output out",
             "mask.png: expected 8x8 pixels (width x height), got 4x4",
         ),
         (
-            "inpaint latent --data data/digits/S1.h5 --mask params.yaml --output out",
+            "inpaint_chain latent --data data/digits/S1.h5 --mask params.yaml --output out",
             "params.yaml: expected a picture, got another kind of file",
         ),
         (
-            "inpaint raster --data data/digits/S1.h5 --class 3 --output out",
+            "inpaint_chain raster --data data/digits/S1.h5 --class 3 --output out",
             "--class: expected a chain with a stage that is class_conditional, got raster",
         ),
         (
-            "inpaint latent --data data/digits/S1.h5 --caption six_seven --output out",
+            "inpaint_chain latent --data data/digits/S1.h5 --caption six_seven --output out",
             "--caption: expected 1 to 1 words, as in class names, got 2",
         ),
         (
-            "inpaint latent --data data/digits/S1.h5 --class 10 --output out",
+            "inpaint_chain latent --data data/digits/S1.h5 --class 10 --output out",
             "--class: expected one of the classes 0 to 9, got 10",
         ),
         (
@@ -256,12 +256,12 @@ def test_the_report_shows_reconstructions_and_inpaintings() -> None:
             "data/digits/S1.h5: expected codes of vq for codes1, got slices of images",
         ),
         (
-            "sample latent codes2 --data results/stages/vq/codes.h5 --checkpoint "
+            "sample_stage latent codes2 --data results/stages/vq/codes.h5 --checkpoint "
             "results/stages/codes2/checkpoint.safetensors --output out",
             "--decoder: expected the checkpoint of vq, whose codes chain latent generates",
         ),
         (
-            "encode raster --data data/digits/S1.h5 --checkpoint x --output out",
+            "extract_codes raster --data data/digits/S1.h5 --checkpoint x --output out",
             "first stage: expected one whose codes a chain uses (vq), got raster",
         ),
     ],

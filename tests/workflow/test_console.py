@@ -23,7 +23,7 @@ BARS = (
     "low:   0%|          | 0/900 [00:00<?, ?step/s]",
     "low:  45%|████▌     | 405/900 [00:10<00:12, 40.50step/s, 1.937 bits/dim, 1,297 images/s, validation 2.0]   ",
 )
-SECONDS = {"low": {"train": 20.0, "evaluate": 2.0, "sample": None}}
+SECONDS = {"low": {"train": 20.0, "evaluate": 2.0, "sample_stage": None}}
 
 
 def log(folder: Path, text: str) -> list[str]:

@@ -117,8 +117,8 @@ def test_two_processes_evaluate_and_sample_as_one(folder: Path, monkeypatch: pyt
     for stage in ("high", "low"):
         given = ["--given", "one/high/sampled/samples.h5"] if stage == "low" else []
         common = [stage, "--data", DATA[stage], "--checkpoint", f"one/{stage}/checkpoint.safetensors"]
-        for verb, options in (("evaluate", []), ("sample", ["--batch-size", "1", *given])):
-            command = [verb, *(["depth"] if verb == "sample" else []), *common, *options]
+        for verb, options in (("evaluate", []), ("sample_stage", ["--batch-size", "1", *given])):
+            command = [verb, *(["depth"] if verb == "sample_stage" else []), *common, *options]
             assert main([*command, "--output", f"one/{stage}/{verb}d"]) == 0
             together(folder, [*command, "--output", f"two/{stage}/{verb}d"], f"{verb}_{stage}")
         images = [read_images(Path(place, stage, "sampled/samples.h5"))[0] for place in ("one", "two")]
@@ -131,9 +131,9 @@ def test_two_processes_evaluate_and_sample_as_one(folder: Path, monkeypatch: pyt
 
 def test_two_processes_encode_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    command = ["encode", "vq", "--data", DATA["vq"], "--checkpoint", "one/vq/checkpoint.safetensors"]
+    command = ["extract_codes", "vq", "--data", DATA["vq"], "--checkpoint", "one/vq/checkpoint.safetensors"]
     assert main([*command, "--output", "one/codes"]) == 0
-    together(folder, [*command, "--output", "two/codes"], "encode")
+    together(folder, [*command, "--output", "two/codes"], "extract_codes")
     for file in ("codes.h5", "metrics.json", "reconstructions.png"):
         assert Path("one/codes", file).read_bytes() == Path("two/codes", file).read_bytes()
     assert "train codes" not in Path("encode1").read_text()

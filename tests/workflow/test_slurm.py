@@ -145,7 +145,7 @@ def tell(cluster: Cluster, workspace: Workspace) -> Story:
     raster = ("results/stages/raster/metrics.json", "results/chains/raster/raster/samples.h5")
     with started(workspace, "--", "results/stages/low/checkpoint.safetensors", *raster) as snakemake:
         orphan = author.stop("low")
-        for rule in ("evaluate", "sample"):
+        for rule in ("evaluate", "sample_stage"):
             wait_for(lambda rule=rule: f"(Rule: {rule})" in said(workspace), SECONDS)
         snakemake.kill()
     workspace.run(*SNAKEMAKE, "--unlock")

@@ -55,7 +55,7 @@ def test_a_chain_is_trained_and_recorded_with_its_samples(experiment: Experiment
     for command in (
         ["train", *trained, "--experiment", "experiment.json", "--output", stage],
         ["evaluate", *made, "--output", stage],
-        ["sample", "raster", *made, "--output", f"{chain}/raster"],
+        ["sample_stage", "raster", *made, "--output", f"{chain}/raster"],
         ["summarise", "raster", "--output", f"{chain}/metrics.json"],
         ["record", "raster", "--experiment", "experiment.json", "--output", "run.json"],
     ):

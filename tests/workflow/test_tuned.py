@@ -34,7 +34,7 @@ VERBS = (
     TRAIN,
     ["evaluate", "raster", "--data", DATA, "--checkpoint", CHECKPOINT, "--output", OUTPUT],
     [
-        "sample",
+        "sample_stage",
         "raster",
         "raster",
         "--data",

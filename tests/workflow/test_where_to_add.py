@@ -208,7 +208,7 @@ class Project:
             commands += [
                 ["train", stage, "--data", data, "--output", stage],
                 ["evaluate", stage, *weights, "--output", stage],
-                ["sample", "toys", stage, *weights, *given, "--output", f"{stage}/samples"],
+                ["sample_stage", "toys", stage, *weights, *given, "--output", f"{stage}/samples"],
             ]
             given = ["--given", f"{stage}/samples/samples.h5"]
         self.run([*commands, ["check", *stages]])

@@ -145,12 +145,12 @@ def test_comments_docstrings_and_what_nothing_uses_change_nothing(workspace: Wor
         (
             "evaluation/evaluate.py",
             ("nats.mean()", "nats.mean() + 0"),
-            {job for job in EVERYTHING if job.startswith(("pre", "train", "sample"))},
+            {job for job in EVERYTHING if job.startswith(("pre", "train", "sample_stage"))},
         ),
         (
             "generation/sample.py",
             ("% num_classes", "% max(1, num_classes)"),
-            {job for job in EVERYTHING if not job.startswith(("sample", "record", "report", "reproduce"))},
+            {job for job in EVERYTHING if not job.startswith(("sample_stage", "record", "report", "reproduce"))},
         ),
     ],
 )
@@ -262,9 +262,9 @@ def test_a_preset_runs_in_a_workspace_of_its_own(workspace: Workspace) -> None:
     [
         (["train", "nope", "--output", "out"], "got nope"),
         (["evaluate", "nope", "--checkpoint", LOW, "--output", "out"], "got nope"),
-        (["sample", "nope", "low", "--checkpoint", LOW, "--output", "out"], "got nope"),
-        (["sample", "raster", "low", "--checkpoint", LOW, "--output", "out"], "got low"),
-        (["sample", "depth", "low", "--checkpoint", LOW, "--output", "out", "--sampler", "best"], "got best"),
+        (["sample_stage", "nope", "low", "--checkpoint", LOW, "--output", "out"], "got nope"),
+        (["sample_stage", "raster", "low", "--checkpoint", LOW, "--output", "out"], "got low"),
+        (["sample_stage", "depth", "low", "--checkpoint", LOW, "--output", "out", "--sampler", "best"], "got best"),
         (["evaluate", "low", "--checkpoint", "none.safetensors", "--output", "out"], "none.safetensors: expected"),
         (
             ["evaluate", "low", "--checkpoint", TRAININGS[1], "--output", "out"],
@@ -286,7 +286,7 @@ def test_a_mistake_gives_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(done.folder)
-    if command[0] in ("train", "evaluate", "sample"):
+    if command[0] in ("train", "evaluate", "sample_stage"):
         command = [*command, "--data", "data/digits/S2.h5"]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()

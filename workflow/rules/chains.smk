@@ -1,7 +1,7 @@
 """Chains: samples, stage by stage, and bits/dim as the sum over stages."""
 
 
-rule sample:
+rule sample_stage:
     input:
         data=lambda wildcards: slices(wildcards.stage),
         checkpoint=CHECKPOINT,
@@ -21,7 +21,7 @@ rule sample:
             },
         ),
     log:
-        "logs/sample/{chain}/{stage}.log",
+        "logs/sample_stage/{chain}/{stage}.log",
     conda:
         "../envs/spn.yaml"
     threads: 1
@@ -36,12 +36,12 @@ rule sample:
         # For the report's caption.
         label=lambda wildcards: label_text(wildcards.chain),
     shell:
-        "spn sample {wildcards.chain} {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
+        "spn sample_stage {wildcards.chain} {wildcards.stage} --data {input.data} --checkpoint {input.checkpoint}"
         " {params.given} {params.decoder} --output {params.folder} --threads {threads}"
         " --gpus {resources.gpu} > {log} 2>&1"
 
 
-rule inpaint:
+rule inpaint_chain:
     input:
         data=slices_path(parameters.data.name, min(parameters.cuts)),
         read=lambda wildcards: [slices(stage) for stage in stages_of(wildcards)],
@@ -59,7 +59,7 @@ rule inpaint:
             labels={"chain": "{chain}"},
         ),
     log:
-        "logs/inpaint/{chain}.log",
+        "logs/inpaint_chain/{chain}.log",
     conda:
         "../envs/spn.yaml"
     threads: 1
@@ -69,7 +69,7 @@ rule inpaint:
     params:
         folder=subpath(output.metrics, parent=True),
     shell:
-        "spn inpaint {wildcards.chain} --data {input.data} --output {params.folder} --threads {threads} > {log} 2>&1"
+        "spn inpaint_chain {wildcards.chain} --data {input.data} --output {params.folder} --threads {threads} > {log} 2>&1"
 
 
 rule summarise:

@@ -52,7 +52,7 @@ rule evaluate:
         " --output {params.folder} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"
 
 
-rule encode:
+rule extract_codes:
     input:
         data=lambda wildcards: slices(wildcards.first_stage),
         checkpoint=checkpoint_path("{first_stage}"),
@@ -70,7 +70,7 @@ rule encode:
             },
         ),
     log:
-        "logs/encode/{first_stage}.log",
+        "logs/extract_codes/{first_stage}.log",
     conda:
         "../envs/spn.yaml"
     threads: 1
@@ -79,5 +79,5 @@ rule encode:
     params:
         folder=subpath(output.codes, parent=True),
     shell:
-        "spn encode {wildcards.first_stage} --data {input.data} --checkpoint {input.checkpoint}"
+        "spn extract_codes {wildcards.first_stage} --data {input.data} --checkpoint {input.checkpoint}"
         " --output {params.folder} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"

@@ -41,7 +41,7 @@ from spn.trained import load_first_stage, load_trained
 Draws: TypeAlias = UInt8[Tensor, "draw image height width channel"]
 
 
-def inpaint(
+def inpaint_chain(
     params: Params,
     chain: str,
     data: Path,
@@ -65,7 +65,7 @@ def inpaint(
     names = stages_of(params, chain)
     place = choose_device(device, threads)
     for name in names:
-        load_verb("inpaint", params.stages[name])
+        load_verb("inpaint_chain", params.stages[name])
     section = params.inpainting or InpaintingSection()
     slices = SliceFile(data)
     images, labels = _test_images(slices, section.num_images)

@@ -32,7 +32,7 @@ from spn.report.pictures import class_columns, draw_grid
 from spn.trained import load_first_stage, load_trained
 
 
-def sample(
+def sample_stage(
     params: Params,
     chain: str,
     stage: str,
@@ -59,7 +59,7 @@ def sample(
     """
     check_stage(params, stage, chain)
     place = choose_device(device, threads)
-    load_verb("sample", params.stages[stage])
+    load_verb("sample_stage", params.stages[stage])
     if sampler not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {sampler}")
     options = SamplingOptions(only, caption, exact)

@@ -35,7 +35,7 @@ Images: TypeAlias = UInt8[Tensor, "image height width channel"]
 Codes: TypeAlias = UInt8[Tensor, "image row column 1"]
 
 
-def encode(
+def extract_codes(
     params: Params,
     first_stage: str,
     data: Path,
@@ -54,7 +54,7 @@ def encode(
     check_first_stage(params, first_stage)
     place = choose_device(device, threads)
     section = params.first_stages[first_stage]
-    load_verb("encode", section)
+    load_verb("extract_codes", section)
     slices = SliceFile(data)
     recipe = codes_recipe(params, first_stage, slices.digest)
     _, model = load_first_stage(params, first_stage, slices.digest, checkpoint, place)

@@ -1,4 +1,4 @@
-"""What `spn sample` hands on to the sampler: the settings of just this stage of this chain."""
+"""What `spn sample_stage` hands on to the sampler: the settings of just this stage of this chain."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +9,8 @@ from experiment import tiny_params, write_params
 from torch import nn
 
 from spn.config import load_params
-from spn.pipeline import sample as module
-from spn.pipeline.sample import sample
+from spn.pipeline import sample_stage as module
+from spn.pipeline.sample_stage import sample_stage
 
 
 @pytest.mark.parametrize(("stage", "temperature"), [("high", 0.9), ("low", 0.4)])
@@ -33,7 +33,7 @@ def test_a_stage_is_sampled_at_its_own_settings(
     monkeypatch.setattr(module, "load_trained", lambda *arguments: (None, nn.Identity()))
     monkeypatch.setattr(module, "sample_chain_stage", noted)
     with pytest.raises(InterruptedError):
-        sample(params, "depth", stage, Path("data.h5"), Path("weights"), tmp_path, batch_size=2, device="cpu")
+        sample_stage(params, "depth", stage, Path("data.h5"), Path("weights"), tmp_path, batch_size=2, device="cpu")
     labels = handed.pop("labels")
     assert labels is None
     top_k = 2 if stage == "low" else None
