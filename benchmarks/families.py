@@ -67,7 +67,7 @@ def _bart_against_passes(scale: Scale, batch: int) -> Row:
 
     @torch.inference_mode()
     def first_codes() -> list[Tensor]:
-        return [walk_pixel(passes, column, uniforms[:, 0, column], Law.quantile) for column in range(timed)]
+        return [walk_pixel(passes, 0, column, uniforms[:, 0, column], Law.quantile) for column in range(timed)]
 
     seconds = interleaved({"ours": lambda: draw(context, uniforms), "passes": first_codes}, scale.repetitions(5))
     parameters = sum(each.numel() for each in model.parameters())

@@ -63,7 +63,7 @@ def first_pixels(model: Model, context: Context, uniforms: Tensor, pixels: int) 
     drawn = []
     for row, column in (divmod(pixel, columns) for pixel in range(pixels)):
         steps.start_row(row)
-        drawn.append(walk_pixel(steps, column, uniforms[:, row, column], choose))
+        drawn.append(walk_pixel(steps, row, column, uniforms[:, row, column], choose))
     return drawn
 
 

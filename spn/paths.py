@@ -18,6 +18,7 @@ SAMPLES, PICTURE, TIMING = "samples.h5", "samples.png", "timing.json"
 INPAINTED = "inpainted.png"
 CODES, RECONSTRUCTIONS = "codes.h5", "reconstructions.png"
 REPORT = "report.json"
+MODEL = "model.safetensors"
 
 
 def slices_path(dataset: str, scale_factor: int | str, data: Path = DATA) -> Path:
@@ -63,6 +64,11 @@ def inpainting_path(chain: str, results: Path = RESULTS) -> Path:
 def summary_path(chain: str, results: Path = RESULTS) -> Path:
     """Return the path of a chain's metrics."""
     return chain_folder(chain, results) / METRICS
+
+
+def model_path(chain: str, results: Path = RESULTS) -> Path:
+    """Return the path of a chain's model file."""
+    return chain_folder(chain, results) / MODEL
 
 
 def plots_folder(results: Path = RESULTS) -> Path:

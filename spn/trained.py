@@ -39,7 +39,15 @@ def load_first_stage(
     params: Params, name: str, data_digest: str, checkpoint: Path, device: torch.device
 ) -> tuple[Stage, VqAutoencoder]:
     """Build first stage `name` with the weights of `checkpoint`, in evaluation mode; raise InputError as above."""
-    weights = load_weights(checkpoint, first_stage_recipe(params, name, data_digest))
+    return build_first_stage(
+        params, name, load_weights(checkpoint, first_stage_recipe(params, name, data_digest)), device
+    )
+
+
+def build_first_stage(
+    params: Params, name: str, weights: dict[str, Tensor], device: torch.device
+) -> tuple[Stage, VqAutoencoder]:
+    """Build first stage `name` with these weights, in evaluation mode."""
     stage = build_stage(params.first_stage_plans[name], params.data.shape, device)
     # By a name in quotes, so that the samples of pixels do not depend on the code of first stages.
     model = cast("VqAutoencoder", stage.build_network(params.first_stages[name]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from spn import __version__
+from spn.cli.model_verbs import add_model_verbs
 from spn.cli.run import run_verb
 from spn.cli.texts import EXAMPLES, HELP
 from spn.config import InputError
@@ -25,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"spn: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (FloatingPointError, OSError, WriteError) as error:  # OSError: outside the pipeline's own files
         print(f"spn: error: {error}", file=sys.stderr)
         return 1
@@ -59,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_stage_verbs(commands)
     _add_chain_verbs(commands)
     _add_result_verbs(commands)
+    add_model_verbs(lambda name: _verb(commands, name, needs_params=False), _count, _label, _machine)
     watching = _verb(commands, "watch", needs_params=False)
     watching.add_argument("--once", action="store_true", help="show them once and exit")
     _verb(commands, "schema", needs_params=False)
@@ -167,6 +172,13 @@ def _add_chain_verbs(commands: Commands) -> None:
     summarise.add_argument("chain")
     summarise.add_argument("--results", type=Path, default=RESULTS)
     summarise.add_argument("--output", type=Path, required=True, help="metrics.json to write")
+
+    export = _verb(commands, "export")
+    export.add_argument("chain")
+    export.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")
+    export.add_argument("--results", type=Path, default=RESULTS)
+    export.add_argument("--output", type=Path, required=True, help="folder for model.safetensors")
+    _machine(export)
 
     record = _verb(commands, "record")
     record.add_argument("chain")

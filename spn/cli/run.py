@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spn.cli.model_verbs import MODEL_VERBS
 from spn.config import load_params, params_schema
 from spn.console import watch
 
@@ -20,20 +21,28 @@ def run_verb(verb: str, params: Path | None = None, **options: Any) -> int:
     if verb == "schema":
         print(json.dumps(params_schema(), indent=2))
         return 0
+    # Imported here, because torch and mlflow take seconds, and some verbs need neither.
+    if verb in MODEL_VERBS:
+        return _print(getattr(importlib.import_module(f"spn.tools.{verb}"), verb)(**options))
     assert params is not None
     loaded = load_params(params)
-    # Imported here, because torch and mlflow take seconds, and some verbs need neither.
     function = getattr(importlib.import_module(f"spn.pipeline.{verb}"), verb)
     if verb == "train":
         return _train(function, loaded, options)
     made = function(loaded, **options)
-    if isinstance(made, Iterator):
-        for line in made:
-            print(line)
+    _print(made)
     if verb == "evaluate" and made is not None:
         from spn.report.tables import metrics_line
 
         print(metrics_line(made))
+    return 0
+
+
+def _print(made: Any) -> int:
+    """Print the lines that a verb yields; others return what they have written."""
+    if isinstance(made, Iterator):
+        for line in made:
+            print(line)
     return 0
 
 

@@ -11,14 +11,20 @@ HELP = {
     "sample_stage": "Sample one stage of a chain, given the samples of the stage before, and time it.",
     "inpaint_chain": "Fill in hidden pixels of images with a chain, and measure how far the result is off.",
     "summarise": "Add the nats of a chain's stages.",
+    "export": "Write a trained chain as one file, for `spn.load` and the verbs that take a model.",
     "record": "Record a chain as an MLflow run, linked to the runs of its stages.",
     "report": "Write the tables and figures of the whole experiment.",
     "verify": "Compare every result with params.yaml, the code and the sources, and print the table of the chains.",
+    "sample": "Sample images from a trained chain.",
+    "score": "Compute the exact bits/dim of pictures under a trained chain, and what each stage adds.",
+    "info": "Describe a trained chain: data, stages, figures, training, limits.",
+    "card": "Write a model card, or a folder as model hubs expect it.",
     "watch": "Show the progress of all running jobs, until none are left, or Ctrl-C.",
     "schema": "Print the JSON schema of params.yaml.",
 }
 
 _DATA, _LOW = "--data data/digits/S2.h5", "--checkpoint results/stages/low/checkpoint.safetensors"
+_MODEL = "results/chains/multidimensional/model.safetensors"
 
 EXAMPLES = {
     "preprocess": "spn preprocess --scale-factor 2 --output data/digits/S2.h5",
@@ -33,9 +39,14 @@ EXAMPLES = {
     " --given results/chains/multidimensional/rest_high/samples.h5",
     "inpaint_chain": "spn inpaint_chain multidimensional --data data/digits/S2.h5 --mask lower --output inpainted",
     "summarise": "spn summarise multidimensional --output results/chains/multidimensional/metrics.json",
+    "export": "spn export multidimensional --data data/digits/S1.h5 --output results/chains/multidimensional",
     "record": "spn record depth --output mlflow/chains/depth.json",
     "report": "spn report --data data/digits/S2.h5",
     "verify": "spn verify",
+    "sample": f"spn sample {_MODEL} -n 64 --seed 7 --temperature first_high=0.99 -o grid.png",
+    "score": f"spn score {_MODEL} pictures --map bits.png",
+    "info": f"spn info {_MODEL}",
+    "card": f"spn card {_MODEL} -o README.md",
     "watch": "spn watch",
     "schema": "spn schema > params.schema.json",
 }

@@ -27,6 +27,7 @@ from spn.config.model import (
 )
 from spn.config.params import (
     ChainSection,
+    ExportSection,
     InpaintingSection,
     Params,
     SamplingSection,
@@ -45,6 +46,7 @@ __all__ = [
     "Cifar10Data",
     "DataSection",
     "DigitsData",
+    "ExportSection",
     "FamilySection",
     "FirstStageSection",
     "FolderData",

@@ -55,11 +55,12 @@ class SourceSection(Section):
     `bits` is the modelled depth: the most significant bits of 8. `validation` images are taken from the training
     images by a permutation seeded with `split_seed`, and so are `test` images if the source has no test split; if it
     has one, there is no such key. `num_classes` is the number of classes of its labels, 0 if there are none or none are
-    stated, and `class_names` are their names, if stated.
+    stated, and `class_names` are their names, if stated. `licence` is that of the images, if stated.
     """
 
     if TYPE_CHECKING:  # defined by every source, as fields or as constants
         source: str
+        licence: str
         num_classes: int
         class_names: tuple[str, ...]
         release: str
@@ -101,6 +102,7 @@ class DigitsData(SourceSection):
 
     num_classes: ClassVar[int] = 10
     class_names: ClassVar[tuple[str, ...]] = NUMERALS
+    licence: ClassVar[str] = "CC BY 4.0 (UCI Machine Learning Repository, doi 10.24432/C50P49)"
     source: Literal["digits"]
     """The handwritten digits bundled with scikit-learn."""
     bits: Annotated[Literal[5], Whole]
@@ -130,6 +132,7 @@ class PhotosData(SourceSection):
 
     num_classes: ClassVar[int] = 0
     class_names: ClassVar[tuple[str, ...]] = ()
+    licence: ClassVar[str] = "CC BY 2.0 (photographs by danielbuechele and vultilion, bundled with scikit-learn)"
     source: Literal["photos"]
     """Crops of the two photographs bundled with scikit-learn."""
     size: Count
@@ -169,6 +172,7 @@ class Cifar10Data(SourceSection):
         "ship",
         "truck",
     )
+    licence: ClassVar[str] = "not stated by its authors; cite Krizhevsky 2009"
     source: Literal["cifar10"]
     """CIFAR-10."""
     validation: Count
@@ -190,6 +194,7 @@ class MnistData(SourceSection):
 
     num_classes: ClassVar[int] = 10
     class_names: ClassVar[tuple[str, ...]] = NUMERALS
+    licence: ClassVar[str] = "CC BY-SA 3.0"
     source: Literal["mnist"]
     """MNIST."""
     validation: Count
@@ -242,6 +247,8 @@ class FolderData(SourceSection):
     """Whether pictures that are unreadable or too small stop preprocessing, or are left out and counted."""
     release: str = ""
     """The release of the data set, for the report."""
+    licence: str = ""
+    """The licence of the images, for the model file."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -284,6 +291,8 @@ class ArraysData(SourceSection):
     """Names of the classes, in the order of their labels, for stages that are captioned."""
     release: Annotated[str, Field(min_length=1)]
     """The release of the data set; published figures belong to one release."""
+    licence: str = ""
+    """The licence of the images, for the model file."""
 
     @property
     def places(self) -> tuple[str, ...]:

@@ -142,6 +142,14 @@ class InpaintingSection(Section):
     """Seeds the results, and nothing else."""
 
 
+class ExportSection(Section):
+    """The model files of all chains."""
+
+    weights: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The type of the weights. Half precision takes half the space; the figures are then those of the rounded weights,
+    evaluated again over the whole test split, with the difference beside them."""
+
+
 class Grid(NamedTuple):
     """What a chain generates: an image's shape (height, width, channels), and the bits of its levels."""
 
@@ -168,6 +176,8 @@ class Params(Section):
     """Samples of every chain."""
     inpainting: InpaintingSection | None = None
     """Inpainting by every chain; by default there is none."""
+    export: ExportSection = ExportSection()
+    """The model files of all chains."""
     _measured: dict[str, tuple[float, ...]] = PrivateAttr(default_factory=dict)
     """The measured shares of stages with a spaced schedule."""
 
@@ -176,6 +186,11 @@ class Params(Section):
         copy = Params.model_construct(**dict(self))
         copy._measured = {**self._measured, **shares}
         return copy
+
+    @property
+    def shares(self) -> dict[str, tuple[float, ...]]:
+        """The measured shares of stages with a spaced schedule."""
+        return dict(self._measured)
 
     def grid(self, stage: str) -> Grid:
         """Return what a stage generates, or a first stage reconstructs: the images of the data, or codes."""

@@ -8,25 +8,28 @@ Carlo), and its metrics have the standard error over these.
 import hashlib
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from spn.config import InputError, Params
-from spn.data.hdf5 import SliceFile
+from spn.data.in_memory import SliceReader
 from spn.data.layout import Split
 from spn.data.resident import send
 from spn.distributed import collect, is_first, share
 from spn.files import check_file, write_bytes
+from spn.image import join_slices
 from spn.likelihood import bits_per_dim
 from spn.models import Model
 from spn.seeds import derive_seed
+from spn.shapes import Labels, Positions, Slices
 from spn.stages import Stage
 
 Metrics = dict[str, Any]
@@ -38,7 +41,7 @@ EVALUATION_BATCH_SIZE = 128
 def stage_nats(
     stage: Stage,
     model: Model,
-    data: SliceFile,
+    data: SliceReader,
     split: Split,
     device: torch.device,
     batch_size: int = EVALUATION_BATCH_SIZE,
@@ -51,11 +54,10 @@ def stage_nats(
     return stage_draws(stage, model, data, split, device, batch_size, num_images).mean(0)
 
 
-@torch.inference_mode()
 def stage_draws(
     stage: Stage,
     model: Model,
-    data: SliceFile,
+    data: SliceReader,
     split: Split,
     device: torch.device,
     batch_size: int = EVALUATION_BATCH_SIZE,
@@ -67,6 +69,43 @@ def stage_draws(
     stage's name, the batches and the kind of device. Several processes (`spn.distributed`) share the batches, and all
     of them get the same nats as one process would. `num_images` limits the evaluation to the first images of the split.
     """
+    of_slices = _of_slices(stage, model, data, split, device, batch_size, num_images, type(stage).nats)
+    return of_slices.view(-1, len(stage.targets), stage.draws).sum(1).T.numpy()
+
+
+def sub_pixel_nats(
+    stage: Stage,
+    model: Model,
+    data: SliceReader,
+    split: Split,
+    device: torch.device,
+    batch_size: int = EVALUATION_BATCH_SIZE,
+) -> Float64[np.ndarray, "image height width channel"]:
+    """Return what every sub-pixel adds to a stage's nats, in the places of the image; 0 in slices of other stages.
+
+    The arguments are those of `stage_draws`, and the sum over an image is what `stage_nats` returns, to rounding.
+    """
+    of_slices = _of_slices(stage, model, data, split, device, batch_size, None, type(stage).sub_pixel_nats).double()
+    of_slices = of_slices.mean(1).unflatten(0, (-1, len(stage.targets)))
+    size = stage.plan.scale_factor
+    slices = of_slices.new_zeros(len(of_slices), size, size, *of_slices.shape[2:])
+    for number, (m, n) in enumerate(stage.targets):
+        slices[:, m, n] = of_slices[:, number]
+    return join_slices(slices).numpy()
+
+
+@torch.inference_mode()
+def _of_slices(
+    stage: Stage,
+    model: Model,
+    data: SliceReader,
+    split: Split,
+    device: torch.device,
+    batch_size: int,
+    num_images: int | None,
+    nats: Callable[[Stage, Model, Slices, Positions, Labels | None], Tensor],
+) -> Float[Tensor, "slice draw *each"]:
+    """Return every draw of the `nats` of every target slice of every image."""
     positions = torch.tensor(stage.targets)
     data = data.of(stage.plan)
     count = data.num_images(split) if num_images is None else num_images
@@ -75,7 +114,7 @@ def stage_draws(
     batches = share(slices_of_images.split(batch_size))
     parts = []
     with torch.random.fork_rng():
-        for batch in tqdm(batches, desc=name, unit="batch", dynamic_ncols=True, disable=not is_first()):
+        for batch in tqdm(batches, desc=name, unit="batch", dynamic_ncols=True, delay=1, disable=not is_first()):
             torch.manual_seed(derive_seed("evaluation", stage.plan.name, int(batch[0])))
             image, target = batch // len(positions), batch % len(positions)
             images = send(data.slices(split, image.unique()), device)
@@ -83,10 +122,9 @@ def stage_draws(
             labels = data.labels(split, image) if stage.plan.num_classes else None
             labels = None if labels is None else send(labels, device)
             position = send(positions[target], device)
-            draws = [stage.nats(model, slices, position, labels) for _ in range(stage.draws)]
+            draws = [nats(stage, model, slices, position, labels) for _ in range(stage.draws)]
             parts.append(torch.stack(draws, dim=1))
-    of_slices = torch.cat(collect([part.cpu() for part in parts]))
-    return of_slices.view(-1, len(positions), stage.draws).sum(1).T.numpy()
+    return torch.cat(collect([part.cpu() for part in parts]))
 
 
 def likelihood_metrics(nats: NDArray[np.float64], num_dims: int) -> Metrics:

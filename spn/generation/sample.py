@@ -77,6 +77,7 @@ def sample_chain_stage(
         desc=stage.plan.name,
         unit="slice",
         dynamic_ncols=True,
+        delay=1,
         disable=not is_first(),
     ) as bar:
         for images in batches:

@@ -3,12 +3,13 @@
 Pixels are taken in raster order. This is the last part of the order of Menick & Kalchbrenner 2018, Fig. 3; the first
 parts, stages and slices, are in `config/tiling.py`.
 
-Sampling and scoring both drive this walk, so they cannot disagree about order or context. The `Steps` decide whether a
-law comes from a whole pass over the slice or from caches.
+Everything that draws or scores drives this walk (`offers`), so nothing can disagree about order or context. The `Steps`
+decide whether a law comes from a whole pass over the slice or from caches.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -24,12 +25,58 @@ Choose: TypeAlias = Callable[[Law, Tensor], Tensor]
 """Chooses levels [batch], given the laws [batch] of a sub-pixel and its `given` values."""
 
 
+@dataclass
+class Offer:
+    """The laws of one sub-pixel of every slice of a batch; it must be given levels before the next is offered."""
+
+    row: int
+    column: int
+    channel: int
+    law: Law
+    """Laws [batch]."""
+    levels: Int[Tensor, " batch"] | None = None
+    """The levels that were given."""
+
+    def give(self, levels: Int[Tensor, " batch"]) -> None:
+        """Give the levels."""
+        self.levels = levels
+
+
+def offers(steps: Steps, rows: Iterable[int], width: int, channels: int) -> Iterator[Offer]:
+    """Offer the sub-pixels of some rows in raster order, channels innermost; all rows above the first are known.
+
+    `steps` must have begun. Every law is the one that the model's `forward` returns for the levels given so far.
+    """
+    for row in rows:
+        steps.start_row(row)
+        for column in range(width):
+            yield from _offers_of_pixel(steps, row, column, channels)
+
+
+def _offers_of_pixel(steps: Steps, row: int, column: int, channels: int) -> Iterator[Offer]:
+    steps.start_pixel(column)
+    for channel in range(channels):
+        offer = Offer(row, column, channel, steps.law(channel))
+        yield offer
+        if offer.levels is None:
+            raise RuntimeError(f"row {row}, column {column}, channel {channel}: expected levels, was given none")
+        steps.observe(channel, offer.levels)
+
+
+def _drive(offered: Iterator[Offer], given: Iterable[Tensor], choose: Choose) -> Int[Tensor, "batch _"]:
+    """Give to each sub-pixel the level that `choose` returns for its law and its `given` value."""
+    chosen = []
+    for offer, here in zip(offered, given, strict=True):
+        chosen.append(choose(offer.law, here))
+        offer.give(chosen[-1])
+    return torch.stack(chosen, dim=1)
+
+
 @torch.inference_mode()
 def walk(steps: Steps, context: Context, given: Given, choose: Choose) -> Levels:
-    """Traverse slices in raster order, channels innermost, and return the level that `choose` returns for each.
+    """Traverse slices and return the level that `choose` returns for each sub-pixel.
 
-    Every law is the one that the model's `forward` returns for the values chosen so far. `given` holds a value for each
-    sub-pixel: a uniform to sample with, or a level to score.
+    `given` holds a value for each sub-pixel: a uniform to sample with, or a level to score.
     """
     steps.begin(context)
     return torch.stack([walk_row(steps, row, here, choose) for row, here in enumerate(given.unbind(1))], dim=1)
@@ -39,20 +86,15 @@ def walk_row(
     steps: Steps, row: int, given: Num[Tensor, "batch width channel"], choose: Choose
 ) -> Int[Tensor, "batch width channel"]:
     """Traverse one row; all rows above are known."""
-    steps.start_row(row)
-    return torch.stack([walk_pixel(steps, *pixel, choose) for pixel in enumerate(given.unbind(1))], dim=1)
+    _, width, channels = given.shape
+    return _drive(offers(steps, [row], width, channels), given.flatten(1).unbind(1), choose).view(given.shape)
 
 
 def walk_pixel(
-    steps: Steps, column: int, given: Num[Tensor, "batch channel"], choose: Choose
+    steps: Steps, row: int, column: int, given: Num[Tensor, "batch channel"], choose: Choose
 ) -> Int[Tensor, "batch channel"]:
-    """Traverse one pixel of the row, channel by channel."""
-    steps.start_pixel(column)
-    chosen = []
-    for channel, here in enumerate(given.unbind(1)):
-        chosen.append(choose(steps.law(channel), here))
-        steps.observe(channel, chosen[-1])
-    return torch.stack(chosen, dim=1)
+    """Traverse one pixel of a row that has begun, channel by channel."""
+    return _drive(_offers_of_pixel(steps, row, column, given.shape[1]), given.unbind(1), choose)
 
 
 def replay(steps: Steps, context: Context, levels: Levels) -> Float[Tensor, "batch height width channel"]:

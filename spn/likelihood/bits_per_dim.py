@@ -1,9 +1,15 @@
 """The definition of bits/dim."""
 
 import math
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+Nats = TypeVar("Nats", float, np.ndarray[Any, Any], Tensor)
 
 
-def bits_per_dim(nats: float, num_dims: int) -> float:
+def bits_per_dim(nats: Nats, num_dims: int) -> Nats:
     """Convert negative log-likelihood in nats to bits per dimension of the full image.
 
     By the chain rule the nats of a chain are the sum of its stages' nats, so results store nats and dimensions, and

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from spn import generation
+from spn.api.pictures import read_mask, read_picture
 from spn.config import DataSection, InpaintingSection, InputError, Params
 from spn.data.hdf5 import SliceFile
 from spn.evaluation.inpainting import (
@@ -30,7 +31,6 @@ from spn.notes import FILES, RECIPE, content_digest
 from spn.paths import INPAINTED, METRICS, RESULTS, checkpoint_path
 from spn.pipeline.names import stages_of
 from spn.pipeline.opening import open_slices
-from spn.pipeline.pictures import read_mask, read_picture
 from spn.pipeline.place import choose_device
 from spn.provenance import inpainting_recipe, load_verb, read_path, sampled_label
 from spn.report.pictures import draw_grid

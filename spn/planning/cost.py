@@ -140,5 +140,5 @@ def sampling_work(stage: Stage, section: StageSection, batch_size: int) -> Work:
             with rows:
                 steps.start_row(row)
             with pixels:
-                walk_pixel(steps, column, uniforms, lambda law, uniform: law.quantile(uniform))
+                walk_pixel(steps, row, column, uniforms, lambda law, uniform: law.quantile(uniform))
     return slices.work + (rows.work + pixels.work * shape.width) * shape.height // 2

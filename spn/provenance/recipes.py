@@ -25,6 +25,7 @@ CODE = {
     "sample_stage": ("pipeline/sample_stage.py:sample_stage",),
     "inpaint_chain": ("pipeline/inpaint_chain.py:inpaint_chain",),
     "summarise": ("pipeline/summarise.py:summarise",),
+    "export": ("pipeline/export.py:export",),
     "record": ("pipeline/record.py:record",),
     "report": ("pipeline/report.py:report",),
 }
@@ -34,9 +35,9 @@ Only its steps decide the weights of a training: the lock, the saved state and t
 trials the choice among them does too.
 """
 
-APART = {"source_digest", "class_names"}
-"""Keys of `data` that no recipe has: the first may refuse a source but changes no image, and names matter only to
-stages that are captioned, whose plans have their captions."""
+APART = {"source_digest", "class_names", "licence"}
+"""Keys of `data` that recipes of images and stages leave out: the first may refuse a source but changes no image, names
+matter only to stages that are captioned, whose plans have their captions, and the licence only to model files."""
 
 OF_CODES = ("first_stages/spacing.py:equal_steps", "first_stages/vq.py:VqAutoencoder")
 """Roots of stages that generate codes: the spacing of their noise, and what decodes their samples."""
@@ -283,6 +284,21 @@ def summary_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
             stage: recipe_digest(evaluation_recipe(params, stage, data_digest)) for stage in params.chains[chain].stages
         },
         "code_digest": verb_digest("summarise"),
+    }
+
+
+def export_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
+    """Resolve everything that decides a chain's model file, except the commit that it names."""
+    section = params.chains[chain]
+    return {
+        "chain": chain,
+        "summary": recipe_digest(summary_recipe(params, chain, data_digest)),
+        "temperature": section.temperature,
+        "top_k": section.top_k,
+        "class_names": list(params.data.class_names),
+        "licence": params.data.licence,
+        "weights": params.export.weights,
+        "code_digest": {stage: verb_digest("export", params.stages[stage]) for stage in section.stages},
     }
 
 

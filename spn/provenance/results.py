@@ -30,6 +30,7 @@ from spn.paths import (
     codes_path,
     inpainting_path,
     metrics_path,
+    model_path,
     record_path,
     report_files,
     report_path,
@@ -43,6 +44,7 @@ from spn.provenance.recipes import (
     codes_recipe,
     differing_keys,
     evaluation_recipe,
+    export_recipe,
     first_stage_recipe,
     inpainting_recipe,
     record_recipe,
@@ -177,10 +179,17 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
         (INPAINTED,),
     )
     figures = tuple(map(metrics_path, stages))
+    codes = params.codes(chain)
+    networks = (*stages, *([] if codes is None else [codes]))
     return [
         *results,
         *([inpainting] if params.inpainting else []),
         Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), figures),
+        Result(
+            model_path(chain),
+            lambda digest: export_recipe(params, chain, digest),
+            (summary_path(chain), *map(checkpoint_path, networks)),
+        ),
         Result(
             record_path(chain),
             lambda digest: record_recipe(params, chain, digest, recorded_in()),

@@ -50,10 +50,17 @@ def draw_grid(
     """
     levels = np.asarray(images)
     assert len(levels) > 0, "a grid needs an image"
-    grid = _arrange(_enlarge(_brightness(levels, white_level)), columns or math.ceil(math.sqrt(len(levels))))
-    picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
+    return _png(_arrange(_enlarge(_brightness(levels, white_level)), columns or math.ceil(math.sqrt(len(levels)))))
+
+
+def draw_picture(image: UInt8[np.ndarray | Tensor, "height width channel"], white_level: int) -> bytes:
+    """Draw one image of levels as PNG, a pixel for a pixel."""
+    return _png(_brightness(np.asarray(image), white_level))
+
+
+def _png(pixels: UInt8[np.ndarray, "height width channel"]) -> bytes:
     content = io.BytesIO()
-    picture.save(content, format="PNG")
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, format="PNG")
     return content.getvalue()
 
 

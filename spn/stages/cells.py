@@ -13,7 +13,7 @@ context:
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from spn.config import FirstStageSection, StagePlan, StageSection
@@ -125,9 +125,14 @@ class Stage:
         self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None
     ) -> Float64[Tensor, " batch"]:
         """Return -log p(target | context) of each image's slice at `position`, in nats; summed in float64."""
+        return self.sub_pixel_nats(model, slices, position, labels).flatten(1).sum(1, dtype=torch.float64)
+
+    def sub_pixel_nats(
+        self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None
+    ) -> Float[Tensor, "batch height width channel"]:
+        """Return what every sub-pixel of each image's slice at `position` adds to `nats`."""
         target = self.target(slices, position)
-        log_probs = model(target, self.context(slices, position, labels)).log_prob(target)
-        return -log_probs.flatten(1).sum(1, dtype=torch.float64)
+        return -model(target, self.context(slices, position, labels)).log_prob(target)
 
     def loss(
         self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None

@@ -7,7 +7,7 @@ and targets inserted, as in any other stage. The forward process draws both scal
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from spn.config import StagePlan
@@ -34,11 +34,11 @@ class Scale(Stage):
         context = super().context(slices, position, labels)
         return context if self.noise.is_last else replace(context, noised=self.target(slices, position))
 
-    def nats(
+    def sub_pixel_nats(
         self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None
-    ) -> Float64[Tensor, " batch"]:
-        """Return this scale's term of the bound on -log p of each image, in nats, for one draw of both scales."""
-        return self.term(model, slices, position, labels, *self.draw(self.target(slices, position)))
+    ) -> Float[Tensor, "batch height width channel"]:
+        """Return what every sub-pixel adds to this scale's `term`, in nats, for one draw of both scales."""
+        return self._terms(model, slices, position, labels, *self.draw(self.target(slices, position)))
 
     def loss(
         self, model: Model, slices: Slices, position: Positions, labels: Labels | None = None
@@ -47,7 +47,8 @@ class Scale(Stage):
         if self.noise.objective == "kl":
             return self.nats(model, slices, position, labels)
         earlier, later = self.draw(self.target(slices, position))
-        return self._cross_entropy(self._law(model, slices, position, labels, earlier, later), earlier)
+        cross_entropy = -self._law(model, slices, position, labels, earlier, later).log_prob(earlier)
+        return cross_entropy.flatten(1).sum(1, dtype=torch.float64)
 
     def draw(self, clean: Levels) -> tuple[Levels, Levels]:
         """Draw scales t - 1 and t from the forward process, from torch's generator."""
@@ -71,13 +72,24 @@ class Scale(Stage):
         p(x_{t-1} | the sub-pixels of x_{t-1} before, x_t) from q(x_{t-1} | x_t, x_0), in closed form for each of them.
         The last scale has no further term, because it is uniform noise under both.
         """
+        terms = self._terms(model, slices, position, labels, earlier, later)
+        return terms.flatten(1).sum(1, dtype=torch.float64)
+
+    def _terms(
+        self,
+        model: Model,
+        slices: Slices,
+        position: Positions,
+        labels: Labels | None,
+        earlier: Levels,
+        later: Levels,
+    ) -> Float[Tensor, "batch height width channel"]:
         law = self._law(model, slices, position, labels, earlier, later)
         if self.noise.scale == 1:
-            return self._cross_entropy(law, earlier)
+            return -law.log_prob(earlier)
         clean = self.target(slices, position)
         weights = posterior(clean, later, self._kept, self.noise.survival, self.plan.num_levels)
-        nats = torch.xlogy(weights, weights).sum(-1) - law.expected_log_prob(weights)
-        return nats.flatten(1).sum(1, dtype=torch.float64)
+        return torch.xlogy(weights, weights).sum(-1) - law.expected_log_prob(weights)
 
     @property
     def _kept(self) -> float:
@@ -96,10 +108,6 @@ class Scale(Stage):
         """Return the laws of scale t - 1, given that scale so far and scale t."""
         (only,) = self.targets
         return model(earlier, self.context(self.insert(slices, only, later), position, labels))
-
-    @staticmethod
-    def _cross_entropy(law: Law, levels: Levels) -> Float64[Tensor, " batch"]:
-        return -law.log_prob(levels).flatten(1).sum(1, dtype=torch.float64)
 
 
 def build(plan: StagePlan, shape: tuple[int, int, int], device: torch.device) -> Scale:

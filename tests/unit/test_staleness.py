@@ -60,7 +60,7 @@ def all_inpainting(params: Params, key: list[str]) -> set[str]:
 def after_first_stage(params: Params, key: list[str]) -> set[str]:
     """The training of a first stage, its codes, and all stages that generate them."""
     stages = [name for name in params.stage_plans if params.stages[name].codes == key[1]]
-    jobs = {f"train/{key[1]}", f"encode/{key[1]}", "report"}
+    jobs = {f"train/{key[1]}", f"extract_codes/{key[1]}", "report"}
     return jobs.union(*(after_stage(params, ["stages", stage]) for stage in stages))
 
 

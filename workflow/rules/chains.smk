@@ -90,6 +90,32 @@ rule summarise:
         "spn summarise {wildcards.chain} --output {output} > {log} 2>&1"
 
 
+rule export:
+    input:
+        data=slices_path(parameters.data.name, min(parameters.cuts)),
+        read=lambda wildcards: [slices(stage) for stage in stages_of(wildcards)],
+        metrics=CHAIN / METRICS,
+        checkpoints=lambda wildcards: [
+            str(checkpoint_path(stage)) for stage in stages_of(wildcards)
+        ],
+        decoder=decoder,
+        request=request(model_path("{chain}")),
+    output:
+        model_path("{chain}"),
+    log:
+        "logs/export/{chain}.log",
+    conda:
+        "../envs/spn.yaml"
+    threads: 1
+    resources:
+        # One at most, and only for weights of half precision, which are evaluated again.
+        gpu=0,
+    params:
+        folder=subpath(output[0], parent=True),
+    shell:
+        "spn export {wildcards.chain} --data {input.data} --output {params.folder} --threads {threads} > {log} 2>&1"
+
+
 rule record:
     input:
         metrics=CHAIN / METRICS,

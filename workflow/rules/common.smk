@@ -14,6 +14,7 @@ from spn.paths import (
     codes_path,
     inpainting_path,
     metrics_path,
+    model_path,
     plots_folder,
     record_path,
     report_path,

@@ -1,5 +1,6 @@
 """Reads a person's own pictures and masks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from spn.config import DataSection, InputError
+from spn.config import PICTURE_FORMATS, DataSection, FolderData, InputError
+from spn.data.sources.picture import PictureError, decode_picture
 from spn.evaluation.inpainting import Mask
 
 
@@ -16,9 +18,43 @@ def read_picture(path: Path, data: DataSection) -> UInt8[Tensor, "height width c
     """Read a picture of the size of the data's images, as levels; raise InputError if it is none."""
     height, width, channels = data.shape
     pixels = torch.from_numpy(_read(path, height, width, "RGB" if channels == 3 else "L")).view(height, width, channels)
+    return _levels(pixels, data)
+
+
+def _levels(pixels: UInt8[Tensor, "height width channel"], data: DataSection) -> UInt8[Tensor, "height width channel"]:
     whole = data.white_level == (1 << data.bits) - 1
     # As preprocess does: low bits are dropped. Images whose white is no power of two less one are scaled.
     return pixels >> (8 - data.bits) if whole else ((pixels.int() * data.white_level + 127) // 255).to(torch.uint8)
+
+
+def fit_picture(path: Path, data: DataSection) -> UInt8[Tensor, "height width channel"]:
+    """Read a picture of at least the size of the data's images: its centre square, resized (Pillow's box filter).
+
+    Raises InputError if it cannot be read or is too small.
+    """
+    height, width, channels = data.shape
+    if height != width:
+        raise InputError(f"--fit: expected a model of square images, got one of {height}x{width}")
+    kind = {"source": "folder", "name": "pictures", "fit": "resize", "filter": "box"}
+    section = FolderData.model_validate({**kind, "bits": 8, "size": height, "channels": channels})
+    try:
+        pixels = torch.from_numpy(decode_picture(path.read_bytes(), section).copy())
+    except (PictureError, OSError) as error:
+        raise InputError(f"{path}: expected a picture of at least {height}x{width} pixels, got: {error}") from error
+    return _levels(pixels, data)
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """List files, and the pictures in folders in the order of their names; raise InputError if there are none."""
+    found = []
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in PICTURE_FORMATS)
+            if not inside:
+                raise InputError(f"{path}: expected pictures ({', '.join(PICTURE_FORMATS)}), found none")
+        found += inside
+    return found
 
 
 def read_mask(path: Path, height: int, width: int) -> Mask:

@@ -1,0 +1,38 @@
+"""Arrays that users pass in and get back: NumPy or torch, the same kind out as in."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from spn.config import InputError
+
+Array: TypeAlias = np.ndarray[Any, Any] | Tensor
+Images: TypeAlias = UInt8[Tensor, "image height width channel"]
+
+
+def as_levels(images: Array, shape: tuple[int, int, int], bits: int, what: str = "images") -> Images:
+    """Check images of levels [N, H, W, C] and return them as a uint8 tensor on the CPU.
+
+    Any type of whole numbers is accepted. Raises InputError with the expected and the actual type, shape or level.
+    """
+    levels = torch.as_tensor(images).cpu()
+    height, width, channels = shape
+    if levels.dtype.is_floating_point or levels.dtype.is_complex or levels.dtype is torch.bool:
+        raise InputError(f"{what}: expected whole numbers (uint8), got {str(levels.dtype).removeprefix('torch.')}")
+    if levels.ndim != 4 or tuple(levels.shape[1:]) != shape or not len(levels):
+        raise InputError(f"{what}: expected [N, {height}, {width}, {channels}], N > 0, got {list(levels.shape)}")
+    lowest, highest = int(levels.min()), int(levels.max())
+    if lowest < 0 or highest >= 1 << bits:
+        found = lowest if lowest < 0 else highest
+        raise InputError(f"{what}: expected levels 0 to {(1 << bits) - 1} ({bits} bits), got {found}")
+    return levels.to(torch.uint8)
+
+
+def like(given: Array | None, values: Array) -> Any:
+    """Return values as the kind of array that was given: a torch tensor, or else a NumPy array."""
+    if isinstance(given, Tensor):
+        return torch.as_tensor(values)
+    return values.numpy() if isinstance(values, Tensor) else values

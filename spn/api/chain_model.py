@@ -1,0 +1,295 @@
+"""A trained chain in memory: it samples, scores, and tells where it comes from."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+
+from spn.api.arrays import Array, Images, as_levels, like
+from spn.api.chain_walk import ChainWalk
+from spn.api.model_file import Loaded
+from spn.api.probe import Part
+from spn.config import InputError, Params
+from spn.data.in_memory import ImagesInMemory
+from spn.evaluation.evaluate import EVALUATION_BATCH_SIZE, stage_nats, sub_pixel_nats
+from spn.first_stages import VqAutoencoder
+from spn.generation import sample_chain_stage
+from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
+from spn.likelihood import bits_per_dim
+from spn.machine import onednn_matmul
+from spn.shapes import Labels
+from spn.stages import build_stage
+
+Label = int | str | Sequence[int | str] | Array
+"""A class, by its number or name, or a caption, of all images; or a class for each image."""
+
+
+class ChainModel:
+    """A trained chain, as `spn.load` returns it.
+
+    Images are uint8 [N, H, W, C], as levels 0 to 2^bits - 1 of the modelled depth `params.data.bits`. NumPy arrays and
+    torch tensors are accepted, and the same kind is returned.
+    """
+
+    def __init__(self, loaded: Loaded, path: Path) -> None:
+        self.params: Params = loaded.params
+        """The parameters of the chain: `data`, `stages`, `chains` and others, as in params.yaml."""
+        self.chain: str = loaded.chain
+        """The name of the chain."""
+        self.stages: dict[str, Part] = loaded.parts
+        """The stages in the order of generation, each as (stage, network): how it cuts an image, and the network."""
+        self.first_stage: VqAutoencoder | None = loaded.first_stage
+        """The auto-encoder whose codes the chain generates; None for a chain of pixels."""
+        self.notes: dict[str, Any] = loaded.notes
+        """Everything else in the file: figures, data, training, versions, probe."""
+        self.path: Path = path
+        """The file that it was loaded from."""
+        self.device = torch.device("cpu")
+        """Where the networks are."""
+
+    def __repr__(self) -> str:
+        return (
+            f"ChainModel({self.chain!r}, stages={list(self.stages)}, shape={self.shape}, bits={self.params.data.bits})"
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.params.data.shape
+
+    @property
+    def num_dims(self) -> int:
+        """Number of sub-pixels of an image, or of its codes, by which nats are divided."""
+        return math.prod(self._grid_shape)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether `nats` and `bits_per_dim` are upper bounds."""
+        return any(map(self.params.is_bound, self.stages))
+
+    @property
+    def card(self) -> str:
+        """A model card in Markdown, with the front matter that model hubs expect."""
+        from spn.api.card import model_card
+
+        return model_card(self)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the networks to a device, such as "cuda"; return the model."""
+        self.device = torch.device(device)
+        self.stages = {
+            name: Part(build_stage(stage.plan, self._grid_shape, self.device), network.to(self.device))
+            for name, (stage, network) in self.stages.items()
+        }
+        if self.first_stage is not None:
+            self.first_stage = self.first_stage.to(self.device)
+        return self
+
+    def sample(self, num_images: int | None = None, **options: Any) -> Any:
+        """Sample images; return uint8 [num_images, H, W, C].
+
+        Options and errors are those of `sample_stages`.
+        """
+        images = None
+        for _, images in self.sample_stages(num_images, **options):  # noqa: B007
+            pass
+        return images
+
+    def sample_stages(
+        self,
+        num_images: int | None = None,
+        *,
+        seed: int = 1,
+        temperature: float | Mapping[str, float] | None = None,
+        label: Label | None = None,
+        batch_size: int = SAMPLING_BATCH_SIZE,
+        device: str | torch.device | None = None,
+        exact: bool = False,
+        given: Array | None = None,
+        stages: Sequence[str] | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Sample stage by stage; yield the name of each stage and the images after it, uint8 [num_images, H, W, C].
+
+        Image i depends on (`seed`, i) and its label, and not on the batch: with `exact`, which computes in float64, bit
+        for bit; else but for the last bit of float32, which in rare cases changes a draw. `temperature` is that of all
+        stages, or of those named; by default the chain's own. `label` is by default i mod the number of classes.
+        `stages` are the stages to run, neighbours in the chain's order; if the first of them is not the chain's,
+        `given` holds images with everything that the stages before it generate. Raises InputError for arguments that do
+        not fit the chain.
+        """
+        names = self._names(stages)
+        levels = self._given(given, names[0], num_images)
+        count = len(levels) if levels is not None else num_images
+        if count is None or count < 1:
+            raise InputError(f"num_images: expected a positive whole number, got {count}")
+        labels = self._labels(count, label, is_sampling=True)
+        temperatures = self._temperatures(temperature)
+        if device is not None:
+            self.to(device)
+        for name in names:
+            stage, network = self.stages[name]
+            levels = sample_chain_stage(
+                stage,
+                copy.deepcopy(network).double() if exact else network,
+                levels,
+                num_images=count,
+                seed=seed,
+                temperature=temperatures[name],
+                top_k=self._section.top_k.get(name),
+                batch_size=batch_size,
+                labels=labels,
+            )
+            yield name, like(given, self._decoded(levels))
+
+    def walk(self, num_images: int, *, label: Label | None = None, exact: bool = False) -> ChainWalk:
+        """Return an iterator over all sub-pixels in the order of generation, to draw or to score in a way of one's own.
+
+        It offers the laws of each sub-pixel, and must be given its levels. A chain of codes walks over codes.
+        """
+        images = torch.zeros((num_images, *self._grid_shape), dtype=torch.uint8, device=self.device)
+        labels = self._labels(num_images, label, is_sampling=True)
+        return ChainWalk(self._parts(exact), images, None if labels is None else labels.to(self.device))
+
+    def nats(
+        self,
+        images: Array,
+        *,
+        per: Literal["image", "stage", "pixel"] = "image",
+        label: Label | None = None,
+        batch_size: int = EVALUATION_BATCH_SIZE,
+        exact: bool = False,
+    ) -> Any:
+        """Return -log p of images, in nats: exact, or an upper bound (`is_bound`).
+
+        `per` "image" gives float64 [N]; "stage" a dictionary of such arrays; "pixel" float64 [N, H, W], summed over
+        channels and stages. `label` has the classes of the images, which a conditional chain needs. `exact` computes in
+        float64. A chain of codes scores the codes of the images, pixel by pixel of their grid. Raises InputError for
+        images of another shape, depth or type.
+        """
+        levels = self._codes(as_levels(images, self.shape, self.params.data.bits))
+        labels = self._labels(len(levels), label, is_sampling=False)
+        reader = ImagesInMemory(levels, labels)
+        place = self.device
+        parts = self._parts(exact)
+        if per == "pixel":
+            maps = [sub_pixel_nats(*part, reader, "test", place, batch_size) for part in parts.values()]
+            return like(images, np.sum(maps, axis=0).sum(-1))
+        if per not in ("image", "stage"):
+            raise InputError(f"per: expected image, stage or pixel, got {per}")
+        with onednn_matmul(place):
+            nats = {name: stage_nats(*part, reader, "test", place, batch_size) for name, part in parts.items()}
+        if per == "stage":
+            return {name: like(images, each) for name, each in nats.items()}
+        return like(images, np.sum(list(nats.values()), axis=0))
+
+    def bits_per_dim(self, images: Array, **options: Any) -> Any:
+        """Return the bits/dim of images, float64 [N]; of a chain of codes, the bits per code.
+
+        Options and errors are those of `nats`.
+        """
+        nats: Any = self.nats(images, **options)
+        return bits_per_dim(nats, self.num_dims)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file that the model was loaded from, byte for byte; return its path.
+
+        A path without the suffix .safetensors is that of a folder in the usual layout of model hubs: `config.json`,
+        `model.safetensors` and `README.md`.
+        """
+        from spn.api.folder import save
+
+        return save(self, Path(path))
+
+    @property
+    def _section(self) -> Any:
+        return self.params.chains[self.chain]
+
+    @property
+    def _grid_shape(self) -> tuple[int, int, int]:
+        return self.params.grid_of_codes(self.params.codes(self.chain)).shape
+
+    def _parts(self, exact: bool) -> dict[str, Part]:
+        if not exact:
+            return self.stages
+        return {name: Part(stage, copy.deepcopy(network).double()) for name, (stage, network) in self.stages.items()}
+
+    def _names(self, stages: Sequence[str] | None) -> list[str]:
+        every = list(self.stages)
+        names = every if stages is None else list(stages)
+        first = every.index(names[0]) if names and names[0] in every else 0
+        if not names or every[first : first + len(names)] != names:
+            raise InputError(
+                f"stages: expected neighbours of {', '.join(every)}, in this order, got {', '.join(names)}"
+            )
+        return names
+
+    def _given(self, given: Array | None, first: str, num_images: int | None) -> Images | None:
+        if first == next(iter(self.stages)):
+            if given is not None:
+                raise InputError(f"given: expected nothing for {first}, the first stage of {self.chain}, got images")
+            return None
+        if given is None:
+            raise InputError(f"given: expected images with what the stages before {first} generate, got none")
+        levels = self._codes(as_levels(given, self.shape, self.params.data.bits, "given"))
+        if num_images not in (None, len(levels)):
+            raise InputError(f"given: expected {num_images} images, got {len(levels)}")
+        return levels
+
+    def _temperatures(self, temperature: float | Mapping[str, float] | None) -> dict[str, float]:
+        own = {name: self._section.temperature_of(name) for name in self.stages}
+        if temperature is None:
+            return own
+        asked = temperature if isinstance(temperature, Mapping) else dict.fromkeys(self.stages, temperature)
+        for name, value in asked.items():
+            if name not in own:
+                raise InputError(f"temperature: expected one of {', '.join(own)}, got {name}")
+            if not value > 0:
+                raise InputError(f"temperature: expected a positive number for {name}, got {value}")
+        return own | dict(asked)
+
+    def _labels(self, count: int, label: Label | None, is_sampling: bool) -> Labels | None:
+        num_classes = self.params.num_classes(self.chain)
+        if label is None:
+            if num_classes and not is_sampling:
+                raise InputError(
+                    f"label: expected the classes of the images, because {self.chain} is conditioned on them"
+                )
+            return sample_labels(count, num_classes)
+        if not num_classes:
+            raise InputError(f"label: expected none, because {self.chain} is conditioned on no class, got {label}")
+        if isinstance(label, str | int):
+            only = self._label(label)
+            return sample_labels(count, num_classes, only)
+        each = [self._label(one if isinstance(one, str) else int(one)) for one in label]
+        if len(each) != count or not all(isinstance(one, int) for one in each):
+            raise InputError(f"label: expected a class for each of {count} images, got {len(each)}")
+        return torch.tensor(each)
+
+    def _label(self, label: int | str) -> int | tuple[int, ...]:
+        num_classes = self.params.num_classes(self.chain)
+        if isinstance(label, str):
+            try:
+                return self.params.label_of(self.chain, label)
+            except InputError as error:
+                raise InputError(f"label: {error}") from error
+        if label not in range(num_classes):
+            raise InputError(f"label: expected one of the classes 0 to {num_classes - 1}, got {label}")
+        return label
+
+    def _codes(self, levels: Images) -> Images:
+        """Return what the chain generates: the images, or their codes."""
+        if self.first_stage is None:
+            return levels
+        parts = levels.split(EVALUATION_BATCH_SIZE)
+        codes = [self.first_stage.encode(part.to(self.device).long()).cpu() for part in parts]
+        return torch.cat(codes).to(torch.uint8)[..., None]
+
+    def _decoded(self, levels: Images) -> Images:
+        if self.first_stage is None:
+            return levels
+        parts = levels[..., 0].split(SAMPLING_BATCH_SIZE)
+        return torch.cat([self.first_stage.decode(part.to(self.device).long()).cpu() for part in parts])

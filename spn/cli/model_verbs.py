@@ -1,0 +1,63 @@
+"""The verbs for people, which take a model instead of params.yaml."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+Verb: TypeAlias = Callable[[str], argparse.ArgumentParser]
+Add: TypeAlias = Callable[[argparse.ArgumentParser], None]
+
+MODEL_VERBS = ("sample", "score", "info", "card")
+
+
+def add_model_verbs(verb: Verb, count: Callable[[str], int], label: Callable[..., None], machine: Add) -> None:
+    """Add the verbs; the arguments are what the parser of the other verbs is made of."""
+    sample = _with_model(verb("sample"))
+    sample.add_argument("-n", "--num-images", type=count, default=16)
+    sample.add_argument("--seed", type=int, default=1, help="image i depends on it and on i alone; default: 1")
+    sample.add_argument(
+        "--temperature",
+        nargs="+",
+        default=(),
+        metavar="[STAGE=]NUMBER",
+        help="of all stages, or of those named; default: the chain's own",
+    )
+    label(sample, "by default image i is of class i mod the number of classes")
+    sample.add_argument("--strip", action="store_true", help="a row for each image, with a column after each stage")
+    sample.add_argument(
+        "-o", "--output", type=Path, required=True, help="grid .png, array .npy, .h5, or a folder for PNG pictures"
+    )
+    _computing(sample, count, machine)
+
+    score = _with_model(verb("score"))
+    score.add_argument(
+        "pictures", type=Path, nargs="+", metavar="PICTURES", help="files, folders of pictures, or .npy arrays"
+    )
+    score.add_argument("--format", dest="form", default="table", help="table, csv or json; default: table")
+    score.add_argument(
+        "--map", dest="maps", type=Path, help="PNG to write: the bits of every pixel beside each picture"
+    )
+    score.add_argument("--grid", type=Path, help="PNG to write: the pictures, the likeliest first")
+    score.add_argument("--fit", action="store_true", help="take the centre square of larger pictures, and resize it")
+    label(score, "which a class-conditional chain needs")
+    _computing(score, count, machine)
+
+    _with_model(verb("info"))
+
+    card = _with_model(verb("card"))
+    card.add_argument("-o", "--output", type=Path, help="README.md, or a folder for card, model and config.json")
+
+
+def _with_model(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="model.safetensors, a folder with it, or a folder of results"
+    )
+    parser.add_argument("--chain", help="the chain to take from a folder of results")
+    return parser
+
+
+def _computing(parser: argparse.ArgumentParser, count: Callable[[str], int], machine: Add) -> None:
+    parser.add_argument("--exact", action="store_true", help="compute in float64, so that batch sizes cannot matter")
+    parser.add_argument("--batch-size", type=count, help="images at a time")
+    machine(parser)

@@ -1,0 +1,75 @@
+"""Pictures of likelihoods: the bits of every pixel, and pictures sorted by their bits/dim."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from spn.files import write_bytes
+
+PANEL = 1.5
+"""Inches of a panel's width."""
+MOST_PANELS = 64
+"""Maximum number of pictures that are drawn; a larger figure could not be looked at."""
+DPI = 120
+
+Pictures = UInt8[np.ndarray, "image height width channel"]
+
+
+def draw_maps(
+    path: Path,
+    images: Pictures,
+    bits: Float64[np.ndarray, "image row column"],
+    names: Sequence[str],
+    total: Float64[np.ndarray, " image"],
+    white_level: int,
+) -> None:
+    """Write a PNG with the first pictures, and beside each the bits of its pixels, all on one scale of colours."""
+    count = min(len(images), MOST_PANELS)
+    figure = Figure(figsize=(2 * PANEL + 1.4, count * (PANEL + 0.3)), dpi=DPI, layout="constrained")
+    axes = figure.subplots(count, 2, squeeze=False)
+    highest = float(bits[:count].max())
+    for number, (left, right) in enumerate(axes):
+        _show(left, images[number], white_level, Path(names[number]).name)
+        drawn = right.imshow(bits[number], cmap="viridis", vmin=0, vmax=highest)
+        right.set_title(f"{total[number]:.3f} bits/dim", fontsize=8)
+        right.axis("off")
+    figure.colorbar(drawn, ax=axes[:, 1], label="bits of a pixel, all channels", shrink=min(1.0, 3 / count))
+    _save(figure, path)
+
+
+def draw_sorted(
+    path: Path, images: Pictures, names: Sequence[str], total: Float64[np.ndarray, " image"], white_level: int
+) -> None:
+    """Write a PNG with pictures from the likeliest to the least likely, and their bits/dim."""
+    order = np.argsort(total, kind="stable")
+    if len(order) > MOST_PANELS:  # both ends, and evenly between
+        order = order[np.linspace(0, len(order) - 1, MOST_PANELS).round().astype(int)]
+    columns = min(8, math.ceil(math.sqrt(len(order))))
+    rows = math.ceil(len(order) / columns)
+    figure = Figure(figsize=(columns * PANEL, rows * (PANEL + 0.35)), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for place, number in zip(axes, order, strict=False):
+        _show(place, images[number], white_level, f"{Path(names[number]).name}\n{total[number]:.3f}")
+    for place in list(axes)[len(order) :]:
+        place.axis("off")
+    _save(figure, path)
+
+
+def _show(place: Axes, image: UInt8[np.ndarray, "height width channel"], white_level: int, title: str) -> None:
+    shown: Any = np.minimum(image / white_level, 1.0)
+    place.imshow(shown[..., 0] if image.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+    place.set_title(title if len(title) < 30 else f"...{title[-26:]}", fontsize=7, parse_math=False)
+    place.axis("off")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_bytes(path, content.getvalue())

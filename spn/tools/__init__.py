@@ -1,0 +1,1 @@
+"""Verbs for people, one file each: they take a model file and need neither params.yaml nor data."""

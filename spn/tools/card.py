@@ -1,0 +1,24 @@
+"""Writes a model card, or a folder in the usual layout of model hubs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from spn.api import load
+from spn.config import InputError
+from spn.files import write_text
+
+
+def card(model: Path, output: Path | None = None, *, chain: str | None = None) -> Iterator[str]:
+    """Write a model card to a file ending in .md, or the card, the model and config.json into a folder.
+
+    Without `output` the card is yielded. Raises InputError for an `output` with another suffix.
+    """
+    trained = load(model, chain)
+    if output is None:
+        yield trained.card
+    elif output.suffix == ".md":
+        write_text(output, trained.card)
+    elif not output.suffix:
+        trained.save(output)
+    else:
+        raise InputError(f"--output: expected a file ending in .md, or a folder without a suffix, got {output}")

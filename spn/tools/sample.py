@@ -1,0 +1,95 @@
+"""Samples a trained chain into a picture, an array, an HDF5 file or a folder of pictures."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spn.api import ChainModel, load
+from spn.api.arrays import Images
+from spn.config import InputError
+from spn.data.images import write_images
+from spn.files import write_bytes
+from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
+from spn.pipeline.place import choose_device
+from spn.report.pictures import class_columns, draw_grid, draw_picture
+
+
+def sample(
+    model: Path,
+    output: Path,
+    *,
+    chain: str | None = None,
+    num_images: int = 16,
+    seed: int = 1,
+    temperature: Sequence[str] = (),
+    only: int | None = None,
+    caption: str | None = None,
+    strip: bool = False,
+    exact: bool = False,
+    batch_size: int | None = None,
+    device: str = "auto",
+    threads: int = 1,
+) -> Path:
+    """Sample images from a model and write them to `output`; return its path.
+
+    A path ending in .png is a grid, .npy an array uint8 [N, H, W, C] of levels, .h5 a file of images like those of the
+    workflow, and a path without a suffix a folder of PNG pictures. `strip` draws one row for each image, with a column
+    after each stage. `temperature` has a number for all stages, or STAGE=NUMBER for some. Raises InputError for
+    arguments that do not fit the model.
+    """
+    suffix = output.suffix.lower()
+    if suffix not in ("", ".png", ".npy", ".h5"):
+        raise InputError(f"--output: expected .png, .npy, .h5, or a folder without a suffix, got {output}")
+    if strip and suffix != ".png":
+        raise InputError(f"--output: expected .png for --strip, got {output}")
+    trained = load(model, chain, choose_device(device, threads))
+    label = only if caption is None else caption
+    after = dict(
+        trained.sample_stages(
+            num_images,
+            seed=seed,
+            temperature=temperatures(temperature),
+            label=label,
+            batch_size=SAMPLING_BATCH_SIZE if batch_size is None else batch_size,
+            exact=exact,
+        )
+    )
+    steps = [torch.from_numpy(images) for images in after.values()]
+    images = torch.stack(steps, dim=1).flatten(0, 1) if strip else steps[-1]
+    turns = sample_labels(num_images, trained.params.num_classes(trained.chain)) if label is None else None
+    _write(trained, output, images, len(after) if strip else class_columns(turns))
+    return output
+
+
+def _write(model: ChainModel, output: Path, images: Images, columns: int | None) -> None:
+    match output.suffix.lower():
+        case ".png":
+            write_bytes(output, draw_grid(images, model.params.data.white_level, columns))
+        case ".npy":
+            content = io.BytesIO()
+            np.save(content, images.numpy(), allow_pickle=False)
+            write_bytes(output, content.getvalue())
+        case ".h5":
+            write_images(output, images, {"chain": model.chain, "model": str(model.path)})
+        case _:
+            for number, image in enumerate(images):
+                write_bytes(output / f"{number:04}.png", draw_picture(image, model.params.data.white_level))
+
+
+def temperatures(texts: Sequence[str]) -> float | dict[str, float] | None:
+    """Read temperatures: one number for all stages, or STAGE=NUMBER for some; raise InputError for others."""
+    found: dict[str, float] = {}
+    for text in texts:
+        stage, _, number = text.rpartition("=")
+        try:
+            found[stage] = float(number)
+        except ValueError as error:
+            raise InputError(f"--temperature: expected a number or STAGE=NUMBER, got {text}") from error
+    if "" in found:
+        if len(found) > 1:
+            raise InputError(f"--temperature: expected one number or STAGE=NUMBER, got {' '.join(texts)}")
+        return found[""]
+    return found or None

@@ -1,0 +1,105 @@
+"""Scores pictures with a trained chain: bits/dim of each, by stage, as a table, a map of bits, or a sorted grid."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from spn.api import ChainModel, load
+from spn.api.arrays import Images, as_levels
+from spn.api.pictures import find_pictures, fit_picture, read_picture
+from spn.config import InputError
+from spn.likelihood import bits_per_dim
+from spn.pipeline.place import choose_device
+from spn.report.bits import draw_maps, draw_sorted
+
+FORMATS = ("table", "csv", "json")
+ARRAY = ".npy"
+
+
+def score(
+    model: Path,
+    pictures: Sequence[Path],
+    *,
+    chain: str | None = None,
+    form: str = "table",
+    maps: Path | None = None,
+    grid: Path | None = None,
+    fit: bool = False,
+    only: int | None = None,
+    caption: str | None = None,
+    exact: bool = False,
+    batch_size: int | None = None,
+    device: str = "auto",
+    threads: int = 1,
+) -> Iterator[str]:
+    """Yield the bits/dim of every picture, and what each stage adds to it, as a table, CSV or JSON.
+
+    `pictures` are files, folders of pictures, or .npy arrays uint8 [N, H, W, C] of levels; with `fit` pictures of any
+    size are cropped and resized. `maps` draws the bits of every pixel beside each picture, `grid` the pictures from the
+    likeliest to the least likely. Raises InputError for pictures that do not fit the model.
+    """
+    if form not in FORMATS:
+        raise InputError(f"--format: expected one of {', '.join(FORMATS)}, got {form}")
+    for option, path in (("--map", maps), ("--grid", grid)):
+        if path is not None and path.suffix.lower() != ".png":
+            raise InputError(f"{option}: expected a file ending in .png, got {path}")
+    trained = load(model, chain, choose_device(device, threads))
+    names, images = _read(trained, pictures, fit)
+    options: dict[str, Any] = {"label": only if caption is None else caption, "exact": exact}
+    if batch_size is not None:
+        options["batch_size"] = batch_size
+    nats = trained.nats(images, per="stage", **options)
+    stages = {name: bits_per_dim(each, trained.num_dims) for name, each in nats.items()}
+    total = np.sum(list(stages.values()), axis=0)
+    white = trained.params.data.white_level
+    if maps is not None:
+        bits = trained.nats(images, per="pixel", **options) / np.log(2)
+        draw_maps(maps, images.numpy(), bits, names, total, white)
+    if grid is not None:
+        draw_sorted(grid, images.numpy(), names, total, white)
+    yield _text(trained, names, total, stages, form)
+
+
+def _read(model: ChainModel, paths: Sequence[Path], fit: bool) -> tuple[list[str], Images]:
+    """Read pictures and arrays as levels, with a name for each."""
+    data, names, parts = model.params.data, [], []
+    for path in find_pictures(paths):
+        if path.suffix.lower() == ARRAY:
+            levels = as_levels(_load(path), model.shape, data.bits, str(path))
+            names += [f"{path}[{number}]" for number in range(len(levels))]
+        else:
+            levels = (fit_picture if fit else read_picture)(path, data)[None]
+            names.append(str(path))
+        parts.append(levels)
+    return names, torch.cat(parts)
+
+
+def _load(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected an array: {error}") from error
+
+
+def _text(model: ChainModel, names: list[str], total: Any, stages: dict[str, Any], form: str) -> str:
+    unit = "bits/dim" if model.first_stage is None else "bits/code"
+    header = ["picture", f"{unit} (upper bound)" if model.is_bound else unit]
+    several = stages if len(stages) > 1 else {}
+    figures = np.stack([total, *several.values()], axis=1)
+    rows = [[name, *map(float, row)] for name, row in zip(names, figures, strict=True)]
+    header += several
+    if form == "json":
+        return json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=2)
+    if form == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        return text.getvalue().rstrip("\n")
+    mean = ["mean", *figures.mean(0)]
+    return tabulate([*rows, *([mean] if len(rows) > 1 else [])], header, floatfmt=".4f")
