@@ -4,12 +4,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from spn.config import InputError
 
-Array: TypeAlias = np.ndarray[Any, Any] | Tensor
+Array: TypeAlias = Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
 Images: TypeAlias = UInt8[Tensor, "image height width channel"]
 
 

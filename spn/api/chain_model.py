@@ -4,10 +4,12 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from spn.api.arrays import Array, Images, as_levels, like
 from spn.api.chain_walk import ChainWalk
@@ -78,7 +80,7 @@ class ChainModel:
 
         return model_card(self)
 
-    def to(self, device: str | torch.device) -> Self:
+    def to(self, device: str | torch.device) -> "ChainModel":
         """Move the networks to a device, such as "cuda"; return the model."""
         self.device = torch.device(device)
         self.stages = {
@@ -158,7 +160,7 @@ class ChainModel:
         self,
         images: Array,
         *,
-        per: Literal["image", "stage", "pixel"] = "image",
+        per: str = "image",
         label: Label | None = None,
         batch_size: int = EVALUATION_BATCH_SIZE,
         exact: bool = False,
@@ -280,7 +282,7 @@ class ChainModel:
             raise InputError(f"label: expected one of the classes 0 to {num_classes - 1}, got {label}")
         return label
 
-    def _codes(self, levels: Images) -> Images:
+    def _codes(self, levels: Images) -> UInt8[Tensor, "image _ _ _"]:
         """Return what the chain generates: the images, or their codes."""
         if self.first_stage is None:
             return levels
@@ -288,7 +290,7 @@ class ChainModel:
         codes = [self.first_stage.encode(part.to(self.device).long()).cpu() for part in parts]
         return torch.cat(codes).to(torch.uint8)[..., None]
 
-    def _decoded(self, levels: Images) -> Images:
+    def _decoded(self, levels: UInt8[Tensor, "image _ _ _"]) -> UInt8[Tensor, "image _ _ _"]:
         if self.first_stage is None:
             return levels
         parts = levels[..., 0].split(SAMPLING_BATCH_SIZE)

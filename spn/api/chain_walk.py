@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from spn.api.arrays import Array, Images
 from spn.api.probe import Part
@@ -92,10 +91,10 @@ class ChainWalk:
             for position in stage.targets:
                 slices = split_slices(self._images, size)
                 steps.begin(stage.context(slices, stage.positions(position, len(slices), slices.device), labels))
-                levels: list[Tensor] = []
+                done: list[Offer] = []
                 for offer in offers(steps, range(shape.height), shape.width, shape.channels):
                     yield ChainOffer(name, position, size, shape.num_levels, offer)
-                    assert offer.levels is not None  # else `offers` raises
-                    levels.append(offer.levels)
-                target = torch.stack(levels, dim=1).unflatten(1, (shape.height, shape.width, shape.channels))
+                    done.append(offer)
+                given = [offer.levels for offer in done if offer.levels is not None]  # all, or `offers` has raised
+                target = torch.stack(given, dim=1).unflatten(1, (shape.height, shape.width, shape.channels))
                 self._images = join_slices(stage.insert(slices, position, target))

@@ -28,6 +28,8 @@ from spn.trained import build_first_stage, build_trained
 
 FORMAT = 1
 PICTURES = "probe/pictures"
+NEEDED = {"chain", "params", "shares", "probe", "figures", "data", "training", "version", "commit", "weights"}
+"""What the notes of every model file have."""
 CPU = torch.device("cpu")
 
 
@@ -105,6 +107,8 @@ def load_model(path: Path) -> Loaded:
             f"{path}: expected a model file of format {FORMAT} or below, got {notes['format']}: written by spn "
             f"{notes.get('version')}, a newer version"
         )
+    if missing := sorted(NEEDED - notes.keys()) or [PICTURES] * (PICTURES not in tensors):
+        raise InputError(f"{path}: expected the notes of a model file, found no {', '.join(missing)}")
     try:
         return _load(tensors, notes)
     except InputError as error:
@@ -113,8 +117,6 @@ def load_model(path: Path) -> Loaded:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise InputError(f"{path}: its parameters are not valid in this version: {key}: {first['msg']}") from error
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected the notes of a model file, got others: {error}") from error
 
 
 def _load(tensors: dict[str, Tensor], notes: Notes) -> Loaded:

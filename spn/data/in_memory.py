@@ -1,6 +1,6 @@
 """Images in memory, read like those of a file of slices."""
 
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Int64, UInt8
 from torch import Tensor
@@ -11,10 +11,11 @@ from spn.image import split_slices
 from spn.shapes import Labels
 
 
+@runtime_checkable
 class SliceReader(Protocol):
     """What evaluation reads: a file of slices, or images in memory."""
 
-    def of(self, plan: StagePlan) -> Self:
+    def of(self, plan: StagePlan) -> "SliceReader":
         """Return a reader of the part that a stage uses."""
 
     def num_images(self, split: Split) -> int:

@@ -1,12 +1,13 @@
 """The definition of bits/dim."""
 
 import math
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-Nats = TypeVar("Nats", float, np.ndarray[Any, Any], Tensor)
+Nats = TypeVar("Nats", float, NDArray[np.float64], Tensor)
 
 
 def bits_per_dim(nats: Nats, num_dims: int) -> Nats:

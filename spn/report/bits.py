@@ -54,10 +54,10 @@ def draw_sorted(
     columns = min(8, math.ceil(math.sqrt(len(order))))
     rows = math.ceil(len(order) / columns)
     figure = Figure(figsize=(columns * PANEL, rows * (PANEL + 0.35)), dpi=DPI, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for place, number in zip(axes, order, strict=False):
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for place, number in zip(places, order, strict=False):
         _show(place, images[number], white_level, f"{Path(names[number]).name}\n{total[number]:.3f}")
-    for place in list(axes)[len(order) :]:
+    for place in places[len(order) :]:
         place.axis("off")
     _save(figure, path)
 

@@ -12,7 +12,7 @@ import torch
 from tabulate import tabulate
 
 from spn.api import ChainModel, load
-from spn.api.arrays import Images, as_levels
+from spn.api.arrays import Array, Images, as_levels
 from spn.api.pictures import find_pictures, fit_picture, read_picture
 from spn.config import InputError
 from spn.likelihood import bits_per_dim
@@ -81,7 +81,7 @@ def _read(model: ChainModel, paths: Sequence[Path], fit: bool) -> tuple[list[str
     return names, torch.cat(parts)
 
 
-def _load(path: Path) -> np.ndarray[Any, Any]:
+def _load(path: Path) -> Array:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

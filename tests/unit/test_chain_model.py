@@ -1,0 +1,206 @@
+"""A loaded chain samples, scores and walks, for NumPy arrays and torch tensors, and tells mistakes in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experiment import codes_params, tiny_params
+from model_files import rgb_params, write_model
+
+import spn
+from spn import ChainModel
+from spn.config import InputError
+from spn.generation import keyed_uniforms
+from spn.image import split_slices
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChainModel]:
+    """Chains with random weights: of RGB images, of codes, and of classes."""
+    conditional = tiny_params()
+    for stage in ("high", "low"):
+        conditional["stages"][stage]["class_conditional"] = stage == "low"
+    raws = {"raster": rgb_params(), "depth": rgb_params(), "latent": codes_params(), "classes": conditional}
+    chains = {name: "depth" if name == "classes" else name for name in raws}
+    return {name: spn.load(write_model(tmp_path_factory.mktemp(name), raw, chains[name])) for name, raw in raws.items()}
+
+
+def test_importing_the_package_takes_no_torch() -> None:
+    code = "import sys, spn; assert not {'torch', 'numpy', 'pydantic'} & {*sys.modules}; spn.load; import torch"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        spn.lode  # noqa: B018
+    assert (Path(spn.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", ["raster", "depth", "latent", "classes"])
+def test_samples_are_scored_in_the_same_kind_of_array(name: str, models: dict[str, ChainModel]) -> None:
+    model = models[name]
+    label = [0, 1, 2] if name == "classes" else None
+    images = model.sample(3, seed=1)
+    assert isinstance(images, np.ndarray)
+    assert images.dtype == np.uint8
+    assert images.shape == (3, *model.shape)
+    bits = model.bits_per_dim(images, label=label)
+    assert bits.dtype == np.float64
+    nats = model.nats(images, label=label)
+    assert bits == pytest.approx(nats / np.log(2) / model.num_dims)
+    stages = model.nats(images, per="stage", label=label)
+    assert list(stages) == list(model.stages)
+    assert sum(stages.values()) == pytest.approx(nats)
+    pixels = model.nats(images, per="pixel", label=label)
+    assert pixels.shape == (3, *((4, 4) if name == "latent" else model.shape[:2]))
+    assert pixels.sum((1, 2)) == pytest.approx(nats)
+    tensor = model.bits_per_dim(torch.from_numpy(images), label=label)
+    assert isinstance(tensor, torch.Tensor)
+    assert torch.equal(tensor, torch.from_numpy(bits))
+
+
+def test_bits_of_a_pixel_are_where_it_is(models: dict[str, ChainModel]) -> None:
+    """Another last pixel of the raster changes no bits but its own."""
+    model = models["raster"]
+    images = model.sample(2, seed=3)
+    other = images.copy()
+    other[:, -1, -1] ^= 5
+    changed = model.nats(images, per="pixel", exact=True) != model.nats(other, per="pixel", exact=True)
+    assert changed[:, -1, -1].all()
+    assert changed.sum() == len(images)
+
+
+def test_a_sample_depends_on_seed_number_and_label_alone(models: dict[str, ChainModel]) -> None:
+    for name in ("depth", "classes"):
+        model = models[name]
+        images = model.sample(5, seed=7, exact=True)
+        assert np.array_equal(model.sample(5, seed=7, exact=True, batch_size=2), images)
+        assert np.array_equal(model.sample(2, seed=7, exact=True), images[:2])
+        assert not np.array_equal(model.sample(5, seed=8, exact=True), images)
+    seven = models["classes"].sample(3, seed=1, label=7, exact=True)
+    assert np.array_equal(seven, models["classes"].sample(3, seed=1, label="seven", exact=True))
+    assert np.array_equal(seven, models["classes"].sample(3, seed=1, label=[7, 7, "seven"], exact=True))
+    assert not np.array_equal(seven, models["classes"].sample(3, seed=1, label=6, exact=True))
+
+
+def test_temperature_is_the_chains_own_unless_told(models: dict[str, ChainModel]) -> None:
+    model = models["depth"]
+    own = model.sample(4, seed=1, exact=True)
+    assert np.array_equal(own, model.sample(4, seed=1, exact=True, temperature={"low": 0.9}))
+    cold = dict(model.sample_stages(4, seed=1, exact=True, temperature=1e-3))
+    assert len(np.unique(cold["low"], axis=0)) == 1  # nothing is left to chance
+    high = dict(model.sample_stages(4, seed=1, exact=True, temperature={"low": 1e-3}))["high"]
+    assert np.array_equal(high & 0b1100, own & 0b1100)
+
+
+def test_a_chain_goes_on_from_given_images(models: dict[str, ChainModel]) -> None:
+    model = models["depth"]
+    steps = dict(model.sample_stages(3, seed=1, exact=True))
+    assert list(steps) == ["high", "low"]
+    assert not (steps["high"] & 0b11).any()
+    again = model.sample(given=steps["high"], stages=["low"], seed=1, exact=True)
+    assert np.array_equal(again, steps["low"])
+    kept = model.sample(given=torch.from_numpy(steps["low"]), stages=["low"], seed=2, exact=True)
+    assert isinstance(kept, torch.Tensor)
+    assert np.array_equal(kept.numpy() & 0b1100, steps["high"])
+    assert np.array_equal(model.sample(3, seed=1, exact=True, stages=["high"]), steps["high"])
+
+
+@pytest.mark.parametrize("name", ["raster", "depth", "classes"])
+def test_the_walk_draws_what_sampling_draws(name: str, models: dict[str, ChainModel]) -> None:
+    """A driver of one's own: the uniforms are those of sampling, so the images are too."""
+    model = models[name]
+    walk = model.walk(2, exact=True)
+    pixels = []
+    for offer in walk:
+        stage = model.stages[offer.stage].stage
+        shape = (stage.shape.height, stage.shape.width, stage.shape.channels)
+        uniforms = keyed_uniforms(1, offer.stage, offer.slice, [0, 1], shape)
+        row, column = (place // offer.scale_factor for place in offer.pixel)
+        temperature = model.params.chains[model.chain].temperature_of(offer.stage)
+        law = offer.law if temperature == 1 else offer.law.tempered(temperature)
+        offer.give(law.quantile(uniforms[:, row, column, offer.channel]).numpy())
+        pixels.append((offer.stage, *offer.pixel, offer.channel))
+    assert np.array_equal(walk.images.numpy(), model.sample(2, seed=1, exact=True))
+    assert len({*pixels}) == len(pixels) == model.num_dims * (1 if name == "raster" else 2)
+
+
+def test_the_walk_scores_what_nats_score(models: dict[str, ChainModel]) -> None:
+    model = models["depth"]
+    images = torch.from_numpy(model.sample(2, seed=5))
+    walk, nats = model.walk(2, exact=True), torch.zeros(2, dtype=torch.float64)
+    for offer in walk:
+        stage = model.stages[offer.stage].stage
+        slices = split_slices(images, offer.scale_factor)
+        target = stage.target(slices, stage.positions(offer.slice, 2))
+        row, column = (place // offer.scale_factor for place in offer.pixel)
+        levels = target[:, row, column, offer.channel]
+        nats -= offer.law.log_prob(levels)
+        offer.give(levels)
+    assert torch.equal(walk.images, images)
+    assert nats.numpy() == pytest.approx(model.nats(images.numpy(), exact=True))
+
+
+def test_a_walk_wants_levels(models: dict[str, ChainModel]) -> None:
+    walk = models["raster"].walk(2)
+    offer = next(walk)
+    with pytest.raises(InputError, match=r"levels: expected 0 to 15 in stage raster, got others"):
+        offer.give(np.array([0, 16]))
+    with pytest.raises(InputError, match=r"levels: expected 2 whole numbers, got torch.float64 \[2\]"):
+        offer.give(np.zeros(2))
+    with pytest.raises(RuntimeError, match="row 0, column 0, channel 0: expected levels, was given none"):
+        next(walk)
+
+
+def grey(*shape: int, level: float = 1, dtype: Any = np.uint8) -> Any:
+    return np.full(shape, level, dtype)
+
+
+MISTAKES = {
+    "type": ("depth", "nats", (grey(2, 8, 8, 3, dtype=np.float32),), {}, r"images: .* \(uint8\), got float32"),
+    "shape": ("depth", "nats", (grey(2, 8, 8, 1),), {}, r"images: expected \[N, 8, 8, 3\], N > 0, got \[2, 8, 8, 1\]"),
+    "one": ("depth", "nats", (grey(8, 8, 3),), {}, r"images: expected \[N, 8, 8, 3\], N > 0, got \[8, 8, 3\]"),
+    "none": ("depth", "nats", (grey(0, 8, 8, 3),), {}, r"images: expected .* N > 0, got \[0, 8, 8, 3\]"),
+    "depth": ("depth", "nats", (grey(1, 8, 8, 3, level=16),), {}, r"images: expected levels 0 to 15 .*, got 16"),
+    "per": ("depth", "nats", (grey(1, 8, 8, 3),), {"per": "slice"}, "per: expected image, stage or pixel, got slice"),
+    "no class": ("classes", "nats", (grey(1, 8, 8, 1),), {}, "label: expected the classes of the images, because"),
+    "a class": ("depth", "nats", (grey(1, 8, 8, 3),), {"label": 3}, "label: expected none, because depth is"),
+    "which": ("classes", "sample", (2,), {"label": 10}, "label: expected one of the classes 0 to 9, got 10"),
+    "name": ("classes", "sample", (2,), {"label": "dog"}, "label: .*dog"),
+    "number": ("classes", "sample", (2,), {"label": [1]}, "label: expected a class for each of 2 images, got 1"),
+    "images": ("depth", "sample", (0,), {}, "num_images: expected a positive whole number, got 0"),
+    "no number": ("depth", "sample", (), {}, "num_images: expected a positive whole number, got None"),
+    "cold": (
+        "depth",
+        "sample",
+        (1,),
+        {"temperature": 0.0},
+        "temperature: expected a positive .* high, got 0.0",
+    ),
+    "stage": ("depth", "sample", (1,), {"temperature": {"hi": 1.0}}, "temperature: expected one of high, low, got hi"),
+    "order": ("depth", "sample", (1,), {"stages": ["low", "high"]}, "stages: expected neighbours of high, low"),
+    "nothing": ("depth", "sample", (1,), {"stages": ["low"]}, "given: expected images with what the stages before low"),
+    "first": ("depth", "sample", (1,), {"given": grey(1, 8, 8, 3)}, "given: expected nothing for high, the first"),
+    "many": (
+        "depth",
+        "sample",
+        (1,),
+        {"given": grey(2, 8, 8, 3), "stages": ["low"]},
+        "given: expected 1 images, got 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "method", "arguments", "options", "line"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_told_in_one_line(
+    name: str,
+    method: str,
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    line: str,
+    models: dict[str, ChainModel],
+) -> None:
+    with pytest.raises(InputError, match=line) as error:
+        getattr(models[name], method)(*arguments, **options)
+    assert "\n" not in str(error.value)
