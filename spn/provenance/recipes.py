@@ -315,6 +315,7 @@ def record_recipe(params: Params, chain: str, data_digest: str, experiment: Mapp
             stage: recipe_digest(sampling_recipe(params, chain, stage, data_digest))
             for stage in params.chains[chain].stages
         },
+        "model": recipe_digest(export_recipe(params, chain, data_digest)),
         **_drawn(params, [chain], data_digest),
         "code_digest": verb_digest("record"),
     }

@@ -193,7 +193,7 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
         Result(
             record_path(chain),
             lambda digest: record_recipe(params, chain, digest, recorded_in()),
-            (summary_path(chain), *samples),
+            (summary_path(chain), model_path(chain), *samples),
         ),
     ]
 

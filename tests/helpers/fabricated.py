@@ -16,6 +16,7 @@ from spn.notes import Notes, seal_block
 from spn.provenance import (
     Recipe,
     evaluation_recipe,
+    export_recipe,
     record_recipe,
     report_recipe,
     sampling_recipe,
@@ -52,6 +53,13 @@ def _stage(stage: str, slices: str) -> dict[str, Made]:
     }
 
 
+def _export(chain: str, *stages: str) -> dict[str, Made]:
+    weights = {f"results/stages/{stage}/checkpoint.safetensors" for stage in stages}
+    needs = {f"results/chains/{chain}/metrics.json"} | weights
+    made = Made(needs, (), lambda params: export_recipe(params, chain, DIGEST))
+    return {f"results/chains/{chain}/model.safetensors": made}
+
+
 MADE: dict[str, Made] = {
     WHOLE: Made(set(), (), lambda params: slices_recipe(params, 1)),
     SPLIT: Made(set(), (), lambda params: slices_recipe(params, 2)),
@@ -66,8 +74,13 @@ MADE: dict[str, Made] = {
     "results/chains/raster/metrics.json": Made(
         {"results/stages/raster/metrics.json"}, (), lambda params: summary_recipe(params, "raster", DIGEST)
     ),
+    **_export("raster", "raster"),
     "mlflow/chains/raster.json": Made(
-        {"results/chains/raster/metrics.json", "results/chains/raster/raster/samples.h5"},
+        {
+            "results/chains/raster/metrics.json",
+            "results/chains/raster/model.safetensors",
+            "results/chains/raster/raster/samples.h5",
+        },
         (),
         lambda params: record_recipe(params, "raster", DIGEST, HANDLE),
     ),
@@ -86,9 +99,11 @@ MADE: dict[str, Made] = {
         (),
         lambda params: summary_recipe(params, "depth", DIGEST),
     ),
+    **_export("depth", "high", "low"),
     "mlflow/chains/depth.json": Made(
         {
             "results/chains/depth/metrics.json",
+            "results/chains/depth/model.safetensors",
             "results/chains/depth/high/samples.h5",
             "results/chains/depth/low/samples.h5",
         },

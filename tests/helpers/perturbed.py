@@ -36,6 +36,7 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "first_stages.*.perceptual": (PERCEPTUAL,),
     "first_stages.*.perceptual.sha256": (DIGEST.replace("0", "1"),),
     "inpainting": ({},),
+    "export.weights": ("float32", "bfloat16"),
     "inpainting.masks": (("left",),),
     "sampling.class": (0, 1),
     "schedules.*.name": ("geometric", "spaced"),
@@ -254,6 +255,8 @@ def jobs_of(params: Params) -> Jobs:
                 jobs[f"{verb}/{stage}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, "inpainting", _]:
                 jobs[f"inpaint_chain/{chain}"] = result.recipe(DIGEST)
+            case ["results", "chains", chain, "model.safetensors"]:
+                jobs[f"export/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, "metrics.json"]:
                 jobs[f"summarise/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, stage, _]:

@@ -18,6 +18,7 @@ from spn.provenance import (
     codes_recipe,
     differing_keys,
     evaluation_recipe,
+    export_recipe,
     load_verb,
     record_recipe,
     report_recipe,
@@ -144,7 +145,7 @@ OPTIONS = {"as configured": SamplingOptions(), "as asked": SamplingOptions(label
 def test_samples_are_made_from_weights_and_the_samples_before(params: Params, options: SamplingOptions) -> None:
     label, exact = (4, True) if options.exact else (3, False)
     shared = {"chain": "depth", "num_images": 4, "seed": 2, "num_classes": 6, "label": label, "exact": exact}
-    shared |= {"white_level": 31, "code_digest": "sample, cells"}
+    shared |= {"white_level": 31, "code_digest": "sample_stage, cells"}
     high = shared | {
         "stage": "high",
         "data_digest": DIGEST,
@@ -171,6 +172,20 @@ def test_a_summary_is_made_from_the_figures_of_its_stages(params: Params) -> Non
     assert summary_recipe(params, "depth", DIGEST) == summary(params)
 
 
+def test_a_model_file_is_made_from_the_summary_and_what_sampling_needs(params: Params) -> None:
+    section = params.chains["depth"]
+    assert export_recipe(params, "depth", DIGEST) == {
+        "chain": "depth",
+        "summary": digest(summary(params)),
+        "temperature": section.temperature,
+        "top_k": section.top_k,
+        "class_names": list(params.data.class_names),
+        "licence": params.data.licence,
+        "weights": "float32",
+        "code_digest": dict.fromkeys(("high", "low"), "export, cells"),
+    }
+
+
 @pytest.mark.parametrize("experiment", [{"uri": "sqlite:///mlflow.db", "id": "1"}, None])
 def test_a_record_is_made_from_a_summary_and_samples(params: Params, experiment: dict[str, str] | None) -> None:
     assert record_recipe(params, "depth", DIGEST, experiment) == {
@@ -178,6 +193,7 @@ def test_a_record_is_made_from_a_summary_and_samples(params: Params, experiment:
         "experiment": experiment,
         "summary": digest(summary(params)),
         "samples": {stage: digest(sampling_recipe(params, "depth", stage, DIGEST)) for stage in ("high", "low")},
+        "model": digest(export_recipe(params, "depth", DIGEST)),
         "code_digest": "record, None",
     }
 

@@ -42,7 +42,8 @@ def after_stage(params: Params, key: list[str]) -> set[str]:
     for name, chain in params.chains.items():
         if stage in chain.stages:
             later = chain.stages[chain.stages.index(stage) :]
-            jobs |= {f"sample_stage/{name}/{each}" for each in later} | {f"summarise/{name}", f"record/{name}"}
+            jobs |= {f"sample_stage/{name}/{each}" for each in later}
+            jobs |= {f"{verb}/{name}" for verb in ("summarise", "export", "record")}
             jobs |= of_inpainting(params, [name])
     return jobs
 
@@ -73,7 +74,9 @@ def of_schedule(params: Params, key: list[str]) -> set[str]:
 def of_draws(params: Params, key: list[str]) -> set[str]:
     """The figures of a stage and of its chains."""
     chains = [name for name, chain in params.chains.items() if key[1] in chain.stages]
-    return {f"evaluate/{key[1]}", "report"} | {f"{verb}/{name}" for name in chains for verb in ("summarise", "record")}
+    return {f"evaluate/{key[1]}", "report"} | {
+        f"{verb}/{name}" for name in chains for verb in ("summarise", "export", "record")
+    }
 
 
 def with_its_chains(params: Params, key: list[str]) -> set[str]:
@@ -123,7 +126,7 @@ def after_sampling(params: Params, key: list[str]) -> set[str]:
     """The samples of a chain from a stage on: `chains.CHAIN.temperature.STAGE`."""
     stages = params.chains[key[1]].stages
     samples = {f"sample_stage/{key[1]}/{stage}" for stage in stages[stages.index(key[3]) :]}
-    return samples | {f"record/{key[1]}", "report"} | of_inpainting(params, [key[1]])
+    return samples | {f"export/{key[1]}", f"record/{key[1]}", "report"} | of_inpainting(params, [key[1]])
 
 
 def of_chain(params: Params, key: list[str]) -> set[str]:
@@ -140,9 +143,14 @@ def of_classes(params: Params, key: list[str]) -> set[str]:
 
 
 def of_names(params: Params, key: list[str]) -> set[str]:
-    """Other names of classes: the captions of stages that are conditioned on them."""
+    """Other names of classes: the captions of stages that are conditioned on them, and what model files state."""
     captioned = [name for name, stage in params.stages.items() if stage.captioned]
-    return set().union(*(after_stage(params, ["stages", stage]) for stage in captioned))
+    return of_export(params, key).union(*(after_stage(params, ["stages", stage]) for stage in captioned))
+
+
+def of_export(params: Params, key: list[str]) -> set[str]:
+    """The model files of all chains, and the records that hold them."""
+    return {f"{verb}/{chain}" for verb in ("export", "record") for chain in params.chains}
 
 
 LEAVES: dict[str, Scope] = {
@@ -166,6 +174,8 @@ LEAVES: dict[str, Scope] = {
     "first_stages.*": after_first_stage,
     "schedules.*": of_schedule,
     "inpainting*": all_inpainting,
+    "export.*": of_export,
+    "data.licence": of_export,
     "chains.*.stages": of_chain,
     "chains.*.temperature.*": after_sampling,
     "chains.*.top_k.*": after_sampling,
@@ -228,7 +238,7 @@ def test_every_leaf_makes_stale_just_what_it_decides() -> None:
     assert not wrong, "\n".join(wrong)
     assert used == EXEMPT.keys() | LEAVES.keys()
     assert changed == met - FIXED.keys()
-    whole = {f"Params.{key}" for key in ("data", "first_stages", "schedules", "stages", "chains", "sampling")}
+    whole = {f"Params.{key}" for key in ("data", "first_stages", "schedules", "stages", "chains", "sampling", "export")}
     assert fields_of(Section) <= met | whole | {"FirstStageSection.training"} | {
         f"{each}.limit" for each in ("DigitsData", "PhotosData", "Cifar10Data", "MnistData", "FolderData", "ArraysData")
     } | {"StageSection.model", "StageSection.training", "TrainingSection.optimiser"}
@@ -242,8 +252,9 @@ def fields_of(section: type[Section]) -> set[str]:
     return {f"{section.__name__}.{name}" for name in section.model_fields}
 
 
-STAGE_VERBS, TRAINING = ("train", "tune", "evaluate", "sample_stage", "inpaint_chain"), ("train", "tune")
-GENERATING, SCORING = ("sample_stage", "inpaint_chain"), ("evaluate", "sample_stage", "inpaint_chain")
+STAGE_VERBS, TRAINING = ("train", "tune", "evaluate", "sample_stage", "inpaint_chain", "export"), ("train", "tune")
+GENERATING = ("sample_stage", "inpaint_chain")
+SCORING = ("evaluate", "export", *GENERATING)
 KINDS: tuple[StageKind, ...] = ("cells", "scale")
 FIRST_STAGE_VERBS = ("train", "extract_codes")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
@@ -290,6 +301,7 @@ def of_source(*sources: str) -> Row:
 
 
 MODULES: dict[str, Row] = {
+    "__init__.py": Row(("export",)),  # a file names the version that wrote it
     "config/data.py": Row(("preprocess",)),  # where the sources' formats and shapes are decided
     "data/preprocess.py": Row(("preprocess",)),
     "data/digest.py": of_source(*FILES),
@@ -297,7 +309,8 @@ MODULES: dict[str, Row] = {
     "data/images.py": Row(("sample_stage",)),
     "data/layout.py": Row(("preprocess", *SCORING, "report"), first=("extract_codes",)),
     "data/writing.py": Row(("preprocess",), first=("extract_codes",)),
-    "data/resident.py": Row(("tune", "evaluate")),
+    "data/resident.py": Row(("tune", "evaluate", "export")),
+    "data/in_memory.py": Row(("export",)),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),
     "data/sources/files.py": of_source(*FILES),
@@ -307,14 +320,15 @@ MODULES: dict[str, Row] = {
     "data/sources/pictures.py": of_source("folder"),
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
-    "evaluation/evaluate.py": Row(("evaluate", "summarise")),
+    "evaluation/evaluate.py": Row(("evaluate", "summarise", "export")),
     "evaluation/inpainting.py": staged(("inpaint_chain",)),
     "evaluation/speed.py": Row(("record", "report")),
     "generation/inpaint.py": Row(("inpaint_chain",)),
-    "generation/sample.py": Row(("sample_stage",)),
+    "generation/sample.py": Row(("sample_stage", "export")),
+    "generation/uniforms.py": Row((*GENERATING, "export")),
     "generation/*.py": Row(GENERATING),
     "image/bits.py": Row(("preprocess",), first=("extract_codes",)),
-    "image/slices.py": Row(("preprocess", *GENERATING, "report"), first=("extract_codes",)),
+    "image/slices.py": Row(("preprocess", "export", *GENERATING, "report"), first=("extract_codes",)),
     "image/window.py": staged(first=FIRST_STAGE_VERBS),
     "laws/__init__.py": staged(),
     "laws/softmax.py": staged(laws=("softmax",)),
@@ -339,7 +353,7 @@ MODULES: dict[str, Row] = {
     "layers/recompute.py": staged(first=FIRST_STAGE_VERBS),
     "layers/pixel_head.py": staged(first=("train",)),
     "layers/*.py": staged(),
-    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise")),
+    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise", "export")),
     "likelihood/joint_mixture.py": staged(laws=MIXTURES),
     "likelihood/mixture.py": staged(laws=MIXTURES),
     "likelihood/chunked.py": staged(),
@@ -350,8 +364,11 @@ MODULES: dict[str, Row] = {
     "pipeline/extract_codes.py": Row((), first=("extract_codes",)),
     "pipeline/evaluate.py": Row(("evaluate",)),
     "pipeline/inpaint_chain.py": Row(("inpaint_chain",)),
-    "pipeline/pictures.py": Row(("inpaint_chain",)),
-    "pipeline/reading.py": Row(("summarise", "record", "report")),
+    "api/pictures.py": Row(("inpaint_chain",)),
+    "api/model_file.py": Row(("export",)),
+    "api/probe.py": Row(("export",)),
+    "pipeline/export.py": Row(("export",)),
+    "pipeline/reading.py": Row(("summarise", "export", "record", "report")),
     "pipeline/record.py": Row(("record",)),
     "pipeline/report.py": Row(("report",)),
     "pipeline/sample_stage.py": Row(("sample_stage",)),
@@ -359,7 +376,7 @@ MODULES: dict[str, Row] = {
     "pipeline/summarise.py": Row(("summarise",)),
     "report/pictures.py": Row((*GENERATING, "report"), first=("extract_codes",)),
     "report/*.py": Row(("report",)),
-    "seeds.py": Row((*TRAINING, "evaluate"), first=FIRST_STAGE_VERBS),
+    "seeds.py": Row((*TRAINING, "evaluate", "export"), first=FIRST_STAGE_VERBS),
     "stages/__init__.py": staged(first=FIRST_STAGE_VERBS),
     "stages/cells.py": staged(first=FIRST_STAGE_VERBS),
     "stages/scale.py": staged(kinds=("scale",)),
@@ -393,9 +410,11 @@ MIXED = {
 
 EXEMPT_MODULES = {
     **{name if name.endswith(".py") else f"{name}/*.py": why for name, why in code.PLUMBING.items()},
-    "__init__.py": "starts what keeps sources",
     "__main__.py": "calls the command line",
     "*/__init__.py": "passes names on",
+    "report/bits.py": "draws what people ask for",
+    "api/*.py": "samples, scores and describes for people, and writes no result",
+    "tools/*.py": "does what people ask for, and writes no result",
     "evaluation/*.py": "checks models, and writes nothing",
     "shapes.py": "annotates, and computes nothing",
     "pipeline/adopt.py": "gives a checkpoint another recipe, and no other weights",

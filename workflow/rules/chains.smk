@@ -122,6 +122,7 @@ rule record:
         samples=lambda wildcards: samples_of(wildcards.chain),
         first_stage=lambda wildcards: reconstruction_of(wildcards.chain),
         inpainting=[inpainting_path("{chain}")] if parameters.inpainting else [],
+        model=model_path("{chain}"),
         request=request(record_path("{chain}")),
     output:
         record_path("{chain}"),
