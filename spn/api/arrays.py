@@ -18,7 +18,8 @@ def as_levels(images: Array, shape: tuple[int, int, int], bits: int, what: str =
 
     Any type of whole numbers is accepted. Raises InputError with the expected and the actual type, shape or level.
     """
-    levels = torch.as_tensor(images).cpu()
+    # Copied, because torch warns of arrays that cannot be written to.
+    levels = images.cpu() if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     height, width, channels = shape
     if levels.dtype.is_floating_point or levels.dtype.is_complex or levels.dtype is torch.bool:
         raise InputError(f"{what}: expected whole numbers (uint8), got {str(levels.dtype).removeprefix('torch.')}")

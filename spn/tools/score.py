@@ -51,7 +51,8 @@ def score(
         if path is not None and path.suffix.lower() != ".png":
             raise InputError(f"{option}: expected a file ending in .png, got {path}")
     trained = load(model, chain, choose_device(device, threads))
-    names, images = _read(trained, pictures, fit)
+    names, levels = _read(trained, pictures, fit)
+    images = levels.numpy()
     options: dict[str, Any] = {"label": only if caption is None else caption, "exact": exact}
     if batch_size is not None:
         options["batch_size"] = batch_size
@@ -61,9 +62,9 @@ def score(
     white = trained.params.data.white_level
     if maps is not None:
         bits = trained.nats(images, per="pixel", **options) / np.log(2)
-        draw_maps(maps, images.numpy(), bits, names, total, white)
+        draw_maps(maps, images, bits, names, total, white)
     if grid is not None:
-        draw_sorted(grid, images.numpy(), names, total, white)
+        draw_sorted(grid, images, names, total, white)
     yield _text(trained, names, total, stages, form)
 
 

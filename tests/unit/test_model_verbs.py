@@ -1,0 +1,190 @@
+"""`spn sample`, `score`, `info` and `card`: what they write, and mistakes in one line with exit status 2."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from experiment import codes_params
+from model_files import rgb_params, write_model
+from PIL import Image
+
+import spn
+from spn.cli import main
+from spn.data.images import read_images
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model files of a chain of two stages, and of a chain of codes."""
+    folder = tmp_path_factory.mktemp("models")
+    write_model(folder, rgb_params(), "depth")
+    write_model(folder, codes_params(), "latent")
+    return folder / "results"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: str, results: Path) -> int:
+    verb, *rest = command.split()
+    return main([verb, str(results), "--chain", "depth", *rest])
+
+
+def size_of(path: str) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_samples_in_every_form_are_those_of_python(results: Path, place: Path) -> None:
+    for output in ("array.npy", "images.h5", "grid.png", "folder"):
+        assert run(f"sample -n 3 --seed 7 --temperature high=0.8 low=0.5 -o {output}", results) == 0
+    expected = spn.load(results, chain="depth").sample(3, seed=7, temperature={"high": 0.8, "low": 0.5})
+    assert np.array_equal(np.load("array.npy"), expected)
+    assert np.array_equal(read_images(Path("images.h5"))[0].numpy(), expected)
+    pictures = sorted(Path("folder").iterdir())
+    assert [each.name for each in pictures] == ["0000.png", "0001.png", "0002.png"]
+    for picture, image in zip(pictures, expected, strict=True):
+        with Image.open(picture) as opened:
+            assert np.array_equal(np.array(opened) >> 4, image)
+    assert not np.array_equal(expected, spn.load(results, chain="depth").sample(3, seed=7))
+
+
+def test_a_strip_has_a_row_for_each_image_and_a_column_for_each_stage(results: Path, place: Path) -> None:
+    assert run("sample -n 3 --strip -o strip.png", results) == 0
+    width, height = size_of("strip.png")
+    tile = 50  # 8 pixels enlarged to 48, and a gap
+    assert (width // tile, height // tile) == (2, 3)
+
+
+def test_scores_are_those_of_python_as_table_csv_and_json(
+    results: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("sample -n 3 -o folder", results)
+    run("sample -n 3 -o array.npy", results)
+    bits = spn.load(results, chain="depth").bits_per_dim(np.load("array.npy"))
+    capsys.readouterr()
+    assert run("score folder array.npy --format json --map maps.png --grid grid.png", results) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["picture"] for row in rows] == [
+        *(f"folder/000{number}.png" for number in range(3)),
+        *(f"array.npy[{number}]" for number in range(3)),
+    ]
+    assert [row["bits/dim"] for row in rows] == pytest.approx([*bits, *bits])
+    assert all(row["high"] + row["low"] == pytest.approx(row["bits/dim"]) for row in rows)
+    assert size_of("maps.png")[1] > 1.5 * size_of("maps.png")[0]  # one below the other
+    assert size_of("grid.png") > (100, 100)
+    assert run("score folder --format csv", results) == 0
+    header, *lines = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["picture", "bits/dim", "high", "low"]
+    assert [float(line[1]) for line in lines] == pytest.approx(bits)
+    assert run("score folder", results) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[-1].split()[:2] == ["mean", f"{bits.mean():.4f}"]
+
+
+def test_the_likeliest_pictures_come_first_in_the_grid(
+    results: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("spn.report.bits._show", lambda axes, image, white, title: shown.append(title))
+    run("sample -n 5 -o array.npy", results)
+    assert run("score array.npy --grid grid.png", results) == 0
+    figures = [float(title.split("\n")[1]) for title in shown]
+    assert figures == sorted(figures)
+    assert len(figures) == 5
+
+
+def test_larger_pictures_are_fitted_if_asked(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (40, 24), (90, 160, 30)).save("large.png")
+    assert run("score large.png", results) == 2
+    expected = "spn: error: large.png: expected 8x8 pixels (width x height), got 40x24\n"
+    assert capsys.readouterr().err.endswith(expected)
+    assert run("score large.png --fit --format json", results) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    image = np.broadcast_to(np.array([90, 160, 30]) >> 4, (1, 8, 8, 3))
+    assert row["bits/dim"] == pytest.approx(spn.load(results, chain="depth").bits_per_dim(image)[0])
+
+
+def test_bits_of_codes_and_bounds_are_called_so(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", str(results), "--chain", "latent", "-n", "2", "-o", "array.npy"])
+    assert main(["score", str(results), "--chain", "latent", "array.npy"]) == 0
+    assert "bits/code (upper bound)" in capsys.readouterr().out
+    assert main(["info", str(results), "--chain", "latent"]) == 0
+    assert "its bits per code are no bits/dim of images" in capsys.readouterr().out
+
+
+def test_the_card_in_the_terminal(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", results) == 0
+    text = capsys.readouterr().out
+    tiling = [
+        "4 slices in raster order; bit 0 is the most significant of 4",
+        "bits 0 to 1   A A A A",
+        "bits 2 to 3   B B B B",
+    ]
+    assert all(line in text for line in tiling)
+    for part in ("A high: spn, softmax law", "CC BY 2.0", "1.5000 ± 0.1000 bits/dim (exact, over 5 test images)"):
+        assert part in text
+    assert text.splitlines()[0].split() == ["chain", "depth,", "7", "parameters", "stored", "as", "float32"]
+
+
+def test_cards_for_hubs(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ruamel.yaml import YAML
+
+    assert run("card", results) == 0
+    card = capsys.readouterr().out
+    assert run("card -o README.md", results) == 0
+    assert Path("README.md").read_text() + "\n" == card
+    assert run("card -o hub", results) == 0
+    assert main(["info", "hub"]) == 0
+    _, matter, text = Path("hub/README.md").read_text().split("---\n", 2)
+    front = YAML(typ="safe").load(matter)
+    assert front["library_name"] == "spn"
+    (result,) = front["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == 1.5
+    assert "bits 0 to 1   A A A A" in text
+
+
+MISTAKES = {
+    "sample -n 2 -o out.jpg": "--output: expected .png, .npy, .h5, or a folder without a suffix, got out.jpg",
+    "sample -n 2 --strip -o out.npy": "--output: expected .png for --strip, got out.npy",
+    "sample -n 2 --temperature low -o out.png": "--temperature: expected a number or STAGE=NUMBER, got low",
+    "sample -n 2 --temperature lo=1 -o out.png": "temperature: expected one of high, low, got lo",
+    "sample -n 2 --temperature 0.5 low=1 -o out.png": "--temperature: expected one number or STAGE=NUMBER, got",
+    "sample -n 2 --class 3 -o out.png": "label: expected none, because depth is conditioned on no class, got 3",
+    "sample -n 2 --device tpu -o out.png": "--device: expected a device of this machine, got tpu",
+    "score nothing.png": "nothing.png: expected a picture: No such file or directory",
+    "score empty": "empty: expected pictures (.png, .jpg, .jpeg, .webp, .bmp, ",
+    "score text.npy": "text.npy: expected an array: ",
+    "score text.txt": "text.txt: expected a picture, got another kind of file",
+    "score image.png --format xml": "--format: expected one of table, csv, json, got xml",
+    "score image.png --map out.svg": "--map: expected a file ending in .png, got out.svg",
+    "card -o out.html": "--output: expected a file ending in .md, or a folder without a suffix, got out.html",
+}
+
+
+@pytest.mark.parametrize(("command", "line"), MISTAKES.items())
+def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    Path("text.npy").write_text("no array")
+    Path("text.txt").write_text("no picture")
+    Image.new("RGB", (8, 8)).save("image.png")
+    assert run(command, results) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"spn: error: {line}")
+    assert not list(Path().glob("out*"))
+
+
+def test_a_reader_that_has_enough_is_no_error(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    with open("/dev/null", "w") as nowhere:
+        monkeypatch.setattr("sys.stdout", nowhere)
+        monkeypatch.setattr("spn.cli.run.print", closed, raising=False)
+        assert run("info", results) == 0
