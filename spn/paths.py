@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+PARAMS = Path("params.yaml")
 SOURCES = Path("sources")
 DATA = Path("data")
 RUNS = Path("runs")
@@ -17,6 +18,7 @@ METRICS, NATS = "metrics.json", "nats.npy"
 SAMPLES, PICTURE, TIMING = "samples.h5", "samples.png", "timing.json"
 INPAINTED = "inpainted.png"
 CODES, RECONSTRUCTIONS = "codes.h5", "reconstructions.png"
+CURVES = "curves.png"
 REPORT = "report.json"
 MODEL = "model.safetensors"
 
@@ -85,7 +87,7 @@ def report_files(stages: tuple[str, ...]) -> tuple[str, ...]:
     """List the files of a report on these stages, relative to its folder."""
     curves = tuple(f"curves/{stage}.csv" for stage in stages)
     pages = ("table.html", "samples.html")
-    return (f"../{METRICS}", "bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png", *pages, *curves)
+    return (f"../{METRICS}", "bits_per_dim.csv", "bits_per_dim.png", CURVES, "real.png", *pages, *curves)
 
 
 def record_path(chain: str) -> Path:

@@ -12,7 +12,7 @@ from spn.cli.run import run_verb
 from spn.cli.texts import EXAMPLES, HELP
 from spn.config import InputError
 from spn.files import WriteError
-from spn.paths import DATA, HANDLE, RESULTS, RUNS, SOURCES
+from spn.paths import DATA, HANDLE, PARAMS, RESULTS, RUNS, SOURCES
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -206,7 +206,7 @@ def _verb(commands: Commands, name: str, needs_params: bool = True) -> argparse.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if needs_params:
-        parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+        parser.add_argument("--params", type=Path, default=PARAMS)
     return parser
 
 

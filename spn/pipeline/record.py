@@ -1,5 +1,6 @@
 """Records chains in MLflow, linked to the runs of their stages."""
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from spn.config import Params
 from spn.files import write_json
 from spn.notes import RECIPE, Notes
 from spn.paths import (
+    CURVES,
     HANDLE,
     INPAINTED,
+    PARAMS,
     PICTURE,
     RECONSTRUCTIONS,
     RESULTS,
@@ -19,6 +22,7 @@ from spn.paths import (
     samples_path,
     stage_folder,
 )
+from spn.pipeline.links import link_lines
 from spn.pipeline.names import stages_of
 from spn.pipeline.reading import (
     check_samples,
@@ -30,38 +34,78 @@ from spn.pipeline.reading import (
     read_stage_metrics,
 )
 from spn.provenance import load_verb, recipe_digest, record_recipe, trial_recipe
+from spn.report.curves import plot_curves
+from spn.report.tables import statement
 
 
-def record(params: Params, chain: str, output: Path, experiment: Path = HANDLE, results: Path = RESULTS) -> str:
-    """Record a chain as an MLflow run, linked to the runs of its stages; write its id to `output` and return it."""
+def record(
+    params: Params,
+    chain: str,
+    output: Path,
+    experiment: Path = HANDLE,
+    results: Path = RESULTS,
+    params_file: Path = PARAMS,
+) -> list[str]:
+    """Record a chain as an MLflow run, linked to the runs of its stages; return lines that say where it is seen.
+
+    Writes the id of the run, and the addresses of the pages, to `output`. The run gets a copy of `params_file`.
+    """
     load_verb("record")
     names = stages_of(params, chain)
     store = tracking.open_experiment(experiment, params.data.name)
     digest = data_digest(params, names, results)
-    if (codes := params.codes(chain)) is not None:
-        figures = read_reconstruction(params, codes, digest, results)
-        notes = notes_of_training(params, codes, digest, results)
-        _record_training(params, store, codes, figures, notes, results)
-        trained = recipe_digest(notes[RECIPE])
-        tracking.record_reconstruction(store, codes, trained, figures, stage_folder(codes, results) / RECONSTRUCTIONS)
-    for stage in names:
-        metrics = read_stage_metrics(params, stage, results)
-        notes = notes_of_training(params, stage, digest, results)
-        _record_training(params, store, stage, metrics, notes, results)
-        taken = params.stages[stage].trial_text(notes["taken"]) if "taken" in notes else None
-        tracking.record_evaluation(store, metrics, taken)
+    trained = dict.fromkeys([*filter(None, [params.codes(chain)]), *names])
+    notes = {name: notes_of_training(params, name, digest, results) for name in trained}
+    for name in notes:
+        _record_network(params, store, name, notes[name], digest, results)
     check_samples(params, chain, digest, results)
-    pictures = {
-        f"{place}_{stage}.png": samples_path(chain, stage, results).with_name(PICTURE)
-        for place, stage in enumerate(names, start=1)
-    }
-    if (inpainting := read_inpainting(params, chain, digest, results)) is not None:
-        pictures[INPAINTED] = inpainting_path(chain, results).with_name(INPAINTED)
-    metrics = metrics_of_chain(params, chain, results)
-    run_id = tracking.record_chain(store, chain, metrics, pictures, inpainting and inpainting["masks"])
+    metrics, inpainting = metrics_of_chain(params, chain, results), read_inpainting(params, chain, digest, results)
+    files = _pictures(params, chain, results) | {PARAMS.name: params_file}
+    with tempfile.TemporaryDirectory() as folder:
+        files[CURVES] = Path(folder, CURVES)
+        plot_curves(params, {name: notes[name]["history"] for name in names}, files[CURVES], [chain])
+        run_id = tracking.record_chain(
+            store,
+            chain,
+            metrics,
+            {name: each[RECIPE] for name, each in notes.items()},
+            statement(params, {chain: metrics}),
+            files,
+            inpainting and inpainting["masks"],
+        )
+    pages = {"page": store.run_page(run_id), "experiment_page": store.page, "ui_command": store.ui_command}
     recipe = record_recipe(params, chain, digest, asdict(store))
-    write_json(output, {"chain": chain, "run_id": run_id, RECIPE: recipe})
-    return run_id
+    write_json(output, {"chain": chain, "run_id": run_id, **pages, RECIPE: recipe})
+    return link_lines({chain: pages})
+
+
+def _pictures(params: Params, chain: str, results: Path) -> dict[str, Path]:
+    """Name the pictures of a chain alike for all chains, so that MLflow shows those of several side by side."""
+    after = [samples_path(chain, stage, results).with_name(PICTURE) for stage in params.chains[chain].stages]
+    pictures = {PICTURE: after[-1]} | {f"samples/{place}.png": path for place, path in enumerate(after, start=1)}
+    if (codes := params.codes(chain)) is not None:
+        pictures[RECONSTRUCTIONS] = stage_folder(codes, results) / RECONSTRUCTIONS
+    if params.inpainting is not None:
+        pictures[INPAINTED] = inpainting_path(chain, results).with_name(INPAINTED)
+    return pictures
+
+
+def _record_network(
+    params: Params, store: tracking.Experiment, name: str, notes: Notes, digest: str, results: Path
+) -> None:
+    """Record the training and the figures of a stage or first stage."""
+    if name in params.first_stages:
+        metrics = read_reconstruction(params, name, digest, results)
+        _record_training(params, store, name, metrics, notes, results)
+        chains = [chain for chain in params.chains if params.codes(chain) == name]
+        picture = stage_folder(name, results) / RECONSTRUCTIONS
+        tracking.record_reconstruction(store, name, recipe_digest(notes[RECIPE]), metrics, picture, chains)
+        return
+    metrics = read_stage_metrics(params, name, results)
+    _record_training(params, store, name, metrics, notes, results)
+    chains = [chain for chain, section in params.chains.items() if name in section.stages]
+    taken = params.stages[name].trial_text(notes["taken"]) if "taken" in notes else None
+    tracking.record_evaluation(store, metrics, statement(params, {name: metrics}), chains, taken)
 
 
 def _record_training(

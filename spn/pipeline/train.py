@@ -65,13 +65,15 @@ def _recorded(
     section, recipe = params.trained(stage), training_recipe(params, stage, data_digest)
     count = build_stage(params.trained_plans[stage], params.grid(stage).shape).num_parameters(section)
     store = tracking.open_experiment(experiment, params.data.name)
-    with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint) as run:
+    with tracking.StageRun(store, stage, recipe, num_parameters=count, checkpoint=checkpoint, is_training=True) as run:
 
         @contextmanager
         def follow_trial(number: int) -> Iterator[Observe]:
             recipe = trial_recipe(params, stage, number, data_digest)
             trial = tracking.Trial(run.run_id, number, params.stages[stage].trial_text(number))
-            with tracking.StageRun(store, stage, recipe, num_parameters=count, trial=trial) as trial_run:
+            with tracking.StageRun(
+                store, stage, recipe, num_parameters=count, trial=trial, is_training=True
+            ) as trial_run:
                 yield trial_run.measured
 
         yield run.measured, follow_trial

@@ -6,7 +6,7 @@ which.
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -60,17 +60,20 @@ LABELLED = 0.08
 """Minimum length of a stage, as a fraction of the longest bar, for its figure to be written inside."""
 
 
-def plot_curves(params: Params, histories: Mapping[str, History], path: Path) -> None:
-    """Draw training and validation curves of every stage, a panel per chain, to a PNG."""
-    columns = min(2, len(params.plans))
-    rows = math.ceil(len(params.plans) / columns)
+def plot_curves(
+    params: Params, histories: Mapping[str, History], path: Path, chains: Sequence[str] | None = None
+) -> None:
+    """Draw training and validation curves of every stage, a panel per chain, to a PNG; of all chains, or of some."""
+    drawn = {chain: params.plans[chain] for chain in chains or params.plans}
+    columns = min(2, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
     with rc_context(LOOK):
         figure = Figure(figsize=(PANEL_WIDTH * columns, 2.9 * rows + 0.9), dpi=DPI, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
-        for panel, (chain, plans) in zip(panels, params.plans.items(), strict=False):
+        for panel, (chain, plans) in zip(panels, drawn.items(), strict=False):
             title = f"chain {chain}{'' if params.codes(chain) is None else ' (bits/code)'}"
             _curve_panel(panel, title, {plan.name: histories[plan.name] for plan in plans}, _styles(params))
-        for panel in panels[len(params.plans) :]:
+        for panel in panels[len(drawn) :]:
             panel.set_axis_off()
         figure.suptitle(f"Training of each stage on {params.data.name}")
         figure.supylabel("estimated bits/dim (one slice drawn per image)", fontsize="medium")

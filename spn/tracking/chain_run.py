@@ -1,4 +1,4 @@
-"""The run of a chain: bits/dim in total and by stage, speeds, samples, and links to the runs of its stages."""
+"""The run of a chain: bits/dim in total and by stage, parameters, speeds, samples, and links to its stages' runs."""
 
 import hashlib
 import json
@@ -6,79 +6,95 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run, RunTag
-from tabulate import tabulate
+from mlflow.entities import RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from spn.provenance import Recipe
+from spn.tracking.cards import chain_card
 from spn.tracking.experiment import Experiment
 from spn.tracking.outage import reaching
-from spn.tracking.runs import log_figures, log_params, log_pictures, numbers, open_run
+from spn.tracking.runs import labels, log_dataset, log_figures, log_files, log_params, numbers, open_run
 from spn.tracking.stage_run import stage_run
+
+_UNREADABLE = {"stage", "seed", "data", "data_digest", "code_digest", "codes", "plan", "trials"}
+"""Keys of a stage's recipe that are not its own section of params.yaml, or stand elsewhere."""
+
+_CELLS = ("scale_factor", "slices", "bits")
+"""Keys of a stage's section that its recipe has in its plan."""
 
 
 def record_chain(
     experiment: Experiment,
     chain: str,
     metrics: Mapping[str, Any],
-    pictures: Mapping[str, Path] | None = None,
+    recipes: Mapping[str, Recipe],
+    statement: str,
+    files: Mapping[str, Path],
     inpainting: Mapping[str, Any] | None = None,
 ) -> str:
     """Record a chain's metrics.json and the throughput of its sampling; return the id of the run.
 
-    `pictures` maps names of artefacts to pictures; `inpainting` has the figures for each mask. The run is identified by
-    the chain's name and the recipes of its stages: recording it again makes no second run, writes only figures that
-    differ, and replaces the artefacts. Raises InputError if a stage has no run, and TrackingError if the store does not
-    answer or refuses an artefact.
+    `recipes` has those of the trainings of its stages, and of its first stage if it has one; `statement` says what its
+    figures are; `files` maps names of artefacts to files; `inpainting` has the figures for each mask. The run is
+    identified by the chain's name and the recipes of its stages: recording it again makes no second run, writes only
+    what differs, and replaces the artefacts. Raises InputError if a stage has no run, and TrackingError if the store
+    does not answer or refuses an artefact.
     """
     with reaching(experiment.uri):
-        run = _open(experiment, chain, metrics, inpainting or {})
-        log_pictures(experiment, run, pictures or {})
+        stages = {
+            name: str(stage_run(experiment, name, stage["recipe_digest"]).info.run_id)
+            for name, stage in metrics["stages"].items()
+        }
+        run = open_run(experiment, chain, _identity(chain, metrics), "spn record")
+        log_params(experiment.client, run, _params(tuple(stages), recipes, metrics.get("taken", {})))
+        log_dataset(experiment.client, run, next(iter(recipes.values())), metrics["split"])
+        log_figures(experiment.client, run, _figures(metrics, inpainting or {}))
+        tags = _tags(chain, metrics, recipes) | {f"stage_run.{name}": run_id for name, run_id in stages.items()}
+        links = {name: experiment.link(run_id) for name, run_id in stages.items()}
+        tags[MLFLOW_RUN_NOTE] = chain_card(chain, metrics, statement, links)
+        experiment.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        log_files(experiment, run, files)
         if run.info.status != "FINISHED":
             experiment.client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
 
-def _open(experiment: Experiment, chain: str, metrics: Mapping[str, Any], inpainting: Mapping[str, Any]) -> Run:
-    """Find or create the run, and write its figures and links."""
-    stages: Mapping[str, Any] = metrics["stages"]
-    digests = {name: str(stage["recipe_digest"]) for name, stage in stages.items()}
-    stage_runs = {name: str(stage_run(experiment, name, digest).info.run_id) for name, digest in digests.items()}
-    identity = {"kind": "chain", "chain_digest": _digest(chain, list(digests.values()))}
-    run = open_run(experiment, chain, identity, "spn record")
-    log_params(experiment.client, run, {"stages": ", ".join(stages)})
+def _identity(chain: str, metrics: Mapping[str, Any]) -> dict[str, str]:
+    digests = [str(stage["recipe_digest"]) for stage in metrics["stages"].values()]
+    return {"kind": "chain", "chain_digest": hashlib.sha256(json.dumps([chain, *digests]).encode()).hexdigest()}
+
+
+def _figures(metrics: Mapping[str, Any], inpainting: Mapping[str, Any]) -> dict[str, float]:
     figures = {"bits_per_dim": float(metrics["bits_per_dim"])}  # first, because the UI keeps the order
-    figures |= {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in stages.items()}
+    figures |= {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in metrics["stages"].items()}
     figures |= {
         f"inpainting.{mask}.{name}": float(value["mean"])
         for mask, found in inpainting.items()
         for name, value in found.items()
     }
-    log_figures(experiment.client, run, figures | numbers(metrics))
-    tags = {f"stage_run.{name}": stage_run_id for name, stage_run_id in stage_runs.items()}
-    tags |= {key: metrics[key] for key in ("split", "estimate", "conditioning", "dims")}
-    tags["mlflow.note.content"] = _description(experiment.id, chain, metrics, stage_runs)
-    experiment.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    return run
+    return figures | numbers(metrics)
 
 
-def _digest(chain: str, recipe_digests: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps([chain, *recipe_digests]).encode()).hexdigest()
+def _tags(chain: str, metrics: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> dict[str, str]:
+    """Return the tags by which the run is found."""
+    of_stages = [labels(recipes[stage]) for stage in metrics["stages"]]
+    distinct = {key: ", ".join(dict.fromkeys(each[key] for each in of_stages)) for key in of_stages[0]}
+    return distinct | {"chain": chain} | {key: metrics[key] for key in ("split", "estimate", "conditioning", "dims")}
 
 
-def _description(experiment_id: str, chain: str, metrics: Mapping[str, Any], stage_runs: Mapping[str, str]) -> str:
-    """Write the Markdown that the UI shows with the run; its links begin with `#`, because the UI is a single page."""
-    rows = [
-        (
-            f"[{name}](#/experiments/{experiment_id}/runs/{stage_runs[name]})",
-            _bits(stage),
-            f"{stage['num_parameters']:,}",
-        )
-        for name, stage in metrics["stages"].items()
-    ]
-    rows.append((f"**{chain}**", f"**{_bits(metrics)}**", f"{metrics['num_parameters']:,}"))
-    unit = "bits/dim" if metrics["dims"] == "sub-pixels" else "bits/code"
-    header = ("stage", unit, "parameters")
-    return tabulate(rows, header, "pipe", colalign=("left", "right", "right"), disable_numparse=True)
+def _params(stages: Sequence[str], recipes: Mapping[str, Recipe], taken: Mapping[str, int]) -> dict[str, Any]:
+    """Return what params.yaml says of a chain's stages, under the keys that it has there."""
+    shared = next(iter(recipes.values()))
+    sections = {
+        f"{'stages' if name in stages else 'first_stages'}.{name}": _section(recipe, taken.get(name))
+        for name, recipe in recipes.items()
+    }
+    return {"stages": ", ".join(stages), "seed": shared["seed"], "data": shared["data"]} | sections
 
 
-def _bits(metrics: Mapping[str, Any]) -> str:
-    return f"{'≤ ' * (metrics['estimate'] == 'bound')}{metrics['bits_per_dim']:.4f}"
+def _section(recipe: Recipe, taken: int | None) -> dict[str, Any]:
+    """Return the section of a network from its recipe, with the training of the trial that was taken."""
+    cells = {key: recipe["plan"][key] for key in _CELLS} if "plan" in recipe else {}
+    training = recipe["training"] if taken is None else recipe["trials"][str(taken)]
+    own = {key: value for key, value in recipe.items() if key not in _UNREADABLE}
+    return cells | own.pop("first_stage", {}) | own | {"training": training}

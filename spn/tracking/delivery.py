@@ -10,7 +10,7 @@ NOTE: MLflow's own asynchronous logging drops values that it fails to send, and 
 
 import time
 from collections.abc import Callable, Sequence
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 from mlflow.entities import Metric
 
@@ -35,6 +35,7 @@ class Delivery:
     def __init__(self, uri: str, write: Callable[[Sequence[Metric]], None]) -> None:
         self._uri, self._write = uri, write
         self._unsent: list[Metric] = []
+        self._lock = Lock()
         self._thread = Thread()
         self._next_attempt = 0.0
         self._end: Callable[[], None] | None = None
@@ -43,16 +44,18 @@ class Delivery:
         """Why the last attempt failed; empty if it did not."""
 
     def put(self, metrics: Sequence[Metric]) -> None:
-        """Queue values to be sent, and return at once."""
-        self._unsent += metrics
-        if time.monotonic() >= self._next_attempt:
-            self._try()
+        """Queue values to be sent, and return at once; any thread may call it."""
+        with self._lock:
+            self._unsent += metrics
+            if time.monotonic() >= self._next_attempt:
+                self._try()
 
     def finish(self, end: Callable[[], None], patience: float) -> bool:
         """Send the rest, then call `end`; return whether both succeeded within `patience` seconds."""
         self._end, deadline = end, time.monotonic() + patience
         while not self._over.is_set() and (left := deadline - time.monotonic()) > 0:
-            self._try()
+            with self._lock:
+                self._try()
             self._over.wait(min(_END_SECONDS, left))
         return self._over.is_set()
 

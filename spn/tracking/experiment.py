@@ -14,6 +14,7 @@ the handle and in messages.
 """
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -28,12 +29,18 @@ from spn.config import InputError
 from spn.files import read_json, write_json, writing
 from spn.tracking.outage import opening, say
 from spn.tracking.schema import prepare
-from spn.tracking.views import view_tags
+from spn.tracking.views import CHAINS, KIND, experiment_tags, has_kind
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 """MLflow's own default, so that plain `mlflow ui` in the working directory shows it."""
 
 _SQLITE = "sqlite:///"
+
+_SERVED = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves its pages unless it is told otherwise."""
+
+_WORKFLOW = "workflowType=machine_learning"
+"""Makes a page show its tabs for training; without it MLflow 3 shows those for language models to a new visitor."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,34 @@ class Experiment:
         """A client of the store."""
         return MlflowClient(tracking_uri=_absolute(self.uri))
 
+    @property
+    def ui_command(self) -> str | None:
+        """The command that serves the pages of the store, in the working directory; None if it is a server itself."""
+        if self._is_server:
+            return None
+        return "mlflow ui" if self.uri == DEFAULT_URI else f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+
+    @property
+    def page(self) -> str:
+        """The address of the experiment's page: its runs, in the saved view of chains."""
+        return f"{self._root}/#/experiments/{self.id}/runs?viewStateShareKey={CHAINS}&{_WORKFLOW}"
+
+    def run_page(self, run_id: str) -> str:
+        """Return the address of a run's page."""
+        return f"{self._root}/{self.link(run_id)}"
+
+    def link(self, run_id: str) -> str:
+        """Return the address of a run's page relative to that of any other page, because the UI is a single one."""
+        return f"#/experiments/{self.id}/runs/{run_id}?{_WORKFLOW}"
+
+    @property
+    def _is_server(self) -> bool:
+        return self.uri.startswith(("http://", "https://"))
+
+    @property
+    def _root(self) -> str:
+        return self.uri.rstrip("/") if self._is_server else _SERVED
+
     def locked(self) -> AbstractContextManager[None]:
         """Keep other processes of this package out of an SQLite store; do nothing for a server."""
         return _locked(self.uri)
@@ -65,14 +100,18 @@ def open_experiment(handle: Path, name: str) -> Experiment:
     """Return the experiment of a handle; if there is no handle, make the store, the experiment and the handle.
 
     Safe for any number of processes at once, and if any is killed: an SQLite store exists whole or not at all. An
-    existing store or experiment is used. Artefacts go to `mlruns/` beside the database, or where a server keeps them.
+    existing store or experiment is used; one that has no kind yet, because MLflow or an earlier version made it, gets
+    the kind and the views of a new one. Artefacts go to `mlruns/` beside the database, or where a server keeps them.
 
     Raises what `load_experiment` raises, and InputError if MLflow cannot use the store in MLFLOW_TRACKING_URI, or if
     the experiment was deleted.
     """
     if not handle.exists():
         _make(handle, default_uri(), name)
-    return load_experiment(handle)
+    experiment = load_experiment(handle)
+    with opening(experiment.uri, f"{handle}: "):
+        _give_kind(experiment)
+    return experiment
 
 
 def load_experiment(handle: Path) -> Experiment:
@@ -104,12 +143,23 @@ def _make(handle: Path, uri: str, name: str) -> None:
             prepare(database)
         client = MlflowClient(tracking_uri=_absolute(uri))
         try:
-            experiment_id = client.create_experiment(name, artifact_location=_artefacts(uri, name), tags=view_tags())
+            experiment_id = client.create_experiment(
+                name, artifact_location=_artefacts(uri, name), tags=experiment_tags()
+            )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             experiment_id = _existing(client, uri, name)
         write_json(handle, asdict(Experiment(uri, experiment_id)))
+
+
+def _give_kind(experiment: Experiment) -> None:
+    """Make an experiment open on its runs, with the saved views; leave alone one whose kind somebody chose."""
+    with experiment.locked():
+        if not has_kind(experiment.client.get_experiment(experiment.id).tags):
+            # The kind last, so that an interrupted change is made again.
+            for key, value in sorted(experiment_tags().items(), key=lambda tag: tag[0] == KIND):
+                experiment.client.set_experiment_tag(experiment.id, key, value)
 
 
 def _tell_of_another_store(path: Path, uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Functions for all runs: find or create one, and write only what is new."""
+"""Functions for all runs: find or create one, and write only what is new of figures, data and files."""
 
 import json
 import shutil
@@ -9,9 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.tracking.client import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE
 
+from spn.provenance import Recipe
 from spn.tracking.experiment import Experiment
 from spn.tracking.outage import TrackingError, reason
 
@@ -51,20 +54,40 @@ def log_figures(client: MlflowClient, run: Run, figures: Mapping[str, float]) ->
         client.log_batch(run.info.run_id, metrics=new)
 
 
-def log_pictures(experiment: Experiment, run: Run, pictures: Mapping[str, Path]) -> None:
-    """Save pictures as artefacts, on a server or in a folder, as the store decides.
+def log_dataset(client: MlflowClient, run: Run, recipe: Recipe, split: str) -> None:
+    """Log the data of a recipe as the input of a run, unless the run has it; `split` says which images are meant."""
+    digest = recipe["data_digest"][:MAX_DATASET_DIGEST_SIZE]
+    if run.inputs is not None and any(each.dataset.digest == digest for each in run.inputs.dataset_inputs):
+        return
+    section = recipe["data"]
+    dataset = Dataset(section["name"], digest, source_type=section["source"], source=json.dumps(section))
+    inputs = [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, split)])]
+    client.log_inputs(run.info.run_id, datasets=inputs)
+
+
+def log_files(experiment: Experiment, run: Run, files: Mapping[str, Path]) -> None:
+    """Save files as artefacts under these names, on a server or in a folder, as the store decides.
 
     Raises TrackingError if one is refused.
     """
     with tempfile.TemporaryDirectory() as folder:  # MLflow names an artefact after its file
-        for name, path in pictures.items():
-            copy = shutil.copyfile(path, f"{folder}/{name}")
+        for name, path in files.items():
+            copy = Path(folder, name)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+            place = str(Path(name).parent)
             try:
-                experiment.client.log_artifact(run.info.run_id, copy)
+                experiment.client.log_artifact(run.info.run_id, str(copy), None if place == "." else place)
             except OSError as error:  # includes errors of requests
                 raise TrackingError(
                     f"the MLflow store {experiment.uri} took no {name} to {run.info.artifact_uri}: {reason(error)}"
                 ) from error
+
+
+def labels(recipe: Recipe) -> dict[str, str]:
+    """Return tags by which the runs of a training are found: its stage, family and data."""
+    family = "vq" if "first_stage" in recipe else recipe["model"]["family"]
+    return {"stage": recipe["stage"], "family": family, "data": recipe["data"]["name"]}
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -31,9 +31,7 @@ def prepare(database: Path) -> None:
 
 def _make(database: Path) -> None:
     with replacing(database) as temporary:
-        store = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-            f"sqlite:///{temporary.absolute()}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-        )
+        store = SqlAlchemyStore(f"sqlite:///{temporary.absolute()}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
         store.engine.dispose()  # closes every connection before the file is renamed
         if database.exists():
             raise WriteError(f"{database}: another program made it at the same time; run the same command again")

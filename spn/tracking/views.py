@@ -1,11 +1,18 @@
-"""The saved views of an experiment in MLflow's UI.
+"""The kind and the saved views of an experiment in MLflow's UI.
 
-MLflow's table shows no metric until someone picks columns. A saved view is an experiment tag that holds the state of
-the table as JSON. MLflow 3.17 lists the views in a menu, where they can be changed or deleted.
+MLflow 3 opens an experiment on its runs if its kind is custom_model_development, and else on its traces, of language
+models. MLflow's table shows no metric until someone picks columns. A saved view is an experiment tag that holds the
+state of the table as JSON. MLflow 3.17 lists the views in a menu, where they can be changed or deleted.
 """
 
 import json
 import time
+from collections.abc import Mapping
+
+KIND = "mlflow.experimentKind"
+
+CHAINS = "chains"
+"""The key of the view of chains, for addresses."""
 
 _METRICS = {
     "chain": (
@@ -26,11 +33,17 @@ _METRICS = {
 }
 
 
-def view_tags() -> dict[str, str]:
-    """Make the tags of a new experiment: a view of its chains and one of its stages, lowest bits/dim first."""
-    views = {f"mlflow.sharedViewState.{kind}s": _view(kind) for kind in _METRICS}
+def has_kind(tags: Mapping[str, str]) -> bool:
+    """Tell whether an experiment has a kind that was chosen, not one that the UI inferred from its content."""
+    kind = tags.get(KIND, "")
+    return bool(kind) and "inferred" not in kind
+
+
+def experiment_tags() -> dict[str, str]:
+    """Make an experiment's tags: its kind, a view of its chains and one of its stages, lowest bits/dim first."""
+    views = {f"mlflow.sharedViewState.{key}": _view(kind) for kind, key in (("chain", CHAINS), ("stage", "stages"))}
     return views | {
-        "mlflow.experimentKind": "custom_model_development",
+        KIND: "custom_model_development",
         "mlflow.experiment.primaryMetric.name": "bits_per_dim",
         "mlflow.experiment.primaryMetric.greaterIsBetter": "False",
     }

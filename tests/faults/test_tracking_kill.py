@@ -114,7 +114,7 @@ def half_make(database: Path, statements: int) -> None:
     """Leave what MLflow by itself leaves when it is killed: a database with some of its migrations."""
     uri = f"sqlite:///{database}"
     with broken_off(statements):
-        SqlAlchemyStore(uri, "./mlruns")  # type: ignore[no-untyped-call]
+        SqlAlchemyStore(uri, "./mlruns")
     SqlAlchemyStore._engine_map.pop(uri).dispose()
 
 

@@ -23,12 +23,24 @@ def open_at(uri: str, handle: Path, name: str = "digits") -> Experiment:
         return open_experiment(handle, name)
 
 
-def recipe(stage: str, steps: int = 100) -> Recipe:
-    return {"stage": stage, "training": {"steps": steps, "betas": [0.9, 0.99]}, "data": {"source": "digits"}}
+def recipe(stage: str, width: int = 8) -> Recipe:
+    return {
+        "stage": stage,
+        "seed": 1,
+        "plan": {"scale_factor": 2, "slices": "all", "bits": [0, 5], "targets": [[0, 0]]},
+        "model": {"family": "spn", "width": width},
+        "training": {"steps": 100, "betas": [0.9, 0.99]},
+        "data": {"source": "digits", "name": "digits"},
+        "data_digest": "d" * 64,
+    }
+
+
+WEIGHTS = Path(__file__)
+"""A file in place of a checkpoint, of which runs keep a copy."""
 
 
 def open_stage(experiment: Experiment, stage: str) -> StageRun:
-    return StageRun(experiment, stage, recipe(stage), num_parameters=7, checkpoint=Path("results/checkpoint"))
+    return StageRun(experiment, stage, recipe(stage), num_parameters=7, checkpoint=WEIGHTS)
 
 
 def rows(last: int) -> list[dict[str, float | int]]:

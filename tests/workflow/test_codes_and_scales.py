@@ -191,7 +191,7 @@ def test_mlflow_shows_reconstructions_and_inpaintings() -> None:
             for key, value in found.items():
                 assert chains[chain].data.metrics[f"inpainting.{mask}.{key}"] == value["mean"]
     shown = [{each.path for each in client.list_artifacts(run.info.run_id)} for run in (stages["vq"], chains["latent"])]
-    assert shown == [{"reconstructions.png"}, {"1_codes2.png", "2_codes1.png", "inpainted.png"}]
+    assert shown == [{"reconstructions.png"}, {"samples.png", "samples", "inpainted.png"}]
 
 
 @pytest.mark.parametrize("verb", ["report --data data/digits/S1.h5", "record latent --output elsewhere.json"])

@@ -48,7 +48,9 @@ def test_the_server_listens_to_this_machine_alone(server: MlflowServer) -> None:
     assert listening(server.address) == {"127.0.0.1"}
 
 
-def test_a_chain_is_trained_and_recorded_with_its_samples(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_chain_is_trained_and_recorded_with_its_samples(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage, chain = "results/stages/raster", "results/chains/raster"
     trained = ["raster", "--data", "S1.h5"]
     made = [*trained, "--checkpoint", f"{stage}/checkpoint.safetensors"]
@@ -61,10 +63,14 @@ def test_a_chain_is_trained_and_recorded_with_its_samples(experiment: Experiment
     ):
         assert main(command) == 0
     run_id = read_json(Path("run.json"))["run_id"]
+    assert f"  raster      {experiment.uri}/#/experiments/{experiment.id}/runs/{run_id}?" in capsys.readouterr().out
     assert experiment.client.get_run(run_id).info.artifact_uri.startswith("mlflow-artifacts:")
-    kept = experiment.client.download_artifacts(run_id, "1_raster.png", str(tmp_path))
-    assert Path(kept).read_bytes() == Path(chain, "raster/samples.png").read_bytes()
+    for name in ("samples.png", "samples/1.png"):
+        kept = experiment.client.download_artifacts(run_id, name, str(tmp_path))
+        assert Path(kept).read_bytes() == Path(chain, "raster/samples.png").read_bytes()
     stage_id = experiment.client.get_run(run_id).data.tags["stage_run.raster"]
+    weights = experiment.client.download_artifacts(stage_id, "checkpoint.safetensors", str(tmp_path))
+    assert Path(weights).read_bytes() == Path(stage, "checkpoint.safetensors").read_bytes()
     assert experiment.client.get_run(stage_id).data.metrics["bits_per_dim"] > 0
     assert len(logged(experiment, stage_id)) == 6
 

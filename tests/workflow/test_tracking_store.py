@@ -76,6 +76,36 @@ def test_an_experiment_is_created_once_and_read_back(experiment: Experiment, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"again.json", "photos.json"}
 
 
+def kind_with_views(experiment: Experiment) -> str | None:
+    tags: dict[str, str] = experiment.client.get_experiment(experiment.id).tags
+    assert ("mlflow.sharedViewState.chains" in tags) == (
+        tags.get("mlflow.experimentKind") == "custom_model_development"
+    )
+    return tags.get("mlflow.experimentKind")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "custom_model_development"),
+        ("genai_development_inferred", "custom_model_development"),
+        ("genai_development", "genai_development"),
+    ],
+)
+@pytest.mark.parametrize("has_handle", [True, False])
+def test_an_experiment_of_before_opens_on_its_runs_unless_somebody_chose_otherwise(
+    experiment: Experiment, tmp_path: Path, before: str | None, after: str, has_handle: bool
+) -> None:
+    name = f"{before}_{has_handle}"
+    tags = {} if before is None else {"mlflow.experimentKind": before}
+    old = Experiment(experiment.uri, experiment.client.create_experiment(name, tags=tags))
+    handle = tmp_path / "handle.json"
+    if has_handle:
+        write_json(handle, {"uri": old.uri, "id": old.id})
+    assert open_at(old.uri, handle, name) == old
+    assert kind_with_views(old) == after
+
+
 def test_a_relative_store_lies_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     open_at("sqlite:///mlflow.db", Path("experiment.json"))
