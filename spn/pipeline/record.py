@@ -80,9 +80,12 @@ def record(
 
 
 def _pictures(params: Params, chain: str, results: Path) -> dict[str, Path]:
-    """Name the pictures of a chain alike for all chains, so that MLflow shows those of several side by side."""
+    """Name the pictures of a chain alike for all chains; MLflow compares files of the same name, but none in folders.
+
+    `samples.png` are the finished samples, `samples_1.png` those after the first stage, and so on.
+    """
     after = [samples_path(chain, stage, results).with_name(PICTURE) for stage in params.chains[chain].stages]
-    pictures = {PICTURE: after[-1]} | {f"samples/{place}.png": path for place, path in enumerate(after, start=1)}
+    pictures = {PICTURE: after[-1]} | {f"samples_{place}.png": path for place, path in enumerate(after, start=1)}
     if (codes := params.codes(chain)) is not None:
         pictures[RECONSTRUCTIONS] = stage_folder(codes, results) / RECONSTRUCTIONS
     if params.inpainting is not None:

@@ -40,7 +40,7 @@ _SERVED = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves its pages unless it is told otherwise."""
 
 _WORKFLOW = "workflowType=machine_learning"
-"""Makes a page show its tabs for training; without it MLflow 3 shows those for language models to a new visitor."""
+"""Makes a page show its tabs for training; a new visitor would see those for language models without it (`views`)."""
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,9 @@ def log_files(experiment: Experiment, run: Run, files: Mapping[str, Path]) -> No
     """
     with tempfile.TemporaryDirectory() as folder:  # MLflow names an artefact after its file
         for name, path in files.items():
-            copy = Path(folder, name)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
-            place = str(Path(name).parent)
+            copy = shutil.copyfile(path, f"{folder}/{name}")
             try:
-                experiment.client.log_artifact(run.info.run_id, str(copy), None if place == "." else place)
+                experiment.client.log_artifact(run.info.run_id, copy)
             except OSError as error:  # includes errors of requests
                 raise TrackingError(
                     f"the MLflow store {experiment.uri} took no {name} to {run.info.artifact_uri}: {reason(error)}"
@@ -106,5 +103,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
         if isinstance(value, Mapping):
             pairs += _flatten(value, f"{prefix}{key}.")
         else:
-            pairs.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
+            pairs.append((f"{prefix}{key}", _text(value)))
     return pairs
+
+
+def _text(value: Any) -> str:
+    """Write a parameter; a plain list without brackets, because MLflow spreads JSON over many lines."""
+    if isinstance(value, list) and not any(isinstance(each, list | Mapping) for each in value):
+        return ", ".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,8 +1,11 @@
 """The kind and the saved views of an experiment in MLflow's UI.
 
-MLflow 3 opens an experiment on its runs if its kind is custom_model_development, and else on its traces, of language
-models. MLflow's table shows no metric until someone picks columns. A saved view is an experiment tag that holds the
-state of the table as JSON. MLflow 3.17 lists the views in a menu, where they can be changed or deleted.
+An experiment of the kind custom_model_development is one of trainings and their runs, not of language models and their
+traces. NOTE: MLflow 3.17 and 3.18 show their pages for language models all the same, until someone switches to "Model
+training" at the top left, or opens an address with `workflowType=machine_learning`, as all that we print are.
+
+MLflow's table shows no metric until someone picks columns. A saved view is an experiment tag that holds the state of
+the table as JSON. MLflow lists the views in a menu, where they can be changed or deleted.
 """
 
 import json

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from browser import Person, chromium
@@ -30,8 +31,8 @@ class FinishedStore:
     experiment: Experiment
     chains: dict[str, dict[str, Any]]
     """The metrics.json of every chain."""
-    picture: dict[str, str]
-    """Of every chain, the artefact that shows its samples."""
+    records: dict[str, dict[str, Any]]
+    """What `spn record` wrote of every chain, with the addresses that the workflow prints."""
 
     @property
     def stages(self) -> dict[str, float]:
@@ -46,12 +47,11 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finishe
     """The experiment that `dvc repro` made in the finished workspace."""
     folder = finished(tmp_path_factory.getbasetemp())[0].folder
     chains = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("results/chains/*/metrics.json")}
-    last = {chain: (len(metrics["stages"]), list(metrics["stages"])[-1]) for chain, metrics in chains.items()}
+    records = {path.stem: json.loads(path.read_text()) for path in folder.glob("mlflow/chains/*.json")}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the address of the store is relative
         experiment = load_experiment(Path("mlflow/experiment.json"))
-        pictures = {chain: f"{place}_{stage}.png" for chain, (place, stage) in last.items()}
-        yield FinishedStore(folder, tiny_params()["data"]["name"], experiment, chains, pictures)
+        yield FinishedStore(folder, tiny_params()["data"]["name"], experiment, chains, records)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,22 @@ def address(finished_store: FinishedStore) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory, address: str) -> Iterator[Person]:
+def person(tmp_path_factory: pytest.TempPathFactory, finished_store: FinishedStore, address: str) -> Iterator[Person]:
+    """A new visitor who follows the link that is printed at the end of the workflow."""
     with chromium(tmp_path_factory.mktemp("profile"), SCREENSHOTS) as person:
-        person.go(address)
-        person.click("//*[text()='Model training']")  # MLflow starts on its other side, for language models
+        person.go(chains_page(finished_store, address))
         person.click("//*[text()='MLflow Assistant']/following::button[@aria-label='Close']")
         yield person
+
+
+def served(page: str, address: str) -> str:
+    """Return a printed address at the port where the test serves the pages."""
+    assert page.startswith("http://127.0.0.1:5000/#")
+    return page.replace("http://127.0.0.1:5000", address)
+
+
+def chains_page(store: FinishedStore, address: str) -> str:
+    return served(next(iter(store.records.values()))["experiment_page"], address)
 
 
 def link(text: str) -> str:
@@ -90,7 +100,16 @@ def test_the_pages_are_served_to_this_machine_alone(address: str) -> None:
     assert listening(address) == {"127.0.0.1"}
 
 
-def test_the_experiment_and_all_its_runs_are_found(person: Person, finished_store: FinishedStore) -> None:
+def test_the_printed_link_opens_on_the_runs_of_the_chains(person: Person, finished_store: FinishedStore) -> None:
+    see_runs(person, list(finished_store.chains))
+    person.keep("0_chains")
+    printed = (finished_store.folder / "logs/reproduce.log").read_text()
+    assert all(record[key] in printed for record in finished_store.records.values() for key in ("page", "ui_command"))
+
+
+def test_the_experiment_and_all_its_runs_are_found(person: Person, finished_store: FinishedStore, address: str) -> None:
+    person.go(address)
+    person.click("//*[text()='Model training']")  # MLflow starts on its other side, for language models
     person.click(link("Experiments"))
     person.see(link(finished_store.name))
     person.keep("1_experiments")
@@ -103,7 +122,7 @@ def test_the_experiment_and_all_its_runs_are_found(person: Person, finished_stor
 def test_a_view_compares_bits_per_dim(person: Person, finished_store: FinishedStore, address: str, kind: str) -> None:
     chains = {chain: metrics["bits_per_dim"] for chain, metrics in finished_store.chains.items()}
     expected = chains if kind == "chain" else finished_store.stages
-    person.go(f"{address}/#/experiments/{finished_store.experiment.id}/runs")
+    person.go(f"{address}/#/experiments/{finished_store.experiment.id}/runs?workflowType=machine_learning")
     person.click("//button[normalize-space()='Views']")
     person.click(f"//*[text()='{kind}s by bits/dim']")
     person.see("//*[@role='columnheader'][normalize-space()='bits_per_dim']")
@@ -115,21 +134,19 @@ def test_a_view_compares_bits_per_dim(person: Person, finished_store: FinishedSt
     assert list(shown) == sorted(expected, key=lambda name: expected[name])
 
 
-def chains_page(store: FinishedStore, address: str) -> str:
-    """The address of the saved view of chains; without the workflow, MLflow shows its side for language models."""
-    return f"{address}/#/experiments/{store.experiment.id}/runs?viewStateShareKey=chains&workflowType=machine_learning"
-
-
 def test_a_chain_shows_its_bits_per_dim_and_its_samples(
     person: Person, finished_store: FinishedStore, address: str
 ) -> None:
     chain = max(finished_store.chains, key=lambda name: len(finished_store.chains[name]["stages"]))
-    metrics, picture = finished_store.chains[chain], finished_store.picture[chain]
-    person.go(chains_page(finished_store, address))
-    person.click(link(chain))
+    metrics, picture = finished_store.chains[chain], "samples.png"
+    person.go(served(finished_store.records[chain]["page"], address))
     assert see_metric(person, "bits_per_dim") == pytest.approx(metrics["bits_per_dim"])
     for name, stage in metrics["stages"].items():
         assert see_metric(person, f"bits_per_dim.{name}") == pytest.approx(stage["bits_per_dim"])
+    person.see("//p[contains(., 'exact, over the 10 test images')]")
+    person.click("//button[normalize-space()='Show more']")
+    person.see(f"//code[normalize-space()='snakemake --cores all mlflow/chains/{chain}.json']")
+    person.see(f"//*[contains(., 'Datasets')]//*[contains(text(), '{finished_store.name} (')]")
     person.keep("4_chain")
     person.click(tab("Artifacts"))
     person.click(f"//*[@data-testid='artifact-tree-node'][normalize-space()='{picture}']")
@@ -143,8 +160,8 @@ def test_a_chain_leads_to_its_stages_and_their_curves(
 ) -> None:
     chain = next(iter(finished_store.chains))
     stage, figures = next(iter(finished_store.chains[chain]["stages"].items()))
-    person.go(chains_page(finished_store, address))
-    person.click(link(chain))
+    person.go(served(finished_store.records[chain]["page"], address))
+    person.click("//button[normalize-space()='Show more']")
     person.follow(f"//table{link(stage)}")
     person.see(link("train_bits_per_dim_estimate"))
     assert see_metric(person, "bits_per_dim") == pytest.approx(figures["bits_per_dim"])
@@ -154,3 +171,24 @@ def test_a_chain_leads_to_its_stages_and_their_curves(
     person.see("//*[normalize-space(text())='train_bits_per_dim_estimate']")
     person.see("//*[contains(@class, 'js-plotly-plot')]")
     person.keep("7_curves")
+
+
+def test_chains_are_compared_by_parameters_and_side_by_side_samples(
+    person: Person, finished_store: FinishedStore, address: str
+) -> None:
+    runs = {chain: record["run_id"] for chain, record in finished_store.records.items()}
+    query = urlencode(
+        {"runs": json.dumps(list(runs.values())), "experiments": json.dumps([finished_store.experiment.id])}
+    )
+    person.go(f"{address}/#/compare-runs?{query}&workflowType=machine_learning")
+    key = "stages.low.training.steps"
+    params = finished_store.experiment.client.get_run(runs["depth"]).data.params
+    assert params[key] in person.see(f"//*[@role='row' or self::tr][.//*[normalize-space()='{key}']]").text.split()
+    person.click("//*[normalize-space(text())='samples.png']")
+
+    def pixels(_: object) -> bool:
+        shown = person.driver.find_elements("xpath", "//img[@alt='samples.png']")
+        return [int(str(image.get_property("naturalWidth"))) > 0 for image in shown] == [True] * len(runs)
+
+    person.wait("the samples of each", pixels)
+    person.keep("8_compared")

@@ -191,7 +191,11 @@ def test_mlflow_shows_reconstructions_and_inpaintings() -> None:
             for key, value in found.items():
                 assert chains[chain].data.metrics[f"inpainting.{mask}.{key}"] == value["mean"]
     shown = [{each.path for each in client.list_artifacts(run.info.run_id)} for run in (stages["vq"], chains["latent"])]
-    assert shown == [{"reconstructions.png"}, {"samples.png", "samples", "inpainted.png"}]
+    pictures = {"samples.png", "samples_1.png", "samples_2.png", "curves.png", "inpainted.png", "reconstructions.png"}
+    assert shown == [{"checkpoint.safetensors", "reconstructions.png"}, pictures | {"params.yaml"}]
+    assert chains["latent"].data.params["first_stages.vq.codebook"] == "8"
+    assert chains["latent"].data.tags["family"] == "imagebart"
+    assert recorded.tags["chain"] == "latent"
 
 
 @pytest.mark.parametrize("verb", ["report --data data/digits/S1.h5", "record latent --output elsewhere.json"])

@@ -83,7 +83,7 @@ def test_a_stage_run_holds_recipe_curves_and_origin(experiment: Experiment, stag
     run = experiment.client.get_run(train_stage(experiment, stage))
     assert run.info.run_name == stage
     assert run.info.status == "FINISHED"
-    params = {"stage": stage, "training.steps": "100", "training.betas": "[0.9, 0.99]", "data.source": "digits"}
+    params = {"stage": stage, "training.steps": "100", "training.betas": "0.9, 0.99", "data.source": "digits"}
     assert params.items() <= run.data.params.items()
     tags = {"kind": "stage", "stage": stage, "family": "spn", "data": "digits"}
     assert tags.items() <= run.data.tags.items()
@@ -205,7 +205,7 @@ def test_a_chain_is_recorded_once_with_its_figures_links_and_samples(
 ) -> None:
     stages = [f"{stage}_high", f"{stage}_low"]
     ids = [train_stage(experiment, name) for name in stages]
-    files = {"samples.png": picture, "samples/2.png": picture}
+    files = {"samples.png": picture, "samples_2.png": picture}
     (run_id,) = {record(experiment, stage, chain_metrics(*stages), files) for _ in range(2)}
     (run,) = runs(experiment, stage)
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
@@ -266,7 +266,7 @@ def test_two_settings_of_a_chain_differ_in_the_parameters_that_differ(experiment
     differing = {key: (one[key], other[key]) for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
     assert differing == {f"stages.{stage}_low.model.width": ("8", "16")}
     assert one[f"stages.{stage}_low.training.steps"] == "100"
-    assert one[f"stages.{stage}_low.bits"] == "[0, 5]"
+    assert one[f"stages.{stage}_low.bits"] == "0, 5"
     assert (one["stages"], one["seed"], one["data.source"]) == (f"{stage}_low", "1", "digits")
     assert not [key for key in one if "digest" in key or "targets" in key]
 

@@ -65,7 +65,7 @@ def test_a_chain_is_trained_and_recorded_with_its_samples(
     run_id = read_json(Path("run.json"))["run_id"]
     assert f"  raster      {experiment.uri}/#/experiments/{experiment.id}/runs/{run_id}?" in capsys.readouterr().out
     assert experiment.client.get_run(run_id).info.artifact_uri.startswith("mlflow-artifacts:")
-    for name in ("samples.png", "samples/1.png"):
+    for name in ("samples.png", "samples_1.png"):
         kept = experiment.client.download_artifacts(run_id, name, str(tmp_path))
         assert Path(kept).read_bytes() == Path(chain, "raster/samples.png").read_bytes()
     stage_id = experiment.client.get_run(run_id).data.tags["stage_run.raster"]
