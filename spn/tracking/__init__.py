@@ -17,23 +17,39 @@ Metrics, the same names for both kinds of run, so that they share columns
                             of a first stage, whose loss takes the place of bits/dim
     inpainting.{mask}.absolute_error
                             of a chain that inpaints
-Artefacts
-    1_{stage}.png, ...      of a chain: its samples after each stage; inpainted.png
-    reconstructions.png     of a first stage
+    system/...              of a training: CPU, memory and, with nvidia-ml-py, GPUs, every ten seconds
+Artefacts, the same names for all chains, because MLflow compares files of the same name
+    samples.png             of a chain: the finished samples; samples_1.png, ... are those after each stage
+    curves.png              of a chain: the training of its stages
+    inpainted.png           of a chain that inpaints
+    params.yaml             of a chain: the file that it was recorded with
+    reconstructions.png     of a first stage, and of a chain that generates its codes
+    checkpoint.safetensors  of a stage: its weights
 Parameters
-    the recipe of a stage under its dotted keys, as in params.yaml: training.batch_size
+    of a stage: its recipe under dotted keys, such as training.batch_size
+    of a chain: what params.yaml says of its data and stages, such as stages.low.training.batch_size
+Data
+    name, digest and source; its context is `train` for a stage and `test` for a chain
 Tags
     kind                    stage, chain or trial
     estimate                what bits_per_dim is: exact, or an upper bound
     dims                    what a dim of bits_per_dim is: a sub-pixel, or a code of a first stage
     conditioning            what bits_per_dim is conditioned on: each image's class or caption, or none
     split                   the images it was measured on
+    chain, stage            of a chain: its name, and its stages; of a stage: the chains with it, and its name
+    family, data            the families of the networks, and the name of the data set
     recipe_digest           of a stage: identifies its run, which a resumed training continues
     chain_digest            of a chain: its name and the recipes of its stages
     stage_run.{stage}       of a chain: the id of the stage's run
-    checkpoint              of a stage: where its weights are
     taken                   of a stage with trials: which of them its weights are from
-    stage, trial, changes   of a trial: its stage, its number from 1, what it changes; shown below the stage's
+    trial, changes          of a trial: its number from 1, what it changes; shown below the stage's
+Description
+    the figure, what it was measured on, the share of each stage, and the command that repeats it
+
+A stage's run keeps a copy of the weights, because results/stages/ has only those of the last training. So weights take
+twice the space on disk, a few megabytes for each network of the default experiment, and those of stages that were
+trained again under other parameters stay until `mlflow gc` removes their deleted runs. Only finished trainings keep
+any, and trials none.
 
 MLflow's table shows none of these columns by default, so an experiment has two saved views that do, one of its chains
 and one of its stages (`views`).
