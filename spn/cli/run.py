@@ -41,8 +41,8 @@ def run_verb(verb: str, params: Path | None = None, **options: Any) -> int:
 
 
 def _print(made: Any) -> int:
-    """Print the lines that a verb yields; others return what they have written."""
-    if isinstance(made, Iterator):
+    """Print the lines that a verb yields or lists; others return what they have written."""
+    if isinstance(made, Iterator | list):
         for line in made:
             print(line)
     return 0
