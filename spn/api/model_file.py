@@ -84,6 +84,8 @@ def contents(loaded: Loaded, dtype: torch.dtype) -> tuple[dict[str, Tensor], Not
         "format": FORMAT,
         "chain": chain,
         "params": params.model_dump(mode="json", by_alias=True),
+        "shape": list(params.data.shape),
+        "num_classes": params.num_classes(chain),
         "shares": {name: list(kept) for name, kept in params.shares.items()},
         "weights": str(dtype).removeprefix("torch."),
     }

@@ -11,13 +11,23 @@ from spn.config import InputError, Params
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.files import read_json
 from spn.notes import RECIPE, Notes, check_files, read_notes
-from spn.paths import TIMING, checkpoint_path, codes_path, inpainting_path, metrics_path, samples_path, summary_path
+from spn.paths import (
+    TIMING,
+    checkpoint_path,
+    codes_path,
+    inpainting_path,
+    metrics_path,
+    model_path,
+    samples_path,
+    summary_path,
+)
 from spn.pipeline.names import stages_of
 from spn.provenance import (
     Recipe,
     check_recipe,
     codes_recipe,
     evaluation_recipe,
+    export_recipe,
     inpainting_recipe,
     sampling_recipe,
     summary_recipe,
@@ -101,6 +111,11 @@ def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any
 def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
     """Read the metrics and speeds of every chain, by name."""
     return {chain: metrics_of_chain(params, chain, results) for chain in params.chains}
+
+
+def check_model(params: Params, chain: str, digest: str, results: Path) -> None:
+    """Raise InputError unless the model file of a chain matches the parameters and the code."""
+    _check_notes(model_path(chain, results), export_recipe(params, chain, digest))
 
 
 def check_samples(params: Params, chain: str, digest: str, results: Path) -> None:

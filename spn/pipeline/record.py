@@ -19,12 +19,14 @@ from spn.paths import (
     RESULTS,
     checkpoint_path,
     inpainting_path,
+    model_path,
     samples_path,
     stage_folder,
 )
 from spn.pipeline.links import link_lines
 from spn.pipeline.names import stages_of
 from spn.pipeline.reading import (
+    check_model,
     check_samples,
     data_digest,
     metrics_of_chain,
@@ -59,6 +61,7 @@ def record(
     for name in notes:
         _record_network(params, store, name, notes[name], digest, results)
     check_samples(params, chain, digest, results)
+    check_model(params, chain, digest, results)
     metrics, inpainting = metrics_of_chain(params, chain, results), read_inpainting(params, chain, digest, results)
     files = _pictures(params, chain, results) | {PARAMS.name: params_file}
     with tempfile.TemporaryDirectory() as folder:
@@ -71,6 +74,7 @@ def record(
             {name: each[RECIPE] for name, each in notes.items()},
             statement(params, {chain: metrics}),
             files,
+            model_path(chain, results),
             inpainting and inpainting["masks"],
         )
     pages = {"page": store.run_page(run_id), "experiment_page": store.page, "ui_command": store.ui_command}

@@ -12,6 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from spn.provenance import Recipe
 from spn.tracking.cards import chain_card
 from spn.tracking.experiment import Experiment
+from spn.tracking.logged_model import log_chain_model
 from spn.tracking.outage import reaching
 from spn.tracking.runs import labels, log_dataset, log_figures, log_files, log_params, numbers, open_run
 from spn.tracking.stage_run import stage_run
@@ -30,12 +31,14 @@ def record_chain(
     recipes: Mapping[str, Recipe],
     statement: str,
     files: Mapping[str, Path],
+    model: Path,
     inpainting: Mapping[str, Any] | None = None,
 ) -> str:
     """Record a chain's metrics.json and the throughput of its sampling; return the id of the run.
 
     `recipes` has those of the trainings of its stages, and of its first stage if it has one; `statement` says what its
-    figures are; `files` maps names of artefacts to files; `inpainting` has the figures for each mask. The run is
+    figures are; `files` maps names of artefacts to files, and `model` is
+    the chain's model file, which becomes a logged model; `inpainting` has the figures for each mask. The run is
     identified by the chain's name and the recipes of its stages: recording it again makes no second run, writes only
     what differs, and replaces the artefacts. Raises InputError if a stage has no run, and TrackingError if the store
     does not answer or refuses an artefact.
@@ -54,6 +57,7 @@ def record_chain(
         tags[MLFLOW_RUN_NOTE] = chain_card(chain, metrics, statement, links)
         experiment.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         log_files(experiment, run, files)
+        log_chain_model(experiment, run, chain, model, {"bits_per_dim": float(metrics["bits_per_dim"])})
         if run.info.status != "FINISHED":
             experiment.client.set_terminated(run.info.run_id)
     return str(run.info.run_id)

@@ -23,7 +23,7 @@ class MlflowServer:
     """`mlflow COMMAND` in a folder, as plain as a person would type it, with what it says in a log."""
 
     def __init__(self, folder: Path, log: Path, *command: str) -> None:
-        self.folder, self.log, self.port = folder, log, _free_port()
+        self.folder, self.log, self.port = folder, log, free_port()
         self.command = [sys.executable, "-m", "mlflow", *command, "--port", str(self.port), "--workers", "1"]
 
     @property
@@ -72,7 +72,7 @@ def listening(address: str) -> set[str]:
     return {each.laddr.ip for each in sockets if each.pid in processes}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from model_files import rgb_params, write_model
 from processes import context
 from tracked import WEIGHTS, expected, logged, open_at, open_stage, recipe, rows, runs, train_stage, wait_for
 
@@ -76,7 +79,13 @@ def record(
     experiment: Experiment, chain: str, metrics: dict[str, Any], files: dict[str, Path] | None = None, width: int = 8
 ) -> str:
     recipes = {name: recipe(name, width) for name in metrics["stages"]}
-    return record_chain(experiment, chain, metrics, recipes, STATEMENT, files or {})
+    return record_chain(experiment, chain, metrics, recipes, STATEMENT, files or {}, model_file())
+
+
+@cache
+def model_file() -> Path:
+    """Write a model file of random weights, once for all tests."""
+    return write_model(Path(tempfile.mkdtemp()), rgb_params(), "depth")
 
 
 def test_a_stage_run_holds_recipe_curves_and_origin(experiment: Experiment, stage: str) -> None:

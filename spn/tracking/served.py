@@ -1,0 +1,38 @@
+"""A chain as an MLflow model, which predicts bits/dim.
+
+MLflow runs this file where the model is loaded ("models from code"), so that nothing is pickled:
+`mlflow.pyfunc.load_model("models:/m-...").predict(images)`, images being uint8 [N, H, W, C].
+"""
+
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+import spn
+
+FILE = __file__
+MODEL, LABEL = "model", "label"
+"""Names of the artefact with the model file, and of the parameter with the class of all images."""
+
+
+class ChainPredictor(PythonModel):
+    """Predicts the bits/dim of images."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the model file."""
+        self.model = spn.load(context.artifacts[MODEL])
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads annotations
+        """Return the bits/dim of images, float64 [N]; `params["label"]` is their class, for conditional chains."""
+        images = np.asarray(model_input)
+        return self.model.bits_per_dim(images, label=(params or {}).get(LABEL))
+
+
+def options(num_classes: int) -> dict[str, Any]:
+    """Return the parameters of a prediction, with their defaults."""
+    return {LABEL: 0} if num_classes else {}
+
+
+mlflow.models.set_model(ChainPredictor())
