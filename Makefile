@@ -12,19 +12,24 @@ export PATH := $(BIN):$(PATH)
 # Every job starts a Python; without bytecode kept, each compiles all over again.
 unexport PYTHONDONTWRITEBYTECODE
 
+# What `dvc plots` shows needs no network then.
+PLOTS_PAGE = $(BIN)/python workflow/plots_page.py $(VENV)/share/plots_page.html
+
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
 $(VENV):
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)
+$(VENV)/.installed: pyproject.toml constraints.txt workflow/plots_page.py | $(VENV)
 	$(PIP_INSTALL) -e '.[pipeline]'
+	$(PLOTS_PAGE)
 	touch $@
 
 # Without compiling all of it: what the tests import is compiled when it is imported first.
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)
+$(VENV)/.installed-test: pyproject.toml constraints.txt workflow/plots_page.py | $(VENV)
 	$(PIP_INSTALL) --no-compile -e '.[pipeline,test]'
+	$(PLOTS_PAGE)
 	touch $(VENV)/.installed $@
 
 # Snakemake is told to be quiet of what the workflow's own lines say: jobs done, running and failed, and the time left.

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from shlex import quote
 
 from snakemake.utils import min_version
 
@@ -11,6 +12,13 @@ from spn.files import WriteError
 from spn.provenance import Audit, ask, asked_results, audit
 
 min_version("9.20")
+
+# Rules run the code beside this file, as this file does, even if another checkout is installed: in a git worktree, or in
+# a temporary workspace of DVC.
+shell.prefix(
+    f"export PYTHONPATH={quote(str(workflow.basedir))}"
+    + '"${{PYTHONPATH:+:$PYTHONPATH}}"; '  # braces doubled, because Snakemake formats it
+)
 
 
 # Not called `params`, which is a directive of Snakemake. A mistake in params.yaml stops everything here, before any

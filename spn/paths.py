@@ -1,17 +1,34 @@
 """Paths of all files and folders of an experiment, relative to its folder."""
 
+import os
 from pathlib import Path
+
+
+def _home() -> Path:
+    """Return the repository if this is a temporary workspace of DVC in it, else the experiment's folder.
+
+    `dvc exp run --temp` and `dvc queue` run an experiment in a folder below the repository's `.dvc/`, which they delete
+    at its end, and name the repository in DVC_ROOT.
+    """
+    repository = Path(os.environ.get("DVC_ROOT", "."))
+    return repository if Path.cwd().is_relative_to(repository / ".dvc") else Path()
+
+
+HOME = _home()
+"""The folder of what outlives a run and is shared by all: states of trainings, and the MLflow store."""
 
 PARAMS = Path("params.yaml")
 SOURCES = Path("sources")
 DATA = Path("data")
-RUNS = Path("runs")
+RUNS = HOME / "runs"
 RESULTS = Path("results")
 CACHE = Path(".cache")
 
-DATABASE = Path("mlflow.db")
-HANDLE = Path("mlflow/experiment.json")
+DATABASE = HOME / "mlflow.db"
+HANDLE = HOME / "mlflow/experiment.json"
 RECORDS = Path("mlflow/chains")
+
+_SQLITE = "sqlite:///"
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 METRICS, NATS = "metrics.json", "nats.npy"
@@ -93,6 +110,11 @@ def report_files(stages: tuple[str, ...]) -> tuple[str, ...]:
 def record_path(chain: str) -> Path:
     """Return the path of the file with the id of a chain's MLflow run."""
     return RECORDS / f"{chain}.json"
+
+
+def database_path(uri: str) -> Path | None:
+    """Return the path of the SQLite database of an MLflow store, None for a server; a relative one begins at HOME."""
+    return HOME / uri.removeprefix(_SQLITE) if uri.startswith(_SQLITE) else None
 
 
 def request_path(path: Path) -> Path:

@@ -28,6 +28,7 @@ from spn.paths import (
     SOURCES,
     checkpoint_path,
     codes_path,
+    database_path,
     inpainting_path,
     metrics_path,
     model_path,
@@ -55,8 +56,6 @@ from spn.provenance.recipes import (
     summary_recipe,
 )
 from spn.provenance.sources import source_state
-
-SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -275,8 +274,8 @@ def recorded_in() -> dict[str, str] | None:
         experiment: dict[str, str] = read_json(HANDLE)
     except InputError:
         return None
-    database = experiment["uri"].removeprefix(SQLITE)
-    return None if database != experiment["uri"] and not Path(database).exists() else experiment
+    database = database_path(experiment["uri"])
+    return experiment if database is None or database.exists() else None
 
 
 def is_clone(found: Audit) -> bool:

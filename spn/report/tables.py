@@ -47,15 +47,12 @@ class Pictured:
 
 
 def metrics_tree(params: Params, chain_metrics: ChainMetrics, pictured: Pictured) -> dict[str, Any]:
-    """Return the figures that are compared between experiments, in full precision; no times, which never repeat."""
-    totals = ("estimate", "conditioning", "dims", "bits_per_dim", "standard_error", "num_parameters")
-    tree: dict[str, Any] = {
-        chain: {
-            **{key: metrics[key] for key in totals},
-            "stages": {name: stage["bits_per_dim"] for name, stage in metrics["stages"].items()},
-        }
-        for chain, metrics in chain_metrics.items()
-    }
+    """Return the figures that are compared between experiments, in full precision; no times, which never repeat.
+
+    Every entry is a column of `dvc exp show`. So the share of a chain's only stage is left out, and so are remarks on a
+    figure that is exact, unconditional and of pixels.
+    """
+    tree = {chain: _figures(metrics) for chain, metrics in chain_metrics.items()}
     for chain, masks in pictured.inpaintings.items():
         tree[chain]["inpainting"] = {
             mask: {key: value["mean"] for key, value in figures.items()} for mask, figures in masks.items()
@@ -65,6 +62,15 @@ def metrics_tree(params: Params, chain_metrics: ChainMetrics, pictured: Pictured
             figures = pictured.reconstructions[codes]
             tree[chain]["reconstruction"] = {key: figures[key] for key in ("psnr", "ssim", "codes_used", "perplexity")}
     return tree
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    figures: dict[str, Any] = {key: metrics[key] for key in ("bits_per_dim", "standard_error")}
+    if len(metrics["stages"]) > 1:
+        figures["stages"] = {name: stage["bits_per_dim"] for name, stage in metrics["stages"].items()}
+    figures["num_parameters"] = metrics["num_parameters"]
+    plain = {"estimate": "exact", "conditioning": "none", "dims": "sub-pixels"}
+    return figures | {key: metrics[key] for key, usual in plain.items() if metrics[key] != usual}
 
 
 def statement(params: Params, chain_metrics: ChainMetrics) -> str:

@@ -38,6 +38,7 @@ Tags
     split                   the images it was measured on
     chain, stage            of a chain: its name, and its stages; of a stage: the chains with it, and its name
     family, data            the families of the networks, and the name of the data set
+    dvc_experiment          the experiment of DVC that first made the run: `dvc exp apply` brings its results
     recipe_digest           of a stage: identifies its run, which a resumed training continues
     chain_digest            of a chain: its name and the recipes of its stages
     stage_run.{stage}       of a chain: the id of the stage's run

@@ -6,8 +6,8 @@ store's URI from the *handle*, a JSON file that the first job writes.
 SQLite needs a file system with locks that work across nodes: local disks and NFS 4 have them, Lustre when mounted with
 `flock`, NFS 3 when its lock daemon runs. Without such locks the database can be damaged, so use a server. One process
 writes at a time, and the others wait up to 20 seconds. A training writes for some milliseconds every ten seconds, so
-dozens can share a database; for hundreds, or on a slow file system, use a server. A relative path is relative to the
-working directory, so jobs must run where the handle was made, as Snakemake's do.
+dozens can share a database; for hundreds, or on a slow file system, use a server. A relative path begins at the
+experiment's folder, where all jobs run; in a temporary workspace of DVC, at the repository (`spn.paths.HOME`).
 
 Put names and passwords into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not into the URI, which appears in
 the handle and in messages.
@@ -27,14 +27,13 @@ from mlflow.tracking.client import MlflowClient
 
 from spn.config import InputError
 from spn.files import read_json, write_json, writing
+from spn.paths import database_path
 from spn.tracking.outage import opening, say
 from spn.tracking.schema import prepare
 from spn.tracking.views import CHAINS, KIND, experiment_tags, has_kind
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 """MLflow's own default, so that plain `mlflow ui` in the working directory shows it."""
-
-_SQLITE = "sqlite:///"
 
 _SERVED = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves its pages unless it is told otherwise."""
@@ -47,7 +46,7 @@ _WORKFLOW = "workflowType=machine_learning"
 class Experiment:
     """Where runs are recorded: the URI of a store, and the id of an experiment in it.
 
-    The path in a `sqlite:///` URI may be relative to the working directory.
+    The path in a `sqlite:///` URI may be relative.
     """
 
     uri: str
@@ -139,7 +138,7 @@ def _make(handle: Path, uri: str, name: str) -> None:
     with opening(uri), _locked(uri):
         if handle.exists():
             return  # another process made it before this one had the lock
-        if (database := _database(uri)) is not None:
+        if (database := database_path(uri)) is not None:
             prepare(database)
         client = MlflowClient(tracking_uri=_absolute(uri))
         try:
@@ -172,7 +171,7 @@ def _tell_of_another_store(path: Path, uri: str) -> None:
 
 
 def _exists(experiment: Experiment) -> bool:
-    database = _database(experiment.uri)
+    database = database_path(experiment.uri)
     if database is not None and not database.exists():
         return False  # without asking MLflow, which would create it
     try:
@@ -195,24 +194,20 @@ def _existing(client: MlflowClient, uri: str, name: str) -> str:
     return str(experiment.experiment_id)
 
 
-def _database(uri: str) -> Path | None:
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
-
-
 def _absolute(uri: str) -> str:
-    database = _database(uri)
-    return uri if database is None else f"{_SQLITE}{database.absolute()}"
+    database = database_path(uri)
+    return uri if database is None else f"sqlite:///{database.absolute()}"
 
 
 def _artefacts(uri: str, name: str) -> str | None:
     # By name, not by id: `mlflow ui` can mistake numbered folders in mlruns/ for a store of MLflow's older format.
-    database = _database(uri)
+    database = database_path(uri)
     return None if database is None else (database.absolute().parent / "mlruns" / name).as_uri()
 
 
 @contextmanager
 def _locked(uri: str) -> Iterator[None]:
-    database = _database(uri)
+    database = database_path(uri)
     if database is None:
         yield
         return

@@ -1,6 +1,7 @@
 """Functions for all runs: find or create one, and write only what is new of figures, data and files."""
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -36,6 +37,8 @@ def open_run(experiment: Experiment, name: str, identity: Mapping[str, str], sou
         if found is not None:
             return found
         tags = {**identity, "mlflow.source.name": source, "mlflow.source.type": "LOCAL"}
+        if dvc_experiment := os.environ.get("DVC_EXP_NAME"):
+            tags["dvc_experiment"] = dvc_experiment
         return experiment.client.create_run(experiment.id, run_name=name, tags=tags)
 
 
