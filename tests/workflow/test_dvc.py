@@ -35,8 +35,7 @@ def test_dvc_repro_makes_everything_once(tmp_path_factory: pytest.TempPathFactor
 
 def test_a_parameter_and_back_again(repository: Workspace, tmp_path: Path) -> None:
     original = repository.read(LOCK) | repository.read(CHECKPOINTS)
-    repository.write_params(with_steps("low", 7))
-    changed = repository.run("dvc", "repro")
+    changed = repository.run("dvc", "exp", "run", "-S", "stages.low.training.steps=7")
     assert changed.ran == AFTER_LOW
     assert changed.trained == {"low"}
     assert repository.read(LOCK)[LOCK] != original[LOCK]

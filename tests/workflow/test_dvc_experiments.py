@@ -37,7 +37,7 @@ SECONDS_BEFORE = 1000.0
 BROKEN = 'raise SystemExit("the code of the repository, not of the workspace")\n'
 
 
-class InterruptedError(Exception):
+class InterruptionError(Exception):
     """Ends a training."""
 
 
@@ -71,13 +71,13 @@ def interrupt(repository: Workspace, stage: str) -> None:
 
     def observe(row: Row) -> None:
         if row["step"] > 3:  # at which it was validated, and saved
-            raise InterruptedError
+            raise InterruptionError
 
     folder = repository.folder
     repository.write_params(with_steps(stage, 7))
     params, slices = load_params(folder / "params.yaml"), SliceFile(folder / "data/digits/S2.h5")
     repository.run("git", "checkout", "params.yaml")
-    with pytest.raises(InterruptedError):
+    with pytest.raises(InterruptionError):
         train_stage(params, stage, slices, folder / "nowhere", folder / "runs", CPU, observe)
     state = state_path(folder / "runs", training_recipe(params, stage, slices.digest))
     tensors, notes = load_tensors(state)
