@@ -2,8 +2,8 @@
 
     python workflow/plots_page.py PAGE
 
-Writes PAGE, which is DVC's own with the vega that Snakemake brings for its reports, and names it in `.dvc/config.local`.
-`make install` runs this.
+Writes PAGE, which is DVC's own with the vega that Snakemake brings for its reports, and names it in
+`.dvc/config.local`. `make install` runs this.
 """
 
 import subprocess
