@@ -12,7 +12,6 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from spn.provenance import Recipe
 from spn.tracking.cards import chain_card
 from spn.tracking.experiment import Experiment
-from spn.tracking.logged_model import log_chain_model
 from spn.tracking.outage import reaching
 from spn.tracking.runs import labels, log_dataset, log_figures, log_files, log_params, numbers, open_run
 from spn.tracking.stage_run import stage_run
@@ -43,6 +42,9 @@ def record_chain(
     what differs, and replaces the artefacts. Raises InputError if a stage has no run, and TrackingError if the store
     does not answer or refuses an artefact.
     """
+    # Imported here, because mlflow.pyfunc takes a second, which trainings need not wait for.
+    from spn.tracking.logged_model import log_chain_model
+
     with reaching(experiment.uri):
         stages = {
             name: str(stage_run(experiment, name, stage["recipe_digest"]).info.run_id)

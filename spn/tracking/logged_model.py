@@ -4,12 +4,12 @@ import contextlib
 import hashlib
 import io
 import tempfile
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import numpy as np
 from mlflow.entities import LoggedModelOutput, Run
 from mlflow.models import Model, ModelSignature
@@ -20,7 +20,15 @@ from spn import __version__
 from spn.notes import read_notes
 from spn.tracking.experiment import Experiment
 from spn.tracking.runs import milliseconds
-from spn.tracking.served import FILE, MODEL, options
+
+with warnings.catch_warnings():
+    # MLflow warns of its own annotations, and of a method that has none on purpose.
+    warnings.filterwarnings(
+        "ignore", message=".*(Any type hint is inferred as AnyType|Add type hints to the `predict`)"
+    )
+    import mlflow.pyfunc
+
+    from spn.tracking.served import FILE, MODEL, options
 
 TYPE = "spn chain"
 DIGEST = "spn.file_sha256"
@@ -73,8 +81,9 @@ def _save(folder: Path, path: Path, notes: Mapping[str, Any], model: Model) -> N
         Schema([TensorSpec(np.dtype(np.float64), (-1,))]),
         **({"params": ParamSchema(specs)} if specs else {}),
     )
-    # MLflow prints progress of copying one file.
-    with contextlib.redirect_stderr(io.StringIO()):
+    # MLflow prints progress of copying one file, and the warning again.
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         mlflow.pyfunc.save_model(
             folder,
             python_model=FILE,

@@ -52,10 +52,11 @@ def test_a_model_is_logged_once_and_linked_to_run_and_figure(store: Experiment, 
     assert log_chain_model(store, run, "depth", path, {"bits_per_dim": 1.5}) == model_id
     (model,) = store.client.search_logged_models([store.id])
     assert (model.model_id, model.name, model.source_run_id) == (model_id, "depth", run.info.run_id)
-    assert [(each.key, each.value) for each in model.metrics] == [("bits_per_dim", 1.5)]
+    assert [(each.key, each.value) for each in model.metrics or []] == [("bits_per_dim", 1.5)]
     assert model.params == {"chain": "depth", "data": "photos", "bits": "4", "weights": "float32"}
-    outputs = store.client.get_run(run.info.run_id).outputs.model_outputs
-    assert [each.model_id for each in outputs] == [model_id]
+    outputs = store.client.get_run(run.info.run_id).outputs
+    assert outputs is not None
+    assert [each.model_id for each in outputs.model_outputs] == [model_id]
 
 
 @pytest.mark.usefixtures("tracked")
@@ -64,7 +65,7 @@ def test_mlflow_loads_the_model_which_predicts_bits_per_dim(model_id: str, path:
     images = spn.load(path).sample(3, seed=4)
     assert np.array_equal(loaded.predict(images), spn.load(path).bits_per_dim(images))
     signature = loaded.metadata.signature
-    assert signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "uint8", "shape": [-1, 8, 8, 3]}
+    assert signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "uint8", "shape": (-1, 8, 8, 3)}
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model_id}"))
     assert not [each.name for each in folder.rglob("*") if each.suffix in (".pkl", ".pickle")]
 
