@@ -104,6 +104,7 @@ def diff(repository: Workspace, *command: str) -> Any:
 
 def test_the_queue_trains_what_changed_with_its_own_code(repository: Workspace, queued: set[str]) -> None:
     assert queued == set(LONGER)
+    assert repository.run("dvc", "queue", "status").output.count("Success") == len(LONGER)
     assert repository.run("git", "status", "--porcelain").output == ""
     for name in LONGER:
         log = repository.run("dvc", "queue", "logs", name).output
@@ -180,6 +181,13 @@ def test_an_experiment_is_applied(repository: Workspace, tmp_path: Path) -> None
     # It had resumed the interrupted training.
     assert read_history(copy.folder / "results/stages/low/history.csv")[-1]["training_seconds"] > SECONDS_BEFORE
     assert copy.plan() == {"record/depth", "reproduce"}
+    copy.run("git", "init", "--quiet", "--bare", str(tmp_path / "origin"))
+    copy.run("git", "remote", "add", "origin", str(tmp_path / "origin"))
+    copy.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    copy.run("dvc", "exp", "push", "origin", "low")
+    assert any((tmp_path / "storage").rglob("*"))
+    copy.run("dvc", "exp", "remove", "raster")
+    assert "raster" not in copy.run("dvc", "exp", "list", "--all-commits", "--name-only").output.split()
 
 
 def test_snakemake_needs_no_dvc(repository: Workspace, tmp_path: Path) -> None:
