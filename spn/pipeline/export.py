@@ -61,7 +61,9 @@ def export(
     summary = read_json(summary_path(chain, results))
     check_recipe(summary_path(chain, results), summary_recipe(params, chain, digest), summary.get(RECIPE))
     for name in names:
-        params = open_slices(params, name, read_path(params, name))[0]
+        noise = params.stage_plans[name].noise
+        if noise is not None and not noise.is_measured:
+            params, _ = open_slices(params, name, read_path(params, name))
     cpu = torch.device("cpu")
     parts = {name: Part(*load_trained(params, name, digest, checkpoint_path(name, results), cpu)) for name in names}
     codes = params.codes(chain)

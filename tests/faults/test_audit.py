@@ -68,6 +68,7 @@ def make_everything(params: Params) -> None:
             commands.append(sample_command(name, stage, params, output, given))
             given = f"{output}/samples.h5"
         commands.append(["summarise", name, "--output", f"results/chains/{name}/metrics.json"])
+        commands.append(["export", name, "--data", "data/digits/S1.h5", "--output", f"results/chains/{name}"])
         commands.append(["record", name, "--output", f"mlflow/chains/{name}.json"])
     commands.append(["report", "--data", "data/digits/S1.h5"])
     for command in commands:

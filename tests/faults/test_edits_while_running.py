@@ -24,10 +24,10 @@ SLURM += ("--slurm-init-seconds-before-status-checks", "3", "--max-status-checks
 
 STAGES = ("high", "low")
 JOBS = {
-    *(f"{verb}/{stage}" for verb in ("train", "evaluate", "sample/depth") for stage in STAGES),
-    *("summarise/depth", "record/depth", "report", "reproduce"),
+    *(f"{verb}/{stage}" for verb in ("train", "evaluate", "sample_stage/depth") for stage in STAGES),
+    *("summarise/depth", "export/depth", "record/depth", "report", "reproduce"),
 }
-SAMPLING = {*(f"sample/depth/{stage}" for stage in STAGES), "record/depth", "report", "reproduce"}
+SAMPLING = {*(f"sample_stage/depth/{stage}" for stage in STAGES), "record/depth", "report", "reproduce"}
 """What other samples make run."""
 
 EDITS = (

@@ -83,6 +83,7 @@ def verbs() -> Iterator[list[str]]:
         yield ["sample_stage", CHAIN, stage, *read, *given, "--output", samples]
         given = ["--given", f"{samples}/samples.h5"]
     yield ["summarise", CHAIN, "--output", f"results/chains/{CHAIN}/metrics.json"]
+    yield ["export", CHAIN, "--data", data, "--output", f"results/chains/{CHAIN}"]
     yield ["record", CHAIN, "--output", f"mlflow/chains/{CHAIN}.json"]
     yield ["report", "--data", data]
     yield ["verify"]

@@ -35,7 +35,7 @@ EVERYTHING = {
     "sample_stage/raster/raster",
     "sample_stage/depth/high",
     "sample_stage/depth/low",
-    *(f"{rule}/{chain}" for rule in ("summarise", "record") for chain in ("raster", "depth")),
+    *(f"{rule}/{chain}" for rule in ("summarise", "export", "record") for chain in ("raster", "depth")),
     "report",
     "reproduce",
 }
@@ -44,6 +44,7 @@ AFTER_LOW = {
     "evaluate/low",
     "sample_stage/depth/low",
     "summarise/depth",
+    "export/depth",
     "record/depth",
     "report",
     "reproduce",

@@ -74,6 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 given = f"--given {output}/samples.h5"
             run(f"summarise {chain} --output results/chains/{chain}/metrics.json")
             run(f"inpaint_chain {chain} {slices} --output results/chains/{chain}/inpainting")
+            run(f"export {chain} {slices} --output results/chains/{chain}")
             run(f"record {chain} --output mlflow/chains/{chain}.json")
         run(f"report {slices}")
         yield place

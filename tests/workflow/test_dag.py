@@ -37,7 +37,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Counter[s
 def test_every_chain_is_recorded_after_what_its_run_shows(before: dict[str, list[Counter[str]]]) -> None:
     assert len(before["record"]) == 5
     for waits in before["record"]:
-        assert {"summarise", "sample_stage", "inpaint_chain"} <= waits.keys()
+        assert {"summarise", "export", "sample_stage", "inpaint_chain"} <= waits.keys()
     assert sum("extract_codes" in waits for waits in before["record"]) == 1  # of the chain of codes
 
 

@@ -96,5 +96,5 @@ def test_old_results_are_never_recorded_under_new_parameters(repository: Workspa
     (repository.folder / ".snakemake/incomplete" / marker).write_text("")
     done = repository.run("dvc", "repro")
     assert done.trained == {"low"}
-    assert done.ran == AFTER_LOW | {"sample/raster/raster", "sample/depth/high", "record/raster"}
+    assert done.ran == AFTER_LOW | {"sample_stage/raster/raster", "sample_stage/depth/high", "record/raster"}
     assert repository.snakemake().ran == {"reproduce"}

@@ -59,6 +59,7 @@ def test_a_chain_is_trained_and_recorded_with_its_samples(
         ["evaluate", *made, "--output", stage],
         ["sample_stage", "raster", *made, "--output", f"{chain}/raster"],
         ["summarise", "raster", "--output", f"{chain}/metrics.json"],
+        ["export", "raster", "--data", "S1.h5", "--output", chain],
         ["record", "raster", "--experiment", "experiment.json", "--output", "run.json"],
     ):
         assert main(command) == 0

@@ -45,6 +45,7 @@ VERBS = (
         "results/chains/raster/raster",
     ],
     ["summarise", "raster", "--output", "results/chains/raster/metrics.json"],
+    ["export", "raster", "--data", DATA, "--output", "results/chains/raster"],
     ["record", "raster", "--output", "mlflow/chains/raster.json"],
     ["report", "--data", DATA],
     ["verify"],
