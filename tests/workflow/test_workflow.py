@@ -81,6 +81,27 @@ def test_a_model_file_has_the_samples_and_the_figures_of_the_workflow(done: Work
         assert model.bits_per_dim(images).mean() == pytest.approx(figures["bits_per_dim"])
 
 
+def test_half_precision_is_evaluated_again_over_the_whole_test_split(workspace: Workspace) -> None:
+    workspace.write_params(tiny_params() | {"export": {"weights": "bfloat16"}})
+    chains = ("raster", "depth")
+    ran = {f"{rule}/{chain}" for rule in ("export", "record") for chain in chains} | {"reproduce"}
+    before = {chain: spn.load(workspace.folder / "results", chain=chain) for chain in chains}
+    assert workspace.snakemake().ran == ran
+    for chain in chains:
+        model, full = spn.load(workspace.folder / "results", chain=chain), before[chain]
+        slices = SliceFile(workspace.folder / f"data/digits/S{1 if chain == 'raster' else 2}.h5")
+        images = join_slices(slices.slices("test", torch.arange(10)))
+        figure = model.notes["figures"]["bits_per_dim"]
+        assert model.bits_per_dim(images).mean() == pytest.approx(figure)
+        assert model.notes["half"] == {
+            "bits_per_dim": figure,
+            "full_bits_per_dim": full.notes["figures"]["bits_per_dim"],
+        }
+        assert 0 < abs(figure - full.notes["figures"]["bits_per_dim"]) < 0.01
+        assert f"{figure:.6f} against" in model.card
+        assert model.path.stat().st_size < full.path.stat().st_size
+
+
 def test_an_evaluation_ends_with_its_figure(done: Workspace) -> None:
     metrics = json.loads((done.folder / "results/stages/low/metrics.json").read_text())
     figure = f"{metrics['bits_per_dim']:.4f} ± {metrics['standard_error']:.4f} bits/dim"
