@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -28,6 +28,27 @@ from spn.stages import build_stage
 
 Label = int | str | Sequence[int | str] | Array
 """A class, by its number or name, or a caption, of all images; or a class for each image."""
+
+
+class SampleOptions(TypedDict, total=False):
+    """The options of `ChainModel.sample_stages`, which explains them."""
+
+    seed: int
+    temperature: float | Mapping[str, float] | None
+    label: Label | None
+    batch_size: int
+    device: str | torch.device | None
+    exact: bool
+    given: Array | None
+    stages: Sequence[str] | None
+
+
+class ScoreOptions(TypedDict, total=False):
+    """The options of `ChainModel.nats`, which explains them."""
+
+    label: Label | None
+    batch_size: int
+    exact: bool
 
 
 class ChainModel:
@@ -91,7 +112,7 @@ class ChainModel:
             self.first_stage = self.first_stage.to(self.device)
         return self
 
-    def sample(self, num_images: int | None = None, **options: Any) -> Any:
+    def sample(self, num_images: int | None = None, **options: Unpack[SampleOptions]) -> Any:
         """Sample images; return uint8 [num_images, H, W, C].
 
         Options and errors are those of `sample_stages`.
@@ -121,7 +142,7 @@ class ChainModel:
         stages, or of those named; by default the chain's own. `label` is by default i mod the number of classes.
         `stages` are the stages to run, neighbours in the chain's order; if the first of them is not the chain's,
         `given` holds images with everything that the stages before it generate. Raises InputError for arguments that do
-        not fit the chain.
+        not fit the chain. `device` moves the networks there, as `to` does.
         """
         names = self._names(stages)
         levels = self._given(given, names[0], num_images)
@@ -188,7 +209,7 @@ class ChainModel:
             return {name: like(images, each) for name, each in nats.items()}
         return like(images, np.sum(list(nats.values()), axis=0))
 
-    def bits_per_dim(self, images: Array, **options: Any) -> Any:
+    def bits_per_dim(self, images: Array, **options: Unpack[ScoreOptions]) -> Any:
         """Return the bits/dim of images, float64 [N]; of a chain of codes, the bits per code.
 
         Options and errors are those of `nats`.

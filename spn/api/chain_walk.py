@@ -35,7 +35,10 @@ class ChainOffer:
     """S: the slice holds the pixels [m::S, n::S]."""
     num_levels: int
     """Number of levels of the stage, which are those of its own bits."""
+    batch: int
+    """Number of images."""
     _offer: Offer
+    _device: torch.device
 
     @property
     def law(self) -> Law:
@@ -56,12 +59,11 @@ class ChainOffer:
     def give(self, levels: Array) -> None:
         """Give the levels [batch]; raise InputError unless there is one of the stage's levels for each image."""
         given = torch.as_tensor(levels)
-        batch = len(self.law.probs())
-        if tuple(given.shape) != (batch,) or given.dtype.is_floating_point:
-            raise InputError(f"levels: expected {batch} whole numbers, got {given.dtype} {list(given.shape)}")
+        if tuple(given.shape) != (self.batch,) or given.dtype.is_floating_point:
+            raise InputError(f"levels: expected {self.batch} whole numbers, got {given.dtype} {list(given.shape)}")
         if not ((given >= 0) & (given < self.num_levels)).all():
             raise InputError(f"levels: expected 0 to {self.num_levels - 1} in stage {self.stage}, got others")
-        self._offer.give(given.long())
+        self._offer.give(given.to(self._device).long())
 
 
 class ChainWalk:
@@ -93,7 +95,7 @@ class ChainWalk:
                 steps.begin(stage.context(slices, stage.positions(position, len(slices), slices.device), labels))
                 done: list[Offer] = []
                 for offer in offers(steps, range(shape.height), shape.width, shape.channels):
-                    yield ChainOffer(name, position, size, shape.num_levels, offer)
+                    yield ChainOffer(name, position, size, shape.num_levels, len(slices), offer, slices.device)
                     done.append(offer)
                 given = [offer.levels for offer in done if offer.levels is not None]  # all, or `offers` has raised
                 target = torch.stack(given, dim=1).unflatten(1, (shape.height, shape.width, shape.channels))
