@@ -16,6 +16,8 @@ from spn.tracking.outage import reaching
 from spn.tracking.runs import labels, log_dataset, log_figures, log_files, log_params, numbers, open_run
 from spn.tracking.stage_run import stage_run
 
+FIGURE = "bits_per_dim"
+
 _UNREADABLE = {"stage", "seed", "data", "data_digest", "code_digest", "codes", "plan", "trials"}
 """Keys of a stage's recipe that are not its own section of params.yaml, or stand elsewhere."""
 
@@ -53,13 +55,14 @@ def record_chain(
         run = open_run(experiment, chain, _identity(chain, metrics), "spn record")
         log_params(experiment.client, run, _params(tuple(stages), recipes, metrics.get("taken", {})))
         log_dataset(experiment.client, run, next(iter(recipes.values())), metrics["split"])
+        # With the figure, which is linked to it; first, because the UI keeps the order.
+        log_chain_model(experiment, run, chain, model, {FIGURE: float(metrics[FIGURE])})
         log_figures(experiment.client, run, _figures(metrics, inpainting or {}))
         tags = _tags(chain, metrics, recipes) | {f"stage_run.{name}": run_id for name, run_id in stages.items()}
         links = {name: experiment.link(run_id) for name, run_id in stages.items()}
         tags[MLFLOW_RUN_NOTE] = chain_card(chain, metrics, statement, links)
         experiment.client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         log_files(experiment, run, files)
-        log_chain_model(experiment, run, chain, model, {"bits_per_dim": float(metrics["bits_per_dim"])})
         if run.info.status != "FINISHED":
             experiment.client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
@@ -71,14 +74,13 @@ def _identity(chain: str, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _figures(metrics: Mapping[str, Any], inpainting: Mapping[str, Any]) -> dict[str, float]:
-    figures = {"bits_per_dim": float(metrics["bits_per_dim"])}  # first, because the UI keeps the order
-    figures |= {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in metrics["stages"].items()}
+    figures = {f"{FIGURE}.{name}": float(stage["bits_per_dim"]) for name, stage in metrics["stages"].items()}
     figures |= {
         f"inpainting.{mask}.{name}": float(value["mean"])
         for mask, found in inpainting.items()
         for name, value in found.items()
     }
-    return figures | numbers(metrics)
+    return figures | {key: value for key, value in numbers(metrics).items() if key != FIGURE}
 
 
 def _tags(chain: str, metrics: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> dict[str, str]:

@@ -81,9 +81,8 @@ def _save(folder: Path, path: Path, notes: Mapping[str, Any], model: Model) -> N
         Schema([TensorSpec(np.dtype(np.float64), (-1,))]),
         **({"params": ParamSchema(specs)} if specs else {}),
     )
-    # MLflow prints progress of copying one file, and the warning again.
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    # MLflow prints progress of copying one file.
+    with contextlib.redirect_stderr(io.StringIO()):
         mlflow.pyfunc.save_model(
             folder,
             python_model=FILE,

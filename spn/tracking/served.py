@@ -24,7 +24,12 @@ class ChainPredictor(PythonModel):
         """Load the model file."""
         self.model = spn.load(context.artifacts[MODEL])
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads annotations
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: np.ndarray,  # MLflow warns of arrays that are annotated otherwise
+        params: dict[str, Any] | None = None,
+    ) -> np.ndarray:
         """Return the bits/dim of images, float64 [N]; `params["label"]` is their class, for conditional chains."""
         images = np.asarray(model_input)
         return self.model.bits_per_dim(images, label=(params or {}).get(LABEL))
