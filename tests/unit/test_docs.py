@@ -5,44 +5,18 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from model_files import rgb_params, write_model
+from pages import ROOT, blocks, commands
 
 from spn.cli.main import _parser
 from spn.cli.texts import HELP
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [ROOT / "Snakefile", *sorted((ROOT / "workflow/rules").glob("*.smk"))]
 RULES = {name for each in FILES for name in re.findall(r"^(?:use rule \w+ as|rule) (\w+)", each.read_text(), re.M)}
 TESTED = "".join(each.read_text() for each in ROOT.glob("tests/workflow/test_dvc*.py"))
-
-
-def blocks(page: Path, language: str = "") -> Iterator[str]:
-    """Yield the code blocks of a page in some language; those of commands name none."""
-    lines, current = [], None
-    for line in page.read_text().splitlines():
-        if not line.startswith("```"):
-            lines.append(line)
-        elif current is None:
-            lines, current = [], line.removeprefix("```")
-        else:
-            if current == language:
-                yield "\n".join(lines)
-            current = None
-
-
-def commands() -> Iterator[tuple[str, str]]:
-    """Yield the commands of all pages, each with the name of its page."""
-    for page in PAGES:
-        for block in blocks(page):
-            for line in block.splitlines():
-                for part in re.split(r" && | \| ", re.sub(r"\s+#.*", "", line)):
-                    if re.match(r"(spn|snakemake|dvc|make) ", part):
-                        yield page.name, part.strip()
 
 
 def test_there_are_commands_on_every_page_for_a_day_of_a_user() -> None:

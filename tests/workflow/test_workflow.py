@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from experiment import read_history, tiny_params
+from pages import commands
 from tracked import open_at
 from workspace import AFTER_LOW, CHAIN, EVERYTHING, ROOT, STAGES, Workspace, finished, with_steps
 
@@ -222,6 +223,20 @@ def test_a_line_of_a_model_trains_all_stages_of_its_family_unless_they_are_adopt
     assert {job for job in done.ran if job.startswith(("preprocess", "train"))} == set()
     assert {f"evaluate/{stage}" for stage in STAGES} <= done.ran
     assert workspace.snakemake().ran == {"reproduce"}
+
+
+def test_commands_of_the_pages_run(workspace: Workspace) -> None:
+    """Those of spn and Snakemake that need nothing but the experiment; others are run by other tests."""
+    elsewhere = ("...", "profile", "experiments/", "KEY", "compare", "ablations", "presets/", "init", "adopt", "MODEL")
+    found = dict.fromkeys(
+        command.split(" > ")[0].replace("multidimensional", "depth")
+        for page, command in commands()
+        if page in ("README.md", "changing.md", "trust.md", "dvc.md") and not any(word in command for word in elsewhere)
+    )
+    ran = [command for command in found if command.startswith(("spn ", "snakemake "))]
+    assert {"spn plan", "spn check", "spn watch", "snakemake --cores all reproduce"} <= {*ran}
+    for command in ran:
+        workspace.run(*command.split())
 
 
 def test_a_typo_stops_everything_before_it_begins(workspace: Workspace) -> None:
