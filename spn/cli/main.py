@@ -55,15 +55,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spn",
         description="Subscale Pixel Networks with multidimensional upscaling: "
-        "the verbs of the workflow's rules, and some to use by hand.",
+        "sample, score, info and card take a trained chain; the others are the verbs of the workflow's rules, and some "
+        "to use by hand.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    add_model_verbs(lambda name: _verb(commands, name, needs_params=False), _count, _label, _machine)
     _add_data_verbs(commands)
     _add_stage_verbs(commands)
     _add_chain_verbs(commands)
     _add_result_verbs(commands)
-    add_model_verbs(lambda name: _verb(commands, name, needs_params=False), _count, _label, _machine)
     watching = _verb(commands, "watch", needs_params=False)
     watching.add_argument("--once", action="store_true", help="show them once and exit")
     _verb(commands, "schema", needs_params=False)
