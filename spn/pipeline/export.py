@@ -29,7 +29,7 @@ from spn.provenance import (
     stage_recipe,
     summary_recipe,
 )
-from spn.provenance.code import git_commit
+from spn.provenance.code import code_commit
 from spn.stages import build_stage
 from spn.trained import load_first_stage, load_trained
 
@@ -70,7 +70,7 @@ def export(
     first = None if codes is None else load_first_stage(params, codes, digest, checkpoint_path(codes, results), cpu)[1]
     notes: Notes = {
         "version": __version__,
-        "commit": git_commit(),
+        "commit": code_commit(),
         "figures": _figures(summary),
         "data": _data(params, slices),
         "training": {name: _training(params, name, digest, results) for name in names},

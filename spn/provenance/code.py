@@ -75,6 +75,23 @@ def git_commit(folder: Path = ROOT) -> str | None:
     return done.stdout.strip() or None
 
 
+def code_commit() -> str | None:
+    """Return the last commit that changed this package, `-dirty` if it has changed since; None outside a repository.
+
+    Other files of the repository do not count, so that the same code has the same name under other parameters.
+    """
+    commit, changes = (_git("log", "-1", "--format=%H", "--", "."), _git("status", "--porcelain", "--", "."))
+    return f"{commit}-dirty" if commit and changes else commit or None
+
+
+def _git(*command: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
+
+
 def load_code(*roots: str, **chosen: str) -> None:
     """Import every module in which `code_digest` finds a definition, given the same arguments."""
     while missing := {_dotted(path) for path, _ in reach(*roots, **chosen)} - sys.modules.keys():

@@ -115,17 +115,17 @@ def test_two_processes_train_as_one(folder: Path, stage: str) -> None:
 def test_two_processes_evaluate_and_sample_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     for stage in ("high", "low"):
-        given = ["--given", "one/high/sampled/samples.h5"] if stage == "low" else []
+        given = ["--given", "one/high/sample_stage/samples.h5"] if stage == "low" else []
         common = [stage, "--data", DATA[stage], "--checkpoint", f"one/{stage}/checkpoint.safetensors"]
         for verb, options in (("evaluate", []), ("sample_stage", ["--batch-size", "1", *given])):
             command = [verb, *(["depth"] if verb == "sample_stage" else []), *common, *options]
-            assert main([*command, "--output", f"one/{stage}/{verb}d"]) == 0
-            together(folder, [*command, "--output", f"two/{stage}/{verb}d"], f"{verb}_{stage}")
-        images = [read_images(Path(place, stage, "sampled/samples.h5"))[0] for place in ("one", "two")]
+            assert main([*command, "--output", f"one/{stage}/{verb}"]) == 0
+            together(folder, [*command, "--output", f"two/{stage}/{verb}"], f"{verb}_{stage}")
+        images = [read_images(Path(place, stage, "sample_stage/samples.h5"))[0] for place in ("one", "two")]
         assert torch.equal(*images)
-        nats = [np.load(f"{place}/{stage}/evaluated/nats.npy") for place in ("one", "two")]
+        nats = [np.load(f"{place}/{stage}/evaluate/nats.npy") for place in ("one", "two")]
         assert np.array_equal(*nats)
-        metrics = [read_json(Path(place, stage, "evaluated/metrics.json")) for place in ("one", "two")]
+        metrics = [read_json(Path(place, stage, "evaluate/metrics.json")) for place in ("one", "two")]
         assert metrics[0] == metrics[1]
 
 
@@ -136,7 +136,7 @@ def test_two_processes_encode_as_one(folder: Path, monkeypatch: pytest.MonkeyPat
     together(folder, [*command, "--output", "two/codes"], "extract_codes")
     for file in ("codes.h5", "metrics.json", "reconstructions.png"):
         assert Path("one/codes", file).read_bytes() == Path("two/codes", file).read_bytes()
-    assert "train codes" not in Path("encode1").read_text()
+    assert "train codes" not in Path("extract_codes1").read_text()
 
 
 def stop_when_training(processes: list[BaseProcess], log: Path) -> None:
