@@ -177,7 +177,7 @@ class Params(Section):
     inpainting: InpaintingSection | None = None
     """Inpainting by every chain; by default there is none."""
     export: ExportSection = ExportSection()
-    """The model files of all chains."""
+    """How trained chains are written as model files."""
     _measured: dict[str, tuple[float, ...]] = PrivateAttr(default_factory=dict)
     """The measured shares of stages with a spaced schedule."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spn.config import InputError, Params
+from spn.console.bar import SHOWN_AFTER
 from spn.data.in_memory import SliceReader
 from spn.data.layout import Split
 from spn.data.resident import send
@@ -114,7 +115,9 @@ def _of_slices(
     batches = share(slices_of_images.split(batch_size))
     parts = []
     with torch.random.fork_rng():
-        for batch in tqdm(batches, desc=name, unit="batch", dynamic_ncols=True, delay=1, disable=not is_first()):
+        for batch in tqdm(
+            batches, desc=name, unit="batch", dynamic_ncols=True, delay=SHOWN_AFTER, disable=not is_first()
+        ):
             torch.manual_seed(derive_seed("evaluation", stage.plan.name, int(batch[0])))
             image, target = batch // len(positions), batch % len(positions)
             images = send(data.slices(split, image.unique()), device)

@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from spn.console.bar import SHOWN_AFTER
 from spn.distributed import collect, is_first, share
 from spn.generation.samplers import SAMPLERS, Draw, choosing
 from spn.generation.uniforms import keyed_uniforms
@@ -77,7 +78,7 @@ def sample_chain_stage(
         desc=stage.plan.name,
         unit="slice",
         dynamic_ncols=True,
-        delay=1,
+        delay=SHOWN_AFTER,
         disable=not is_first(),
     ) as bar:
         for images in batches:

@@ -38,6 +38,7 @@ PLUMBING = {
     "paths.py": "where results lie",
     "pipeline/names.py": "refuses unknown names",
     "pipeline/place.py": "chooses the device",
+    "tracking/served.py": "loads a model file, which has a recipe of its own",
     "provenance": "writes the recipes: a change shows in the recipes themselves",
 }
 """Modules and folders that digests do not follow names into, and why."""

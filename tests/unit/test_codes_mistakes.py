@@ -115,6 +115,6 @@ def test_inpainting_tells_of_classes_and_masks_before_it_loads_networks(
         ("--mask black.png", "black.png: expected a mask that hides something, got all black"),
         ("--mask none.png", "none.png: expected a picture: No such file or directory"),
     ):
-        assert_refused(f"inpaint latent --data {data} {options} --output out", line, capsys)
+        assert_refused(f"inpaint_chain latent --data {data} {options} --output out", line, capsys)
     line = "--class: expected a chain with a stage that is class_conditional, got raster"
-    assert_refused(f"inpaint raster --data {data} --class 3 --output out", line, capsys)
+    assert_refused(f"inpaint_chain raster --data {data} --class 3 --output out", line, capsys)

@@ -58,6 +58,7 @@ def test_samples_are_those_of_their_seed_and_stage_and_of_no_label_that_the_stag
 def test_progress_is_counted_in_slices_and_named_by_the_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("spn.generation.sample.SHOWN_AFTER", 0)
     stage, model = list(build_problem(chains(1, 2)["size"], (4, 4, 1), 2).parts)[1]
     sample_chain_stage(stage, model, torch.zeros(5, 4, 4, 1, dtype=torch.uint8), 5, 1, 1.0, batch_size=2)
     # Three slices in each of three batches.

@@ -50,7 +50,7 @@ def test_a_key_like_no_other_is_told_with_those_that_there_are(tmp_path: Path) -
     text = TEXT.replace("\nsampling:", "\nxyz: 1\nsampling:")
     line = text.splitlines().index("xyz: 1") + 1
     message = error_of(tmp_path, text)
-    known = "seed, defaults, data, first_stages, schedules, stages, chains, sampling, inpainting"
+    known = "seed, defaults, data, first_stages, schedules, stages, chains, sampling, inpainting, export"
     assert message == f"xyz: unknown key; expected one of {known} (line {line})"
 
 
@@ -83,7 +83,7 @@ def number(value: str, key: str, folder: Path) -> Any:
 
 @pytest.mark.parametrize(("value", "steps"), [("1e3", 1000), ("1_000", 1000), ("1000.0", 1000), ("1.5e3", 1500)])
 def test_a_whole_number_is_read_however_it_is_written(value: str, steps: int, tmp_path: Path) -> None:
-    found = number(value, "steps: 900", tmp_path)["stages"]["low"]["training"]["steps"]
+    found = number(value, "steps: 900", tmp_path)["stages"]["subscale"]["training"]["steps"]
     assert found == steps
     assert type(found) is int
 

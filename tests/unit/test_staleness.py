@@ -301,7 +301,7 @@ def of_source(*sources: str) -> Row:
 
 
 MODULES: dict[str, Row] = {
-    "__init__.py": Row(("export",)),  # a file names the version that wrote it
+    "__init__.py": Row(("export", "record")),  # model files name the version that wrote them
     "config/data.py": Row(("preprocess",)),  # where the sources' formats and shapes are decided
     "data/preprocess.py": Row(("preprocess",)),
     "data/digest.py": of_source(*FILES),
