@@ -35,7 +35,8 @@ METRICS, NATS = "metrics.json", "nats.npy"
 SAMPLES, PICTURE, TIMING = "samples.h5", "samples.png", "timing.json"
 INPAINTED = "inpainted.png"
 CODES, RECONSTRUCTIONS = "codes.h5", "reconstructions.png"
-CURVES = "curves.png"
+CURVES, BARS, REAL = "curves.png", "bits_per_dim.png", "real.png"
+GALLERY = "gallery.html"
 REPORT = "report.json"
 MODEL = "model.safetensors"
 
@@ -103,8 +104,7 @@ def report_path(results: Path = RESULTS) -> Path:
 def report_files(stages: tuple[str, ...]) -> tuple[str, ...]:
     """List the files of a report on these stages, relative to its folder."""
     curves = tuple(f"curves/{stage}.csv" for stage in stages)
-    pages = ("table.html", "samples.html")
-    return (f"../{METRICS}", "bits_per_dim.csv", "bits_per_dim.png", CURVES, "real.png", *pages, *curves)
+    return (f"../{METRICS}", "bits_per_dim.csv", BARS, CURVES, REAL, GALLERY, *curves)
 
 
 def record_path(chain: str) -> Path:

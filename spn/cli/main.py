@@ -192,6 +192,7 @@ def _add_result_verbs(commands: Commands) -> None:
     report = _verb(commands, "report")
     report.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")
     report.add_argument("--results", type=Path, default=RESULTS)
+    _machine(report)
 
     verify = _verb(commands, "verify")
     verify.add_argument("--sources", type=Path, default=SOURCES, help="where the source files lie")

@@ -26,7 +26,7 @@ def run_verb(verb: str, params: Path | None = None, **options: Any) -> int:
         return _print(getattr(importlib.import_module(f"spn.tools.{verb}"), verb)(**options))
     assert params is not None
     loaded = load_params(params)
-    if verb == "record":
+    if verb in ("record", "verify"):
         options["params_file"] = params
     function = getattr(importlib.import_module(f"spn.pipeline.{verb}"), verb)
     if verb == "train":

@@ -78,15 +78,20 @@ def read_document(path: Path) -> Document:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise InputError(f"{path}: expected at most {MAX_BYTES} bytes of parameters, got more")
-        text = content.decode()
+        return parse_document(path, content.decode())
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable params file: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+
+
+def parse_document(path: Path, text: str) -> Document:
+    """Parse the text of a params.yaml; `path` names it in the InputError for text that is not valid."""
+    try:
         alias_line = _check_size(text)
         yaml = YAML(typ="safe", pure=True)
         root = yaml.compose(text)
         raw = None if root is None else yaml.constructor.construct_document(root)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable params file: {error.strerror}") from error
     except (YAMLError, ValueError, LookupError, RecursionError) as error:
         # The constructors of dates, numbers and booleans raise errors of their own.
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error

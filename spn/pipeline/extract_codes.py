@@ -23,7 +23,7 @@ from spn.paths import CODES, METRICS, RECONSTRUCTIONS
 from spn.pipeline.names import check_first_stage
 from spn.pipeline.place import choose_device
 from spn.provenance import codes_recipe, load_verb, recipe_digest
-from spn.report.pictures import draw_grid
+from spn.report.pictures import draw_grid, evenly_spaced
 from spn.seeds import seeded
 from spn.trained import load_first_stage
 
@@ -126,8 +126,8 @@ def _metrics(name: str, model: VqAutoencoder, slices: SliceFile, place: torch.de
 
 
 def _picture(model: VqAutoencoder, slices: SliceFile, place: torch.device, white_level: int) -> bytes:
-    """Draw the first test images above their reconstructions."""
-    ((levels, codes),) = _encoded(model, slices, "test", place, SHOWN)
+    """Draw evenly spaced test images above their reconstructions."""
+    levels, codes = _codes(model, slices, "test", place, evenly_spaced(SHOWN, slices.num_images("test")))
     pairs = torch.cat((levels, model.decode(codes[..., 0].to(place).long()).cpu()))
     return draw_grid(pairs, white_level, columns=len(levels))
 

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import torch
-
 from spn.config import InputError, Params
 from spn.data.hdf5 import SliceFile
 from spn.files import write_json
 from spn.image import join_slices
 from spn.notes import FILES, RECIPE, file_digests
 from spn.paths import RESULTS, plots_folder, report_files, report_path
+from spn.pipeline.place import choose_device
 from spn.pipeline.reading import (
     check_samples,
     data_digest,
@@ -18,17 +17,21 @@ from spn.pipeline.reading import (
     read_inpainting,
     read_reconstruction,
 )
+from spn.pipeline.shown import show
 from spn.provenance import load_verb, report_recipe
+from spn.report.pictures import evenly_spaced
 from spn.report.summary import write_report
 from spn.report.tables import Pictured
 
 
-def report(params: Params, data: Path, results: Path = RESULTS) -> Path:
+def report(params: Params, data: Path, results: Path = RESULTS, *, device: str = "auto", threads: int = 1) -> Path:
     """Write the tables and figures of the whole experiment; return their folder.
 
-    `data` is a file of slices, under any scale factor, for real images beside the samples.
+    `data` is a file of slices, under any scale factor, for real images beside the samples. Some samples of each chain
+    are scored on `device`, and compared with all training images.
     """
     load_verb("report")
+    place = choose_device(device, threads)
     slices = SliceFile(data)
     stages = tuple(params.stage_plans)
     digest = data_digest(params, stages, results)
@@ -41,10 +44,11 @@ def report(params: Params, data: Path, results: Path = RESULTS) -> Path:
         {name: read_reconstruction(params, name, digest, results) for name in params.first_stage_plans},
         {chain: found["masks"] for chain, found in inpaintings.items() if found},
     )
-    count = min(params.sampling.num_images, slices.num_images("test"))
-    real = join_slices(slices.slices("test", torch.arange(count)))
+    chosen = evenly_spaced(params.sampling.num_images, slices.num_images("test"))
+    real = join_slices(slices.slices("test", chosen))
+    gallery = show(params, slices, results, place)
     histories = {stage: notes_of_training(params, stage, digest, results)["history"] for stage in stages}
-    write_report(params, metrics_of_chains(params, results), histories, real, results, pictured)
+    write_report(params, metrics_of_chains(params, results), histories, real, gallery, results, pictured)
     files = file_digests(plots_folder(results), report_files(stages))
     write_json(report_path(results), {RECIPE: report_recipe(params, digest), FILES: files})
     return plots_folder(results)

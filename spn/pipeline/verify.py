@@ -12,7 +12,8 @@ from spn.config import InputError, Params
 from spn.data.seal import open_sealed
 from spn.files import read_json
 from spn.notes import REMEDY, check_tensors, opened
-from spn.paths import RESULTS, SOURCES, record_path
+from spn.paths import PARAMS, RESULTS, SOURCES, record_path
+from spn.pipeline.last_commit import change_lines
 from spn.pipeline.links import link_lines
 from spn.pipeline.reading import metrics_of_chains
 from spn.provenance import audit, is_clone
@@ -21,15 +22,16 @@ from spn.report.tables import text_table
 AGAIN = "run the workflow again"
 
 
-def verify(params: Params, sources: Path = SOURCES) -> Iterator[str]:
+def verify(params: Params, sources: Path = SOURCES, params_file: Path = PARAMS) -> Iterator[str]:
     """Compare every result with params.yaml, the code and the sources, and yield the table of the chains.
 
-    Compares all bytes with their digests too. Lines on anything that could not be compared precede the table, and the
-    addresses of the recorded chains in MLflow follow it. Raises
-    InputError naming the first result that is missing, damaged or of another recipe.
+    Compares all bytes with their digests too. Lines on anything that could not be compared precede the table; what
+    changed since the last commit, and the addresses of the recorded chains in MLflow, follow it. Raises InputError
+    naming the first result that is missing, damaged or of another recipe.
     """
     yield from verify_results(params, sources)
     yield text_table(params, metrics_of_chains(params, RESULTS))
+    yield from change_lines(params_file, RESULTS)
     records = {chain: record_path(chain) for chain in params.chains}
     yield from link_lines({chain: read_json(path) for chain, path in records.items() if path.exists()})
 

@@ -327,7 +327,9 @@ def report_recipe(params: Params, data_digest: str) -> Recipe:
         "data": params.data.model_dump(mode="json", exclude=APART),
         "num_real_images": params.sampling.num_images,
         "white_level": params.data.white_level,
-        "real_images": data_digest,
+        "images": data_digest,
+        # They stand below the samples of conditional chains.
+        "class_names": list(params.data.class_names),
         "chains": {chain: recipe_digest(summary_recipe(params, chain, data_digest)) for chain in params.chains},
         "stages": {name: recipe_digest(training_recipe(params, name, data_digest)) for name in params.trained_plans},
         **_drawn(params, list(params.chains), data_digest),

@@ -114,6 +114,7 @@ def results_of(params: Params) -> list[Result]:
     filled = map(inpainting_path, params.chains if params.inpainting else ())
     needs = (
         *map(summary_path, params.chains),
+        *map(metrics_path, params.stage_plans),
         *map(checkpoint_path, params.trained_plans),
         *samples,
         *codes,

@@ -5,8 +5,9 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from einops import rearrange, repeat
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +29,15 @@ def class_columns(labels: Int[Tensor, " image"] | None) -> int | None:
     """Return the number of columns of a grid with a column for each class; None for a nearly square grid."""
     count = 0 if labels is None else len(labels.unique())
     return count if 1 < count <= MOST_CLASSES else None
+
+
+def evenly_spaced(count: int, num_images: int) -> Int64[Tensor, " image"]:
+    """Choose `count` of `num_images` images, all of them if there are fewer, evenly spaced from the first on.
+
+    Neighbours in a split may be alike: crops of one photograph, or frames of one film.
+    """
+    count = min(count, num_images)
+    return torch.arange(count) * num_images // count
 
 
 def save_grid(
@@ -70,10 +80,15 @@ def _brightness(levels: UInt8[np.ndarray, "*shape"], white_level: int) -> UInt8[
     return ((capped * 255 + white_level // 2) // white_level).astype(np.uint8)
 
 
+def tile_factor(width: int) -> int:
+    """Return by how much an image of this width is enlarged."""
+    return math.ceil(TILE_WIDTH / width)
+
+
 def _enlarge(
     images: UInt8[np.ndarray, "image height width channel"],
 ) -> UInt8[np.ndarray, "image tile_height tile_width channel"]:
-    factor = math.ceil(TILE_WIDTH / images.shape[2])
+    factor = tile_factor(images.shape[2])
     return repeat(images, "n h w c -> n (h a) (w b) c", a=factor, b=factor)
 
 

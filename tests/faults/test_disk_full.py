@@ -214,7 +214,7 @@ def test_report(experiment: Experiment, disk: Disk, capsys: pytest.CaptureFixtur
     assert message.startswith(f"spn: error: {experiment.folder}/")
     assert message.endswith(": could not be written: No space left on device")
     assert_goes_on(command, disk, before)
-    assert (experiment.folder / "plots/table.html").exists()
+    assert (experiment.folder / "plots/gallery.html").exists()
 
 
 def written_by(verb: str, experiment: Experiment) -> tuple[list[object], Path]:

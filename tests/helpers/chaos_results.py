@@ -13,7 +13,7 @@ from workspace import Workspace, fresh
 
 from spn.notes import FILES, read_notes
 
-TIMED_FILES = {"timing.json", "table.html", "report.html"}
+TIMED_FILES = {"timing.json", "gallery.html", "report.html"}
 TIMED = {"images_per_second", "training_seconds"}
 """Columns of a history."""
 

@@ -36,7 +36,7 @@ PLUMBING: dict[str, Edit] = {
     "a law": ("laws/toy.py", "", "from spn.laws.softmax import output_law\n\n__all__ = ['output_law']\n"),
     "a source": ("data/sources/toy.py", "", "from spn.data.sources.digits import open_digits as open_toy\n"),
     "its section": ("config/data.py", "", '\n\nclass ToyData(DigitsData):\n    source: Literal["toy"]\n'),
-    "a page of the report": ("report/page.py", "", "\n\nPAGES = 2\n"),
+    "a page of the report": ("report/html_table.py", "", "\n\nPAGES = 2\n"),
     "an annotation": ("stages/cells.py", "position: Positions) -> Levels", "position: Tensor) -> Levels"),
     "a comment": ("training/step.py", "        section = self.section\n", "        section = self.section  # of it\n"),
     "a docstring": ("training/optimiser.py", '"""Build the optimiser', '"""Make the optimiser'),

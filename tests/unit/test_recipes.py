@@ -203,7 +203,8 @@ def test_the_report_is_made_from_everything(params: Params) -> None:
         "data": DATA | {"num_classes": 6},
         "num_real_images": 4,
         "white_level": 31,
-        "real_images": DIGEST,
+        "images": DIGEST,
+        "class_names": [],
         "chains": {chain: digest(summary_recipe(params, chain, DIGEST)) for chain in ("raster", "depth")},
         "stages": {stage: digest(stage_recipe(params, stage, DIGEST)) for stage in ("raster", "high", "low")},
         "samples": {

@@ -1,8 +1,10 @@
 import base64
 import csv
+import io
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,10 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from spn.config import DataSection, InputError, Params, load_params
+from spn.evaluation.neighbours import Neighbours
 from spn.report import curves
 from spn.report.comparison import Comparison, comparable
+from spn.report.gallery import Gallery, Shown, html_gallery
 from spn.report.pictures import save_grid
 from spn.report.summary import write_report
 from spn.report.tables import Pictured, shares_csv, text_table
@@ -114,20 +118,29 @@ def section(**changes: Any) -> Any:
     return TypeAdapter(DataSection).validate_python(changes)
 
 
-def draw_samples(params: Params, results: Path) -> None:
-    """Leave pictures of another grey each where sampling leaves its own."""
-    places = [f"{name}/{stage}" for name, chain in params.chains.items() for stage in chain.stages]
-    for grey, place in enumerate(places):
-        picture = torch.full((4, 8, 8, 1), grey, dtype=torch.uint8)
-        save_grid(picture, 255, results / "chains" / place / "samples.png")
+def flat(*levels: int) -> torch.Tensor:
+    """Make grey images of 8x8, each of one level."""
+    return torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 8, 8, 1)
+
+
+def make_gallery(params: Params) -> Gallery:
+    """Show two test images, of levels 1 and 2, and of every chain two samples, whose levels tell their stages."""
+    shown, level = {}, 10
+    for name, chain in params.chains.items():
+        after = {}
+        for stage in chain.stages:
+            after[stage] = torch.cat((flat(level, level + 1), flat(level)))
+            level += 2
+        near = Neighbours(flat(5, 6), np.array([0.25, 1.5]))
+        shown[name] = Shown(after, near, np.array([1.111, 2.222, 3.333]), (), np.array([4.444, 5.555]), ())
+    return Gallery(flat(1, 2), Neighbours(flat(3, 4), np.array([1.0, 2.0])), shown)
 
 
 def write_small_report(folder: Path, data: Mapping[str, Any], metrics: dict[str, dict[str, Any]]) -> Path:
     params = make_params(folder, data)
     histories = {name: make_history() for name in params.stage_plans}
     real = torch.zeros(4, *params.data.shape, dtype=torch.uint8)
-    draw_samples(params, folder / "results")
-    write_report(params, metrics, histories, real, folder / "results", Pictured())
+    write_report(params, metrics, histories, real, make_gallery(params), folder / "results", Pictured())
     return folder / "results"
 
 
@@ -140,7 +153,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_report(folder, DIGITS, make_metrics())
 
 
-def pixels(path: Path) -> np.ndarray:
+def pixels(path: Path | io.BytesIO) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
@@ -188,18 +201,89 @@ def test_report_writes_every_file_and_leaves_none_of_a_stage_that_is_gone(result
     files = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
     plots = {"bits_per_dim.csv", "bits_per_dim.png", "curves.png", "real.png"}
     curves = {f"curves/{stage}.csv" for stage in ("whole", "high", "low")}
-    given = {f"chains/{place}/samples.png" for place in ("subscale/whole", "depth/high", "depth/low")}
-    pages = {"table.html", "samples.html"}
-    assert files - given == {"metrics.json"} | {f"plots/{name}" for name in pages | plots | curves}
+    assert files == {"metrics.json"} | {f"plots/{name}" for name in {"gallery.html"} | plots | curves}
 
 
-def test_samples_stand_beside_real_images_in_the_order_of_their_chain(results: Path) -> None:
-    page = (results / "plots/samples.html").read_text()
-    pictures = ["plots/real.png", "chains/subscale/whole/samples.png"]
-    pictures += ["plots/real.png", "chains/depth/high/samples.png", "chains/depth/low/samples.png"]
-    shown = [base64.b64decode(each) for each in re.findall(r"base64,([^\"]+)", page)]
-    assert shown == [(results / name).read_bytes() for name in pictures]
-    assert re.findall("<figcaption>(.*?)</figcaption>", page)[2:] == ["real images", "1. high", "2. low"]
+def cells(page: str) -> list[Any]:
+    """Read the page of the figures: the level of every flat picture of 8x8 in it, and the captions below."""
+    found: list[Any] = []
+    for png, caption in re.findall(r"base64,([^\"]+)\">|<figcaption>(.*?)</figcaption>", page):
+        picture = pixels(io.BytesIO(base64.b64decode(png))) if png else None
+        if picture is None:
+            found.append(caption)
+        elif picture.shape == (8, 8):
+            found.append(round(int(picture[0, 0]) * 16 / 255))
+    return found
+
+
+def part(page: str, name: str) -> str:
+    """Cut a part out of the page, by its heading."""
+    return page.split(f"{name}</h2>")[1].split("<h2")[0]
+
+
+def test_the_page_begins_with_the_figures_and_loads_nothing(results: Path) -> None:
+    page = (results / "plots/gallery.html").read_text()
+    names = ["Bits/dim", "Training", "Samples and real images", "Chain subscale", "Chain depth"]
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", page) == names
+    assert re.findall(r'<a href="#(.*?)">', page) == re.findall(r'<h2 id="(.*?)">', page)
+    for name, file in (("Bits/dim", "bits_per_dim.png"), ("Training", "curves.png")):
+        assert base64.b64encode((results / "plots" / file).read_bytes()).decode() in part(page, name)
+    assert re.findall(r"(?:src|href)=\"(?!data:image/png;base64,|#)", page) == []
+
+
+def test_real_images_stand_beside_the_nearest_training_images(results: Path) -> None:
+    found = part((results / "plots/gallery.html").read_text(), "Samples and real images")
+    assert cells(found) == [1, 3, "1.00", 2, 4, "2.00"]
+    assert "levels, which are 0 to 16. It is 1.00 to 2.00, on average 1.50" in found
+
+
+def test_a_chain_shows_its_stages_its_neighbours_and_the_bits_of_every_image(results: Path) -> None:
+    found = part((results / "plots/gallery.html").read_text(), "Chain depth")
+    assert re.findall("<th>(.*?)</th>", found) == ["1. high", "2. low", "nearest training image", "differs by"]
+    strip = [12, 14, 5, 13, 15, 6]
+    scored = [14, "1.11", 15, "2.22", 14, "3.33", 1, "4.44", 2, "5.55"]
+    assert cells(found) == strip + scored
+    assert re.findall("<td>([^<]+)</td>", found) == ["0.25 levels", "1.50 levels"]
+
+
+def test_samples_of_a_conditional_chain_and_bounds_are_marked(tmp_path: Path) -> None:
+    params, metrics = make_params(tmp_path, DIGITS), with_a_bound()
+    gallery = make_gallery(params)
+    told = replace(gallery.chains["depth"], tags=("one", "two", "<b>"), real_tags=("six", "ten"))
+    gallery = replace(gallery, chains={**gallery.chains, "depth": told})
+    save_grid(flat(0), 16, tmp_path / "plots/curves.png")
+    save_grid(flat(0), 16, tmp_path / "plots/bits_per_dim.png")
+    found = part(html_gallery(params, metrics, gallery, tmp_path, Pictured()), "Chain depth")
+    captions = [each for each in cells(found) if isinstance(each, str)]
+    assert captions == [
+        "one<br>≤ 1.11", "two<br>≤ 2.22", "&lt;b&gt;<br>≤ 3.33", "six<br>≤ 4.44", "ten<br>≤ 5.55"
+    ]  # fmt: skip
+    assert re.findall("<th>(.*?)</th>", found)[0] == "given"
+    assert "≤ 2.3000 ± 0.1429 bits/dim, an upper bound" in found
+
+
+def test_a_first_slice_that_is_generated_alone_is_shown_at_its_own_size(tmp_path: Path) -> None:
+    make_params(tmp_path, DIGITS)
+    raw = json.loads((tmp_path / "params.yaml").read_text())
+    for stage, slices in (("high", "first"), ("low", "rest")):
+        raw["stages"][stage] |= {"slices": slices, "bits": [0, 5]}
+    (tmp_path / "params.yaml").write_text(json.dumps(raw))
+    params = load_params(tmp_path / "params.yaml")
+    for name in ("curves.png", "bits_per_dim.png"):
+        save_grid(flat(0), 16, tmp_path / "plots" / name)
+    gallery = make_gallery(params)
+    shown = gallery.chains["depth"]
+    after = {stage: images.clone() for stage, images in shown.after.items()}
+    after["high"][:, 1::2] = 0
+    after["high"][:, :, 1::2] = 0
+    gallery = replace(gallery, chains={"depth": replace(shown, after=after)})
+    found = part(html_gallery(params, make_metrics(), gallery, tmp_path, Pictured()), "Chain depth")
+    assert re.findall("<th>(.*?)</th>", found)[:2] == ["first slice, at its own size", "1. high"]
+    sizes = re.findall(r'width="(\d+)" height="(\d+)" src="data:image/png;base64,([^"]+)"', found)
+    first, whole = sizes[:2]
+    assert (first[:2], whole[:2]) == (("24", "24"), ("48", "48"))
+    small = pixels(io.BytesIO(base64.b64decode(first[2])))
+    assert (small.shape, set(small.flatten().tolist())) == ((4, 4), {12 * 255 // 16})
 
 
 def test_metrics_json_holds_full_precision(results: Path) -> None:
@@ -297,8 +381,8 @@ def test_report_of_a_single_image_and_a_history_of_one_row_needs_no_standard_err
     for each in metrics.values():
         each["standard_error"] = None
     histories = {name: make_history()[-1:] for name in params.stage_plans}
-    draw_samples(params, tmp_path)
-    write_report(params, metrics, histories, np.zeros((1, 8, 8, 1), dtype=np.uint8), tmp_path, Pictured())
+    real = np.zeros((1, 8, 8, 1), dtype=np.uint8)
+    write_report(params, metrics, histories, real, make_gallery(params), tmp_path, Pictured())
     assert json.loads((tmp_path / "metrics.json").read_text())["depth"]["standard_error"] is None
     assert "±" not in text_table(params, metrics).splitlines()[1]
     assert whiskers(figures["bits_per_dim"]) == []
@@ -329,7 +413,7 @@ def test_the_last_line_says_how_far_the_best_chain_leads_and_what_it_learned_fro
         f"subscale from {seen['whole'] / 1e6:#.3g} million sub-pixels in 1,234 s (softmax)"
     )
     written = write_small_report(tmp_path, DIGITS, make_metrics())
-    assert last in (written / "plots/table.html").read_text()
+    assert last in (written / "plots/gallery.html").read_text()
 
 
 def test_a_bound_is_nowhere_shown_as_exact(tmp_path: Path, figures: dict[str, Figure]) -> None:
@@ -341,7 +425,7 @@ def test_a_bound_is_nowhere_shown_as_exact(tmp_path: Path, figures: dict[str, Fi
     assert depth.split()[:2] == ["depth", "≤"]
     assert depth.endswith("0.7000 high + ≤ 1.6000 low")
     assert last.startswith("exact, but for upper bounds (≤), over all 360")
-    page = (written / "plots/table.html").read_text()
+    page = (written / "plots/gallery.html").read_text()
     assert '<td class="number">≤ 2.3000 ± 0.1429</td>' in page
     assert last in page
     compared = json.loads((written / "metrics.json").read_text())
@@ -445,7 +529,7 @@ def test_celeba_is_compared_at_five_bits_with_an_unknown_count_named(bits: int, 
 
 
 def test_the_page_shows_published_figures_and_marks_the_recalled(tmp_path: Path) -> None:
-    page = (write_small_report(tmp_path, CIFAR10, make_metrics(9_980)) / "plots/table.html").read_text()
+    page = (write_small_report(tmp_path, CIFAR10, make_metrics(9_980)) / "plots/gallery.html").read_text()
     assert "nearly comparable: 9,980 of 10,000 images" in page
     assert '<td>PixelSNAIL</td><td class="number">2.85†</td>' in page
     assert '<td>PixelCNN++</td><td class="number">2.92</td><td>Salimans et al. 2017</td>' in page
@@ -456,8 +540,8 @@ def test_the_page_shows_published_figures_and_marks_the_recalled(tmp_path: Path)
 def test_text_of_the_user_is_escaped_and_no_formula(tmp_path: Path) -> None:
     data = {"source": "folder", "name": "own", "bits": 8, "size": 8, "channels": 1, "fit": "crop", "filter": "box"}
     written = write_small_report(tmp_path, data | {"release": "a <b>bold</b> $one_{$ & more"}, make_metrics())
-    assert "<b>" not in (written / "plots/table.html").read_text()
-    assert "a &lt;b&gt;bold&lt;/b&gt; $one_{$ &amp; more" in (written / "plots/table.html").read_text()
+    assert "<b>" not in (written / "plots/gallery.html").read_text()
+    assert "a &lt;b&gt;bold&lt;/b&gt; $one_{$ &amp; more" in (written / "plots/gallery.html").read_text()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflow/captions").glob("*.rst")), ids=lambda path: path.stem)

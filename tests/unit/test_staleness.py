@@ -143,9 +143,9 @@ def of_classes(params: Params, key: list[str]) -> set[str]:
 
 
 def of_names(params: Params, key: list[str]) -> set[str]:
-    """Other names of classes: the captions of stages that are conditioned on them, and what model files state."""
+    """Other names of classes: captions of stages that are conditioned on them, and what model files and pages state."""
     captioned = [name for name, stage in params.stages.items() if stage.captioned]
-    return of_export(params, key).union(*(after_stage(params, ["stages", stage]) for stage in captioned))
+    return of_export(params, key).union({"report"}, *(after_stage(params, ["stages", stage]) for stage in captioned))
 
 
 def of_export(params: Params, key: list[str]) -> set[str]:
@@ -306,11 +306,11 @@ MODULES: dict[str, Row] = {
     "data/preprocess.py": Row(("preprocess",)),
     "data/digest.py": of_source(*FILES),
     "data/hdf5.py": Row((*SCORING, "report"), first=("extract_codes",)),
-    "data/images.py": Row(("sample_stage",)),
+    "data/images.py": Row(("sample_stage", "report")),
     "data/layout.py": Row(("preprocess", *SCORING, "report"), first=("extract_codes",)),
     "data/writing.py": Row(("preprocess",), first=("extract_codes",)),
-    "data/resident.py": Row(("tune", "evaluate", "export")),
-    "data/in_memory.py": Row(("export",)),
+    "data/resident.py": Row(("tune", "evaluate", "export", "report")),
+    "data/in_memory.py": Row(("export", "report")),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),
     "data/sources/files.py": of_source(*FILES),
@@ -320,11 +320,12 @@ MODULES: dict[str, Row] = {
     "data/sources/pictures.py": of_source("folder"),
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
-    "evaluation/evaluate.py": Row(("evaluate", "summarise", "export")),
+    "evaluation/evaluate.py": Row(("evaluate", "summarise", "export", "report")),
     "evaluation/inpainting.py": staged(("inpaint_chain",)),
+    "evaluation/neighbours.py": Row(("report",)),
     "evaluation/speed.py": Row(("record", "report")),
     "generation/inpaint.py": Row(("inpaint_chain",)),
-    "generation/sample.py": Row(("sample_stage", "export")),
+    "generation/sample.py": Row(("sample_stage", "export", "report")),
     "generation/uniforms.py": Row((*GENERATING, "export")),
     "generation/*.py": Row(GENERATING),
     "image/bits.py": Row(("preprocess",), first=("extract_codes",)),
@@ -335,7 +336,7 @@ MODULES: dict[str, Row] = {
     "laws/placed_mixture.py": staged(laws=("placed_mixture",)),
     "laws/dequantised.py": staged(laws=("dequantised",)),
     "first_stages/figures.py": Row((), first=("extract_codes",)),
-    "first_stages/spacing.py": Row(SCORING, first=("extract_codes",)),
+    "first_stages/spacing.py": Row((*SCORING, "report"), first=("extract_codes",)),
     "first_stages/*.py": Row((), first=FIRST_STAGE_VERBS),
     "layers/attention.py": staged(families=("spn", "pixelsnail", "imagebart")),
     "layers/gated.py": staged(families=STACKED),
@@ -353,7 +354,7 @@ MODULES: dict[str, Row] = {
     "layers/recompute.py": staged(first=FIRST_STAGE_VERBS),
     "layers/pixel_head.py": staged(first=("train",)),
     "layers/*.py": staged(),
-    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise", "export")),
+    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise", "export", "report")),
     "likelihood/joint_mixture.py": staged(laws=MIXTURES),
     "likelihood/mixture.py": staged(laws=MIXTURES),
     "likelihood/chunked.py": staged(),
@@ -372,8 +373,9 @@ MODULES: dict[str, Row] = {
     "pipeline/links.py": Row(("record",)),
     "pipeline/record.py": Row(("record",)),
     "pipeline/report.py": Row(("report",)),
+    "pipeline/shown.py": Row(("report",)),
     "pipeline/sample_stage.py": Row(("sample_stage",)),
-    "pipeline/opening.py": staged(SCORING),
+    "pipeline/opening.py": staged((*SCORING, "report")),
     "pipeline/summarise.py": Row(("summarise",)),
     "report/pictures.py": Row((*GENERATING, "report"), first=("extract_codes",)),
     "report/comparison.py": Row(("record", "report")),
@@ -381,13 +383,13 @@ MODULES: dict[str, Row] = {
     "report/published.py": Row(("record", "report")),
     "report/tables.py": Row(("record", "report")),
     "report/*.py": Row(("report",)),
-    "seeds.py": Row((*TRAINING, "evaluate", "export"), first=FIRST_STAGE_VERBS),
-    "stages/__init__.py": staged(first=FIRST_STAGE_VERBS),
-    "stages/cells.py": staged(first=FIRST_STAGE_VERBS),
+    "seeds.py": Row((*TRAINING, "evaluate", "export", "report"), first=FIRST_STAGE_VERBS),
+    "stages/__init__.py": staged((*STAGE_VERBS, "report"), first=FIRST_STAGE_VERBS),
+    "stages/cells.py": staged((*STAGE_VERBS, "report"), first=FIRST_STAGE_VERBS),
     "stages/scale.py": staged(kinds=("scale",)),
     "stages/reconstruction.py": Row((), first=FIRST_STAGE_VERBS),
     "tracking/*.py": Row(("record",)),
-    "trained.py": staged(SCORING, first=("extract_codes",)),
+    "trained.py": staged((*SCORING, "report"), first=("extract_codes",)),
     "training/batches.py": Row(TRAINING, first=("train",)),
     "training/ema.py": Row(TRAINING, first=("train",)),
     "training/finite.py": Row(TRAINING, first=("train",)),
@@ -424,6 +426,7 @@ EXEMPT_MODULES = {
     "shapes.py": "annotates, and computes nothing",
     "pipeline/adopt.py": "gives a checkpoint another recipe, and no other weights",
     "pipeline/check.py": "writes nothing",
+    "pipeline/last_commit.py": "writes nothing",
     "pipeline/plan.py": "writes nothing",
     "pipeline/preprocess.py": "hands on what the recipe says",
     "pipeline/train.py": "hands on what the recipe says",

@@ -222,11 +222,11 @@ def test_dvc_compares_reconstructions_and_inpaintings() -> None:
 
 
 def test_the_report_shows_reconstructions_and_inpaintings() -> None:
-    page = Path("results/plots/samples.html").read_text()
+    page = Path("results/plots/gallery.html").read_text()
     assert page.count("<img") == 2 * 3 + 3 + 3 + 1
     assert "Reconstructions" in page
     assert "perplexity" in page
-    assert "latent (caption-conditional, codes of vq)" in Path("results/plots/table.html").read_text()
+    assert "latent (caption-conditional, codes of vq)" in Path("results/plots/gallery.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_curves_and_tables_are_those_of_the_trial_taken(params: Params) -> None:
     line = "raster: trial 2 of 2 by validation estimate: batch_size 4, optimiser.learning_rate 0.02"
     table = text_table(params, metrics)
     assert table.splitlines()[-2] == line
-    assert f"<p>{line}.</p>" in Path("results/plots/table.html").read_text()
+    assert f"<p>{line}.</p>" in Path("results/plots/gallery.html").read_text()
     trial = load_tensors(checkpoint_path("raster"))[1]["trials"][1]
     validated = [row for row in trial["history"] if "validation_bits_per_dim_estimate" in row]
     curve = read_history(Path("results/plots/curves/raster.csv"))

@@ -43,7 +43,7 @@ def test_every_output_is_made(done: Workspace) -> None:
     files = {str(path.relative_to(done.folder)) for path in (done.folder / "results").rglob("*") if path.is_file()}
     expected = {"metrics.json", "report.html"}
     expected |= {f"plots/{name}" for name in ("bits_per_dim.csv", "bits_per_dim.png", "real.png")}
-    expected |= {"plots/report.json", "plots/table.html", "plots/samples.html"}
+    expected |= {"plots/report.json", "plots/gallery.html"}
     expected |= {"plots/curves.png"} | {f"plots/curves/{stage}.csv" for stage in STAGES}
     made = ("checkpoint.safetensors", "history.csv", "metrics.json", "nats.npy")
     expected |= {f"stages/{stage}/{name}" for stage in STAGES for name in made}
@@ -131,7 +131,7 @@ def test_the_report_is_one_file_with_table_curves_and_samples(done: Workspace) -
     page = (done.folder / "results/report.html").read_text()
     pictures = ["plots/bits_per_dim.png", "plots/curves.png", "plots/real.png"]
     pictures += [f"chains/{place}/samples.png" for place in ("raster/raster", "depth/high", "depth/low")]
-    for name in [*pictures, "plots/table.html", "plots/samples.html"]:
+    for name in [*pictures, "plots/gallery.html"]:
         embedded = base64.b64encode((done.folder / "results" / name).read_bytes()).decode()
         assert f"results/{name}" in page
         assert embedded in page, name
@@ -142,7 +142,6 @@ def test_every_picture_of_the_report_has_its_labels_in_the_order_of_its_chain(do
     labels = [json.loads(found) for found in re.findall(r'"labels": (\{.*?\}|null)', page)]
     samples = [tuple(each.values()) for each in labels if each and "chain" in each]
     assert sorted(samples) == [
-        ("(all)", "(beside real images)"),
         ("(real images)", ""),
         ("depth", "01. high"),
         ("depth", "02. low"),
@@ -173,7 +172,7 @@ def test_make_with_nothing_to_do_says_so_and_the_table(workspace: Workspace) -> 
     assert re.search(r"^depth +\d", again.output, re.MULTILINE)
     assert "samples.h5" not in again.output
     assert report.stat().st_mtime_ns == made
-    (workspace.folder / "results/plots/table.html").touch()
+    (workspace.folder / "results/plots/gallery.html").touch()
     workspace.run(*make)
     assert report.stat().st_mtime_ns > made
 

@@ -1,11 +1,15 @@
 """Paths and lists from params.yaml: the slices that a stage reads, the stages of a chain."""
 
 from spn.paths import (
+    BARS,
     CODES,
+    CURVES,
+    GALLERY,
     INPAINTED,
     METRICS,
     NATS,
     PICTURE,
+    REAL,
     RECONSTRUCTIONS,
     RESULTS,
     SOURCES,

@@ -1,11 +1,11 @@
-"""The table of the report, as one HTML page that loads nothing else."""
+"""The table of chains, and of published figures, as HTML."""
 
 from collections.abc import Sequence
 from html import escape
 
 from spn.config import Params
 from spn.report.comparison import Comparison, comparable
-from spn.report.html import page, table
+from spn.report.html import table
 from spn.report.published import Published
 from spn.report.tables import HEADER, SAMPLING, ChainMetrics, note_lines, statement, table_rows
 
@@ -25,7 +25,7 @@ def html_table(params: Params, chain_metrics: ChainMetrics) -> str:
     notes = "".join(f"<p>{escape(line)}.</p>\n" for line in note_lines(params, chain_metrics))
     is_told = any(metrics["conditioning"] != "none" for metrics in chain_metrics.values())
     published = _published(comparable(params.data, num_images), is_told)
-    return page(f"Bits/dim on {params.data.name}", f"{measured}{notes}{published}")
+    return f"{measured}{notes}{published}"
 
 
 def _without_sampling(row: Sequence[str]) -> Sequence[str]:
