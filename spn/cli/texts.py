@@ -14,7 +14,7 @@ HELP = {
     "export": "Write a trained chain as one file, for `spn.load` and the verbs that take a model.",
     "record": "Record a chain as an MLflow run, linked to the runs of its stages.",
     "report": "Write the tables and figures of the whole experiment.",
-    "verify": "Compare every result with params.yaml, the code and the sources, and print the table of the chains.",
+    "verify": "Compare every result with params.yaml, the code and the sources; print the table and what changed.",
     "sample": "Sample images from a trained chain.",
     "score": "Compute the exact bits/dim of pictures under a trained chain, and what each stage adds.",
     "info": "Describe a trained chain: data, stages, figures, training, limits.",

@@ -19,7 +19,7 @@ th, td { padding: 0.3em 1em 0.3em 0; border-bottom: 1px solid #ddd; text-align: 
 .pictures th { font-weight: normal; vertical-align: bottom; }
 .pictures td { border: 0; vertical-align: middle; }
 .columns { display: flex; flex-wrap: wrap; gap: 0 2.5em; }
-.columns > div { flex: 1 1 20em; max-width: 40em; }
+.columns > div { flex: 1 1 20em; max-width: 34em; }
 .tiles { display: flex; flex-wrap: wrap; gap: 0.7em 1em; margin-bottom: 1em; }
 section { display: flex; gap: 1.5em; overflow-x: auto; margin-bottom: 1em; }
 figure { margin: 0; }

@@ -192,3 +192,23 @@ def test_chains_are_compared_by_parameters_and_side_by_side_samples(
 
     person.wait("the samples of each", pixels)
     person.keep("8_compared")
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_of_the_report_fits_a_window_and_its_links_lead_to_chains(
+    person: Person, finished_store: FinishedStore, width: int
+) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    person.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        person.go(f"file://{finished_store.folder}/results/plots/gallery.html")
+        person.click("//nav/a[text()='Chain depth']")
+        person.keep(f"gallery_{width}")
+        heading = person.see("//h2[text()='Chain depth']")
+        shown = person.driver.execute_script("return arguments[0].getBoundingClientRect().top", heading)
+        assert 0 <= shown < 900
+        assert person.driver.execute_script("return document.documentElement.scrollWidth") <= width
+        broken = "return [...document.images].filter(each => !(each.complete && each.naturalWidth)).length"
+        assert person.driver.execute_script(broken) == 0
+    finally:
+        person.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

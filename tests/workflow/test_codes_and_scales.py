@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from spn.cli import main
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.images import read_generated, read_images
+from spn.data.in_memory import ImagesInMemory
+from spn.evaluation.evaluate import stage_nats
 from spn.image import join_slices
 from spn.paths import HANDLE
 from spn.pipeline.opening import open_slices
 from spn.provenance import audit
+from spn.trained import load_trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("imagebart")]
 
@@ -223,10 +227,31 @@ def test_dvc_compares_reconstructions_and_inpaintings() -> None:
 
 def test_the_report_shows_reconstructions_and_inpaintings() -> None:
     page = Path("results/plots/gallery.html").read_text()
-    assert page.count("<img") == 2 * 3 + 3 + 3 + 1
+    # Figures; ten test images beside neighbours; of each chain four samples after each stage and their neighbours,
+    # and these and the test images once more; inpaintings and reconstructions.
+    assert page.count("<img") == 2 + 20 + 4 * (1 + 2 + 3 + 3) + 3 * (4 + 10) + 3 + 1
+    latent, bound = (page.split(f"Chain {chain}</h2>")[1].split("<h2")[0] for chain in ("latent", "bound"))
+    assert len(re.findall(r"<figcaption>\w+<br>≤ \d+\.\d\d</figcaption>", latent)) == 4 + 10
+    assert len(re.findall(r"<figcaption>≤ \d+\.\d\d</figcaption>", bound)) == 4 + 10
+    assert "at another temperature or from fewer levels, which their bits per code leave out" in latent
+    assert "at another temperature" not in bound
     assert "Reconstructions" in page
     assert "perplexity" in page
-    assert "latent (caption-conditional, codes of vq)" in Path("results/plots/gallery.html").read_text()
+    assert "latent (caption-conditional, codes of vq)" in page
+
+
+def test_samples_of_codes_are_scored_by_the_codes_themselves() -> None:
+    given = load_params(Path("params.yaml"))
+    given, slices = open_slices(given, "codes2", Path("results/stages/vq/codes.h5"))
+    codes, _ = read_generated(Path("results/chains/latent/codes1/samples.h5"))
+    nats = np.zeros(len(codes))
+    for name in CODES:
+        checkpoint = Path(f"results/stages/{name}/checkpoint.safetensors")
+        stage, network = load_trained(given, name, slices.digest, checkpoint, torch.device("cpu"))
+        nats += stage_nats(stage, network, ImagesInMemory(codes, torch.arange(4)), "test", torch.device("cpu"))
+    latent = Path("results/plots/gallery.html").read_text().split("Chain latent</h2>")[1].split("test images, and")[0]
+    shown = [float(text) for text in re.findall(r"<br>≤ (\d+\.\d\d)</figcaption>", latent)]
+    assert shown == pytest.approx((nats / (16 * np.log(2))).tolist(), abs=0.0051)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ def test_a_parameter_and_back_again(repository: Workspace, tmp_path: Path) -> No
     assert change.keys() == {"depth.bits_per_dim", "depth.standard_error", "depth.stages.low"}
     metrics = json.loads((repository.folder / "results/metrics.json").read_text())
     assert change["depth.bits_per_dim"]["new"] == metrics["depth"]["bits_per_dim"]
+    old, new = (change["depth.bits_per_dim"][when] for when in ("old", "new"))
+    assert "  params.yaml: stages.low.training.steps: 6 -> 7\n" in changed.output
+    assert f"  depth: {old:.4f} -> {new:.4f} bits/dim (" in changed.output
     for command in ("show", "diff"):
         repository.run("dvc", "plots", command)
         page = (repository.folder / "dvc_plots/index.html").read_text()

@@ -18,11 +18,13 @@ import spn
 from spn.cli import main
 from spn.data.hdf5 import SliceFile
 from spn.data.images import read_images
+from spn.data.layout import Split
 from spn.image import join_slices
 from spn.tracking import load_experiment, stage_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workspace")]
 
+SEEN: tuple[Split, Split] = ("test", "train")
 TRAININGS = tuple(f"results/stages/{stage}/checkpoint.safetensors" for stage in STAGES)
 LOW = "results/stages/low/checkpoint.safetensors"
 
@@ -135,6 +137,23 @@ def test_the_report_is_one_file_with_table_curves_and_samples(done: Workspace) -
         embedded = base64.b64encode((done.folder / "results" / name).read_bytes()).decode()
         assert f"results/{name}" in page
         assert embedded in page, name
+
+
+def test_the_page_scores_samples_and_test_images_as_model_files_do(done: Workspace) -> None:
+    results = done.folder / "results"
+    page = (results / "plots/gallery.html").read_text()
+    slices = SliceFile(done.folder / "data/digits/S1.h5")
+    real, train = (join_slices(slices.slices(split, torch.arange(slices.num_images(split)))) for split in SEEN)
+    for chain, last in (("raster", "raster"), ("depth", "low")):
+        samples, _ = read_images(results / f"chains/{chain}/{last}/samples.h5")
+        model = spn.load(results, chain)
+        part = page.split(f"Chain {chain}</h2>")[1].split("<h2")[0]
+        shown = [float(text) for text in re.findall(r"<figcaption>(\d+\.\d\d)</figcaption>", part)]
+        bits = [*model.bits_per_dim(samples).tolist(), *model.bits_per_dim(real).tolist()]
+        assert shown == pytest.approx(bits, abs=0.0051)
+        far = [(train.int() - sample.int()).abs().float().mean((1, 2, 3)).min().item() for sample in samples]
+        levels = [float(text) for text in re.findall(r"<td>(\d+\.\d\d) levels</td>", part)]
+        assert levels == pytest.approx(far, abs=0.0051)
 
 
 def test_every_picture_of_the_report_has_its_labels_in_the_order_of_its_chain(done: Workspace) -> None:
