@@ -6,6 +6,12 @@ from shlex import quote
 
 from snakemake.utils import min_version
 
+# This folder; the Snakefile of an experiment may include this one. Jobs and this file run the code that lies here, even if
+# another checkout is installed: in a git worktree, or in a temporary workspace of DVC.
+REPOSITORY = str(workflow.current_basedir)
+if REPOSITORY not in sys.path:
+    sys.path.insert(0, REPOSITORY)
+
 from spn.config import InputError, load_params
 from spn.console import follow
 from spn.files import WriteError
@@ -13,10 +19,8 @@ from spn.provenance import Audit, ask, asked_results, audit
 
 min_version("9.20")
 
-# Rules run the code beside this file, as this file does, even if another checkout is installed: in a git worktree, or in
-# a temporary workspace of DVC.
 shell.prefix(
-    f"export PYTHONPATH={quote(str(workflow.basedir))}"
+    f"export PYTHONPATH={quote(REPOSITORY)}"
     + '"${{PYTHONPATH:+:$PYTHONPATH}}"; '  # braces doubled, because Snakemake formats it
 )
 

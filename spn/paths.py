@@ -5,13 +5,16 @@ from pathlib import Path
 
 
 def _home() -> Path:
-    """Return the repository if this is a temporary workspace of DVC in it, else the experiment's folder.
+    """Return the experiment's folder in the repository if this is a temporary workspace of DVC, else the working one.
 
-    `dvc exp run --temp` and `dvc queue` run an experiment in a folder below the repository's `.dvc/`, which they delete
-    at its end, and name the repository in DVC_ROOT.
+    `dvc exp run --temp` and `dvc queue` run an experiment in a copy of the repository below its `.dvc/`, which they
+    delete at its end, and name the repository in DVC_ROOT. The experiment may lie in a folder of the repository.
     """
-    repository = Path(os.environ.get("DVC_ROOT", "."))
-    return repository if Path.cwd().is_relative_to(repository / ".dvc") else Path()
+    here, repository = Path.cwd(), Path(os.environ.get("DVC_ROOT", "."))
+    if not here.is_relative_to(repository / ".dvc"):
+        return Path()
+    workspace = next(folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir())
+    return repository / here.relative_to(workspace)
 
 
 HOME = _home()

@@ -1,4 +1,4 @@
-"""The verbs for people, which take a model instead of params.yaml."""
+"""The verbs for people, which need no params.yaml: they take a model, or write an experiment."""
 
 import argparse
 from collections.abc import Callable
@@ -8,11 +8,18 @@ from typing import TypeAlias
 Verb: TypeAlias = Callable[[str], argparse.ArgumentParser]
 Add: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
-MODEL_VERBS = ("sample", "score", "info", "card")
+TOOLS = ("init", "sample", "score", "info", "card")
 
 
 def add_model_verbs(verb: Verb, count: Callable[[str], int], label: Callable[..., None], machine: Add) -> None:
     """Add the verbs; the arguments are what the parser of the other verbs is made of."""
+    init = verb("init")
+    init.add_argument("name", metavar="NAME", help="of the experiment, its folder and its data: letters, digits and _")
+    init.add_argument("--pictures", type=Path, required=True, metavar="FOLDER", help="folder or zip of pictures")
+    init.add_argument("--size", type=count, default=32, help="height and width of the images; default: 32")
+    init.add_argument("--minutes", type=float, default=30.0, help="time of training for each chain; default: 30")
+    machine(init)
+
     sample = _with_model(verb("sample"))
     sample.add_argument("-n", "--num-images", type=count, default=16)
     sample.add_argument("--seed", type=int, default=1, help="image i depends on it and on i alone; default: 1")

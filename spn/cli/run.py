@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spn.cli.model_verbs import MODEL_VERBS
+from spn.cli.model_verbs import TOOLS
 from spn.config import load_params, params_schema
 from spn.console import watch
 
@@ -22,7 +22,7 @@ def run_verb(verb: str, params: Path | None = None, **options: Any) -> int:
         print(json.dumps(params_schema(), indent=2))
         return 0
     # Imported here, because torch and mlflow take seconds, and some verbs need neither.
-    if verb in MODEL_VERBS:
+    if verb in TOOLS:
         return _print(getattr(importlib.import_module(f"spn.tools.{verb}"), verb)(**options))
     assert params is not None
     loaded = load_params(params)

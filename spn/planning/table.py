@@ -76,15 +76,15 @@ def _memory(stage: StageForecast) -> tuple[str, ...]:
 
 def _times(name: str, parts: Sequence[StageForecast], rules: Sequence[str]) -> tuple[str, ...]:
     seconds = {rule: [getattr(part.seconds, rule) for part in parts] for rule in rules}
-    return name, *(UNKNOWN if None in each else _duration(sum(each)) for each in seconds.values())
+    return name, *(UNKNOWN if None in each else duration(sum(each)) for each in seconds.values())
 
 
 def _mebibytes(size: int | None) -> str:
     return UNKNOWN if size is None else f"{size / 2**20:,.2f}"
 
 
-def _duration(seconds: float) -> str:
-    """Write two digits, as an estimate deserves, in a suitable unit."""
+def duration(seconds: float) -> str:
+    """Return seconds in a suitable unit, with two digits, as an estimate deserves."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.{0 if seconds >= 10 * size else 1}f} {unit}"

@@ -1,4 +1,4 @@
-"""Where `runs/` and the MLflow store lie: in the experiment's folder, or in the repository of a temporary workspace."""
+"""Where `runs/` and the MLflow store lie: in the experiment's folder, for temporary workspaces too."""
 
 import os
 import subprocess
@@ -23,6 +23,7 @@ print(*map(database_path, ("sqlite:///mlflow.db", "sqlite:////mlflow.db", "http:
         ("experiments/compare", {"DVC_ROOT": "{repository}"}, ""),
         (".dvc/tmp/exps/tmp1", {"DVC_ROOT": "{repository}"}, "{repository}/"),
         (".dvc/tmp/exps/standalone/tmp1", {"DVC_ROOT": "{repository}"}, "{repository}/"),
+        (".dvc/tmp/exps/tmp1/flowers", {"DVC_ROOT": "{repository}"}, "{repository}/flowers/"),
         (".dvc/tmp/exps/tmp1", {}, ""),
         (".", {"DVC_ROOT": "/elsewhere"}, ""),
     ],
@@ -32,6 +33,8 @@ def test_a_temporary_workspace_uses_what_outlives_it(
 ) -> None:
     folder = tmp_path / place
     folder.mkdir(parents=True, exist_ok=True)
+    for workspace in (tmp_path, *tmp_path.rglob("tmp1")):
+        (workspace / ".dvc").mkdir(exist_ok=True)
     given = {name: value.format(repository=tmp_path) for name, value in variables.items()}
     environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
     shown = subprocess.run(

@@ -7,7 +7,7 @@ The whole workflow runs there, with the sources of this workspace.
 # It has no outputs, so it runs whenever requested; the inner Snakemake decides what to run.
 rule ablations:
     input:
-        "presets/ablations.yaml",
+        f"{REPOSITORY}/presets/ablations.yaml",
     log:
         "logs/ablations.log",
     conda:
@@ -18,17 +18,19 @@ rule ablations:
         options=lambda wildcards, threads: f"--cores {threads}",
     params:
         workspace="experiments/ablations",
+        snakefile=f"{REPOSITORY}/Snakefile",
     shell:
         "mkdir -p {params.workspace} && ln -sfn ../../sources {params.workspace}/sources"
-        " && (cmp -s {input} {params.workspace}/params.yaml || cp {input} {params.workspace}/params.yaml)"
-        " && snakemake --snakefile Snakefile --directory {params.workspace} --rerun-incomplete"
+        " && (cmp -s {input:q} {params.workspace}/params.yaml || cp {input:q} {params.workspace}/params.yaml)"
+        " && snakemake --snakefile {params.snakefile:q} --directory {params.workspace} --rerun-incomplete"
         " {resources.options} --quiet rules progress host -- reproduce 2>&1 | tee {log}"
 
 
 use rule ablations as compare with:
     input:
-        "presets/compare.yaml",
+        f"{REPOSITORY}/presets/compare.yaml",
     log:
         "logs/compare.log",
     params:
         workspace="experiments/compare",
+        snakefile=f"{REPOSITORY}/Snakefile",

@@ -40,6 +40,20 @@ def class_labels(names: tuple[str, ...], where: Path, num_classes: int) -> dict[
     return {name: labels[class_name] for of_split in found.values() for name, class_name in of_split.items()}
 
 
+def class_folders(names: tuple[str, ...], where: Path) -> tuple[str, ...]:
+    """Return the folders that can be classes, sorted: several, with every image in one, and the same in every split.
+
+    Returns nothing if there are no such folders. Raises InputError as `by_split` does.
+    """
+    folder = _split_folders(names, where)["train"]
+    try:
+        found = tuple(sorted(set(_class_names(names, folder, where).values())))
+        class_labels(names, where, len(found))
+    except InputError:
+        return ()
+    return found if len(found) > 1 else ()
+
+
 def _split_folders(names: tuple[str, ...], where: Path) -> dict[Split, tuple[str, ...]]:
     """Find the folder of each split, as the parts of its path; without split folders, all images are for training."""
     parts = [PurePosixPath(name).parts for name in names]
