@@ -16,7 +16,8 @@ table { border-collapse: collapse; }
 th, td { padding: 0.3em 1em 0.3em 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 .wide th, .wide td { white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-.pictures th { font-weight: normal; vertical-align: bottom; max-width: 6em; white-space: normal; overflow-wrap: anywhere; }
+.pictures th { font-weight: normal; vertical-align: bottom; max-width: 6em; }
+.pictures th { white-space: normal; overflow-wrap: anywhere; }
 .pictures td { border: 0; vertical-align: middle; }
 .columns { display: flex; flex-wrap: wrap; gap: 0 2.5em; }
 .columns > div { flex: 1 1 20em; max-width: 34em; }
