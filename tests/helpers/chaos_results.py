@@ -35,6 +35,12 @@ def _untimed(path: Path) -> Any:
             del notes[FILES]  # whose only one has times
             notes["history"] = [_without_times(row) for row in notes["history"]]
             return notes, content[8 + int.from_bytes(content[:8], "little") :]
+        case "model.safetensors":
+            notes, content = read_notes(path), path.read_bytes()
+            del notes["commit"]  # of another repository
+            for training in notes["training"].values():
+                del training["seconds"]
+            return notes, content[8 + int.from_bytes(content[:8], "little") :]
         case "history.csv":
             with path.open(newline="") as file:
                 return [_without_times(row) for row in csv.DictReader(file)]
