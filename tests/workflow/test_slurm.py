@@ -159,7 +159,7 @@ def tell(cluster: Cluster, workspace: Workspace) -> Story:
         with ThreadPoolExecutor() as pool:
             for disturbing in (pool.submit(author.disturb_low, orphan), pool.submit(author.disturb_high, late)):
                 disturbing.result()
-        assert snakemake.wait(2 * SECONDS) == 0, said(workspace)
+        assert snakemake.wait(3 * SECONDS) == 0, said(workspace)
     return Story(workspace, said(workspace), cluster.jobs(), author.stopped)
 
 
