@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -117,9 +118,7 @@ class ChainModel:
 
         Options and errors are those of `sample_stages`.
         """
-        images = None
-        for _, images in self.sample_stages(num_images, **options):  # noqa: B007
-            pass
+        ((_, images),) = deque(self.sample_stages(num_images, **options), maxlen=1)
         return images
 
     def sample_stages(

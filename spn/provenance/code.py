@@ -68,12 +68,7 @@ LOOSE = ""
 
 def git_commit(folder: Path = ROOT) -> str | None:
     """Return the current commit, with `-dirty` if files have changed since; None outside a repository."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
 
 
 def code_commit() -> str | None:
@@ -81,13 +76,17 @@ def code_commit() -> str | None:
 
     Other files of the repository do not count, so that the same code has the same name under other parameters.
     """
-    commit, changes = (_git("log", "-1", "--format=%H", "--", "."), _git("status", "--porcelain", "--", "."))
+    commit, changes = (
+        _git(ROOT, "log", "-1", "--format=%H", "--", "."),
+        _git(ROOT, "status", "--porcelain", "--", "."),
+    )
     return f"{commit}-dirty" if commit and changes else commit or None
 
 
-def _git(*command: str) -> str:
+def _git(folder: Path, *command: str) -> str:
+    """Return what Git prints, without the end of the line; nothing if it fails or is not installed."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
     return done.stdout.strip()
