@@ -1,5 +1,6 @@
 """A loaded chain samples, scores and walks, for NumPy arrays and torch tensors, and tells mistakes in one line."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,18 @@ def test_bits_of_a_pixel_are_where_it_is(models: dict[str, ChainModel]) -> None:
     changed = model.nats(images, per="pixel", exact=True) != model.nats(other, per="pixel", exact=True)
     assert changed[:, -1, -1].all()
     assert changed.sum() == len(images)
+
+
+def test_bits_of_a_slice_are_where_its_pixels_are(models: dict[str, ChainModel]) -> None:
+    model = models["depth"]
+    images = torch.from_numpy(model.sample(2, seed=3))
+    pixels = torch.from_numpy(model.nats(images.numpy(), per="pixel", exact=True))
+    for m, n in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        nats = torch.zeros(2, dtype=torch.float64)
+        for stage, network in model.stages.values():
+            slices = split_slices(images, 2)
+            nats += stage.nats(copy.deepcopy(network).double(), slices, stage.positions((m, n), 2))
+        torch.testing.assert_close(pixels[:, m::2, n::2].sum((1, 2)), nats)
 
 
 def test_a_sample_depends_on_seed_number_and_label_alone(models: dict[str, ChainModel]) -> None:
