@@ -18,6 +18,9 @@ def test_the_nearest_image_is_that_of_comparing_one_by_one(block: int) -> None:
     train[17], train[33] = wanted[2], wanted[2]  # copies
     train[8, ..., 0] = wanted[4, ..., 0]  # near, but not in all channels
     train[8, ..., 1:] = wanted[4, ..., 1:] ^ 1
+    for place, pixel in ((5, 0), (30, 1)):  # equally near, and not the same
+        train[place] = wanted[0]
+        train[place, pixel, 0, 0] ^= 1
     found = nearest(wanted, ImagesInMemory(train), "train", block)
     differences = np.abs(train.numpy().astype(int)[None] - wanted.numpy().astype(int)[:, None]).mean((2, 3, 4))
     assert found.distances == pytest.approx(differences.min(1), rel=1e-6)
