@@ -121,32 +121,14 @@ def limits(model: "ChainModel") -> list[str]:
 
 def model_card(model: "ChainModel") -> str:
     """Return a model card in Markdown, with the front matter that model hubs expect."""
-    notes, data, figures = model.notes, model.notes["data"], model.notes["figures"]
-    name = f"{model.chain} on {data['name']}"
-    metric = {
-        "task": {"type": "unconditional-image-generation"},
-        "dataset": {"type": data["name"], "name": data["release"] or data["name"], "split": figures["split"]},
-        "metrics": [{"type": "bits_per_dim", "value": round(figures["bits_per_dim"], 4), "name": figures_line(notes)}],
-    }
-    front = {
-        "library_name": "spn",
-        "license": "other",
-        "license_name": data["licence"] or "not stated",
-        "pipeline_tag": "unconditional-image-generation",
-        "tags": ["image-generation", "autoregressive", "subscale-pixel-networks", *sorted(_families(model))],
-        "datasets": [data["name"]],
-        "metrics": ["bits_per_dim"],
-        "model-index": [{"name": name, "results": [metric]}],
-    }
-    # JSON values are YAML, and need no rules of quoting of our own.
-    matter = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items())
+    notes, data = model.notes, model.notes["data"]
     drawn = "\n".join(tiling(model.params, model.chain))
     facts = "\n".join(f"- {line}" for line in limits(model))
     return f"""---
-{matter}
+{_front_matter(model)}
 ---
 
-# {name}
+# {_name(model)}
 
 {figures_line(notes)}.
 
@@ -175,6 +157,34 @@ Digest of the images: `{data["digest"]}`.
 
 Made by spn {notes["version"]}, commit {notes["commit"] or "unknown"}; {notes["weights"]} weights.
 """
+
+
+def _name(model: "ChainModel") -> str:
+    return f"{model.chain} on {model.notes['data']['name']}"
+
+
+def _front_matter(model: "ChainModel") -> str:
+    """Return the lines from which model hubs know a model's data, licence and figures."""
+    data, figures = model.notes["data"], model.notes["figures"]
+    metric = {
+        "task": {"type": "unconditional-image-generation"},
+        "dataset": {"type": data["name"], "name": data["release"] or data["name"], "split": figures["split"]},
+        "metrics": [
+            {"type": "bits_per_dim", "value": round(figures["bits_per_dim"], 4), "name": figures_line(model.notes)}
+        ],
+    }
+    front = {
+        "library_name": "spn",
+        "license": "other",
+        "license_name": data["licence"] or "not stated",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["image-generation", "autoregressive", "subscale-pixel-networks", *sorted(_families(model))],
+        "datasets": [data["name"]],
+        "metrics": ["bits_per_dim"],
+        "model-index": [{"name": _name(model), "results": [metric]}],
+    }
+    # JSON values are YAML, and need no rules of quoting of our own.
+    return "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items())
 
 
 def _families(model: "ChainModel") -> set[str]:

@@ -12,23 +12,20 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from spn.api.arguments import Label, labels_of, stage_names, temperatures_of
 from spn.api.arrays import Array, Images, as_levels, like
 from spn.api.chain_walk import ChainWalk
 from spn.api.model_file import Loaded
 from spn.api.probe import Part
-from spn.config import InputError, Params
+from spn.config import ChainSection, InputError, Params
 from spn.data.in_memory import ImagesInMemory
 from spn.evaluation.evaluate import EVALUATION_BATCH_SIZE, stage_nats, sub_pixel_nats
 from spn.first_stages import VqAutoencoder
 from spn.generation import sample_chain_stage
-from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
+from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.likelihood import bits_per_dim
 from spn.machine import onednn_matmul
-from spn.shapes import Labels
 from spn.stages import build_stage
-
-Label = int | str | Sequence[int | str] | Array
-"""A class, by its number or name, or a caption, of all images; or a class for each image."""
 
 
 class SampleOptions(TypedDict, total=False):
@@ -143,13 +140,13 @@ class ChainModel:
         `given` holds images with everything that the stages before it generate. Raises InputError for arguments that do
         not fit the chain. `device` moves the networks there, as `to` does.
         """
-        names = self._names(stages)
+        names = stage_names(stages, list(self.stages))
         levels = self._given(given, names[0], num_images)
         count = len(levels) if levels is not None else num_images
         if count is None or count < 1:
             raise InputError(f"num_images: expected a positive whole number, got {count}")
-        labels = self._labels(count, label, is_sampling=True)
-        temperatures = self._temperatures(temperature)
+        labels = labels_of(self.params, self.chain, count, label, is_sampling=True)
+        temperatures = temperatures_of(self._section, temperature)
         if device is not None:
             self.to(device)
         for name in names:
@@ -173,7 +170,7 @@ class ChainModel:
         It offers the laws of each sub-pixel, and must be given its levels. A chain of codes walks over codes.
         """
         images = torch.zeros((num_images, *self._grid_shape), dtype=torch.uint8, device=self.device)
-        labels = self._labels(num_images, label, is_sampling=True)
+        labels = labels_of(self.params, self.chain, num_images, label, is_sampling=True)
         return ChainWalk(self._parts(exact), images, None if labels is None else labels.to(self.device))
 
     def nats(
@@ -193,7 +190,7 @@ class ChainModel:
         images of another shape, depth or type.
         """
         levels = self._codes(as_levels(images, self.shape, self.params.data.bits))
-        labels = self._labels(len(levels), label, is_sampling=False)
+        labels = labels_of(self.params, self.chain, len(levels), label, is_sampling=False)
         reader = ImagesInMemory(levels, labels)
         place = self.device
         parts = self._parts(exact)
@@ -227,7 +224,7 @@ class ChainModel:
         return save(self, Path(path))
 
     @property
-    def _section(self) -> Any:
+    def _section(self) -> ChainSection:
         return self.params.chains[self.chain]
 
     @property
@@ -238,16 +235,6 @@ class ChainModel:
         if not exact:
             return self.stages
         return {name: Part(stage, copy.deepcopy(network).double()) for name, (stage, network) in self.stages.items()}
-
-    def _names(self, stages: Sequence[str] | None) -> list[str]:
-        every = list(self.stages)
-        names = every if stages is None else list(stages)
-        first = every.index(names[0]) if names and names[0] in every else 0
-        if not names or every[first : first + len(names)] != names:
-            raise InputError(
-                f"stages: expected neighbours of {', '.join(every)}, in this order, got {', '.join(names)}"
-            )
-        return names
 
     def _given(self, given: Array | None, first: str, num_images: int | None) -> Images | None:
         if first == next(iter(self.stages)):
@@ -260,47 +247,6 @@ class ChainModel:
         if num_images not in (None, len(levels)):
             raise InputError(f"given: expected {num_images} images, got {len(levels)}")
         return levels
-
-    def _temperatures(self, temperature: float | Mapping[str, float] | None) -> dict[str, float]:
-        own = {name: self._section.temperature_of(name) for name in self.stages}
-        if temperature is None:
-            return own
-        asked = temperature if isinstance(temperature, Mapping) else dict.fromkeys(self.stages, temperature)
-        for name, value in asked.items():
-            if name not in own:
-                raise InputError(f"temperature: expected one of {', '.join(own)}, got {name}")
-            if not value > 0:
-                raise InputError(f"temperature: expected a positive number for {name}, got {value}")
-        return own | dict(asked)
-
-    def _labels(self, count: int, label: Label | None, is_sampling: bool) -> Labels | None:
-        num_classes = self.params.num_classes(self.chain)
-        if label is None:
-            if num_classes and not is_sampling:
-                raise InputError(
-                    f"label: expected the classes of the images, because {self.chain} is conditioned on them"
-                )
-            return sample_labels(count, num_classes)
-        if not num_classes:
-            raise InputError(f"label: expected none, because {self.chain} is conditioned on no class, got {label}")
-        if isinstance(label, str | int):
-            only = self._label(label)
-            return sample_labels(count, num_classes, only)
-        each = [self._label(one if isinstance(one, str) else int(one)) for one in label]
-        if len(each) != count or not all(isinstance(one, int) for one in each):
-            raise InputError(f"label: expected a class for each of {count} images, got {len(each)}")
-        return torch.tensor(each)
-
-    def _label(self, label: int | str) -> int | tuple[int, ...]:
-        num_classes = self.params.num_classes(self.chain)
-        if isinstance(label, str):
-            try:
-                return self.params.label_of(self.chain, label)
-            except InputError as error:
-                raise InputError(f"label: {error}") from error
-        if label not in range(num_classes):
-            raise InputError(f"label: expected one of the classes 0 to {num_classes - 1}, got {label}")
-        return label
 
     def _codes(self, levels: Images) -> UInt8[Tensor, "image _ _ _"]:
         """Return what the chain generates: the images, or their codes."""
