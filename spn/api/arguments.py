@@ -1,6 +1,7 @@
-"""Arguments of a chain in memory: stages, temperatures and labels, checked and in full."""
+"""Arguments of a chain in memory: their types; stages, temperatures and labels, checked and in full."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import torch
 
@@ -11,6 +12,27 @@ from spn.shapes import Labels
 
 Label = int | str | Sequence[int | str] | Array
 """A class, by its number or name, or a caption, of all images; or a class for each image."""
+
+
+class SampleOptions(TypedDict, total=False):
+    """The options of `ChainModel.sample_stages`, which explains them."""
+
+    seed: int
+    temperature: float | Mapping[str, float] | None
+    label: Label | None
+    batch_size: int
+    device: str | torch.device | None
+    exact: bool
+    given: Array | None
+    stages: Sequence[str] | None
+
+
+class ScoreOptions(TypedDict, total=False):
+    """The options of `ChainModel.nats`, which explains them."""
+
+    label: Label | None
+    batch_size: int
+    exact: bool
 
 
 def stage_names(stages: Sequence[str] | None, every: list[str]) -> list[str]:

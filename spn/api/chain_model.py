@@ -5,14 +5,14 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from spn.api.arguments import Label, labels_of, stage_names, temperatures_of
+from spn.api.arguments import Label, SampleOptions, ScoreOptions, labels_of, stage_names, temperatures_of
 from spn.api.arrays import Array, Images, as_levels, like
 from spn.api.chain_walk import ChainWalk
 from spn.api.model_file import Loaded
@@ -26,27 +26,6 @@ from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.likelihood import bits_per_dim
 from spn.machine import onednn_matmul
 from spn.stages import build_stage
-
-
-class SampleOptions(TypedDict, total=False):
-    """The options of `ChainModel.sample_stages`, which explains them."""
-
-    seed: int
-    temperature: float | Mapping[str, float] | None
-    label: Label | None
-    batch_size: int
-    device: str | torch.device | None
-    exact: bool
-    given: Array | None
-    stages: Sequence[str] | None
-
-
-class ScoreOptions(TypedDict, total=False):
-    """The options of `ChainModel.nats`, which explains them."""
-
-    label: Label | None
-    batch_size: int
-    exact: bool
 
 
 class ChainModel:
