@@ -96,7 +96,13 @@ def stage_table(model: "ChainModel", tablefmt: str = "simple") -> str:
         )
         for name in model.stages
     ]
-    header = ("stage", "parameters", "bits/dim", "steps x batch", "training (s)")
+    header = (
+        "stage",
+        "parameters",
+        "bits/dim" if model.first_stage is None else "bits/code",
+        "steps x batch",
+        "training (s)",
+    )
     return tabulate(rows, header, tablefmt=tablefmt, disable_numparse=True, colalign=("left", *["right"] * 4))
 
 
@@ -166,12 +172,11 @@ def _name(model: "ChainModel") -> str:
 def _front_matter(model: "ChainModel") -> str:
     """Return the lines from which model hubs know a model's data, licence and figures."""
     data, figures = model.notes["data"], model.notes["figures"]
+    kind = "bits_per_dim" if model.first_stage is None else "bits_per_code"
     metric = {
         "task": {"type": "unconditional-image-generation"},
         "dataset": {"type": data["name"], "name": data["release"] or data["name"], "split": figures["split"]},
-        "metrics": [
-            {"type": "bits_per_dim", "value": round(figures["bits_per_dim"], 4), "name": figures_line(model.notes)}
-        ],
+        "metrics": [{"type": kind, "value": round(figures["bits_per_dim"], 4), "name": figures_line(model.notes)}],
     }
     front = {
         "library_name": "spn",
@@ -180,7 +185,7 @@ def _front_matter(model: "ChainModel") -> str:
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["image-generation", "autoregressive", "subscale-pixel-networks", *sorted(_families(model))],
         "datasets": [data["name"]],
-        "metrics": ["bits_per_dim"],
+        "metrics": [kind],
         "model-index": [{"name": _name(model), "results": [metric]}],
     }
     # JSON values are YAML, and need no rules of quoting of our own.

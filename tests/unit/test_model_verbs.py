@@ -116,7 +116,11 @@ def test_bits_of_codes_and_bounds_are_called_so(results: Path, place: Path, caps
     assert main(["score", str(results), "--chain", "latent", "array.npy"]) == 0
     assert "bits/code (upper bound)" in capsys.readouterr().out
     assert main(["info", str(results), "--chain", "latent"]) == 0
-    assert "its bits per code are no bits/dim of images" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "its bits per code are no bits/dim of images" in shown
+    assert "  bits/code  " in shown
+    assert main(["card", str(results), "--chain", "latent"]) == 0
+    assert 'metrics: ["bits_per_code"]' in capsys.readouterr().out
 
 
 def test_the_card_in_the_terminal(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
