@@ -45,6 +45,9 @@ class InterruptionError(Exception):
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A copy of a repository in which everything is made and committed."""
     copy = finished(tmp_path_factory.getbasetemp())[0].copy(tmp_path_factory.mktemp("experiments") / "project")
+    # Before any experiment, which knows only the remotes of the commit that it starts from.
+    copy.run("dvc", "remote", "add", "--default", "storage", str(copy.folder.with_name("storage")))
+    copy.commit()
     yield copy
     copy.run("dvc", "queue", "stop", "--kill")
 
@@ -183,9 +186,9 @@ def test_an_experiment_is_applied(repository: Workspace, tmp_path: Path) -> None
     assert copy.plan() == {"record/depth", "reproduce"}
     copy.run("git", "init", "--quiet", "--bare", str(tmp_path / "origin"))
     copy.run("git", "remote", "add", "origin", str(tmp_path / "origin"))
-    copy.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
     copy.run("dvc", "exp", "push", "origin", "low")
     assert "refs/exps/" in copy.run("git", "ls-remote", "origin").output
+    assert any(repository.folder.with_name("storage").rglob("*"))
     copy.run("dvc", "exp", "remove", "raster")
     assert "raster" not in copy.run("dvc", "exp", "list", "--all-commits", "--name-only").output.split()
 
