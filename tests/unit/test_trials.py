@@ -461,7 +461,7 @@ def test_the_plan_counts_the_steps_of_all_trials() -> None:
     assert tuned.seconds.train == pytest.approx(long.seconds.train + wide.seconds.train)
     assert (tuned.step.peak, tuned.batch_size) == (wide.step.peak, 16)
     assert wide.step.peak > long.step.peak
-    assert tuned.seconds.sample == long.seconds.sample
+    assert tuned.seconds.sample_stage == long.seconds.sample_stage
 
 
 @pytest.mark.slow

@@ -50,29 +50,28 @@ def test_the_shipped_stage_takes_all_of_params_yaml() -> None:
     assert STAGE.split("params:\n")[1].strip() in (ROOT / "dvc.yaml").read_text()
 
 
-def test_one_key_of_defaults_changes_all_stages_and_one_line(repository: Workspace) -> None:
+def test_one_key_of_defaults_changes_all_stages_without_a_value_of_their_own(repository: Workspace) -> None:
     before = steps(repository)
     repository.run("dvc", "exp", "run", "-S", "defaults.training.steps=50")
     assert changed_keys(repository) == {"defaults.training.steps": {"old": 900, "new": 50}}
-    assert steps(repository) == dict.fromkeys(before, 50)
+    assert steps(repository) == dict.fromkeys(before, 50) | {"low": 900}
     text = (repository.folder / "params.yaml").read_text()
-    assert text == TEXT.replace("steps: 900", "steps: 50")
+    assert text == TEXT.replace("steps: 900", "steps: 50", 1)
 
 
 def test_one_key_of_a_stage_changes_that_stage(repository: Workspace) -> None:
     before = steps(repository)
-    # A key that the stage leaves to `defaults` is added, which Hydra wants to be told.
-    refused = repository.run("dvc", "exp", "run", "-S", "stages.low.training.steps=50", fails=True)
-    assert "To append to your config use +stages.low.training.steps=50" in refused.output
-    repository.run("dvc", "exp", "run", "-S", "+stages.low.training.steps=50")
-    assert changed_keys(repository) == {"stages.low.training.steps": {"old": None, "new": 50}}
+    repository.run("dvc", "exp", "run", "-S", "stages.low.training.steps=50")
+    assert changed_keys(repository) == {"stages.low.training.steps": {"old": 900, "new": 50}}
     assert steps(repository) == before | {"low": 50}
-    repository.run("dvc", "exp", "run", "-S", "stages.low.training.steps=60")
-    assert steps(repository) == before | {"low": 60}
-    repository.run("dvc", "exp", "run", "-S", "stages.low.training.batch_size=8")
+    # A key that the stage leaves to `defaults` is added, which Hydra wants to be told.
+    refused = repository.run("dvc", "exp", "run", "-S", "stages.raster.training.steps=60", fails=True)
+    assert "To append to your config use +stages.raster.training.steps=60" in refused.output
+    repository.run("dvc", "exp", "run", "-S", "+stages.raster.training.steps=60")
+    assert steps(repository) == before | {"low": 50, "raster": 60}
     assert changed_keys(repository) == {
-        "stages.low.training.steps": {"old": None, "new": 60},
-        "stages.low.training.batch_size": {"old": 64, "new": 8},
+        "stages.low.training.steps": {"old": 900, "new": 50},
+        "stages.raster.training.steps": {"old": None, "new": 60},
     }
     assert (repository.folder / "params.yaml").read_text().count("#") == TEXT.count("#")
 
