@@ -159,6 +159,7 @@ def test_a_fault_is_told_in_the_same_figures_with_the_same_seed_and_no_other(
     assert told(check_once, seed=2, others=1) != message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("size", "rest", (8, 8, 1)), ("depth", "low", (8, 8, 3), PLUS_PLUS)], ids=str)
 def test_a_check_leaves_the_random_numbers_of_others_alone(arguments: tuple[Any, ...]) -> None:
     torch.manual_seed(1)
@@ -167,6 +168,7 @@ def test_a_check_leaves_the_random_numbers_of_others_alone(arguments: tuple[Any,
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "told_of"), [((0.5, 1.25), 0.5), ((0.75, 1.5), 1.5)])
 def test_of_laws_that_do_not_sum_to_one_the_farthest_is_told(
     wrong: tuple[float, float], told_of: float, monkeypatch: pytest.MonkeyPatch

@@ -88,21 +88,18 @@ def tiny_problem(name: str, shape: tuple[int, int, int], bits: int) -> Problem:
     return build_problem(chain, shape, bits)
 
 
+FAST = ("raster", "depth", "multidimensional", "low_before_rest")
+"""Chains that the fast tests check."""
+WIDE_CASES = [pytest.param(case, marks=[pytest.mark.slow] * (case[0] not in FAST)) for case in WIDE]
+
+
 @pytest.mark.parametrize("check", [*STAGE_CHECKS, *MODEL_CHECKS], ids=lambda check: check.__name__)
-@pytest.mark.parametrize("case", WIDE, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize("case", WIDE_CASES, ids=lambda case: "-".join(map(str, case)))
 def test_slices_of_3x3(check: Check, case: tuple[str, int, str, str]) -> None:
     check(wide_problem(*case))
 
 
-SAMPLED = ("raster", "depth", "multidimensional", "low_before_rest")
-"""Chains of which the fast tests check samples."""
-
-
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=[pytest.mark.slow] * (case[0] not in SAMPLED)) for case in WIDE],
-    ids=lambda case: "-".join(map(str, case)),
-)
+@pytest.mark.parametrize("case", WIDE_CASES, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("check", SAMPLE_CHECKS, ids=lambda check: check.__name__)
 def test_samples(check: Check, case: tuple[str, int, str, str]) -> None:
     check(wide_problem(*case, slice_side=2 if case[1] == 1 else 1))

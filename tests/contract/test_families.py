@@ -60,8 +60,6 @@ CASES = (
     ("imagebart_mixture", "depth", 3, 3),
 )
 
-PIXELWISE = (contract.check_walk, *SAMPLE_CHECKS)
-
 # Between the resolutions its streams carry no pixel that lies beside the next one in a block of 2x2.
 BLIND = {("pixelcnn_pp_no_short_cuts", contract.check_no_blind_spot)}
 
@@ -73,19 +71,26 @@ def problem_of(family: str, chain: str, channels: int, side: int) -> Problem:
     return build_problem(stages, (full, full, channels), 2, SECTIONS[family])
 
 
-# Pixel by pixel, and so dear; of the other cases their step form alone is checked fast, against `forward`.
-SAMPLED = {
+# What the fast tests check: of each network the chain that has every kind of context.
+FAST = {
+    ("spn_head", "multidimensional"),
     ("gated_pixelcnn", "multidimensional"),
+    ("pixelcnn_pp", "multidimensional"),
     ("pixelcnn_pp_no_short_cuts", "raster"),
     ("pixelsnail", "multidimensional"),
     ("imagebart", "multidimensional"),
 }
+# Pixel by pixel, and so dear.
+PIXELWISE = (contract.check_walk, *SAMPLE_CHECKS)
+SAMPLED = FAST - {("spn_head", "multidimensional"), ("pixelcnn_pp", "multidimensional")}
 
 
 @pytest.mark.parametrize(
     ("case", "check"),
     [
-        pytest.param(case, check, marks=[pytest.mark.slow] * (check in PIXELWISE and case[:2] not in SAMPLED))
+        pytest.param(
+            case, check, marks=[pytest.mark.slow] * (case[:2] not in (SAMPLED if check in PIXELWISE else FAST))
+        )
         for case in CASES
         for check in (*MODEL_CHECKS, *SAMPLE_CHECKS)
     ],
@@ -145,7 +150,7 @@ EVERY_LAW = SECTIONS | {
 
 # Stages that see high bits, or generate bits before more significant ones; and so for some slices only.
 ORDERS = (
-    "depth",
+    pytest.param("depth", marks=pytest.mark.slow),
     pytest.param("multidimensional", marks=pytest.mark.slow),
     pytest.param("low_before_high", marks=pytest.mark.slow),
     "low_before_rest",
@@ -162,18 +167,15 @@ def enumerable(family: str) -> FamilySection:
 @pytest.mark.parametrize(
     "family",
     [
-        "spn_mixture",
-        "spn_placed",
+        *(pytest.param(f"spn_{kind}", marks=pytest.mark.slow) for kind in ("mixture", "placed", "head_softmax")),
         "spn_head",
-        "spn_head_softmax",
-        "gated_pixelcnn",
+        pytest.param("gated_pixelcnn", marks=pytest.mark.slow),
         "gated_pixelcnn_head",
         "pixelcnn_pp",
-        "pixelcnn_pp_placed",
-        "pixelcnn_pp_softmax",
+        *(pytest.param(f"pixelcnn_pp_{law}", marks=pytest.mark.slow) for law in ("placed", "softmax")),
         "pixelsnail",
         "imagebart",
-        "imagebart_mixture",
+        pytest.param("imagebart_mixture", marks=pytest.mark.slow),
     ],
 )
 def test_probabilities_of_all_colours_sum_to_one(check: Check, family: str) -> None:
@@ -192,7 +194,7 @@ def test_sampling_draws_from_the_exact_law() -> None:
     contract.check_frequencies(build_problem(CHAINS["depth"], (2, 2, 1), 2, section))
 
 
-@pytest.mark.parametrize("high_levels", [1, 4])
+@pytest.mark.parametrize("high_levels", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("family", SECTIONS)
 def test_every_weight_learns_and_recomputing_changes_no_loss(family: str, high_levels: int) -> None:
     torch.manual_seed(1)

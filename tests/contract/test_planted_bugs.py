@@ -31,6 +31,8 @@ from spn.config import InputError
 from spn.evaluation.chain_check import check_chain
 from spn.evaluation.check import check_stage
 
+pytestmark = pytest.mark.slow
+
 CHAINS = chains(1, 2)
 MIXTURE = SMALL.model_copy(update={"law": "mixture", "mixtures": 2})
 
@@ -151,7 +153,6 @@ def test_a_planted_bug_is_caught(plant: Plant, monkeypatch: pytest.MonkeyPatch) 
     assert caught_by(CAUGHT_BY[plant]) == CAUGHT_BY[plant]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("plant", CAUGHT_BY, ids=lambda plant: plant.__name__)
 def test_no_other_check_catches_a_planted_bug(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)

@@ -22,6 +22,8 @@ from spn.layers import (
 from spn.likelihood import DiscretisedMixture, Law
 from spn.models import Context, imagebart, pixelcnn_pp
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[pytest.MonkeyPatch], None]
 Bug = tuple[Plant, str, str, int]
 """A plant, and the family, chain and channels that it is planted for."""
@@ -175,7 +177,6 @@ def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> N
     assert caught_by(bug, CAUGHT[bug], monkeypatch) == CAUGHT[bug]
 
 
-@pytest.mark.slow
 @BUGS
 def test_no_other_check_catches_a_planted_bug(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught_by(bug, NAMES.keys() - CAUGHT[bug], monkeypatch) == set()

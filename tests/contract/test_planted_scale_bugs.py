@@ -28,6 +28,8 @@ from spn.shapes import Labels, Positions, Slices
 from spn.stages import Stage, build_stage
 from spn.stages.scale import Scale
 
+pytestmark = pytest.mark.slow
+
 RESIDUAL = changed(BART, residual=True)
 
 

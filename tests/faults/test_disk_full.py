@@ -27,7 +27,7 @@ from spn.training import train_stage
 from spn.training.history import Row
 
 # One worker makes the experiment.
-pytestmark = pytest.mark.xdist_group("disk_full")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("disk_full")]
 
 MEGABYTES = 4
 

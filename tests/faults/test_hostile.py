@@ -153,6 +153,7 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @given(data=st.data())
 @settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])

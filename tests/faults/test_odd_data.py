@@ -99,6 +99,7 @@ def test_a_scale_factor_that_does_not_divide_is_named(tmp_path: Path, capsys: py
     assert mistake(tmp_path, params, capsys) == f"{tmp_path / 'params.yaml'}: {expected}"
 
 
+@pytest.mark.slow
 def test_black_images_are_learned(tmp_path: Path) -> None:
     """Every law may become certain; validation and test have one image each."""
     write_pictures(tmp_path, {f"{index}.png": BLACK for index in range(20)})

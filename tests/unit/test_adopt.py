@@ -24,7 +24,7 @@ from spn.paths import METRICS, NATS, checkpoint_path, metrics_path
 from spn.provenance import recipe_digest, stage_recipe
 
 # One worker trains what is adopted.
-pytestmark = pytest.mark.xdist_group("adopt")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adopt")]
 
 OLD = "0" * 64
 """The digest of code that trained, before it was refactored."""

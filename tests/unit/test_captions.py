@@ -76,6 +76,7 @@ def test_probabilities_of_everything_sum_to_one_under_a_caption() -> None:
     check_target_mass(build_problem(CHAINS["raster"], (2, 2, 1), 2, BART, 3, OF_NAMES.of_classes))
 
 
+@pytest.mark.slow
 def test_captioned_stages_are_checked_and_planned(tmp_path: Path) -> None:
     problem = contract.resolve(CHAINS["raster"], (4, 4, 1), 2, 3, OF_NAMES.of_classes)
     assert check_stage(problem.plans[0], (4, 4, 1), BART, seed=1).startswith("raster: causal")

@@ -30,6 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChainModel]:
     return {name: spn.load(write_model(tmp_path_factory.mktemp(name), raw, chains[name])) for name, raw in raws.items()}
 
 
+@pytest.mark.slow
 def test_importing_the_package_takes_no_torch() -> None:
     code = "import sys, spn; assert not {'torch', 'numpy', 'pydantic'} & {*sys.modules}; spn.load; import torch"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -38,7 +39,7 @@ def test_importing_the_package_takes_no_torch() -> None:
     assert (Path(spn.__file__).parent / "py.typed").exists()
 
 
-@pytest.mark.parametrize("name", ["raster", "depth", "latent", "classes"])
+@pytest.mark.parametrize("name", [pytest.param("raster", marks=pytest.mark.slow), "depth", "latent", "classes"])
 def test_samples_are_scored_in_the_same_kind_of_array(name: str, models: dict[str, ChainModel]) -> None:
     model = models[name]
     label = [0, 1, 2] if name == "classes" else None
@@ -84,6 +85,7 @@ def test_bits_of_a_slice_are_where_its_pixels_are(models: dict[str, ChainModel])
         torch.testing.assert_close(pixels[:, m::2, n::2].sum((1, 2)), nats)
 
 
+@pytest.mark.slow
 def test_a_sample_depends_on_seed_number_and_label_alone(models: dict[str, ChainModel]) -> None:
     for name in ("depth", "classes"):
         model = models[name]

@@ -201,6 +201,7 @@ def labels_of(data: SliceFile | ResidentSlices, indices: torch.Tensor) -> torch.
     return labels
 
 
+@pytest.mark.slow
 def test_a_stage_learns_what_the_class_tells(tmp_path: Path) -> None:
     params = load(tmp_path, tones())
     file = write_tones(tmp_path / "tones.h5", TONES)
@@ -227,6 +228,7 @@ class KilledError(Exception):
     """Stands for the process dying where it is raised."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_is_told_the_class_ends_with_the_weights_of_an_uninterrupted_one(
     digits: Path, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_known_pixels_stay_and_hidden_ones_are_drawn(kind: str) -> None:
     assert changed.any(dim=-1).float().mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_levels_of_hidden_pixels_do_not_count(kind: str) -> None:
     others = torch.where(hidden_pixels()[..., None], images(seed=2), images())
@@ -74,6 +75,7 @@ def test_with_all_pixels_hidden_it_samples(kind: str) -> None:
     assert torch.equal(fill(kind, images(), everything), join_slices(slices))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multidimensional", "scales"])
 def test_all_samplers_fill_in_the_same(kind: str) -> None:
     for sampler in SAMPLERS.keys() - {"cached"}:
@@ -95,6 +97,7 @@ def test_a_scale_sees_known_pixels_that_come_after_and_a_raster_does_not() -> No
     assert not changes_after("raster")
 
 
+@pytest.mark.slow
 def test_repeats_draw_a_scale_anew() -> None:
     once, thrice = (fill("scales", images(), hidden_pixels(), repeats) for repeats in (1, 3))
     assert not torch.equal(once, thrice)

@@ -62,6 +62,7 @@ def test_a_strip_has_a_row_for_each_image_and_a_column_for_each_stage(results: P
     assert (width // tile, height // tile) == (2, 3)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_python_as_table_csv_and_json(
     results: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(key=st.sampled_from(sorted(dotted_keys(plain()))), value=JSON, extra=st.none() | st.text(max_size=4))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_at_any_key_is_valid_or_told_in_one_line(

@@ -24,6 +24,8 @@ from spn.models import build_model
 from spn.notes import read_seal
 from spn.stages import Stage
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 COUNT = 64
 """Images of the training split: a slice of 8x8 pixels takes 12,288 bytes, three pages."""

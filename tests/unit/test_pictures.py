@@ -21,6 +21,8 @@ from spn.data.sources import pictures
 from spn.data.sources.picture import decode_picture
 from spn.files import WriteError
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 """More than all processes decode at a time."""
 BAD = {"05.png": b"", "17.jpg": b"no image", "31.png": b"\x89PNG\r\n\x1a\n" + bytes(40), "59.webp": b"RIFF"}
@@ -96,7 +98,7 @@ def test_there_is_one_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert bars - {""} == {"decode pictures", "preprocess pictures"}
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [1, pytest.param(2)])
 def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, processes: int) -> None:
     peaks = []
     for count in (300, 600):

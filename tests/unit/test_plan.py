@@ -27,7 +27,7 @@ from spn.planning.work import Tally, Work, imagined
 from spn.stages import Stage
 
 # One worker makes the forecast.
-pytestmark = pytest.mark.xdist_group("plan")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("plan")]
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT / "presets" / "photos.yaml"
@@ -92,7 +92,6 @@ def test_the_plan_as_json_has_every_figure_as_it_is(stages: list[StageForecast])
     assert (read["low"]["step"]["peak"], read["low"]["num_parameters"]) == (low.step.peak, low.num_parameters)
 
 
-@pytest.mark.slow
 def test_flops_of_lower_resolutions_are_counted_at_their_size() -> None:
     params = tiny()
     stage, section = stage_of(params, "raster"), params.stages["raster"]
@@ -123,7 +122,6 @@ def test_what_is_counted_is_what_matrix_products_cost() -> None:
     assert (held, tally.held_bytes, tally.peak_bytes) == (4 * 21, 0, 4 * 21)
 
 
-@pytest.mark.slow
 def test_one_channel_has_no_dead_taps() -> None:
     params = tiny()
     for name in params.stage_plans:
@@ -135,7 +133,7 @@ def test_one_channel_has_no_dead_taps() -> None:
         assert live <= executed <= 1.05 * live
 
 
-@pytest.mark.parametrize("name", [pytest.param("raster", marks=pytest.mark.slow), "low"])
+@pytest.mark.parametrize("name", ["raster", "low"])
 def test_kept_memory_is_what_autograd_keeps(name: str) -> None:
     params = tiny()
     stage, section = stage_of(params, name), params.stages[name]
@@ -166,8 +164,8 @@ class Kept:
     "optimiser",
     [
         {"name": "adamw", "learning_rate": 0.01},
-        pytest.param({"name": "rmsprop", "learning_rate": 0.01, "momentum": 0.0}, marks=pytest.mark.slow),
-        pytest.param({"name": "rmsprop", "learning_rate": 0.01, "momentum": 0.9}, marks=pytest.mark.slow),
+        pytest.param({"name": "rmsprop", "learning_rate": 0.01, "momentum": 0.0}),
+        pytest.param({"name": "rmsprop", "learning_rate": 0.01, "momentum": 0.9}),
     ],
 )
 def test_the_optimisers_memory_is_that_of_its_state(optimiser: dict[str, Any]) -> None:
@@ -185,7 +183,6 @@ def test_the_optimisers_memory_is_that_of_its_state(optimiser: dict[str, Any]) -
     assert cost.peak > cost.weights + cost.average + cost.optimiser + cost.activations
 
 
-@pytest.mark.slow
 def test_large_batches_are_extrapolated_exactly() -> None:
     params = shallow(PHOTOS)
     stage, section = stage_of(params, "low"), params.stages["low"]
@@ -199,7 +196,6 @@ def test_large_batches_are_extrapolated_exactly() -> None:
     assert four.work.flops == counted.work.flops
 
 
-@pytest.mark.slow
 def test_recomputing_keeps_less_and_does_more() -> None:
     params = shallow(PHOTOS)
     stage, section = stage_of(params, "low"), params.stages["low"]
@@ -230,7 +226,6 @@ def test_a_forecast_names_what_the_configuration_says(stages: list[StageForecast
     assert warnings(params, stages, PLENTY) == []
 
 
-@pytest.mark.slow
 def test_training_that_will_not_fit_is_warned_of() -> None:
     params = tiny()
     peaks = [step_cost(stage_of(params, name), params.stages[name], 8).peak for name in params.stage_plans]
@@ -281,7 +276,6 @@ def test_a_preprocessed_file_knows_best(tmp_path: Path) -> None:
     assert count_images(tiny(), tmp_path / "data") == {"train": 1757, "validation": 20, "test": 7}
 
 
-@pytest.mark.slow
 def test_a_preset_is_planned() -> None:
     params = shallow(PHOTOS)
     images = count_images(params, Path("nowhere"))
@@ -298,7 +292,6 @@ def test_a_preset_is_planned() -> None:
         assert (" - " in times) == ("test" not in images)
 
 
-@pytest.mark.slow
 def test_the_largest_stage_of_the_presets_is_planned_in_little_memory(tmp_path: Path) -> None:
     params = YAML(typ="safe", pure=True).load(ROOT / "presets" / "celeba_hq256.yaml")
     params["stages"] = {"stage": params["stages"]["rest"] | {"slices": "all"}}

@@ -23,6 +23,8 @@ from spn.planning.forecast import _forecast
 from spn.planning.step import Step
 from spn.stages import build_stage
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 IMAGES: dict[Split, int] = {"train": 100, "validation": 12, "test": 10}
 ONLY_TEST: dict[Split, int] = {"test": 10}
@@ -116,7 +118,6 @@ def test_the_table_has_the_first_stage_and_the_files() -> None:
     assert str(None) not in table
 
 
-@pytest.mark.slow
 def test_files_are_as_large_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_params(tmp_path, codes_params())
     monkeypatch.chdir(tmp_path)

@@ -59,6 +59,7 @@ def layouts(draw: st.DrawFn) -> tuple[int, tuple[int, ...], Shape]:
     return scale_factor, (0, *sorted(inner), bits), (size, size, draw(st.sampled_from([1, 3])))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(layout=layouts(), count=st.sampled_from([20, 256, 300]), seed=st.integers(0, 99))
 def test_slices_and_bits_join_to_the_images_of_the_source(
@@ -215,6 +216,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
     assert peaks[1] - peaks[0] < 0.75e6
 
 
+@pytest.mark.slow
 def test_real_mnist_digits(tmp_path: Path) -> None:
     folder = real_file("mnist")
     limit = {"train": 300, "validation": 50, "test": 100}

@@ -61,6 +61,7 @@ def test_a_tiling_generates_every_bit_exactly_once(tiling: Tiling) -> None:
     assert sum(end - start for _, (start, end), _ in steps) == numbers.size
 
 
+@pytest.mark.slow
 @given(tilings())
 @settings(max_examples=20)
 def test_contexts_of_any_tiling(tiling: Tiling) -> None:

@@ -59,6 +59,7 @@ def run(params: Params, data: Path, place: Path, stage: str = "low", **options: 
     return load_tensors(place / "out" / "checkpoint.safetensors")[0]
 
 
+@pytest.mark.slow
 def test_data_initialise_a_network_once_and_never_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

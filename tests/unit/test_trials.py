@@ -157,6 +157,7 @@ def test_the_line_of_a_mistake_is_that_of_the_trial(tmp_path: Path) -> None:
     assert message == "stages.low.trials.1.step: unknown key; did you mean steps? (line 4)"
 
 
+@pytest.mark.slow
 def test_trials_of_a_large_training_cannot_take_gigabytes(tmp_path: Path) -> None:
     params = as_written()
     params["defaults"]["training"] |= {f"k{index}": 1 for index in range(2000)}
@@ -264,6 +265,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_that_of_the_best_trial_alone(data: SliceFile, tmp_path: Path) -> None:
     params = tiny(TRIALS)
     weights, notes = trained(params, data, tmp_path / "tuned")
@@ -330,6 +332,7 @@ def dying_at(dead: tuple[int, int], began: list[int]) -> Any:
     return follow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dead", [(1, 4), *(pytest.param(dead, marks=pytest.mark.slow) for dead in ((1, 6), (0, -1), (2, -1)))]
 )
@@ -385,6 +388,7 @@ def test_a_trained_checkpoint_is_passed_on_and_trains_nothing(
     }
 
 
+@pytest.mark.slow
 def test_another_list_repeats_only_the_trial_that_is_new(
     data: SliceFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

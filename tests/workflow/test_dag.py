@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NODE, EDGE = re.compile(r'^\s*(\d+)\[label = "(\w+)'), re.compile(r"^\s*(\d+) -> (\d+)")
 
