@@ -33,11 +33,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Notes]:
-    """Read a file that `save_tensors` wrote; raise InputError if it is missing or damaged."""
+    """Read a file that `save_tensors` wrote; raise InputError if it is missing or damaged.
+
+    The notes have the digest of the tensors, as `TENSORS_SEAL`.
+    """
     with opened(path) as file:
         content = file.read()  # at once, so that notes and tensors belong to the same file
     notes = check_tensors(path, io.BytesIO(content))
-    notes.pop(TENSORS_SEAL)
     try:
         return load(content), notes
     except SafetensorError as error:

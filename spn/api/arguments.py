@@ -35,6 +35,16 @@ class ScoreOptions(TypedDict, total=False):
     exact: bool
 
 
+class EncodeOptions(TypedDict, total=False):
+    """The options of `spn.api.coding.encode`, which explains them."""
+
+    names: Sequence[str]
+    greys: Sequence[int]
+    in_tiles: bool
+    images_per_stream: int
+    batch_size: int
+
+
 def stage_names(stages: Sequence[str] | None, every: list[str]) -> list[str]:
     """Return the stages to run, by default all; raise InputError unless they are neighbours in the chain's order."""
     names = every if stages is None else list(stages)

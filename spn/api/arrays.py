@@ -32,6 +32,14 @@ def as_levels(images: Array, shape: tuple[int, int, int], bits: int, what: str =
     return levels.to(torch.uint8)
 
 
+def as_picture(picture: Array, channels: int, bits: int) -> UInt8[Tensor, "height width channel"]:
+    """Check a picture of levels [H, W, C] of any size; raise InputError as `as_levels` does."""
+    if picture.ndim != 3:
+        raise InputError(f"picture: expected [H, W, {channels}], got {list(picture.shape)}")
+    height, width = picture.shape[:2]
+    return as_levels(picture[None], (height, width, channels), bits, "picture")[0]
+
+
 def like(given: Array | None, values: Array) -> Any:
     """Return values as the kind of array that was given: a torch tensor, or else a NumPy array."""
     if isinstance(given, Tensor):

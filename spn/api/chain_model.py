@@ -5,27 +5,32 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from spn.api.arguments import Label, SampleOptions, ScoreOptions, labels_of, stage_names, temperatures_of
-from spn.api.arrays import Array, Images, as_levels, like
+from spn.api.arguments import EncodeOptions, Label, SampleOptions, ScoreOptions, labels_of, stage_names, temperatures_of
+from spn.api.arrays import Array, Images, as_levels, as_picture, like
 from spn.api.chain_walk import ChainWalk
 from spn.api.model_file import Loaded
 from spn.api.probe import Part
 from spn.config import ChainSection, InputError, Params
 from spn.data.in_memory import ImagesInMemory
 from spn.evaluation.evaluate import EVALUATION_BATCH_SIZE, stage_nats, sub_pixel_nats
+from spn.files import json_digest
 from spn.first_stages import VqAutoencoder
 from spn.generation import sample_chain_stage
 from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.likelihood import bits_per_dim
 from spn.machine import onednn_matmul
+from spn.notes import TENSORS_SEAL
 from spn.stages import build_stage
+
+if TYPE_CHECKING:
+    from spn.api.coding import Coded
 
 
 class ChainModel:
@@ -70,6 +75,13 @@ class ChainModel:
     def is_bound(self) -> bool:
         """Whether `nats` and `bits_per_dim` are upper bounds."""
         return any(map(self.params.is_bound, self.stages))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the model is: weights, parameters and chain; not of figures and remarks."""
+        return json_digest(
+            {TENSORS_SEAL: self.notes[TENSORS_SEAL], "params": self.notes["params"], "chain": self.chain}
+        )
 
     @property
     def card(self) -> str:
@@ -191,6 +203,31 @@ class ChainModel:
         """
         nats: Any = self.nats(images, **options)
         return bits_per_dim(nats, self.num_dims)
+
+    def encode(
+        self, images: Array | Sequence[Array], *, label: Label | None = None, **options: Unpack[EncodeOptions]
+    ) -> "Coded":
+        """Encode images without loss: uint8 [N, H, W, C], or a list of pictures [H, W, C] of any size.
+
+        `label` has the classes of the images, which a conditional chain needs. Returns the coded file and what it
+        costs. Options and errors are those of `spn.api.coding.encode`.
+        """
+        from spn.api.coding import encode
+
+        pictures = [as_picture(each, self.shape[2], self.params.data.bits) for each in images]
+        labels = labels_of(self.params, self.chain, len(pictures), label, is_sampling=False)
+        return encode(self, pictures, labels, **options)
+
+    def decode(self, content: bytes, *, batch_size: int | None = None) -> Any:
+        """Decode what `encode` returned: uint8 [N, H, W, C], or a list of pictures if their sizes differ.
+
+        Raises InputError if the file is damaged, or was written with another model or version.
+        """
+        from spn.api.coding import DECODING_BATCH_SIZE, decode
+
+        _, pictures = decode(self, content, DECODING_BATCH_SIZE if batch_size is None else batch_size)
+        arrays = [picture.numpy() for picture in pictures]
+        return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else arrays
 
     def save(self, path: str | Path) -> Path:
         """Write the file that the model was loaded from, byte for byte; return its path.

@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spn",
         description="Subscale Pixel Networks with multidimensional upscaling: "
-        "sample, score, info and card take a trained chain; the others are the verbs of the workflow's rules, and some "
-        "to use by hand.",
+        "sample, score, encode, decode, info and card take a trained chain; the others are the verbs of the workflow's "
+        "rules, and some to use by hand.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="VERB", dest="verb")

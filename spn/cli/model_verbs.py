@@ -8,7 +8,7 @@ from typing import TypeAlias
 Verb: TypeAlias = Callable[[str], argparse.ArgumentParser]
 Add: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
-TOOLS = ("init", "sample", "score", "info", "card")
+TOOLS = ("init", "sample", "score", "encode", "decode", "info", "card")
 
 
 def add_model_verbs(verb: Verb, count: Callable[[str], int], label: Callable[..., None], machine: Add) -> None:
@@ -50,16 +50,40 @@ def add_model_verbs(verb: Verb, count: Callable[[str], int], label: Callable[...
     label(score, "which a class-conditional chain needs")
     _computing(score, count, machine)
 
-    _with_model(verb("info"))
+    _add_coding_verbs(verb, count, label)
+
+    _with_model(verb("info"), "or a file of coded pictures")
 
     card = _with_model(verb("card"))
     card.add_argument("-o", "--output", type=Path, help="README.md, or a folder for card, model and config.json")
 
 
-def _with_model(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="model.safetensors, a folder with it, or a folder of results"
+def _add_coding_verbs(verb: Verb, count: Callable[[str], int], label: Callable[..., None]) -> None:
+    encode = _with_model(verb("encode"))
+    encode.add_argument(
+        "pictures", type=Path, nargs="+", metavar="PICTURES", help="PNG, BMP, TIFF or PPM files, or folders of them"
     )
+    encode.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    encode.add_argument(
+        "--tiles",
+        dest="in_tiles",
+        action="store_true",
+        help="code tiles of the size of the model's images even if its networks take pictures of any size: larger, "
+        "but decoded much faster",
+    )
+    label(encode, "of all pictures, which a class-conditional chain needs")
+
+    decode = _with_model(verb("decode"))
+    decode.add_argument("file", type=Path, metavar="FILE", help="file that `spn encode` wrote")
+    decode.add_argument("-o", "--output", type=Path, required=True, help="folder for PNG pictures")
+    for parser in (encode, decode):
+        parser.add_argument("--batch-size", type=count, help="images at a time; changes nothing else")
+        parser.add_argument("--threads", type=count, default=1, help="threads of the CPU; changes nothing else")
+
+
+def _with_model(parser: argparse.ArgumentParser, other: str = "") -> argparse.ArgumentParser:
+    kinds = "model.safetensors, a folder with it, or a folder of results"
+    parser.add_argument("model", type=Path, metavar="MODEL", help=", ".join(filter(None, (kinds, other))))
     parser.add_argument("--chain", help="the chain to take from a folder of results")
     return parser
 

@@ -47,6 +47,11 @@ class FamilySection(Section):
         return self
 
     @property
+    def takes_any_size(self) -> bool:
+        """Whether a trained network takes slices of any size: whether it is made of convolutions alone."""
+        return False
+
+    @property
     def is_bound(self) -> bool:
         """Whether evaluation gives an upper bound on bits/dim instead of the exact figure."""
         return self.law in BOUNDS
@@ -108,6 +113,11 @@ class SpnSection(SliceEmbedderSection):
             return f"width: expected a multiple of the {self.heads} heads, got {self.width}"
         return None
 
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether a trained network takes slices of any size: without a Transformer."""
+        return not self.transformer_layers
+
     def narrowed(self: Family, channels: int) -> Family:
         """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
         return self.model_copy(update={"width": FEW, "heads": 1, "pixelcnn_width": FEW * channels})
@@ -134,6 +144,11 @@ class GatedPixelCnnSection(SliceEmbedderSection):
         if self.channel_order == "masks" and self.width % channels:
             return f"width: expected a multiple of the {channels} channels, got {self.width}"
         return None
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether a trained network takes slices of any size; it does."""
+        return True
 
     def narrowed(self: Family, channels: int) -> Family:
         """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
@@ -168,6 +183,11 @@ class PixelCnnPpSection(SliceEmbedderSection):
         if self.downsampling and (height % 4 or width % 4):
             return f"downsampling: expected slices whose sides are multiples of 4, got {height}x{width}"
         return None
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether a trained network takes slices of any size; it does."""
+        return True
 
     def narrowed(self: Family, channels: int) -> Family:
         """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""

@@ -16,9 +16,11 @@ from torch import Tensor
 from spn.config.diffusion import Noise
 from spn.diffusion import noised
 from spn.generation.samplers import Draw, forced
+from spn.generation.targets import fill_targets
 from spn.generation.uniforms import keyed_uniforms
 from spn.image import join_slices, split_slices
-from spn.shapes import ByteSlices, Labels, Levels
+from spn.models import Context
+from spn.shapes import ByteSlices, Labels, Levels, Positions
 from spn.stages import Stage
 
 
@@ -40,8 +42,7 @@ def inpaint(
     known = images * ~hidden[..., None]
     for stage, draw in parts:
         size = stage.plan.scale_factor
-        classes = labels if stage.plan.num_classes else None
-        task = _Task(stage, draw, split_slices(known, size), split_slices(hidden[..., None], size), seed, classes)
+        task = _Task(stage, draw, split_slices(known, size), split_slices(hidden[..., None], size), seed, labels)
         current = join_slices(task.run(split_slices(current, size), repeats))
     return current
 
@@ -72,14 +73,13 @@ class _Task:
 
     def _fill(self, slices: ByteSlices, known: ByteSlices, name: str) -> ByteSlices:
         """Draw every target slice, with its known levels forced."""
-        stage = self.stage
-        for position in stage.targets:
-            positions = stage.positions(position, len(slices), slices.device)
-            uniforms = self._uniforms(name, position)
+
+        def fill(position: tuple[int, int], positions: Positions, context: Context) -> Levels:
             hidden = self.hidden[:, position[0], position[1]]
-            given = torch.where(hidden, uniforms, forced(stage.target(known, positions)))
-            slices = stage.insert(slices, position, self.draw(stage.context(slices, positions, self.labels), given))
-        return slices
+            given = torch.where(hidden, self._uniforms(name, position), forced(self.stage.target(known, positions)))
+            return self.draw(context, given)
+
+        return fill_targets(self.stage, slices, fill, self.labels)
 
     def _known_at(self, noise: Noise) -> ByteSlices:
         """Return the known pixels at the scale that the stage generates; all stages of a schedule draw the same."""

@@ -10,10 +10,11 @@ from tqdm import tqdm
 from spn.console.bar import SHOWN_AFTER
 from spn.distributed import collect, is_first, share
 from spn.generation.samplers import SAMPLERS, Draw, choosing
+from spn.generation.targets import fill_targets
 from spn.generation.uniforms import keyed_uniforms
 from spn.image import join_slices, split_slices
-from spn.models import Model
-from spn.shapes import ByteSlices, Labels
+from spn.models import Context, Model
+from spn.shapes import ByteSlices, Labels, Levels, Positions
 from spn.stages import Stage
 
 SAMPLING_BATCH_SIZE = 64
@@ -36,14 +37,15 @@ def sample_stage(
     depends on the batch size, and can in rare cases change a draw. `observe` is called after each slice. A stage that
     is not class-conditional ignores `labels`.
     """
-    shape = stage.shape
-    classes = labels if stage.plan.num_classes else None
-    for position in stage.targets:
-        uniforms = keyed_uniforms(seed, stage.plan.name, position, images, (shape.height, shape.width, shape.channels))
-        context = stage.context(slices, stage.positions(position, len(slices), slices.device), classes)
-        slices = stage.insert(slices, position, draw(context, uniforms.to(slices.device)))
+    shape = (stage.shape.height, stage.shape.width, stage.shape.channels)
+
+    def fill(position: tuple[int, int], positions: Positions, context: Context) -> Levels:
+        uniforms = keyed_uniforms(seed, stage.plan.name, position, images, shape)
+        levels = draw(context, uniforms.to(positions.device))
         observe()
-    return slices
+        return levels
+
+    return fill_targets(stage, slices, fill, labels)
 
 
 def sample_chain_stage(

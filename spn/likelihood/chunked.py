@@ -39,15 +39,15 @@ class Chunked(Law):
 
     def log_prob(self, levels: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Return the log-probability of `levels`, in nats."""
-        return self._by_chunk(lambda law, levels: law.log_prob(levels), levels)
+        return self.by_chunk(lambda law, levels: law.log_prob(levels), levels)
 
     def expected_log_prob(self, weights: Float[Tensor, "*batch num_levels"]) -> Float[Tensor, "*batch"]:
         """Return the sum of weight * log-probability over the levels, in nats; a weight of 0 contributes 0."""
-        return self._by_chunk(lambda law, weights: law.expected_log_prob(weights), weights)
+        return self.by_chunk(lambda law, weights: law.expected_log_prob(weights), weights)
 
     def probs(self) -> Float[Tensor, "*batch num_levels"]:
         """Return the probability of every level."""
-        return self._by_chunk(lambda law: law.probs())
+        return self.by_chunk(lambda law: law.probs())
 
     def select(self, row: int, column: int, channel: int) -> Law:
         """Compute only the law of one sub-pixel of a slice [batch, height, width, channel]."""
@@ -69,8 +69,8 @@ class Chunked(Law):
 
         return Chunked(self.features, head, self.recompute, (*self.beside, log_weights))
 
-    def _by_chunk(self, ask: Callable[..., Tensor], *asked: Tensor) -> Tensor:
-        """Ask the laws of each chunk, with the part of `asked` that belongs to it, and join the answers."""
+    def by_chunk(self, ask: Callable[..., Tensor], *asked: Tensor) -> Tensor:
+        """Ask the laws of each chunk [pixels, channel], with its part of `asked`, and join the answers."""
 
         def answer(features: Tensor, *rest: Tensor) -> Tensor:
             beside, asked = rest[: len(self.beside)], rest[len(self.beside) :]

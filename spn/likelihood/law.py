@@ -1,6 +1,7 @@
 """A law is a probability distribution over the levels of each sub-pixel of a slice."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import reduce
 
 import torch
@@ -31,6 +32,10 @@ class Law(ABC):
     @abstractmethod
     def tilted(self, log_weights: Float[Tensor, "*batch num_levels"]) -> "Law":
         """Multiply the probabilities by weights, given as logarithms, and renormalise."""
+
+    def by_chunk(self, ask: Callable[..., Tensor], *asked: Tensor) -> Tensor:
+        """Return what `ask` answers for a law and its part of `asked`, for all sub-pixels; of some laws by chunk."""
+        return ask(self, *asked)
 
     def expected_log_prob(self, weights: Float[Tensor, "*batch num_levels"]) -> Float[Tensor, "*batch"]:
         """Return the sum of weight * log-probability over the levels, in nats; a weight of 0 contributes 0."""

@@ -60,12 +60,12 @@ def draw_grid(
     """
     levels = np.asarray(images)
     assert len(levels) > 0, "a grid needs an image"
-    return _png(_arrange(_enlarge(_brightness(levels, white_level)), columns or math.ceil(math.sqrt(len(levels)))))
+    return _png(_arrange(_enlarge(brightness(levels, white_level)), columns or math.ceil(math.sqrt(len(levels)))))
 
 
 def draw_picture(image: UInt8[np.ndarray | Tensor, "height width channel"], white_level: int) -> bytes:
     """Draw one image of levels as PNG, a pixel for a pixel."""
-    return _png(_brightness(np.asarray(image), white_level))
+    return _png(brightness(np.asarray(image), white_level))
 
 
 def _png(pixels: UInt8[np.ndarray, "height width channel"]) -> bytes:
@@ -74,7 +74,7 @@ def _png(pixels: UInt8[np.ndarray, "height width channel"]) -> bytes:
     return content.getvalue()
 
 
-def _brightness(levels: UInt8[np.ndarray, "*shape"], white_level: int) -> UInt8[np.ndarray, "*shape"]:
+def brightness(levels: UInt8[np.ndarray, "*shape"], white_level: int) -> UInt8[np.ndarray, "*shape"]:
     """Scale levels to 0 .. 255, rounding to the nearest."""
     capped = np.minimum(levels, white_level).astype(np.uint16)
     return ((capped * 255 + white_level // 2) // white_level).astype(np.uint8)

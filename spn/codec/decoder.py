@@ -1,0 +1,90 @@
+"""Decodes images by the cached walk: the walk of sampling, with a range decoder as the source of symbols."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from spn.codec.descent import depth_of, descend
+from spn.codec.encoder import Images, Known, Parts
+from spn.codec.integer_law import integer_law
+from spn.codec.rounding import Grid
+from spn.codec.stream import BitDecoder
+from spn.generation import build_steps, walk
+from spn.generation.targets import Fill, fill_targets
+from spn.image import join_slices, split_slices
+from spn.likelihood import Law
+from spn.models import Context, Model
+from spn.shapes import ByteSlices, Labels, Levels, Positions
+from spn.stages import Stage
+
+UNKNOWN = -1
+"""Stands for the level of a pixel that is coded."""
+
+
+class ImageDecoder:
+    """Decodes a batch of images from one or more streams, stage after stage."""
+
+    def __init__(self, streams: Sequence[bytes], offsets: Sequence[int], counts: Sequence[int]) -> None:
+        """Start with the number of images of each stream (`counts`), and its offset of rounding."""
+        self._decoder = BitDecoder(streams, counts)
+        self._grid = Grid(np.repeat(np.array(offsets), counts)[:, None])
+
+    @torch.inference_mode()
+    def run(
+        self,
+        parts: Parts,
+        images: Images,
+        known: Known,
+        labels: Labels | None,
+        observe: Callable[[], object] = lambda: None,
+    ) -> Images:
+        """Return images with the pixels decoded that are not `known`; `observe` is called after each step of the walk.
+
+        `parts` are a chain's stages, with networks in float64 on the CPU. Damaged streams give wrong pixels.
+        """
+        current = images * known[..., None]
+        given = current
+        for stage, network in parts:
+            size = stage.plan.scale_factor
+            fill = self._fill(stage, network, split_slices(given, size), split_slices(known[..., None], size), observe)
+            current = join_slices(fill_targets(stage, split_slices(current, size), fill, labels))
+        return current
+
+    def _fill(
+        self,
+        stage: Stage,
+        network: Model,
+        given: ByteSlices,
+        known: Bool[Tensor, "batch S S height width 1"],
+        observe: Callable[[], object],
+    ) -> Fill:
+        steps = build_steps(network, len(given))
+
+        def choose(law: Law, given: Tensor) -> Tensor:
+            observe()
+            return self._choose(law, given)
+
+        def fill(position: tuple[int, int], positions: Positions, context: Context) -> Levels:
+            here = known[:, position[0], position[1]]
+            return walk(steps, context, torch.where(here, stage.target(given, positions), UNKNOWN), choose)
+
+        return fill
+
+    def _choose(self, law: Law, given: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Return the given levels, decoding those that are unknown."""
+        levels = given.numpy()
+        coded = np.flatnonzero(levels == UNKNOWN)
+        if not len(coded):
+            return given
+        integers = integer_law(law, self._grid)
+        shifts = iter(range(depth_of(integers) - 1, -1, -1))
+
+        def choose(frequency: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+            bits = (levels >> next(shifts)) & 1
+            bits[coded] = self._decoder.decode(coded, frequency[coded])
+            return bits
+
+        return torch.from_numpy(descend(integers, choose))

@@ -1,0 +1,151 @@
+"""Laws in whole numbers: from rounded outputs of a network to weights of levels that are the same on every machine.
+
+All arithmetic after rounding is of 64-bit whole numbers. Weights approximate the law's probabilities; what is lost to
+rounding is a few 1e-5 bits/dim (`Rate`).
+"""
+
+from abc import ABC, abstractmethod
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from spn.codec.exponentials import POINT, SCALE, exp_fraction, exp_of_minus
+from spn.codec.rounding import Grid
+from spn.likelihood import Categorical, DiscretisedMixture, Law
+
+WEIGHT_BITS = 38
+"""The sum of all weights of a law is below 2^38, so that it can be multiplied by a frequency."""
+
+_LOGIT_POINT, _LOG_WEIGHT_POINT, _MEAN_POINT, _LOG_SCALE_POINT = 6, 8, 13, 6
+"""Steps of rounding are 2^-6 of a logit, 2^-8 of a log-weight, 2^-13 of a mean, which on [-1, 1] is a sixty-fourth of
+one of 256 levels, and 2^-6 of a log-scale."""
+_SMALLEST_LOGIT = 24.0
+"""Logits and log-weights this far below the largest count as this far: in units of the weights they are 0."""
+_MEAN_REACH = 4.0
+"""Means are held within this of 0, on [-1, 1]."""
+_LOG_SCALES = (-7.0, 4.5)
+"""Log-scales are held within these, on [-1, 1]: the least that laws have, and one so large that the law is flat."""
+_OUTSIDE = 1 << 44
+"""Stands for an infinite edge, in units of a scale."""
+
+
+class IntegerLaw(ABC):
+    """Weights of the levels of a batch of sub-pixels."""
+
+    num_levels: int
+    batch: int
+
+    @abstractmethod
+    def below(self, levels: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
+        """Return the sum of the weights below a level 0 .. num_levels of each sub-pixel: below 2^38, and ascending.
+
+        Sums may be counted from any start, and in rare cases fall by their last digit.
+        """
+
+
+def integer_law(law: Law, grid: Grid, part: slice = slice(None)) -> IntegerLaw:
+    """Round a part of laws of any batch shape, flattened; laws that agree to within the guard give equal weights.
+
+    Raises TypeError for a law that is neither a softmax nor a mixture.
+    """
+    if isinstance(law, Categorical):
+        return IntegerSoftmax(_rows(law.logits, part), grid)
+    if isinstance(law, DiscretisedMixture):
+        high = None if law.high is None else law.high.flatten()[part].numpy().astype(np.int64)
+        weights, means, scales = (_rows(each, part) for each in (law.log_weights, law.means, law.log_scales))
+        return IntegerMixture(weights, means, scales, law.num_levels, high, law.high_levels, grid)
+    raise TypeError(f"expected a softmax or a mixture, got {type(law).__name__}")
+
+
+class IntegerSoftmax(IntegerLaw):
+    """A softmax."""
+
+    def __init__(self, logits: Float64[np.ndarray, "batch level"], grid: Grid) -> None:
+        self.batch, self.num_levels = logits.shape
+        down = np.minimum(logits.max(-1, keepdims=True) - logits, _SMALLEST_LOGIT)
+        weights = exp_of_minus(_as_exponents(grid.round(down, _LOGIT_POINT), _LOGIT_POINT))
+        self._below = np.zeros((len(logits), self.num_levels + 1), dtype=np.int64)
+        np.cumsum(weights, axis=-1, out=self._below[:, 1:])
+
+    def below(self, levels: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
+        """Return the sum of the weights below a level of each sub-pixel."""
+        return self._below[np.arange(len(levels)), levels]
+
+
+class IntegerMixture(IntegerLaw):
+    """A discretised mixture of logistics, within the group of levels that the more significant bits select, if known.
+
+    A component's share below an edge is a difference of values of sigmoid(u) / e^r. The divisor keeps digits where a
+    group lies far out in a tail: r is the largest u of the group, if that is negative. If most of the group lies above
+    the mean, u is mirrored, because sigmoid has no digits near 1. Components are weighted by e^r again.
+    """
+
+    def __init__(
+        self,
+        log_weights: Float64[np.ndarray, "batch mixture"],
+        means: Float64[np.ndarray, "batch mixture"],
+        log_scales: Float64[np.ndarray, "batch mixture"],
+        num_levels: int,
+        high: Int64[np.ndarray, " batch"] | None,
+        high_levels: int,
+        grid: Grid,
+    ) -> None:
+        self.batch, self.num_levels = len(means), num_levels
+        self._first = np.zeros(self.batch, dtype=np.int64) if high is None else high * num_levels
+        self._last = num_levels * high_levels - 1
+        down = np.minimum(log_weights.max(-1, keepdims=True) - log_weights, _SMALLEST_LOGIT)
+        inside = np.clip(means, -_MEAN_REACH, _MEAN_REACH)
+        self._means = grid.round(inside, _MEAN_POINT)
+        above_least = grid.round(np.clip(log_scales, *_LOG_SCALES) - _LOG_SCALES[0], _LOG_SCALE_POINT)
+        inverse = exp_of_minus(_as_exponents(above_least, _LOG_SCALE_POINT))
+        self._inverse_scales = (inverse * _largest_inverse_scale()) >> POINT
+        self._place(_as_exponents(grid.round(down, _LOG_WEIGHT_POINT), _LOG_WEIGHT_POINT))
+
+    def _place(self, down: Int64[np.ndarray, "batch mixture"]) -> None:
+        """Choose each component's side and divisor, and its weight in this group."""
+        start, end = self._distance(self._first), self._distance(self._first + self.num_levels)
+        self._sign = np.where(start + end < 0, 1, -1)
+        self._divisor = np.minimum(np.where(self._sign > 0, end, -start), 0)
+        down = down - self._divisor
+        down -= down.min(-1, keepdims=True)
+        # Weights are made smaller before they are multiplied by shares, and their sum after it.
+        before = 2 + down.shape[-1].bit_length()
+        self._weights, self._after = exp_of_minus(down) >> before, 2 * SCALE - 2 - WEIGHT_BITS
+        self._start = self._scaled_sigmoid(start)
+
+    def below(self, levels: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
+        """Return the sum of the weights below a level of each sub-pixel, counted from the start of its group."""
+        shares = np.abs(self._scaled_sigmoid(self._distance(self._first + levels)) - self._start)
+        return (self._weights * shares).sum(-1) >> self._after
+
+    def _distance(self, full: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, "batch mixture"]:
+        """Return the distance of a level's lower edge from each mean, in scales, with 20 bits after the point."""
+        # The edge between levels k - 1 and k of 0 .. L is (2 k - 1) / L - 1.
+        edges = (((2 * full - 1 - self._last) << (_MEAN_POINT + 8)) // self._last)[:, None]
+        distances = ((edges - self._means) * self._inverse_scales) >> (_MEAN_POINT + 8 + SCALE - POINT)
+        distances = np.where(full[:, None] == 0, -_OUTSIDE, distances)
+        return np.where(full[:, None] > self._last, _OUTSIDE, distances)
+
+    def _scaled_sigmoid(self, distances: Int64[np.ndarray, "batch mixture"]) -> Int64[np.ndarray, "batch mixture"]:
+        """Return sigmoid(u) / e^r, in units of 2^-30."""
+        u = distances * self._sign
+        numerator = exp_of_minus(self._divisor - np.minimum(u, 0))
+        return (numerator << SCALE) // ((1 << SCALE) + exp_of_minus(np.abs(u)))
+
+
+def _rows(values: Tensor, part: slice) -> Float64[np.ndarray, "batch _"]:
+    return values.flatten(0, -2)[part].double().numpy()
+
+
+def _as_exponents(rounded: Int64[np.ndarray, "..."], point: int) -> Int64[np.ndarray, "..."]:
+    """Return rounded values with 20 bits after the point, all larger by one step so that none is negative."""
+    return (rounded + 256) << (POINT - point - 8)
+
+
+@cache
+def _largest_inverse_scale() -> int:
+    """Return 1 / the least scale, e^7, and a step of log-scales more, by which `_as_exponents` made them larger."""
+    step = 1 << _LOG_SCALE_POINT
+    return exp_fraction(int(-_LOG_SCALES[0]) * step + 1, step, POINT)

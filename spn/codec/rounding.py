@@ -1,0 +1,42 @@
+"""Rounds what a network returns, so that another machine's last digits make no difference.
+
+Networks for coding compute in float64, in which two machines, batch sizes or numbers of threads differ by about 1e-13.
+Values are rounded to a grid, and the encoder moves the grid by one of 256 offsets such that no value lies within
+`GUARD` of where rounding goes up or down. A decoder within this distance then rounds every value as the encoder did.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+OFFSETS = 256
+GUARD = 1e-10
+"""Distance that a rounded value keeps from an edge of rounding, in its own unit: 1000 times what machines differ by."""
+
+
+class Grid:
+    """A grid of rounding, moved by `offset` / 256 of a step; an encoder notes which offsets its values rule out."""
+
+    def __init__(self, offset: Int64[np.ndarray, "_ 1"], notes_edges: bool = False) -> None:
+        """`offset` is that of every sub-pixel, or of all of them."""
+        self._offset, self._notes_edges = offset, notes_edges
+        self.is_usable: Bool[np.ndarray, "256"] = np.ones(OFFSETS, dtype=bool)
+        """Whether all values so far keep their distance at each offset, as far as noted."""
+
+    def round(self, values: Float64[np.ndarray, "batch _"], point: int) -> Int64[np.ndarray, "batch _"]:
+        """Round to steps of 2^-point; return values in units of 2^-(point + 8).
+
+        Raises FloatingPointError for values that are not finite.
+        """
+        if not np.isfinite(values).all():
+            raise FloatingPointError("expected finite outputs of the network, got others")
+        steps = values * float(1 << point) + 0.5
+        if self._notes_edges:
+            self._note_edges(steps, GUARD * (1 << point))
+        return (np.floor(steps + self._offset / OFFSETS).astype(np.int64) << 8) - self._offset
+
+    def _note_edges(self, steps: Float64[np.ndarray, "..."], guard: float) -> None:
+        moved = steps * OFFSETS
+        nearest = np.rint(moved)
+        is_near = np.abs(moved - nearest) < guard * OFFSETS
+        # At offset o the edges are where steps + o / 256 is whole.
+        self.is_usable[(-nearest[is_near].astype(np.int64)) % OFFSETS] = False

@@ -1,0 +1,86 @@
+"""Reads pictures whose pixels are coded without loss.
+
+Policy: the pixels as they are stored, without turning them by EXIF; palettes as the colours they stand for. Colour
+profiles, EXIF and other remarks are left out, and named. Transparency, more than 8 bits, several frames, and colour
+spaces other than grey and RGB are refused. Formats: PNG, BMP, TIFF and PPM.
+"""
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from spn.codec.tiles import Picture
+from spn.config import DataSection, InputError
+from spn.data.sources.picture import DAMAGED
+from spn.report.pictures import brightness
+
+FORMATS = ("PNG", "BMP", "TIFF", "PPM")
+SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+"""Pillow's modes that are coded, and what they are coded as."""
+REMARKS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP", "comment": "comment"}
+"""What a picture may have beside its pixels, by Pillow's names."""
+
+Pixels = UInt8[np.ndarray, "height width channel"]
+
+
+class Read(NamedTuple):
+    """A picture to code."""
+
+    levels: Picture
+    is_grey: bool
+    """Whether it is a grey picture, coded as RGB."""
+    left_out: list[str]
+    """What it has beside its pixels."""
+
+
+def read_lossless(path: Path, data: DataSection) -> Read:
+    """Read a picture as levels; raise InputError if a model of such data cannot code it without loss."""
+    pixels, left_out = _read(path)
+    channels = data.shape[2]
+    if pixels.shape[2] > channels:
+        raise InputError(f"{path}: expected a grey picture, as the model's images are, got one of RGB")
+    is_grey = pixels.shape[2] < channels
+    pixels = np.repeat(pixels, channels, axis=2) if is_grey else pixels
+    white = data.white_level
+    shown = brightness(np.arange(white + 1, dtype=np.uint8), white)
+    levels = np.searchsorted(shown, pixels).clip(max=white).astype(np.uint8)
+    if not np.array_equal(shown[levels], pixels):
+        raise InputError(
+            f"{path}: expected the {white + 1} brightnesses of the model's levels of {data.bits} bits, from 0 to 255 "
+            "in equal steps, got others between them"
+        )
+    return Read(torch.from_numpy(levels), is_grey, left_out)
+
+
+def _read(path: Path) -> tuple[Pixels, list[str]]:
+    """Return the pixels of a file, and the names of what it has beside them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                _check(path, picture)
+                left_out = [name for key, name in REMARKS.items() if key in picture.info]
+                return np.atleast_3d(np.array(picture.convert(MODES[picture.mode]))), left_out
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: expected a picture, found no file") from error
+    except DAMAGED as error:
+        kinds = ", ".join(FORMATS)
+        raise InputError(f"{path}: expected a whole picture ({kinds}), got: {' '.join(str(error).split())}") from error
+
+
+def _check(path: Path, picture: Image.Image) -> None:
+    if (frames := getattr(picture, "n_frames", 1)) > 1:
+        raise InputError(f"{path}: expected one frame, got {frames}")
+    if "transparency" in picture.info or picture.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+        raise InputError(f"{path}: expected a picture without transparency, got one with it (mode {picture.mode})")
+    if picture.mode not in MODES:
+        raise InputError(f"{path}: expected grey or RGB of at most 8 bits, got mode {picture.mode}")

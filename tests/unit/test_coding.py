@@ -1,0 +1,228 @@
+"""Coded pictures of any size: tiles, the file and its header, and what is refused by name."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experiment import codes_params, tiny_params
+from model_files import rgb_params, write_model
+
+import spn
+from spn import ChainModel
+from spn.api import coding
+from spn.codec import container
+from spn.codec.tiles import Canvas, group_pictures
+from spn.config import InputError
+
+SIZES = ((8, 8), (19, 13), (5, 9), (16, 8), (8, 8))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChainModel]:
+    """Chains with random weights."""
+    conditional = tiny_params()
+    for stage in ("high", "low"):
+        conditional["stages"][stage]["class_conditional"] = stage == "low"
+    raws = {"raster": rgb_params(), "depth": rgb_params(), "latent": codes_params(), "classes": conditional}
+    chains = {name: "depth" if name == "classes" else name for name in raws}
+    return {name: spn.load(write_model(tmp_path_factory.mktemp(name), raw, chains[name])) for name, raw in raws.items()}
+
+
+def pictures(sizes: tuple[tuple[int, int], ...] = SIZES) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 16, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.mark.parametrize(("name", "in_tiles"), [("depth", False), ("raster", False), ("raster", True)])
+def test_pictures_of_any_size_come_back(name: str, in_tiles: bool, models: dict[str, ChainModel]) -> None:
+    model, given = models[name], pictures()
+    coded = model.encode(given, in_tiles=in_tiles, images_per_stream=3)
+    found = model.decode(coded.content, batch_size=5)
+    assert all(np.array_equal(one, other) for one, other in zip(found, given, strict=True))
+    assert coded.num_dims == sum(each.size for each in given)
+    streams = 8 * sum(len(chunk.content) for chunk in container.unpack(coded.content)[1])
+    assert 0 <= streams - coded.ideal_bits <= 64 * coded.num_streams
+    # 5 bytes of magic and format, 38 of fixed fields, 4 of each checksum, 9 for each stream; sizes take some more.
+    assert coded.bits_per_dim * coded.num_dims - streams <= 8 * (51 + 9 * coded.num_streams + 60)
+
+
+def test_images_come_back_as_an_array_and_cost_their_likelihood(models: dict[str, ChainModel]) -> None:
+    model = models["depth"]
+    images = model.sample(6, seed=3)
+    coded = model.encode(torch.from_numpy(images))
+    assert np.array_equal(model.decode(coded.content), images)
+    bits = float(model.bits_per_dim(images, exact=True).mean())
+    assert coded.likelihood_bits_per_dim == pytest.approx(bits, rel=1e-10)
+    assert coded.ideal_bits / coded.num_dims == pytest.approx(bits, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_classes_lie_in_the_file(models: dict[str, ChainModel]) -> None:
+    model = models["classes"]
+    images = model.sample(4, seed=1)
+    coded = model.encode(images, label=[3, 1, 4, 1])
+    assert np.array_equal(model.decode(coded.content), images)
+    assert container.unpack_header(coded.content)[0].labels == [3, 1, 4, 1]
+    bits = float(model.bits_per_dim(images, label=[3, 1, 4, 1], exact=True).mean())
+    assert coded.likelihood_bits_per_dim == pytest.approx(bits, rel=1e-10)
+    with pytest.raises(InputError, match=r"^label: expected the classes of the images"):
+        model.encode(images)
+
+
+def test_tiles_cover_every_pixel_once() -> None:
+    (group,) = group_pictures(SIZES, (8, 8), 4, 3)
+    canvas = Canvas([torch.zeros((*size, 3), dtype=torch.uint8) for size in SIZES], 8, 8)
+    covered = [torch.zeros(size, dtype=torch.int64) for size in SIZES]
+    for wave in group.waves:
+        assert max(map(len, wave)) <= 3
+        _, before = canvas.cut([tile for tiles in wave for tile in tiles])
+        known = []
+        for tiles in wave:
+            images, knows = canvas.cut(tiles)
+            known.append(knows)
+            canvas.put(tiles, images)
+            for tile, here in zip(tiles, knows, strict=True):
+                rows, columns = SIZES[tile.picture]
+                inside = slice(tile.top, tile.top + 8), slice(tile.left, tile.left + 8)
+                covered[tile.picture][inside] += ~here[: rows - tile.top, : columns - tile.left]
+        assert torch.equal(torch.cat(known), before)  # no tile waits for another of its wave
+    assert all((each == 1).all() for each in covered)
+
+
+def test_whole_pictures_are_grouped_by_their_rounded_size() -> None:
+    groups = group_pictures(SIZES, (0, 0), 8, 64)
+    assert [(group.tile, group.numbers) for group in groups] == [
+        ((8, 8), [0, 4]),
+        ((24, 16), [1]),
+        ((8, 16), [2]),
+        ((16, 8), [3]),
+    ]
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "another kind": (lambda whole: b"PNG" + whole, "expected a file of coded pictures, .* got another kind of file"),
+    "nothing": (lambda whole: b"", "expected a file of coded pictures, .* got another kind of file"),
+    "the start of a header": (lambda whole: whole[:20], "expected a whole header, got the start of one: cut off"),
+    "half a header": (lambda whole: whole[:60], "expected the header that was written, got another: damaged or cut"),
+    "cut off": (lambda whole: whole[:-1], "expected the bytes that were written, got others: damaged or cut off"),
+    "something after it": (lambda whole: whole + b"x", "expected the bytes that were written, got others"),
+    "a bit of a stream": (
+        lambda whole: whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:],
+        "expected the bytes that were written, got others",
+    ),
+    "another format": (
+        lambda whole: whole[:4] + b"\x02" + whole[5:],
+        "expected format 1, got 2: written by another version of spn",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_refused_by_name(
+    change: Callable[[bytes], bytes], message: str, models: dict[str, ChainModel]
+) -> None:
+    model = models["raster"]
+    content = model.encode(pictures(((8, 8), (4, 4)))).content
+    with pytest.raises(InputError, match=f"^{message}"):
+        model.decode(change(content))
+
+
+def test_tables_of_another_version_are_refused(models: dict[str, ChainModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    content = models["raster"].encode(pictures(((8, 8),))).content
+    monkeypatch.setattr(container, "tables_digest", lambda: b"\1" * 32)
+    with pytest.raises(InputError, match=r"^expected the tables of this version of spn, got others"):
+        models["raster"].decode(content)
+
+
+def test_another_model_is_refused(models: dict[str, ChainModel], tmp_path: Path) -> None:
+    content = models["depth"].encode(pictures(((8, 8),))).content
+    with pytest.raises(InputError, match=r"^expected pictures that were coded with .*, a model of digest [0-9a-f]{16}"):
+        models["raster"].decode(content)
+
+
+def test_pixels_that_are_decoded_otherwise_are_refused(models: dict[str, ChainModel]) -> None:
+    """A machine whose arithmetic is far off, or a stream with a wrong offset, under sound checksums of the file."""
+    model = models["raster"]
+    header, chunks = container.unpack(model.encode(pictures(((8, 8),))).content)
+    wrong = [container.Chunk((chunk.offset + 77) % 256, chunk.pixels_crc, chunk.content) for chunk in chunks]
+    with pytest.raises(InputError, match=r"^expected pixels of CRC-32 [0-9a-f]{8} in stream 1, got [0-9a-f]{8}: this "):
+        model.decode(container.pack(header, wrong))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("latent", "expected a chain of pixels, got latent, whose codes keep no picture exactly")],
+)
+def test_chains_that_code_nothing_exactly_are_refused(name: str, message: str, models: dict[str, ChainModel]) -> None:
+    model = models[name]
+    with pytest.raises(InputError, match=f"{message}$"):
+        model.encode(model.sample(1, seed=1))
+
+
+def test_a_bound_is_refused(tmp_path: Path) -> None:
+    raw: dict[str, Any] = rgb_params()
+    raw["stages"]["raster"]["model"] |= {"law": "dequantised"}
+    model = spn.load(write_model(tmp_path / "bound", raw, "raster"))
+    with pytest.raises(InputError, match=r"expected a chain with an exact likelihood, got raster, whose"):
+        model.encode(pictures(((8, 8),)))
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (np.zeros((8, 8), np.uint8), r"picture: expected \[H, W, 3\], got \[8, 8\]"),
+        (np.zeros((8, 8, 1), np.uint8), r"picture: expected \[N, 8, 8, 3\], N > 0, got \[1, 8, 8, 1\]"),
+        (np.full((8, 8, 3), 16, np.uint8), r"picture: expected levels 0 to 15 \(4 bits\), got 16"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(picture: Any, message: str, models: dict[str, ChainModel]) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        models["raster"].encode([picture])
+
+
+@pytest.mark.slow
+def test_a_thousand_damages_are_noticed(models: dict[str, ChainModel]) -> None:
+    """Flipped bits, lost and doubled bytes anywhere: each is refused, and nothing is decoded."""
+    model = models["raster"]
+    content = model.encode(pictures(((8, 8), (5, 9))), names=["one.png", "two.png"]).content
+    generator = np.random.default_rng(1)
+    for number in range(1000):
+        damaged, place = bytearray(content), int(generator.integers(len(content)))
+        if number % 4 == 0:
+            del damaged[place : place + 1 + number % 7]
+        elif number % 4 == 1:
+            damaged[place:place] = damaged[place : place + 1]
+        else:
+            damaged[place] ^= 1 << int(generator.integers(8))
+        if bytes(damaged) == content:
+            continue
+        with pytest.raises(InputError):
+            model.decode(bytes(damaged))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["depth", "raster"])
+def test_a_hostile_file_under_sound_checksums_is_refused(name: str, models: dict[str, ChainModel]) -> None:
+    """What an attacker can make: sizes that nobody has memory for, and streams that are missing or too many."""
+    model = models[name]
+    header, chunks = container.unpack(model.encode(pictures(((8, 8),))).content)
+    for change in ({"sizes": [(1 << 20, 1 << 20)] * 1000}, {"channels": 200}, {"tile": (7, 7)}, {"bits": 2}):
+        with pytest.raises(InputError):
+            model.decode(container.pack(container.Header(**(vars(header) | change)), chunks))
+    with pytest.raises(InputError):
+        model.decode(container.pack(header, chunks[:-1]))
+    with pytest.raises(InputError):
+        model.decode(container.pack(header, chunks * 2))
+
+
+def test_the_header_is_small(models: dict[str, ChainModel]) -> None:
+    content = models["raster"].encode(pictures(((8, 8),))).content
+    _, size = container.unpack_header(content)
+    assert size <= 90
+    assert struct.unpack("<I", content[-4:])[0] == zlib.crc32(content[:-4])
+    assert coding.IMAGES_PER_STREAM == 64

@@ -1,0 +1,172 @@
+"""`spn encode` and `spn decode`: every kind of picture comes back, everything else is refused in one line."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from experiment import tiny_params
+from model_files import PP, rgb_params, write_model
+from PIL import Image, PngImagePlugin
+
+from spn import load
+from spn.cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of RGB images of 8 bits and 8x8 pixels, made of convolutions alone, with random weights."""
+    raw = rgb_params()
+    raw["data"]["bits"] = 8
+    raw["stages"]["raster"] |= {"bits": [0, 8], "model": dict(PP)}
+    raw["stages"] = {"raster": raw["stages"]["raster"]}
+    raw["chains"] = {"raster": {"stages": ["raster"]}}
+    return write_model(tmp_path_factory.mktemp("rgb"), raw, "raster")
+
+
+@pytest.fixture(scope="module")
+def coded(model: Path) -> bytes:
+    """A coded picture."""
+    return load(model).encode([noise(8, 8, 3)]).content
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).integers(0, 256, shape, dtype=np.uint8)
+
+
+def run(text: str) -> int:
+    return main(shlex.split(text))
+
+
+def save_every_kind(folder: Path) -> dict[str, np.ndarray]:
+    """Write pictures of every kind that is coded; return their pixels by name."""
+    folder.mkdir()
+    colours, grey = noise(9, 13, 3), noise(5, 8)
+    Image.fromarray(colours).save(folder / "a.png")
+    Image.fromarray(colours[:4]).save(folder / "b.bmp")
+    Image.fromarray(colours[2:]).save(folder / "c.tif")
+    Image.fromarray(colours[:, 5:]).save(folder / "d.ppm")
+    Image.fromarray(grey).save(folder / "e.png")
+    palette = Image.fromarray(grey % 7).convert("P")
+    palette.putpalette(noise(21).tolist())
+    palette.save(folder / "f.png")
+    Image.fromarray(grey > 100).save(folder / "g.png")
+    pixels = {name: colours for name in ("a",)} | {"b": colours[:4], "c": colours[2:], "d": colours[:, 5:], "e": grey}
+    with Image.open(folder / "f.png") as opened:
+        pixels["f"] = np.array(opened.convert("RGB"))
+    return pixels | {"g": np.where(grey > 100, 255, 0).astype(np.uint8)}
+
+
+@pytest.mark.parametrize("tiles", ["", pytest.param("--tiles", marks=pytest.mark.slow)])
+def test_pictures_of_every_kind_come_back(
+    tiles: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = save_every_kind(place / "pictures")
+    assert run(f"encode {model} pictures -o coded.spn {tiles}") == 0
+    said = capsys.readouterr().out.splitlines()
+    size = (place / "coded.spn").stat().st_size
+    assert said[0].startswith(f"7 pictures, 1,356 sub-pixels: {size:,} bytes, ")
+    assert said[1].startswith(f"of its {8 * size:,} bits the likelihood states ")
+    assert run(f"decode {model} coded.spn -o decoded --batch-size 3") == 0
+    assert sorted(each.name for each in (place / "decoded").iterdir()) == [f"{name}.png" for name in pixels]
+    for name, expected in pixels.items():
+        with Image.open(place / f"decoded/{name}.png") as opened:
+            assert np.array_equal(np.array(opened), expected), name
+    capsys.readouterr()
+    assert run("info coded.spn") == 0
+    told = capsys.readouterr().out
+    assert "7, each as a whole; RGB, 8 bits" in told or "7, in tiles of 8x8; RGB, 8 bits" in told
+    assert "  a.png: 13x9\n" in told
+    assert "  e.png: 8x5, grey\n" in told
+
+
+def test_what_is_left_out_is_named(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = PngImagePlugin.PngInfo()
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned when shown; the pixels are coded as they are stored
+    Image.fromarray(noise(4, 8, 3)).save(place / "a.png", icc_profile=b"profile", exif=exif, pnginfo=info)
+    assert run(f"encode {model} a.png -o coded.spn") == 0
+    assert capsys.readouterr().out.startswith("a.png: left out: colour profile, EXIF\n")
+    assert run(f"decode {model} coded.spn -o decoded") == 0
+    with Image.open("decoded/a.png") as opened:
+        assert opened.size == (8, 4)
+
+
+def test_levels_of_fewer_bits_come_back(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grey = write_model(place / "grey", tiny_params(), "depth")
+    levels = torch.arange(64).view(8, 8) % 17
+    Image.fromarray(((levels * 255 + 8) // 16).byte().numpy()).save("levels.png")
+    assert run(f"encode {grey} levels.png -o coded.spn") == 0
+    assert run(f"decode {grey} coded.spn -o decoded") == 0
+    with Image.open("levels.png") as given, Image.open("decoded/levels.png") as found:
+        assert np.array_equal(np.array(given), np.array(found))
+    capsys.readouterr()
+    Image.fromarray(noise(8, 8)).save("other.png")
+    assert run(f"encode {grey} other.png -o other.spn") == 2
+    assert capsys.readouterr().err == (
+        "spn: error: other.png: expected the 17 brightnesses of the model's levels of 5 bits, from 0 to 255 in equal "
+        "steps, got others between them\n"
+    )
+    Image.fromarray(noise(8, 8, 3)).save("rgb.png")
+    assert run(f"encode {grey} rgb.png -o other.spn") == 2
+    assert "rgb.png: expected a grey picture, as the model's images are, got one of RGB" in capsys.readouterr().err
+
+
+MISTAKES = {
+    "encode MODEL missing.png -o x.spn": "missing.png: expected a picture, found no file",
+    "encode MODEL text.png -o x.spn": "text.png: expected a whole picture (PNG, BMP, TIFF, PPM), got: cannot identify",
+    "encode MODEL cut.png -o x.spn": "cut.png: expected a whole picture (PNG, BMP, TIFF, PPM), got: ",
+    "encode MODEL alpha.png -o x.spn": "alpha.png: expected a picture without transparency, got one with",
+    "encode MODEL deep.png -o x.spn": "deep.png: expected grey or RGB of at most 8 bits, got mode I;16",
+    "encode MODEL frames.tif -o x.spn": "frames.tif: expected one frame, got 2",
+    "encode MODEL photo.jpg -o x.spn": "photo.jpg: expected a whole picture (PNG, BMP, TIFF, PPM), got: cannot",
+    "encode MODEL empty -o x.spn": "empty: expected pictures (.png, .bmp, .tif, .tiff, .ppm, .pgm), found none",
+    "encode MODEL good.png good.bmp -o x.spn": "good.bmp: expected pictures of different names, got the",
+    "encode MODEL good.png --class 1 -o x.spn": "label: expected none, because raster is conditioned on no class",
+    "decode MODEL missing.spn -o x": "missing.spn: expected a file of coded pictures: No such file or directory",
+    "decode MODEL text.png -o x": "text.png: expected a file of coded pictures, as `spn encode` writes it, got another",
+    "decode OTHER coded.spn -o x": "coded.spn: expected pictures that were coded with ",
+    "info cut.spn": "cut.spn: expected the bytes that were written, got others: damaged or cut off",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_mistakes(text: str, model: Path, coded: bytes, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = Image.fromarray(noise(8, 8, 3))
+    for name in ("good.png", "good.bmp"):
+        good.save(name)
+    Image.fromarray(noise(32, 32, 3)).save("photo.jpg", format="JPEG")
+    Image.fromarray(noise(8, 8, 4)).save("alpha.png")
+    Image.fromarray(noise(8, 8).astype(np.uint16) * 3).save("deep.png")
+    good.save("frames.tif", save_all=True, append_images=[good])
+    (place / "text.png").write_text("no picture")
+    (place / "cut.png").write_bytes((place / "good.png").read_bytes()[:100])
+    (place / "empty").mkdir()
+    (place / "coded.spn").write_bytes(coded)
+    (place / "cut.spn").write_bytes(coded[:-3])
+    said = MISTAKES[text]
+    if "OTHER" in text:
+        other = write_model(place / "other", tiny_params(), "depth")
+        text = text.replace("OTHER", str(other))
+    capsys.readouterr()
+    assert run(text.replace("MODEL", str(model))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"spn: error: {said}")
+    assert not any(Path(name).exists() for name in ("x.spn", "x"))
+
+
+@pytest.mark.parametrize("name", ["../escape.png", "/tmp/escape.png", "..", ".", "a/b.png", ""])
+def test_names_that_lead_out_of_the_folder_are_refused(
+    name: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "coded.spn").write_bytes(load(model).encode([noise(4, 4, 3)], names=[name]).content)
+    assert run(f"decode {model} coded.spn -o decoded") == 2
+    assert capsys.readouterr().err == f"spn: error: coded.spn: expected names of files without folders, got {name!r}\n"
+    assert not (place / "decoded").exists()
