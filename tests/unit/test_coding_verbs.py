@@ -64,7 +64,8 @@ def save_every_kind(folder: Path) -> dict[str, np.ndarray]:
     return pixels | {"g": np.where(grey > 100, 255, 0).astype(np.uint8)}
 
 
-@pytest.mark.parametrize("tiles", ["", pytest.param("--tiles", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tiles", ["", "--tiles"])
 def test_pictures_of_every_kind_come_back(
     tiles: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
