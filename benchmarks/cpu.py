@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    coding,
     data,
     decoding,
     families,
@@ -24,7 +25,7 @@ from benchmarks import (
 from benchmarks.reference import CPU, Scale
 from benchmarks.table import Row
 
-PARTS = ("sampling", "families", "fixed_point", "training", "memory", "data", "sources", "decoding", "growth")
+PARTS = ("sampling", "families", "fixed_point", "training", "memory", "data", "sources", "decoding", "coding", "growth")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,6 +65,8 @@ def measure(part: str, scale: Scale, folder: Path, peaks: machine.Peaks) -> list
             return sources.rows(scale, folder)
         case "decoding":
             return decoding.rows(scale, folder)
+        case "coding":
+            return coding.rows(scale)
         case _:
             return growth.rows(scale, folder)
 
