@@ -118,9 +118,7 @@ def deepen(model: "ChainModel", images: Array | None, num_images: int | None, dr
 
 def likeliest(model: "ChainModel", drawn: Array, options: ScoreOptions) -> Likeliest:
     """Do what `ChainModel.likeliest` says."""
-    if model.is_bound or model.first_stage is not None:
-        got = f"codes of {model.params.codes(model.chain)}" if model.first_stage is not None else "upper bounds"
-        raise InputError(f"likeliest: expected a chain with exact likelihoods of pixels, got {got} in {model.chain}")
+    check_exact(model)
     if drawn.ndim != 5 or not len(drawn):
         raise InputError(f"drawn: expected [draws, N, height, width, channels], got {list(drawn.shape)}")
     draws, count = drawn.shape[:2]
@@ -130,6 +128,13 @@ def likeliest(model: "ChainModel", drawn: Array, options: ScoreOptions) -> Likel
     nats = np.asarray(model.nats(drawn.reshape(-1, *drawn.shape[2:]), **options)).reshape(draws, count)
     chosen = nats.argmin(0)
     return Likeliest(drawn[chosen, np.arange(count)], like(drawn, chosen), like(drawn, nats))
+
+
+def check_exact(model: "ChainModel") -> None:
+    """Raise InputError unless the nats of a chain are exact, and those of pixels."""
+    if model.is_bound or model.first_stage is not None:
+        got = "upper bounds" if model.first_stage is None else f"those of codes of {model.params.codes(model.chain)}"
+        raise InputError(f"chain {model.chain}: expected exact likelihoods of pixels, to compare draws, got {got}")
 
 
 def scale_factor(model: "ChainModel") -> int:

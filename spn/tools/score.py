@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tabulate import tabulate
 
 from spn.api import ChainModel, load
-from spn.api.arrays import Array, Images, as_levels
-from spn.api.pictures import find_pictures, fit_picture, read_picture
 from spn.config import InputError
 from spn.likelihood import bits_per_dim
 from spn.pipeline.place import choose_device
 from spn.report.bits import draw_maps, draw_sorted
+from spn.tools.reading import read_levels
 
 FORMATS = ("table", "csv", "json")
-ARRAY = ".npy"
 
 
 def score(
@@ -51,7 +48,7 @@ def score(
         if path is not None and path.suffix.lower() != ".png":
             raise InputError(f"{option}: expected a file ending in .png, got {path}")
     trained = load(model, chain, choose_device(device, threads))
-    names, levels = _read(trained, pictures, fit)
+    names, levels = read_levels(pictures, trained.params.data, fit=fit)
     images = levels.numpy()
     options: dict[str, Any] = {"label": only if caption is None else caption, "exact": exact}
     if batch_size is not None:
@@ -66,27 +63,6 @@ def score(
     if grid is not None:
         draw_sorted(grid, images, names, total, white)
     yield _text(trained, names, total, stages, form)
-
-
-def _read(model: ChainModel, paths: Sequence[Path], fit: bool) -> tuple[list[str], Images]:
-    """Read pictures and arrays as levels, with a name for each."""
-    data, names, parts = model.params.data, [], []
-    for path in find_pictures(paths):
-        if path.suffix.lower() == ARRAY:
-            levels = as_levels(_load(path), model.shape, data.bits, str(path))
-            names += [f"{path}[{number}]" for number in range(len(levels))]
-        else:
-            levels = (fit_picture if fit else read_picture)(path, data)[None]
-            names.append(str(path))
-        parts.append(levels)
-    return names, torch.cat(parts)
-
-
-def _load(path: Path) -> Array:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected an array: {error}") from error
 
 
 def _text(model: ChainModel, names: list[str], total: Any, stages: dict[str, Any], form: str) -> str:

@@ -239,7 +239,7 @@ MISTAKES: dict[str, tuple[str, str, tuple[Any, ...], dict[str, Any], str]] = {
         r"hidden: expected bool \[8, 8\] or \[1, 8, 8\], got bool \[4, 4\]",
     ),
     "kind": ("depth", "inpaint", (noise(*WHOLE), noise(8, 8)), {}, r"hidden: expected bool .*, got uint8 \[8, 8\]"),
-    "bound": ("latent", "likeliest", (noise(2, 1, 8, 8, 1),), {}, "likeliest: .* exact .* pixels, got codes of vq in"),
+    "bound": ("latent", "likeliest", (noise(2, 1, 8, 8, 1),), {}, "chain latent: expected exact .* pixels, .* of vq"),
     "draw": ("depth", "likeliest", (noise(*WHOLE),), {}, r"drawn: expected \[draws, N, .*, got \[1, 8, 8, 3\]"),
 }
 

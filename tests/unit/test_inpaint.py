@@ -50,8 +50,18 @@ def fill(
 ) -> Tensor:
     filled = torch.zeros_like(given)
     for stage, model in problem(kind).parts:
-        how = {"seed": SEED, "temperature": 1.0, "repeats": repeats, "sampler": sampler, "batch_size": batch_size}
-        filled = inpaint_chain_stage(stage, model, filled, given, hidden, **how)
+        filled = inpaint_chain_stage(
+            stage,
+            model,
+            filled,
+            given,
+            hidden,
+            seed=SEED,
+            temperature=1.0,
+            repeats=repeats,
+            sampler=sampler,
+            batch_size=batch_size,
+        )
     return filled
 
 
