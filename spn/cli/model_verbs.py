@@ -45,6 +45,11 @@ def add_model_verbs(verb: Verb, count: Callable[[str], int], label: Callable[...
         "--map", dest="maps", type=Path, help="PNG to write: the bits of every pixel beside each picture"
     )
     score.add_argument("--grid", type=Path, help="PNG to write: the pictures, the likeliest first")
+    score.add_argument(
+        "--sources",
+        type=Path,
+        help="PNG to write: the bits of each of PICTURES as a source, beside noise, constants and others made of it",
+    )
     score.add_argument("--fit", action="store_true", help="take the centre square of larger pictures, and resize it")
     label(score, "which a class-conditional chain needs")
     _computing(score, count, machine)
