@@ -316,7 +316,7 @@ MODULES: dict[str, Row] = {
     "data/sources/files.py": of_source(*FILES),
     "data/sources/cifar_pickle.py": of_source("cifar10"),
     "data/sources/jpeg.py": of_source("folder"),
-    "data/sources/picture.py": of_source("folder"),
+    "data/sources/picture.py": Row(("preprocess", "inpaint_chain"), sources=("folder",)),  # modes of pictures
     "data/sources/pictures.py": of_source("folder"),
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
