@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
+from spn.api import completion
 from spn.api.arguments import EncodeOptions, Label, SampleOptions, ScoreOptions, labels_of, stage_names, temperatures_of
 from spn.api.arrays import Array, Images, as_levels, as_picture, like
 from spn.api.chain_walk import ChainWalk
+from spn.api.completion import Drawing, DrawOptions, Likeliest
+from spn.api.filler import decode, encode
 from spn.api.model_file import Loaded
 from spn.api.probe import Part
 from spn.config import ChainSection, InputError, Params
@@ -153,7 +154,41 @@ class ChainModel:
                 batch_size=batch_size,
                 labels=labels,
             )
-            yield name, like(given, self._decoded(levels))
+            yield name, like(given, decode(self.first_stage, levels))
+
+    def upscale(
+        self, images: Array | None = None, num_images: int | None = None, **options: Unpack[DrawOptions]
+    ) -> Any:
+        """Draw larger images [draws, N, H, W, C], whose pixels [::S, ::S] are `images` [N, H/S, W/S, C], exactly.
+
+        Without images, `num_images` samples of the stages that generate slice (0,0) alone are gone on from. Raises
+        InputError if the chain does not generate slice (0,0) first; see `inpaint` for all else.
+        """
+        return completion.upscale(self, images, num_images, Drawing(**options))
+
+    def deepen(self, images: Array | None = None, num_images: int | None = None, **options: Unpack[DrawOptions]) -> Any:
+        """Draw images [draws, N, H, W, C], whose high bits are those of `images` [N, H, W, C], exactly.
+
+        High bits are what the stages before the first of low bits generate; those of `num_images` samples without
+        images. Raises InputError if the chain has no stage of low bits; see `inpaint` for all else.
+        """
+        return completion.deepen(self, images, num_images, Drawing(**options))
+
+    def inpaint(self, images: Array, hidden: Array, *, repeats: int = 1, **options: Unpack[DrawOptions]) -> Any:
+        """Draw the hidden pixels of images; return uint8 [draws, N, H, W, C], whose known pixels are those of images.
+
+        `hidden` is bool [H, W] or [N, H, W]. Hidden pixels are drawn in the chain's order, given what comes before
+        them; only scales of a diffusion see what comes after, and are drawn `repeats` times. Draw d of image i depends
+        on (`seed`, d * N + i), not on the batch. Options and errors are those of `sample_stages`, and `draws`.
+        """
+        return completion.inpaint(self, images, hidden, repeats, Drawing(**options))
+
+    def likeliest(self, drawn: Array, **options: Unpack[ScoreOptions]) -> Likeliest:
+        """Choose the likeliest of `drawn` [draws, N, H, W, C] for each image, by the exact nats of whole images.
+
+        Options and errors are those of `nats`. Raises InputError if the chain's nats are bounds, or those of codes.
+        """
+        return completion.likeliest(self, drawn, options)
 
     def walk(self, num_images: int, *, label: Label | None = None, exact: bool = False) -> ChainWalk:
         """Return an iterator over all sub-pixels in the order of generation, to draw or to score in a way of one's own.
@@ -180,7 +215,7 @@ class ChainModel:
         float64. A chain of codes scores the codes of the images, pixel by pixel of their grid. Raises InputError for
         images of another shape, depth or type.
         """
-        levels = self._codes(as_levels(images, self.shape, self.params.data.bits))
+        levels = encode(self.first_stage, as_levels(images, self.shape, self.params.data.bits), EVALUATION_BATCH_SIZE)
         labels = labels_of(self.params, self.chain, len(levels), label, is_sampling=False)
         reader = ImagesInMemory(levels, labels)
         place = self.device
@@ -259,21 +294,9 @@ class ChainModel:
             return None
         if given is None:
             raise InputError(f"given: expected images with what the stages before {first} generate, got none")
-        levels = self._codes(as_levels(given, self.shape, self.params.data.bits, "given"))
+        levels = encode(
+            self.first_stage, as_levels(given, self.shape, self.params.data.bits, "given"), EVALUATION_BATCH_SIZE
+        )
         if num_images not in (None, len(levels)):
             raise InputError(f"given: expected {num_images} images, got {len(levels)}")
         return levels
-
-    def _codes(self, levels: Images) -> UInt8[Tensor, "image _ _ _"]:
-        """Return what the chain generates: the images, or their codes."""
-        if self.first_stage is None:
-            return levels
-        parts = levels.split(EVALUATION_BATCH_SIZE)
-        codes = [self.first_stage.encode(part.to(self.device).long()).cpu() for part in parts]
-        return torch.cat(codes).to(torch.uint8)[..., None]
-
-    def _decoded(self, levels: UInt8[Tensor, "image _ _ _"]) -> UInt8[Tensor, "image _ _ _"]:
-        if self.first_stage is None:
-            return levels
-        parts = levels[..., 0].split(SAMPLING_BATCH_SIZE)
-        return torch.cat([self.first_stage.decode(part.to(self.device).long()).cpu() for part in parts])

@@ -10,13 +10,15 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from spn.config import PICTURE_FORMATS, DataSection, FolderData, InputError
-from spn.data.sources.picture import PictureError, decode_picture
+from spn.data.sources.picture import MODES, PictureError, decode_picture
 from spn.evaluation.inpainting import Mask
 
 
-def read_picture(path: Path, data: DataSection) -> UInt8[Tensor, "height width channel"]:
-    """Read a picture of the size of the data's images, as levels; raise InputError if it is none."""
-    height, width, channels = data.shape
+def read_picture(
+    path: Path, data: DataSection, shape: tuple[int, int, int] | None = None
+) -> UInt8[Tensor, "height width channel"]:
+    """Read a picture of a shape, by default that of the data's images, as levels; raise InputError if it is none."""
+    height, width, channels = shape or data.shape
     pixels = torch.from_numpy(_read(path, height, width, "RGB" if channels == 3 else "L")).view(height, width, channels)
     return _levels(pixels, data)
 
@@ -27,12 +29,14 @@ def _levels(pixels: UInt8[Tensor, "height width channel"], data: DataSection) ->
     return pixels >> (8 - data.bits) if whole else ((pixels.int() * data.white_level + 127) // 255).to(torch.uint8)
 
 
-def fit_picture(path: Path, data: DataSection) -> UInt8[Tensor, "height width channel"]:
-    """Read a picture of at least the size of the data's images: its centre square, resized (Pillow's box filter).
+def fit_picture(
+    path: Path, data: DataSection, shape: tuple[int, int, int] | None = None
+) -> UInt8[Tensor, "height width channel"]:
+    """Read a picture of at least a shape: its centre square, resized (Pillow's box filter).
 
-    Raises InputError if it cannot be read or is too small.
+    The shape is by default that of the data's images. Raises InputError if it cannot be read or is too small.
     """
-    height, width, channels = data.shape
+    height, width, channels = shape or data.shape
     if height != width:
         raise InputError(f"--fit: expected a model of square images, got one of {height}x{width}")
     kind = {"source": "folder", "name": "pictures", "fit": "resize", "filter": "box"}
@@ -71,6 +75,8 @@ def _read(path: Path, height: int, width: int, mode: str) -> UInt8[np.ndarray, "
             if picture.size != (width, height):
                 found = "x".join(map(str, picture.size))
                 raise InputError(f"{path}: expected {width}x{height} pixels (width x height), got {found}")
+            if picture.mode not in MODES:
+                raise InputError(f"{path}: expected levels of at most 8 bits, got mode {picture.mode}")
             return np.array(picture.convert(mode))
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: expected a picture, got another kind of file") from error

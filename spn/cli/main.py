@@ -9,7 +9,7 @@ from typing import TypeAlias
 from spn import __version__
 from spn.cli.model_verbs import add_model_verbs
 from spn.cli.run import run_verb
-from spn.cli.texts import EXAMPLES, HELP
+from spn.cli.texts import EXAMPLES, HELP, MORE
 from spn.config import InputError
 from spn.files import WriteError
 from spn.paths import DATA, HANDLE, PARAMS, RESULTS, RUNS, SOURCES
@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spn",
         description="Subscale Pixel Networks with multidimensional upscaling: "
-        "sample, score, encode, decode, info and card take a trained chain; the others are the verbs of the workflow's "
-        "rules, and some to use by hand.",
+        "sample, upscale, deepen, inpaint, score, encode, decode, info and card take a trained chain; the others are "
+        "the verbs of the workflow's rules, and some to use by hand.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
@@ -203,7 +203,7 @@ def _verb(commands: Commands, name: str, needs_params: bool = True) -> argparse.
     parser = commands.add_parser(
         name,
         help=HELP[name],
-        description=HELP[name],
+        description="\n\n".join([HELP[name], *([MORE[name]] if name in MORE else [])]),
         epilog=f"example:\n  {EXAMPLES[name]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

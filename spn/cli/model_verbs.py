@@ -8,7 +8,7 @@ from typing import TypeAlias
 Verb: TypeAlias = Callable[[str], argparse.ArgumentParser]
 Add: TypeAlias = Callable[[argparse.ArgumentParser], None]
 
-TOOLS = ("init", "sample", "score", "encode", "decode", "info", "card")
+TOOLS = ("init", "sample", "upscale", "deepen", "inpaint", "score", "encode", "decode", "info", "card")
 
 
 def add_model_verbs(verb: Verb, count: Callable[[str], int], label: Callable[..., None], machine: Add) -> None:
@@ -22,20 +22,19 @@ def add_model_verbs(verb: Verb, count: Callable[[str], int], label: Callable[...
 
     sample = _with_model(verb("sample"))
     sample.add_argument("-n", "--num-images", type=count, default=16)
-    sample.add_argument("--seed", type=int, default=1, help="image i depends on it and on i alone; default: 1")
-    sample.add_argument(
-        "--temperature",
-        nargs="+",
-        default=(),
-        metavar="[STAGE=]NUMBER",
-        help="of all stages, or of those named; default: the chain's own",
-    )
+    _seeded(sample, "image i depends on it and on i alone")
     label(sample, "by default image i is of class i mod the number of classes")
     sample.add_argument("--strip", action="store_true", help="a row for each image, with a column after each stage")
     sample.add_argument(
         "-o", "--output", type=Path, required=True, help="grid .png, array .npy, .h5, or a folder for PNG pictures"
     )
     _computing(sample, count, machine)
+
+    for name, made in (("upscale", "upscaled"), ("deepen", "deepened"), ("inpaint", "inpainted")):
+        drawing = _with_model(verb(name))
+        _drawing(drawing, made, has_samples=name != "inpaint", count=count)
+        label(drawing, "which a class-conditional chain needs for pictures")
+        _computing(drawing, count, machine)
 
     score = _with_model(verb("score"))
     score.add_argument(
@@ -46,6 +45,11 @@ def add_model_verbs(verb: Verb, count: Callable[[str], int], label: Callable[...
         "--map", dest="maps", type=Path, help="PNG to write: the bits of every pixel beside each picture"
     )
     score.add_argument("--grid", type=Path, help="PNG to write: the pictures, the likeliest first")
+    score.add_argument(
+        "--sources",
+        type=Path,
+        help="PNG to write: the bits of each of PICTURES as a source, beside noise, constants and others made of it",
+    )
     score.add_argument("--fit", action="store_true", help="take the centre square of larger pictures, and resize it")
     label(score, "which a class-conditional chain needs")
     _computing(score, count, machine)
@@ -86,6 +90,47 @@ def _with_model(parser: argparse.ArgumentParser, other: str = "") -> argparse.Ar
     parser.add_argument("model", type=Path, metavar="MODEL", help=", ".join(filter(None, (kinds, other))))
     parser.add_argument("--chain", help="the chain to take from a folder of results")
     return parser
+
+
+def _seeded(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--seed", type=int, default=1, help=f"{what}; default: 1")
+    parser.add_argument(
+        "--temperature",
+        nargs="+",
+        default=(),
+        metavar="[STAGE=]NUMBER",
+        help="of all stages, or of those named; default: the chain's own",
+    )
+
+
+def _drawing(parser: argparse.ArgumentParser, made: str, has_samples: bool, count: Callable[[str], int]) -> None:
+    """Add what the verbs share that draw the rest of a picture; `made` names the file that they write."""
+    pictures = parser.add_argument(
+        "pictures", type=Path, nargs="+", metavar="PICTURES", help="files, folders of pictures, or .npy arrays"
+    )
+    if has_samples:
+        # Not by nargs="*", which would take no pictures where an option comes before them.
+        pictures.required, pictures.default = False, ()
+        parser.add_argument("--samples", type=count, help="instead of pictures, so many samples of the first stages")
+    else:
+        parser.add_argument(
+            "--mask",
+            required=True,
+            help="picture, of which pixels that are not black are hidden; or upper, lower, left, right",
+        )
+        parser.add_argument("--pick", metavar="likelihood", help="keep the likeliest draw of each picture")
+        parser.add_argument("--repeats", type=count, default=1, help="draws of each scale of a diffusion; default: 1")
+    parser.add_argument("--draws", type=count, default=4, help="draws for each picture; default: 4")
+    _seeded(parser, "draws depend on it, on the number and order of the pictures, and not on batches")
+    parser.add_argument("--fit", action="store_true", help="take the centre square of larger pictures, and resize it")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path(f"{made}.png"),
+        help="grid .png with a row for each picture; or array .npy, .h5, or a folder for PNG pictures, with the draws "
+        f"of each picture one after another; default: {made}.png",
+    )
 
 
 def _computing(parser: argparse.ArgumentParser, count: Callable[[str], int], machine: Add) -> None:

@@ -17,6 +17,9 @@ HELP = {
     "verify": "Compare every result with params.yaml, the code and the sources; print the table and what changed.",
     "init": "Write an experiment on your own pictures: sizes and steps for this machine and a time of training.",
     "sample": "Sample images from a trained chain.",
+    "upscale": "Draw larger pictures whose sub-sampled pixels are the given picture, exactly.",
+    "deepen": "Draw the low bits of pictures; the high bits stay, exactly.",
+    "inpaint": "Draw hidden pixels of pictures; the others stay, exactly.",
     "score": "Compute the exact bits/dim of pictures under a trained chain, and what each stage adds.",
     "encode": "Code pictures of any size in one file without loss, by the likelihood of a trained chain.",
     "decode": "Decode pictures that `spn encode` wrote, pixel for pixel, with the same model.",
@@ -25,6 +28,31 @@ HELP = {
     "watch": "Show the progress of all running jobs, until none are left, or Ctrl-C.",
     "schema": "Print the JSON schema of params.yaml.",
 }
+
+_ORDER = """\
+What is drawn is conditioned on what comes before it in the chain's order, given or drawn, and on nothing that comes
+after it, even if that is given. A raster chain that fills in the upper half never looks at the lower half, and a seam
+may show. With slices, given pixels of earlier slices are seen on all sides, as far as the network reaches; with low
+bits after high ones, given high bits are. Scales of a diffusion (ImageBART) see both sides at every scale."""
+
+MORE = {
+    "upscale": f"""\
+The picture is slice (0,0): it has the model's height and width, divided by the scale factor S of the first stage.
+Pixels [::S, ::S] of the result are the picture. Bits of slice (0,0) that a chain generates later are seen later. Chains
+without slices are refused.
+
+{_ORDER}""",
+    "deepen": """\
+High bits are those that the stages before the first of low bits generate; the low bits of the picture do not count.
+Chains without stages of low bits are refused.""",
+    "inpaint": f"""\
+{_ORDER}
+
+--draws K --pick likelihood keeps the likeliest of K draws, by the exact log-likelihood of the whole picture, which also
+tells how well given pixels fit to what was drawn before them. It is a choice among K draws in the chain's order, and no
+draw from the law given all known pixels. Likely does not mean good: flat fillings are likely.""",
+}
+"""What `--help` of a verb says below its sentence."""
 
 _DATA, _LOW = "--data data/digits/S2.h5", "--checkpoint results/stages/low/checkpoint.safetensors"
 _MODEL = "results/chains/multidimensional/model.safetensors"
@@ -48,6 +76,9 @@ EXAMPLES = {
     "verify": "spn verify",
     "init": "spn init flowers --pictures pictures/flowers --size 32 --minutes 30",
     "sample": f"spn sample {_MODEL} -n 64 --seed 7 --temperature first_high=0.99 -o grid.png",
+    "upscale": f"spn upscale {_MODEL} small.png --draws 6 -o upscaled.png",
+    "deepen": f"spn deepen {_MODEL} --samples 4 --draws 6 -o deepened.png",
+    "inpaint": f"spn inpaint {_MODEL} picture.png --mask mask.png --draws 16 --pick likelihood -o inpainted.png",
     "score": f"spn score {_MODEL} pictures --map bits.png",
     "encode": f"spn encode {_MODEL} pictures -o pictures.spn",
     "decode": f"spn decode {_MODEL} pictures.spn -o decoded",

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
@@ -28,11 +29,9 @@ def hidden_half(name: str, height: int, width: int) -> Mask:
     return hidden
 
 
-def hidden_codes(hidden: Mask, downsampling: int) -> Bool[Tensor, "row column"]:
+def hidden_codes(hidden: Bool[Tensor, "*image height width"], downsampling: int) -> Bool[Tensor, "*image row column"]:
     """Return which codes are hidden: those of squares of pixels of which any is."""
-    height, width = (size // downsampling for size in hidden.shape)
-    squares = hidden.view(height, downsampling, width, downsampling)
-    return squares.any(3).any(1)
+    return rearrange(hidden, "... (h a) (w b) -> ... h w (a b)", a=downsampling, b=downsampling).any(-1)
 
 
 def absolute_errors(

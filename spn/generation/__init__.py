@@ -1,6 +1,6 @@
 """The walk over a slice and what drives it: sampling and scoring."""
 
-from spn.generation.inpaint import inpaint
+from spn.generation.inpaint import inpaint_chain_stage
 from spn.generation.sample import sample_chain_stage, sample_stage
 from spn.generation.samplers import SAMPLERS, Draw, choosing, forcing
 from spn.generation.uniforms import keyed_uniforms
@@ -14,7 +14,7 @@ __all__ = [
     "build_steps",
     "choosing",
     "forcing",
-    "inpaint",
+    "inpaint_chain_stage",
     "keyed_uniforms",
     "replay",
     "sample_chain_stage",

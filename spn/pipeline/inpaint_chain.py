@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
-from spn import generation
+from spn.api.filler import Draws, Filler
 from spn.api.pictures import read_mask, read_picture
 from spn.config import DataSection, InpaintingSection, InputError, Params
 from spn.data.hdf5 import SliceFile
@@ -18,15 +16,11 @@ from spn.evaluation.inpainting import (
     Mask,
     absolute_errors,
     conditional_bits,
-    hidden_codes,
     hidden_half,
     mean_and_error,
 )
 from spn.files import write_bytes, write_json
-from spn.first_stages import VqAutoencoder
-from spn.generation import SAMPLERS, Draw, choosing, forcing
 from spn.image import join_slices
-from spn.models import Model
 from spn.notes import FILES, RECIPE, content_digest
 from spn.paths import INPAINTED, METRICS, RESULTS, checkpoint_path
 from spn.pipeline.names import stages_of
@@ -35,10 +29,7 @@ from spn.pipeline.place import choose_device
 from spn.provenance import inpainting_recipe, load_verb, read_path, sampled_label
 from spn.report.pictures import draw_grid
 from spn.shapes import Labels
-from spn.stages import Stage
 from spn.trained import load_first_stage, load_trained
-
-Draws: TypeAlias = UInt8[Tensor, "draw image height width channel"]
 
 
 def inpaint_chain(
@@ -73,12 +64,12 @@ def inpaint_chain(
         images, labels = torch.stack([read_picture(each, params.data) for each in picture]), None
     labels = _labels(params, chain, len(images), labels, sampled_label(params, chain, only, caption))
     masks = {each: _mask(each, params.data) for each in mask or section.masks}
-    filler = _Filler(params, chain, section, slices.digest, results, place)
+    filler = _load(params, chain, section, slices.digest, results, place)
     columns, found = [images], {}
     for name, hidden in masks.items():
-        filled = filler.fill(images, hidden, labels)
+        filled = filler.fill(images, hidden.expand(len(images), -1, -1), section.draws, section.repeats, labels)
         columns += [torch.where(hidden[..., None], params.data.white_level // 2, images).to(torch.uint8), *filled]
-        found[name] = filler.measure(filled, images, hidden, labels)
+        found[name] = _measure(filler, filled, images, hidden, labels)
     content = draw_grid(torch.stack(columns, dim=1).flatten(0, 1), params.data.white_level, len(columns))
     by_hand = {"mask": list(mask), "picture": [str(each) for each in picture], "class": only, "caption": caption}
     is_by_hand = any(each not in ([], None) for each in by_hand.values())
@@ -89,60 +80,32 @@ def inpaint_chain(
     return metrics
 
 
-class _Filler:
-    """A chain with its trained stages, and its first stage if it generates codes."""
+def _load(
+    params: Params, chain: str, section: InpaintingSection, digest: str, results: Path, place: torch.device
+) -> Filler:
+    """Load a chain with its trained stages, and its first stage if it generates codes."""
+    first_stage, how = None, params.chains[chain]
+    if (codes := params.codes(chain)) is not None:
+        _, first_stage = load_first_stage(params, codes, digest, checkpoint_path(codes, results), place)
+    stages = {}
+    for name in how.stages:
+        measured, _ = open_slices(params, name, read_path(params, name))
+        stages[name] = load_trained(measured, name, digest, checkpoint_path(name, results), place)
+    temperatures = {name: how.temperature_of(name) for name in how.stages}
+    return Filler(stages, temperatures, how.top_k, first_stage, params.data.white_level // 2, section.seed)
 
-    def __init__(
-        self,
-        params: Params,
-        chain: str,
-        section: InpaintingSection,
-        digest: str,
-        results: Path,
-        place: torch.device,
-    ) -> None:
-        self._section, self._place = section, place
-        self._first_stage: VqAutoencoder | None = None
-        self._middle = params.data.white_level // 2
-        if (codes := params.codes(chain)) is not None:
-            _, self._first_stage = load_first_stage(params, codes, digest, checkpoint_path(codes, results), place)
-        self._stages: list[tuple[Stage, Model]] = []
-        self._draws: list[Draw] = []
-        how = params.chains[chain]
-        for name in how.stages:
-            measured, _ = open_slices(params, name, read_path(params, name))
-            self._stages.append(load_trained(measured, name, digest, checkpoint_path(name, results), place))
-            choose = forcing(choosing(how.temperature_of(name), how.top_k.get(name)))
-            self._draws.append(SAMPLERS["cached"](self._stages[-1][1], choose))
 
-    def fill(self, images: Images, hidden: Mask, labels: Labels | None) -> Draws:
-        """Fill in the hidden pixels of each image several times; the levels of hidden pixels do not count."""
-        count = self._section.draws
-        known = torch.where(hidden[..., None], self._middle, images).to(torch.uint8)
-        levels, hides = known.to(self._place), hidden
-        if self._first_stage:
-            # Hidden pixels are grey before encoding, or known codes would tell of them.
-            levels = self._first_stage.encode(levels.long()).to(torch.uint8)[..., None]
-            hides = hidden_codes(hidden, self._first_stage.section.downsampling)
-        levels = levels.repeat(count, 1, 1, 1)
-        classes = None if labels is None else torch.cat([labels] * count).to(self._place)
-        parts = [(stage, draw) for (stage, _), draw in zip(self._stages, self._draws, strict=True)]
-        masks = hides.to(self._place).expand(len(levels), -1, -1)
-        filled = generation.inpaint(parts, levels, masks, self._section.seed, self._section.repeats, classes)
-        if self._first_stage:
-            filled = self._first_stage.decode(filled[..., 0].long())
-        drawn = filled.cpu().unflatten(0, (count, -1))
-        return torch.where(hidden[..., None], drawn, images)
-
-    def measure(self, filled: Draws, images: Images, hidden: Mask, labels: Labels | None) -> dict[str, Any]:
-        """Return the error of what was filled in, and the bits of what is hidden if the chain states them exactly."""
-        figures = {"absolute_error": mean_and_error(absolute_errors(filled, images, hidden))}
-        if len(self._stages) == 1:
-            classes = None if labels is None else labels.to(self._place)
-            bits = conditional_bits(*self._stages[0], images.to(self._place), hidden.to(self._place), classes)
-            if bits is not None:
-                figures["conditional_bits_per_dim"] = mean_and_error(bits)
-        return figures
+def _measure(filler: Filler, filled: Draws, images: Images, hidden: Mask, labels: Labels | None) -> dict[str, Any]:
+    """Return the error of what was filled in, and the bits of what is hidden if the chain states them exactly."""
+    figures = {"absolute_error": mean_and_error(absolute_errors(filled, images, hidden))}
+    if len(filler.stages) == 1:
+        ((stage, model),) = filler.stages.values()
+        place = next(model.parameters()).device
+        classes = None if labels is None else labels.to(place)
+        bits = conditional_bits(stage, model, images.to(place), hidden.to(place), classes)
+        if bits is not None:
+            figures["conditional_bits_per_dim"] = mean_and_error(bits)
+    return figures
 
 
 def _test_images(slices: SliceFile, count: int) -> tuple[Images, Labels | None]:

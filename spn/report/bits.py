@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,48 @@ def draw_sorted(
         _show(place, images[number], white_level, f"{Path(names[number]).name}\n{total[number]:.3f}")
     for place in places[len(order) :]:
         place.axis("off")
+    _save(figure, path)
+
+
+def draw_sources(
+    path: Path,
+    images: Mapping[str, Pictures],
+    bits: Mapping[str, Float64[np.ndarray, " _"]],
+    white_level: int,
+    unit: str,
+) -> None:
+    """Write a PNG with a row for each source: the bits of all of its pictures, and some from likeliest to least likely.
+
+    The dashed line is the mean of the first source.
+    """
+    shown = 6
+    figure = Figure(figsize=(6 + shown * 0.8, 0.4 + len(images) * 0.95), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(images), 1 + shown, squeeze=False, width_ratios=[6, *[0.8] * shown])
+    low, high = (function([function(each) for each in bits.values()]) for function in (np.min, np.max))
+    first, margin = next(iter(bits.values())).mean(), 0.05 * (high - low) or 1.0
+    for number, (name, each) in enumerate(bits.items()):
+        strip, *places = axes[number]
+        jitter = np.random.default_rng(number).random(len(each))
+        strip.scatter(each, jitter, s=6, alpha=0.4, linewidths=0)
+        strip.axvline(each.mean(), color="black", linewidth=1.5)
+        strip.axvline(first, color="black", linestyle="--", linewidth=0.8)
+        strip.set(xlim=(low - margin, high + margin), ylim=(-0.1, 1.1), yticks=[])
+        strip.set_ylabel(
+            name if len(name) < 30 else f"...{name[-26:]}",
+            rotation=0,
+            ha="right",
+            va="center",
+            fontsize=8,
+            parse_math=False,
+        )
+        strip.tick_params(labelbottom=number == len(bits) - 1, labelsize=7)
+        order = np.argsort(each, kind="stable")
+        order = order[np.linspace(0, len(order) - 1, min(shown, len(order))).round().astype(int)]
+        for place in places:
+            place.axis("off")
+        for place, index in zip(places, order, strict=False):
+            _show(place, images[name][index], white_level, f"{each[index]:.2f}")
+    axes[-1][0].set_xlabel(f"{unit}: to the left likelier; black line: mean", fontsize=8)
     _save(figure, path)
 
 

@@ -1,20 +1,16 @@
 """Samples a trained chain into a picture, an array, an HDF5 file or a folder of pictures."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from spn.api import ChainModel, load
-from spn.api.arrays import Images
+from spn.api import load
 from spn.config import InputError
-from spn.data.images import write_images
-from spn.files import write_bytes
 from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
 from spn.pipeline.place import choose_device
-from spn.report.pictures import class_columns, draw_grid, draw_picture
+from spn.report.pictures import class_columns
+from spn.tools.writing import check_output, write_output
 
 
 def sample(
@@ -40,10 +36,8 @@ def sample(
     after each stage. `temperature` has a number for all stages, or STAGE=NUMBER for some. Raises InputError for
     arguments that do not fit the model.
     """
-    suffix = output.suffix.lower()
-    if suffix not in ("", ".png", ".npy", ".h5"):
-        raise InputError(f"--output: expected .png, .npy, .h5, or a folder without a suffix, got {output}")
-    if strip and suffix != ".png":
+    check_output(output)
+    if strip and output.suffix.lower() != ".png":
         raise InputError(f"--output: expected .png for --strip, got {output}")
     trained = load(model, chain, choose_device(device, threads))
     label = only if caption is None else caption
@@ -60,23 +54,8 @@ def sample(
     steps = [torch.from_numpy(images) for images in after.values()]
     images = torch.stack(steps, dim=1).flatten(0, 1) if strip else steps[-1]
     turns = sample_labels(num_images, trained.params.num_classes(trained.chain)) if label is None else None
-    _write(trained, output, images, len(after) if strip else class_columns(turns))
+    write_output(trained, output, steps[-1], images, len(after) if strip else class_columns(turns))
     return output
-
-
-def _write(model: ChainModel, output: Path, images: Images, columns: int | None) -> None:
-    match output.suffix.lower():
-        case ".png":
-            write_bytes(output, draw_grid(images, model.params.data.white_level, columns))
-        case ".npy":
-            content = io.BytesIO()
-            np.save(content, images.numpy(), allow_pickle=False)
-            write_bytes(output, content.getvalue())
-        case ".h5":
-            write_images(output, images, {"chain": model.chain, "model": str(model.path)})
-        case _:
-            for number, image in enumerate(images):
-                write_bytes(output / f"{number:04}.png", draw_picture(image, model.params.data.white_level))
 
 
 def temperatures(texts: Sequence[str]) -> float | dict[str, float] | None:

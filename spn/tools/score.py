@@ -12,15 +12,16 @@ import torch
 from tabulate import tabulate
 
 from spn.api import ChainModel, load
-from spn.api.arrays import Array, Images, as_levels
-from spn.api.pictures import find_pictures, fit_picture, read_picture
+from spn.api.arguments import ScoreOptions
 from spn.config import InputError
 from spn.likelihood import bits_per_dim
 from spn.pipeline.place import choose_device
 from spn.report.bits import draw_maps, draw_sorted
+from spn.tools.foreign import compare_sources
+from spn.tools.reading import read_levels
 
 FORMATS = ("table", "csv", "json")
-ARRAY = ".npy"
+MOST_SOURCES = 12
 
 
 def score(
@@ -31,6 +32,7 @@ def score(
     form: str = "table",
     maps: Path | None = None,
     grid: Path | None = None,
+    sources: Path | None = None,
     fit: bool = False,
     only: int | None = None,
     caption: str | None = None,
@@ -43,17 +45,21 @@ def score(
 
     `pictures` are files, folders of pictures, or .npy arrays uint8 [N, H, W, C] of levels; with `fit` pictures of any
     size are cropped and resized. `maps` draws the bits of every pixel beside each picture, `grid` the pictures from the
-    likeliest to the least likely. Raises InputError for pictures that do not fit the model.
+    likeliest to the least likely, `sources` each of `pictures` as a source, beside noise, constants and others that are
+    made of the first; its table of sources follows the table. Raises InputError for pictures that do not fit the model.
     """
     if form not in FORMATS:
         raise InputError(f"--format: expected one of {', '.join(FORMATS)}, got {form}")
-    for option, path in (("--map", maps), ("--grid", grid)):
+    for option, path in (("--map", maps), ("--grid", grid), ("--sources", sources)):
         if path is not None and path.suffix.lower() != ".png":
             raise InputError(f"{option}: expected a file ending in .png, got {path}")
+    if sources is not None and not len({*pictures}) == len(pictures) <= MOST_SOURCES:
+        raise InputError(f"--sources: expected at most {MOST_SOURCES} different folders or arrays, got {len(pictures)}")
     trained = load(model, chain, choose_device(device, threads))
-    names, levels = _read(trained, pictures, fit)
-    images = levels.numpy()
-    options: dict[str, Any] = {"label": only if caption is None else caption, "exact": exact}
+    read = [read_levels([path], trained.params.data, fit=fit) for path in pictures]
+    names, levels = [name for part, _ in read for name in part], [each for _, each in read]
+    images = torch.cat(levels).numpy()
+    options: ScoreOptions = {"label": only if caption is None else caption, "exact": exact}
     if batch_size is not None:
         options["batch_size"] = batch_size
     nats = trained.nats(images, per="stage", **options)
@@ -66,32 +72,19 @@ def score(
     if grid is not None:
         draw_sorted(grid, images, names, total, white)
     yield _text(trained, names, total, stages, form)
+    if sources is not None:
+        of_each = dict(zip(map(str, pictures), levels, strict=True))
+        table = compare_sources(trained, of_each, total, _unit(trained), sources, options)
+        yield from ["", table] if form == "table" else []
 
 
-def _read(model: ChainModel, paths: Sequence[Path], fit: bool) -> tuple[list[str], Images]:
-    """Read pictures and arrays as levels, with a name for each."""
-    data, names, parts = model.params.data, [], []
-    for path in find_pictures(paths):
-        if path.suffix.lower() == ARRAY:
-            levels = as_levels(_load(path), model.shape, data.bits, str(path))
-            names += [f"{path}[{number}]" for number in range(len(levels))]
-        else:
-            levels = (fit_picture if fit else read_picture)(path, data)[None]
-            names.append(str(path))
-        parts.append(levels)
-    return names, torch.cat(parts)
-
-
-def _load(path: Path) -> Array:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected an array: {error}") from error
+def _unit(model: ChainModel) -> str:
+    unit = "bits/dim" if model.first_stage is None else "bits/code"
+    return f"{unit} (upper bound)" if model.is_bound else unit
 
 
 def _text(model: ChainModel, names: list[str], total: Any, stages: dict[str, Any], form: str) -> str:
-    unit = "bits/dim" if model.first_stage is None else "bits/code"
-    header = ["picture", f"{unit} (upper bound)" if model.is_bound else unit]
+    header = ["picture", _unit(model)]
     several = stages if len(stages) > 1 else {}
     figures = np.stack([total, *several.values()], axis=1)
     rows = [[name, *map(float, row)] for name, row in zip(names, figures, strict=True)]

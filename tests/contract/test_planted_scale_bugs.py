@@ -16,6 +16,7 @@ from experiment import codes_params, write_params
 from families import BART, changed
 from torch import Tensor
 
+from spn.api.filler import Filler
 from spn.cli import main
 from spn.config import InpaintingSection, InputError, Params, load_params
 from spn.evaluation.chain_check import check_chain
@@ -40,7 +41,7 @@ def check_bound() -> None:
     check_chain("c", plans, 1, dict.fromkeys(chain, RESIDUAL), seed=1)
 
 
-def random_filler(params: Params, patch: pytest.MonkeyPatch) -> inpaint_chain._Filler:
+def random_filler(params: Params, patch: pytest.MonkeyPatch) -> Filler:
     """Load networks of random weights in place of trained ones."""
 
     def load_first_stage(*_: object) -> tuple[Stage, VqAutoencoder]:
@@ -57,7 +58,7 @@ def random_filler(params: Params, patch: pytest.MonkeyPatch) -> inpaint_chain._F
     patch.setattr(inpaint_chain, "load_first_stage", load_first_stage)
     patch.setattr(inpaint_chain, "load_trained", load_trained)
     patch.setattr(inpaint_chain, "open_slices", lambda params, *_: (params, None))
-    return inpaint_chain._Filler(params, "latent", InpaintingSection(), "", Path(), torch.device("cpu"))
+    return inpaint_chain._load(params, "latent", InpaintingSection(), "", Path(), torch.device("cpu"))
 
 
 def check_hidden_pixels(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -65,7 +66,7 @@ def check_hidden_pixels(folder: Path, patch: pytest.MonkeyPatch) -> None:
     filler, hidden = random_filler(load_params(write_params(folder, codes_params())), patch), hidden_half("lower", 8, 8)
     images, others = torch.randint(32, (2, 4, 8, 8, 1), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     others = torch.where(hidden[..., None], others, images)
-    filled, again = (filler.fill(each, hidden, None) for each in (images, others))
+    filled, again = (filler.fill(each, hidden.expand(4, -1, -1), 2, 2, None) for each in (images, others))
     assert torch.equal(filled, again), "a hidden pixel counts"
     assert torch.equal(filled[..., ~hidden, :], images[:, ~hidden].expand(filled.shape[0], -1, -1, -1))
 
@@ -90,16 +91,16 @@ def clean_codes_in_place_of_the_scale_above(patch: pytest.MonkeyPatch) -> None:
 
 
 def pixels_encoded_before_they_are_hidden(patch: pytest.MonkeyPatch) -> None:
-    sound = inpaint_chain._Filler.fill
+    sound = Filler.fill
 
-    def fill(self: inpaint_chain._Filler, images: Tensor, hidden: Tensor, labels: Tensor | None) -> Tensor:
-        assert self._first_stage is not None
-        codes = self._first_stage.encode(images.long())
+    def fill(self: Filler, images: Tensor, hidden: Tensor, draws: int, repeats: int, labels: Tensor | None) -> Tensor:
+        assert self.first_stage is not None
+        codes = self.first_stage.encode(images.long())
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(self._first_stage, "encode", lambda levels: codes)
-            return sound(self, images, hidden, labels)
+            inner.setattr(self.first_stage, "encode", lambda levels: codes)
+            return sound(self, images, hidden, draws, repeats, labels)
 
-    patch.setattr(inpaint_chain._Filler, "fill", fill)
+    patch.setattr(Filler, "fill", fill)
 
 
 @pytest.mark.parametrize("plant", [posterior_of_the_scale_above, clean_codes_in_place_of_the_scale_above])

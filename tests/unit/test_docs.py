@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from model_files import rgb_params, write_model
 from pages import ROOT, blocks, commands
+from PIL import Image
 
 from spn.cli.main import _parser
 from spn.cli.texts import HELP
@@ -49,12 +50,26 @@ def test_commands_are_ones_that_there_are(page: str, command: str) -> None:
 def test_the_page_of_using_a_model_runs_as_it_stands(tmp_path: Path) -> None:
     page = ROOT / "docs/using-a-model.md"
     raw = rgb_params()
-    raw["chains"] = {"multidimensional": raw["chains"]["depth"]}
+    stages = {"first_high": "first", "rest_high": "rest"}
+    raw["stages"] |= {name: raw["stages"]["high"] | {"slices": slices} for name, slices in stages.items()}
+    raw["chains"] = {"multidimensional": {"stages": [*stages, "low"]}}
     write_model(tmp_path, raw, "multidimensional")
+    Image.new("RGB", (4, 4), (17, 34, 51)).save(tmp_path / "small.png")
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     (script,) = (block for block in blocks(page) if "spn info" in block)
     subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment, check=True)
-    for name in ("grid.png", "strip.png", "scores.csv", "bits.png", "sorted.png", "README.md", "hub/config.json"):
+    drawn = ("larger.png", "upscaled.png", "deepened.png", "filled/0005.png", "inpainted.png", "sources.png")
+    for name in (
+        "grid.png",
+        "strip.png",
+        "scores.csv",
+        "bits.png",
+        "sorted.png",
+        "README.md",
+        "hub/config.json",
+        *drawn,
+    ):
         assert (tmp_path / name).stat().st_size > 0, name
     assert len(list((tmp_path / "pictures").iterdir())) == 64
     code = next(blocks(page, "python"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spn.config import tile
 from spn.config.diffusion import Noise
-from spn.generation import SAMPLERS, choosing, forcing, inpaint, sample_stage
+from spn.generation import SAMPLERS, choosing, inpaint_chain_stage, sample_stage
 from spn.image import join_slices, split_slices
 
 BITS, SHAPE, COUNT, SEED = 3, (4, 4, 2), 3, 7
@@ -45,10 +45,24 @@ def filled(kind: str, repeats: int = 1) -> Tensor:
     return fill(kind, images(), hidden_pixels(), repeats)
 
 
-def fill(kind: str, given: Tensor, hidden: Tensor, repeats: int = 1, sampler: str = "cached") -> Tensor:
-    draw = SAMPLERS[sampler]
-    parts = [(stage, draw(model, forcing(choosing()))) for stage, model in problem(kind).parts]
-    return inpaint(parts, given, hidden, SEED, repeats)
+def fill(
+    kind: str, given: Tensor, hidden: Tensor, repeats: int = 1, sampler: str = "cached", batch_size: int = 64
+) -> Tensor:
+    filled = torch.zeros_like(given)
+    for stage, model in problem(kind).parts:
+        filled = inpaint_chain_stage(
+            stage,
+            model,
+            filled,
+            given,
+            hidden,
+            seed=SEED,
+            temperature=1.0,
+            repeats=repeats,
+            sampler=sampler,
+            batch_size=batch_size,
+        )
+    return filled
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,6 +109,11 @@ def changes_after(kind: str) -> bool:
 def test_a_scale_sees_known_pixels_that_come_after_and_a_raster_does_not() -> None:
     assert changes_after("scales")
     assert not changes_after("raster")
+
+
+@pytest.mark.parametrize("kind", ["multidimensional", "scales"])
+def test_batches_do_not_count(kind: str) -> None:
+    assert torch.equal(fill(kind, images(), hidden_pixels(), 2, batch_size=2), filled(kind, 2))
 
 
 @pytest.mark.slow

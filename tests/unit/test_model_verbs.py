@@ -101,6 +101,38 @@ def test_the_likeliest_pictures_come_first_in_the_grid(
     assert len(figures) == 5
 
 
+def test_sources_are_compared_with_what_is_made_of_the_first(
+    results: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every figure is that of pictures that are made here by hand."""
+    shown: list[str] = []
+    monkeypatch.setattr("spn.report.bits._show", lambda axes, image, white, title: shown.append(title))
+    model = spn.load(results, chain="depth")
+    own, other = model.sample(5, seed=1), model.sample(3, seed=2, temperature=2.0)
+    np.save("own.npy", own)
+    np.save("other.npy", other)
+    assert run("score own.npy other.npy --sources sources.png", results) == 0
+    assert size_of("sources.png") > (800, 600)
+    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    rows = {line[:18].strip(): [float(each) for each in line[18:].split()] for line in table[2:]}
+    shifted = own.copy()
+    shifted[:, :, 1:] = own[:, :, :-1]
+    constant = np.broadcast_to(np.array([0, 4, 8, 11, 15], np.uint8)[:, None, None, None], own.shape)
+    made = {"mirrored": own[:, :, ::-1], "shifted by a pixel": shifted, "negative": 15 - own, "constant": constant}
+    bits = {name: model.bits_per_dim(each) for name, each in ({"own.npy": own, "other.npy": other} | made).items()}
+    assert rows.keys() == bits.keys() | {"pixels shuffled", "noise"}
+    for name, each in bits.items():
+        likelier = np.mean([(one < two) + (one == two) / 2 for one in each for two in bits["own.npy"]])
+        count, *figures = rows[name]
+        assert count == len(each)
+        assert figures == pytest.approx([each.mean(), each.std(), 100 * likelier], abs=0.51)
+        assert figures[:2] == pytest.approx([each.mean(), each.std()], abs=1e-3)
+    assert len(shown) == 5 * 7 + 3
+    assert shown[0] == f"{bits['own.npy'].min():.2f}"
+    assert run("score own.npy --sources sources.png --format csv", results) == 0
+    assert "source" not in capsys.readouterr().out
+
+
 def test_larger_pictures_are_fitted_if_asked(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (40, 24), (90, 160, 30)).save("large.png")
     assert run("score large.png", results) == 2
@@ -169,6 +201,7 @@ MISTAKES = {
     "score text.txt": "text.txt: expected a picture, got another kind of file",
     "score image.png --format xml": "--format: expected one of table, csv, json, got xml",
     "score image.png --map out.svg": "--map: expected a file ending in .png, got out.svg",
+    "score image.png image.png --sources out.png": "--sources: expected at most 12 different folders or arrays, got 2",
     "card -o out.html": "--output: expected a file ending in .md, or a folder without a suffix, got out.html",
 }
 

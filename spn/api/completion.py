@@ -1,0 +1,223 @@
+"""What a chain draws given a part of an image: hidden pixels, all slices but the first, or low bits.
+
+The given part is forced wherever a stage would generate it, so it comes back bit for bit. A chain draws in its own
+order: what is drawn is conditioned on what comes before it, and not on given pixels that come after (but see
+`spn.generation.inpaint` for scales of a diffusion).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
+
+import numpy as np
+import torch
+
+from spn.api.arguments import Label, ScoreOptions, labels_of, temperatures_of
+from spn.api.arrays import Array, Images, as_levels, like
+from spn.api.filler import Filler, Hidden, repeat
+from spn.config import InputError, StagePlan
+from spn.config.tiling import bit_mask
+from spn.generation.sample import SAMPLING_BATCH_SIZE
+from spn.shapes import Labels
+
+if TYPE_CHECKING:
+    from spn.api.chain_model import ChainModel
+
+
+class DrawOptions(TypedDict, total=False):
+    """The options of `ChainModel.upscale`, `deepen` and `inpaint`; all but `draws` are those of `sample_stages`."""
+
+    draws: int
+    seed: int
+    temperature: float | Mapping[str, float] | None
+    label: Label | None
+    batch_size: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How to draw: `DrawOptions` with their defaults."""
+
+    draws: int = 1
+    seed: int = 1
+    temperature: float | Mapping[str, float] | None = None
+    label: Label | None = None
+    batch_size: int = SAMPLING_BATCH_SIZE
+    exact: bool = False
+
+    def filler(self, model: "ChainModel") -> Filler:
+        """Return the chain that draws so."""
+        _check_count("draws", self.draws)
+        section = model.params.chains[model.chain]
+        return Filler(
+            model.stages,
+            temperatures_of(section, self.temperature),
+            section.top_k,
+            model.first_stage,
+            model.params.data.white_level // 2,
+            self.seed,
+            self.batch_size,
+            self.exact,
+        )
+
+    def labels(self, model: "ChainModel", count: int, is_sampling: bool = False) -> Labels | None:
+        """Return what each image is conditioned on; pictures of a person must be told."""
+        return labels_of(model.params, model.chain, count, self.label, is_sampling)
+
+
+class Likeliest(NamedTuple):
+    """The likeliest of several completions of each image."""
+
+    images: Any
+    """uint8 [N, H, W, C]."""
+    chosen: Any
+    """The number of the draw that it is, int64 [N]."""
+    nats: Any
+    """-log p of all draws, float64 [draws, N]."""
+
+
+def inpaint(model: "ChainModel", images: Array, hidden: Array, repeats: int, drawing: Drawing) -> Any:
+    """Do what `ChainModel.inpaint` says."""
+    levels = as_levels(images, model.shape, model.params.data.bits)
+    return like(images, _fill(model, levels, _hidden(hidden, levels), repeats, drawing))
+
+
+def upscale(model: "ChainModel", images: Array | None, num_images: int | None, drawing: Drawing) -> Any:
+    """Do what `ChainModel.upscale` says."""
+    size = scale_factor(model)
+    if images is None:
+        plans = _plans(model)
+        first = next((number for number, plan in enumerate(plans) if plan.targets != ((0, 0),)), len(plans))
+        if not first:
+            raise InputError(
+                f"chain {model.chain}: expected first stages that generate slice (0,0) alone, to sample them, got "
+                f"{plans[0].name}, which generates all slices; give pictures"
+            )
+        return _from_samples(model, num_images, first, drawing)
+    _check_alone(num_images)
+    height, width, channels = model.shape
+    small = as_levels(images, (height // size, width // size, channels), model.params.data.bits)
+    levels = torch.zeros((len(small), *model.shape), dtype=torch.uint8)
+    levels[:, ::size, ::size] = small
+    hidden = torch.ones(levels.shape[:3], dtype=torch.bool)
+    hidden[:, ::size, ::size] = False
+    return like(images, _fill(model, levels, hidden, 1, drawing))
+
+
+def deepen(model: "ChainModel", images: Array | None, num_images: int | None, drawing: Drawing) -> Any:
+    """Do what `ChainModel.deepen` says."""
+    high, first = high_bits(model)
+    if images is None:
+        return _from_samples(model, num_images, first, drawing)
+    _check_alone(num_images)
+    bits = model.params.data.bits
+    levels = as_levels(images, model.shape, bits) & bit_mask((0, high), bits)
+    return like(images, _go_on(model, levels, first, drawing.labels(model, len(levels)), drawing))
+
+
+def likeliest(model: "ChainModel", drawn: Array, options: ScoreOptions) -> Likeliest:
+    """Do what `ChainModel.likeliest` says."""
+    check_exact(model)
+    if drawn.ndim != 5 or not len(drawn):
+        raise InputError(f"drawn: expected [draws, N, height, width, channels], got {list(drawn.shape)}")
+    draws, count = drawn.shape[:2]
+    label = options.get("label")
+    if label is not None and not isinstance(label, str | int):
+        options = cast(ScoreOptions, options | {"label": list(label) * draws})
+    nats = np.asarray(model.nats(drawn.reshape(-1, *drawn.shape[2:]), **options)).reshape(draws, count)
+    chosen = nats.argmin(0)
+    return Likeliest(drawn[chosen, np.arange(count)], like(drawn, chosen), like(drawn, nats))
+
+
+def check_exact(model: "ChainModel") -> None:
+    """Raise InputError unless the nats of a chain are exact, and those of pixels."""
+    if model.is_bound or model.first_stage is not None:
+        got = "upper bounds" if model.first_stage is None else f"those of codes of {model.params.codes(model.chain)}"
+        raise InputError(f"chain {model.chain}: expected exact likelihoods of pixels, to compare draws, got {got}")
+
+
+def scale_factor(model: "ChainModel") -> int:
+    """Return S, by which a chain upscales; raise InputError unless it generates slice (0,0) before the others."""
+    _check_pixels(model)
+    first = _plans(model)[0]
+    if first.scale_factor == 1 or first.targets[0] != (0, 0):
+        which = "slices: rest" if first.targets[0] != (0, 0) else "scale_factor 1: it draws pixel by pixel"
+        raise InputError(
+            f"chain {model.chain}: expected a first stage of scale_factor 2 or more, which generates slice (0,0) "
+            f"before the others, got {first.name} of {which}"
+        )
+    return first.scale_factor
+
+
+def high_bits(model: "ChainModel") -> tuple[int, int]:
+    """Return how many high bits the first stages of a chain generate, and the number of the first stage of low bits.
+
+    Raises InputError unless, before some stage, all high bits of all pixels are generated, and nothing else.
+    """
+    _check_pixels(model)
+    plans = _plans(model)
+    for number, plan in enumerate(plans):
+        high = bit_mask((0, plan.bits[0]), plan.image_bits)
+        is_after = all(mask == high for row in plan.known for mask in row)
+        if high and is_after and all(before.bits[1] <= plan.bits[0] for before in plans[:number]):
+            return plan.bits[0], number
+    found = ", ".join(f"{plan.name} of bits {list(plan.bits)}" for plan in plans)
+    raise InputError(
+        f"chain {model.chain}: expected stages of the high bits of all slices, then of low bits, got {found}"
+    )
+
+
+def _plans(model: "ChainModel") -> Sequence[StagePlan]:
+    return [stage.plan for stage, _ in model.stages.values()]
+
+
+def _fill(model: "ChainModel", levels: Images, hidden: Hidden, repeats: int, drawing: Drawing) -> Any:
+    _check_count("repeats", repeats)
+    return drawing.filler(model).fill(levels, hidden, drawing.draws, repeats, drawing.labels(model, len(levels)))
+
+
+def _from_samples(model: "ChainModel", num_images: int | None, first: int, drawing: Drawing) -> Any:
+    """Sample the stages before number `first` once for each image, and go on from there."""
+    if num_images is None:
+        raise InputError("num_images: expected a number, or images, got neither")
+    _check_count("num_images", num_images)
+    labels = drawing.labels(model, num_images, is_sampling=True)
+    nothing = torch.zeros((num_images, *model.shape), dtype=torch.uint8)
+    levels = drawing.filler(model).draw(list(model.stages)[:first], nothing, labels)
+    return like(None, _go_on(model, levels, first, labels, drawing))
+
+
+def _go_on(model: "ChainModel", levels: Images, first: int, labels: Labels | None, drawing: Drawing) -> Any:
+    """Draw the stages from number `first` on, several times for each image; return [draws, N, H, W, C]."""
+    filler, draws = drawing.filler(model), drawing.draws
+    before = levels.repeat(draws, 1, 1, 1)
+    return filler.draw(list(model.stages)[first:], before, repeat(labels, draws)).unflatten(0, (draws, -1))
+
+
+def _hidden(hidden: Array, levels: Images) -> Hidden:
+    """Check which pixels are hidden, of all images or of each: bool [H, W] or [N, H, W]."""
+    mask, expected = torch.as_tensor(hidden), levels.shape[:3]
+    if mask.dtype is not torch.bool or mask.shape not in (expected, expected[1:]):
+        count, height, width = expected
+        raise InputError(
+            f"hidden: expected bool [{height}, {width}] or [{count}, {height}, {width}], got "
+            f"{str(mask.dtype).removeprefix('torch.')} {list(mask.shape)}"
+        )
+    return mask.cpu().expand(expected)
+
+
+def _check_pixels(model: "ChainModel") -> None:
+    if model.first_stage is not None:
+        codes = model.params.codes(model.chain)
+        raise InputError(f"chain {model.chain}: expected a chain of pixels, got one of the codes of {codes}")
+
+
+def _check_alone(num_images: int | None) -> None:
+    if num_images is not None:
+        raise InputError("num_images: expected none beside images, whose number it is")
+
+
+def _check_count(name: str, count: int) -> None:
+    if count < 1:
+        raise InputError(f"{name}: expected a positive whole number, got {count}")
