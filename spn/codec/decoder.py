@@ -1,17 +1,18 @@
 """Decodes images by the cached walk: the walk of sampling, with a range decoder as the source of symbols."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from spn.codec.descent import depth_of, descend
 from spn.codec.encoder import Images, Known, Parts
 from spn.codec.integer_law import integer_law
 from spn.codec.rounding import Grid
-from spn.codec.stream import BitDecoder
+from spn.codec.stream import SymbolDecoder
+from spn.codec.symbols import level_of
 from spn.generation import build_steps, walk
 from spn.generation.targets import Fill, fill_targets
 from spn.image import join_slices, split_slices
@@ -29,8 +30,8 @@ class ImageDecoder:
 
     def __init__(self, streams: Sequence[bytes], offsets: Sequence[int], counts: Sequence[int]) -> None:
         """Start with the number of images of each stream (`counts`), and its offset of rounding."""
-        self._decoder = BitDecoder(streams, counts)
-        self._grid = Grid(np.repeat(np.array(offsets), counts)[:, None])
+        self._decoder = SymbolDecoder(streams, counts)
+        self._grid = Grid(np.repeat(np.array(offsets), counts))
 
     @torch.inference_mode()
     def run(
@@ -79,12 +80,5 @@ class ImageDecoder:
         coded = np.flatnonzero(levels == UNKNOWN)
         if not len(coded):
             return given
-        integers = integer_law(law, self._grid)
-        shifts = iter(range(depth_of(integers) - 1, -1, -1))
-
-        def choose(frequency: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
-            bits = (levels >> next(shifts)) & 1
-            bits[coded] = self._decoder.decode(coded, frequency[coded])
-            return bits
-
-        return torch.from_numpy(descend(integers, choose))
+        found = level_of(integer_law(law, self._grid), partial(self._decoder.decode, coded))
+        return torch.from_numpy(np.where(levels == UNKNOWN, found, levels))

@@ -1,4 +1,4 @@
-"""Encodes images by whole passes: the frequencies of all bits of a slice come from one pass of the network."""
+"""Encodes images by whole passes: the laws of all sub-pixels of a slice come from one pass of the network."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Int, Shaped, UInt8
 from torch import Tensor
 
-from spn.codec.descent import FREQUENCY_BITS, depth_of, descend
 from spn.codec.integer_law import integer_law
 from spn.codec.rounding import OFFSETS, Grid
-from spn.codec.stream import encode_bits
+from spn.codec.stream import SymbolEncoder
+from spn.codec.symbols import FREQUENCY_BITS, Symbol, symbols_of
 from spn.generation.targets import Fill, fill_targets
 from spn.image import split_slices
 from spn.likelihood import Law
@@ -20,8 +20,8 @@ from spn.models import Context, Model
 from spn.shapes import ByteSlices, Labels, Levels, Positions
 from spn.stages import Stage
 
-BLOCK = 1 << 14
-"""Sub-pixels whose weights are computed at once."""
+BLOCK = 1 << 11
+"""Sub-pixels whose weights are computed at once: few, so that they stay in the cache."""
 
 Images: TypeAlias = UInt8[Tensor, "image height width channel"]
 Known: TypeAlias = Bool[Tensor, "image height width"]
@@ -77,8 +77,8 @@ class _Encoder:
 
     def __init__(self, offset: int) -> None:
         self._offset, self._nats = offset, 0.0
-        self.grid = Grid(np.full((1, 1), offset), notes_edges=True)
-        self._batches: list[list[tuple[InOrder, InOrder, InOrder]]] = []
+        self.grid = Grid(np.array([offset]), notes_edges=True)
+        self._batches: list[list[tuple[InOrder, ...]]] = []
 
     @torch.inference_mode()
     def run(self, parts: Parts, images: Images, known: Known, labels: Labels | None) -> None:
@@ -91,17 +91,14 @@ class _Encoder:
 
     def finish(self) -> Stream:
         """Encode everything in one stream."""
-        # Step by step, and at each step image by image, over all batches.
-        slices = [
-            tuple(np.concatenate(each, axis=1) for each in zip(*of_batches, strict=True))
-            for of_batches in zip(*self._batches, strict=True)
-        ]
-        bits, frequencies = (
-            np.concatenate([slice_[which][slice_[2]] for slice_ in slices]).astype(np.int64) for which in (0, 1)
-        )
-        chosen = np.where(bits, (1 << FREQUENCY_BITS) - frequencies, frequencies)
-        ideal = FREQUENCY_BITS * len(bits) - float(np.log2(chosen).sum())
-        return Stream(self._offset, encode_bits(bits, frequencies), self._nats, ideal)
+        encoder, ideal = SymbolEncoder(), 0.0
+        for of_batches in zip(*self._batches, strict=True):
+            # Step by step, and at each step image by image, over all batches.
+            value, below, frequency, coded = (np.concatenate(each, axis=1) for each in zip(*of_batches, strict=True))
+            chosen = [each[coded].astype(np.int64) for each in (value, below, frequency)]
+            encoder.encode(Symbol(*chosen))
+            ideal += FREQUENCY_BITS * len(chosen[0]) - float(np.log2(chosen[2]).sum())
+        return Stream(self._offset, encoder.finish(), self._nats, ideal)
 
     def _fill(
         self, stage: Stage, network: Model, slices: ByteSlices, coded: Bool[Tensor, "batch S S height width 1"]
@@ -111,37 +108,23 @@ class _Encoder:
             here = coded[:, position[0], position[1]].expand(target.shape)
             law = network(target, context)
             self._nats -= float(law.log_prob(target)[here].sum())
-            frequencies = law.by_chunk(self._frequencies, target)
-            bits = (target[..., None] >> torch.arange(frequencies.shape[-1] - 1, -1, -1)) & 1
-            self._batches[-1].append(
-                (
-                    _in_order(bits.to(torch.uint8)),
-                    _in_order(frequencies.int()),
-                    _in_order(here[..., None].expand(bits.shape)),
-                )
-            )
+            symbols = law.by_chunk(self._symbols, target)
+            here = here[..., None].expand(symbols.shape[:-1])
+            self._batches[-1].append(tuple(map(_in_order, (*symbols.unbind(-1), here))))
             return target
 
         return fill
 
-    def _frequencies(self, law: Law, levels: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch bit"]:
-        """Return the frequency of 0 of every bit of the levels."""
-        flat = levels.flatten().numpy()
-        parts = []
+    def _symbols(self, law: Law, levels: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch symbol 3"]:
+        """Return value, frequencies below and frequency of every symbol of the levels."""
+        flat, parts = levels.flatten().numpy(), []
         for first in range(0, len(flat), BLOCK):
             part = slice(first, first + BLOCK)
-            integers, found = integer_law(law, self.grid, part), []
-            shifts = iter(range(depth_of(integers) - 1, -1, -1))
-
-            def choose(frequency: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
-                found.append(frequency)  # noqa: B023
-                return (flat[part] >> next(shifts)) & 1  # noqa: B023
-
-            descend(integers, choose)
-            parts.append(np.stack(found, axis=1))
-        return torch.from_numpy(np.concatenate(parts)).view(*levels.shape, -1)
+            symbols = symbols_of(integer_law(law, self.grid, part), flat[part])
+            parts.append(np.stack([np.stack(symbol, axis=-1) for symbol in symbols], axis=1).astype(np.int32))
+        return torch.from_numpy(np.concatenate(parts)).view(*levels.shape, -1, 3)
 
 
-def _in_order(each: Shaped[Tensor, "batch height width channel bit"]) -> InOrder:
+def _in_order(each: Shaped[Tensor, "batch height width channel symbol"]) -> InOrder:
     """Put the images last."""
     return each.flatten(1).T.contiguous().numpy()

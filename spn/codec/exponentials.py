@@ -1,69 +1,75 @@
-"""Powers of e in whole numbers, the same on every machine: the tables are made with whole numbers alone."""
+"""Exponentials and sigmoids in whole numbers, the same on every machine: tables with linear interpolation.
+
+The tables are rounded from decimal arithmetic, whose exponential and logarithm are correctly rounded by definition.
+Interpolation keeps them monotone, so that no level ever gets a negative weight.
+"""
 
 import hashlib
+from decimal import Decimal, localcontext
 from functools import cache
 
 import numpy as np
 from jaxtyping import Int64
 
-POINT = 20
-"""Exponents are in units of 2^-20."""
+POINT = 24
+"""Exponents are in units of 2^-24."""
 SCALE = 30
 """Powers are in units of 2^-30."""
 LARGEST = 24
 """The power of any larger exponent is 0 in its unit, and taken as that of this one."""
 
-_FINE = 12
-"""The lowest bits of an exponent, which the table of fine steps is for; the table of coarse steps is for the others."""
-_PRECISION = 160
-"""Bits after the point while the tables are made."""
-_TERMS = 100
-"""Terms of the series of an exponential: of exponents below 10, those left out are less than the precision."""
+_STEPS = 9
+"""Tables have 2^9 steps for a unit of an exponent, between which they err by less than 1e-6 of a power."""
+_REST = POINT - _STEPS
+_DIGITS = 30
 
 
 def exp_of_minus(exponents: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
-    """Return e^-x for exponents x >= 0."""
-    coarse, fine = _tables()
-    exponents = np.minimum(exponents, LARGEST << POINT)
-    return (coarse[exponents >> _FINE] * fine[exponents & ((1 << _FINE) - 1)]) >> (SCALE + 2)
+    """Return e^-x for exponents x >= 0; it never rises with x."""
+    return _interpolated(_exponentials(), exponents)
+
+
+def log_sigmoid(values: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+    """Return log(sigmoid(x)) = min(x, 0) - log(1 + e^-|x|), in units of 2^-24; it never falls with x."""
+    return np.minimum(values, 0) - _interpolated(_softplus(), np.abs(values))
 
 
 def exp_fraction(numerator: int, denominator: int, point: int) -> int:
     """Return e^(numerator / denominator) in units of 2^-point, rounded."""
-    return _rounded(_exp(numerator, denominator), point)
+    with localcontext(prec=_DIGITS):
+        return round((Decimal(numerator) / denominator).exp() * (1 << point))
 
 
 def tables_digest() -> bytes:
     """Return the SHA-256 of the tables."""
-    return hashlib.sha256(b"".join(table.astype("<i8").tobytes() for table in _tables())).digest()
+    tables = (_exponentials(), _softplus())
+    return hashlib.sha256(b"".join(table.astype("<i8").tobytes() for table in tables)).digest()
+
+
+def _interpolated(table: Int64[np.ndarray, " step"], x: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+    x = np.minimum(x, LARGEST << POINT)
+    step = x >> _REST
+    value = table[step]
+    return value - (((value - table[step + 1]) * (x & ((1 << _REST) - 1))) >> _REST)
 
 
 @cache
-def _tables() -> tuple[Int64[np.ndarray, " coarse"], Int64[np.ndarray, " fine"]]:
-    """Return e^-x for coarse steps of x, and for the fine steps between them, in units of 2^-31."""
-    return (
-        _powers(1 << (POINT - _FINE), (LARGEST << (POINT - _FINE)) + 1),
-        _powers(1 << POINT, 1 << _FINE),
-    )
+def _exponentials() -> Int64[np.ndarray, " step"]:
+    """Return e^-x at every step of x from 0 to `LARGEST`, 0 there, and once more."""
+    with localcontext(prec=_DIGITS):
+        return _table([(-x).exp() * (1 << SCALE) for x in _places()])
 
 
-def _powers(steps: int, count: int) -> Int64[np.ndarray, " power"]:
-    """Return e^(-i / steps) for i = 0 .. count - 1, in units of 2^-31."""
-    step, power, powers = _exp(-1, steps), 1 << _PRECISION, []
-    for _ in range(count):
-        powers.append(_rounded(power, SCALE + 1))
-        power = power * step >> _PRECISION
-    return np.array(powers, dtype=np.int64)
+@cache
+def _softplus() -> Int64[np.ndarray, " step"]:
+    """Return log(1 + e^-x) at the same steps, in units of 2^-24."""
+    with localcontext(prec=_DIGITS):
+        return _table([(1 + (-x).exp()).ln() * (1 << POINT) for x in _places()])
 
 
-def _exp(numerator: int, denominator: int) -> int:
-    """Sum the series of e^(numerator / denominator), in units of 2^-160."""
-    term = total = 1 << _PRECISION
-    for count in range(1, _TERMS):
-        term = term * numerator // (denominator * count)
-        total += term
-    return total
+def _places() -> list[Decimal]:
+    return [Decimal(step) / (1 << _STEPS) for step in range(LARGEST << _STEPS)]
 
 
-def _rounded(value: int, point: int) -> int:
-    return (value + (1 << (_PRECISION - point - 1))) >> (_PRECISION - point)
+def _table(values: list[Decimal]) -> Int64[np.ndarray, " step"]:
+    return np.array([*map(round, values), 0, 0], dtype=np.int64)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from spn.codec.exponentials import POINT, SCALE, exp_fraction, exp_of_minus
+from spn.codec.exponentials import POINT, SCALE, exp_fraction, exp_of_minus, log_sigmoid
 from spn.codec.rounding import Grid
 from spn.likelihood import Categorical, DiscretisedMixture, Law
 
@@ -23,12 +23,20 @@ _LOGIT_POINT, _LOG_WEIGHT_POINT, _MEAN_POINT, _LOG_SCALE_POINT = 6, 8, 13, 6
 one of 256 levels, and 2^-6 of a log-scale."""
 _SMALLEST_LOGIT = 24.0
 """Logits and log-weights this far below the largest count as this far: in units of the weights they are 0."""
-_MEAN_REACH = 4.0
+_MEAN_REACH = 2.0
 """Means are held within this of 0, on [-1, 1]."""
 _LOG_SCALES = (-7.0, 4.5)
 """Log-scales are held within these, on [-1, 1]: the least that laws have, and one so large that the law is flat."""
-_OUTSIDE = 1 << 44
-"""Stands for an infinite edge, in units of a scale."""
+_POINTS = np.array([[_LOG_WEIGHT_POINT], [_MEAN_POINT], [_LOG_SCALE_POINT]])
+_RANGES = tuple(
+    np.array([[0.0, -_MEAN_REACH, 0.0], [_SMALLEST_LOGIT, _MEAN_REACH, _LOG_SCALES[1] - _LOG_SCALES[0]]])[..., None]
+)
+"""Of a mixture's log-weights below the largest, means, and log-scales above the least: the points and ranges."""
+_OUTSIDE = 1 << 48
+"""Stands for an infinite distance, in units of a scale."""
+_LARGEST_POINT, _INVERSE_POINT = 20, 28
+"""Bits after the point of the largest inverse of a scale, and of the others; products of all stay below 2^63."""
+_DISTANCE_SHIFT = _MEAN_POINT + 8 + _INVERSE_POINT - POINT
 
 
 class IntegerLaw(ABC):
@@ -38,10 +46,10 @@ class IntegerLaw(ABC):
     batch: int
 
     @abstractmethod
-    def below(self, levels: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
-        """Return the sum of the weights below a level 0 .. num_levels of each sub-pixel: below 2^38, and ascending.
+    def below(self, levels: Int64[np.ndarray, "batch edge"]) -> Int64[np.ndarray, "batch edge"]:
+        """Return the sum of the weights below some levels 0 .. num_levels of each sub-pixel, counted from any start.
 
-        Sums may be counted from any start, and in rare cases fall by their last digit.
+        It is below 2^38, and never falls from a level to the next.
         """
 
 
@@ -65,21 +73,21 @@ class IntegerSoftmax(IntegerLaw):
     def __init__(self, logits: Float64[np.ndarray, "batch level"], grid: Grid) -> None:
         self.batch, self.num_levels = logits.shape
         down = np.minimum(logits.max(-1, keepdims=True) - logits, _SMALLEST_LOGIT)
-        weights = exp_of_minus(_as_exponents(grid.round(down, _LOGIT_POINT), _LOGIT_POINT))
+        weights = exp_of_minus(_as_exponents(grid.round(down, np.array([_LOGIT_POINT])), _LOGIT_POINT))
         self._below = np.zeros((len(logits), self.num_levels + 1), dtype=np.int64)
         np.cumsum(weights, axis=-1, out=self._below[:, 1:])
 
-    def below(self, levels: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
-        """Return the sum of the weights below a level of each sub-pixel."""
-        return self._below[np.arange(len(levels)), levels]
+    def below(self, levels: Int64[np.ndarray, "batch edge"]) -> Int64[np.ndarray, "batch edge"]:
+        """Return the sum of the weights below some levels of each sub-pixel."""
+        return np.take_along_axis(self._below, levels, axis=1)
 
 
 class IntegerMixture(IntegerLaw):
     """A discretised mixture of logistics, within the group of levels that the more significant bits select, if known.
 
-    A component's share below an edge is a difference of values of sigmoid(u) / e^r. The divisor keeps digits where a
-    group lies far out in a tail: r is the largest u of the group, if that is negative. If most of the group lies above
-    the mean, u is mirrored, because sigmoid has no digits near 1. Components are weighted by e^r again.
+    A component's share below an edge is a difference of values of sigmoid(u) / sigmoid(r). The divisor keeps digits
+    where a group lies far out in a tail: r is the largest u of the group. If most of the group lies above the mean, u
+    is mirrored, because sigmoid has no digits near 1. Components are weighted by the divisor again.
     """
 
     def __init__(
@@ -95,44 +103,41 @@ class IntegerMixture(IntegerLaw):
         self.batch, self.num_levels = len(means), num_levels
         self._first = np.zeros(self.batch, dtype=np.int64) if high is None else high * num_levels
         self._last = num_levels * high_levels - 1
-        down = np.minimum(log_weights.max(-1, keepdims=True) - log_weights, _SMALLEST_LOGIT)
-        inside = np.clip(means, -_MEAN_REACH, _MEAN_REACH)
-        self._means = grid.round(inside, _MEAN_POINT)
-        above_least = grid.round(np.clip(log_scales, *_LOG_SCALES) - _LOG_SCALES[0], _LOG_SCALE_POINT)
+        outputs = np.stack(
+            [log_weights.max(-1, keepdims=True) - log_weights, means, log_scales - _LOG_SCALES[0]], axis=1
+        )
+        down, self._means, above_least = grid.round(outputs.clip(*_RANGES), _POINTS).swapaxes(0, 1)
         inverse = exp_of_minus(_as_exponents(above_least, _LOG_SCALE_POINT))
-        self._inverse_scales = (inverse * _largest_inverse_scale()) >> POINT
-        self._place(_as_exponents(grid.round(down, _LOG_WEIGHT_POINT), _LOG_WEIGHT_POINT))
+        self._inverse_scales = (inverse * _largest_inverse_scale()) >> (SCALE + _LARGEST_POINT - _INVERSE_POINT)
+        self._place(_as_exponents(down, _LOG_WEIGHT_POINT))
 
     def _place(self, down: Int64[np.ndarray, "batch mixture"]) -> None:
         """Choose each component's side and divisor, and its weight in this group."""
-        start, end = self._distance(self._first), self._distance(self._first + self.num_levels)
-        self._sign = np.where(start + end < 0, 1, -1)
-        self._divisor = np.minimum(np.where(self._sign > 0, end, -start), 0)
-        down = down - self._divisor
+        edges = self._distances(np.stack([self._first, self._first + self.num_levels], axis=1))
+        self._sign = np.where(edges.sum(1) < 0, 1, -1)[:, None]
+        ends = log_sigmoid(edges * self._sign)
+        self._divisor = ends.max(1, keepdims=True)
+        down = down - self._divisor[:, 0]
         down -= down.min(-1, keepdims=True)
         # Weights are made smaller before they are multiplied by shares, and their sum after it.
         before = 2 + down.shape[-1].bit_length()
-        self._weights, self._after = exp_of_minus(down) >> before, 2 * SCALE - 2 - WEIGHT_BITS
-        self._start = self._scaled_sigmoid(start)
+        self._weights, self._after = exp_of_minus(down)[:, None] >> before, 2 * SCALE - 2 - WEIGHT_BITS
+        self._start = exp_of_minus(self._divisor - ends[:, :1])
 
-    def below(self, levels: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
-        """Return the sum of the weights below a level of each sub-pixel, counted from the start of its group."""
-        shares = np.abs(self._scaled_sigmoid(self._distance(self._first + levels)) - self._start)
+    def below(self, levels: Int64[np.ndarray, "batch edge"]) -> Int64[np.ndarray, "batch edge"]:
+        """Return the sum of the weights below some levels of each sub-pixel, counted from the start of its group."""
+        distances = self._distances(self._first[:, None] + levels)
+        shares = np.abs(exp_of_minus(self._divisor - log_sigmoid(distances * self._sign)) - self._start)
         return (self._weights * shares).sum(-1) >> self._after
 
-    def _distance(self, full: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, "batch mixture"]:
-        """Return the distance of a level's lower edge from each mean, in scales, with 20 bits after the point."""
+    def _distances(self, full: Int64[np.ndarray, "batch edge"]) -> Int64[np.ndarray, "batch edge mixture"]:
+        """Return the distances of levels' lower edges from each mean, in scales, with 24 bits after the point."""
         # The edge between levels k - 1 and k of 0 .. L is (2 k - 1) / L - 1.
-        edges = (((2 * full - 1 - self._last) << (_MEAN_POINT + 8)) // self._last)[:, None]
-        distances = ((edges - self._means) * self._inverse_scales) >> (_MEAN_POINT + 8 + SCALE - POINT)
-        distances = np.where(full[:, None] == 0, -_OUTSIDE, distances)
-        return np.where(full[:, None] > self._last, _OUTSIDE, distances)
-
-    def _scaled_sigmoid(self, distances: Int64[np.ndarray, "batch mixture"]) -> Int64[np.ndarray, "batch mixture"]:
-        """Return sigmoid(u) / e^r, in units of 2^-30."""
-        u = distances * self._sign
-        numerator = exp_of_minus(self._divisor - np.minimum(u, 0))
-        return (numerator << SCALE) // ((1 << SCALE) + exp_of_minus(np.abs(u)))
+        edges = ((2 * full - 1 - self._last) << (_MEAN_POINT + 8)) // self._last
+        distances = ((edges[..., None] - self._means[:, None]) * self._inverse_scales[:, None]) >> _DISTANCE_SHIFT
+        distances[full == 0] = -_OUTSIDE
+        distances[full > self._last] = _OUTSIDE
+        return distances
 
 
 def _rows(values: Tensor, part: slice) -> Float64[np.ndarray, "batch _"]:
@@ -148,4 +153,4 @@ def _as_exponents(rounded: Int64[np.ndarray, "..."], point: int) -> Int64[np.nda
 def _largest_inverse_scale() -> int:
     """Return 1 / the least scale, e^7, and a step of log-scales more, by which `_as_exponents` made them larger."""
     step = 1 << _LOG_SCALE_POINT
-    return exp_fraction(int(-_LOG_SCALES[0]) * step + 1, step, POINT)
+    return exp_fraction(int(-_LOG_SCALES[0]) * step + 1, step, _LARGEST_POINT)

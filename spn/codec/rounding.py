@@ -16,25 +16,28 @@ GUARD = 1e-10
 class Grid:
     """A grid of rounding, moved by `offset` / 256 of a step; an encoder notes which offsets its values rule out."""
 
-    def __init__(self, offset: Int64[np.ndarray, "_ 1"], notes_edges: bool = False) -> None:
+    def __init__(self, offset: Int64[np.ndarray, " _"], notes_edges: bool = False) -> None:
         """`offset` is that of every sub-pixel, or of all of them."""
         self._offset, self._notes_edges = offset, notes_edges
         self.is_usable: Bool[np.ndarray, "256"] = np.ones(OFFSETS, dtype=bool)
         """Whether all values so far keep their distance at each offset, as far as noted."""
 
-    def round(self, values: Float64[np.ndarray, "batch _"], point: int) -> Int64[np.ndarray, "batch _"]:
-        """Round to steps of 2^-point; return values in units of 2^-(point + 8).
+    def round(
+        self, values: Float64[np.ndarray, "batch *output"], points: Int64[np.ndarray, "..."]
+    ) -> Int64[np.ndarray, "batch *output"]:
+        """Round to steps of 2^-points; return values in units of 2^-(points + 8).
 
         Raises FloatingPointError for values that are not finite.
         """
         if not np.isfinite(values).all():
             raise FloatingPointError("expected finite outputs of the network, got others")
-        steps = values * float(1 << point) + 0.5
+        steps = values * np.exp2(points) + 0.5
         if self._notes_edges:
-            self._note_edges(steps, GUARD * (1 << point))
-        return (np.floor(steps + self._offset / OFFSETS).astype(np.int64) << 8) - self._offset
+            self._note_edges(steps, GUARD * np.exp2(points))
+        offset = self._offset.reshape(-1, *[1] * (values.ndim - 1))
+        return (np.floor(steps + offset / OFFSETS).astype(np.int64) << 8) - offset
 
-    def _note_edges(self, steps: Float64[np.ndarray, "..."], guard: float) -> None:
+    def _note_edges(self, steps: Float64[np.ndarray, "..."], guard: Float64[np.ndarray, "..."]) -> None:
         moved = steps * OFFSETS
         nearest = np.rint(moved)
         is_near = np.abs(moved - nearest) < guard * OFFSETS

@@ -1,7 +1,7 @@
-"""Streams of coded bits: `constriction`'s range coder, as a coder of bits with whole-number frequencies.
+"""Streams of symbols: `constriction`'s range coder with whole-number frequencies.
 
-A model `Categorical(perfect=False)` turns two numbers that sum to 2^24 - 2 into frequencies by adding 1 to each,
-exactly; so nothing here depends on floating-point arithmetic.
+A model `Categorical(perfect=False)` turns numbers that sum to 2^24 - 16 into frequencies by adding 1 to each, exactly;
+so nothing here depends on floating-point arithmetic.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,37 @@ import constriction
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from spn.codec.descent import FREQUENCY_BITS
+from spn.codec.symbols import FREQUENCY_BITS, NUM_SYMBOLS, Symbol
 from spn.config import InputError
 
-_BIT = constriction.stream.model.Categorical(perfect=False)
+_SYMBOL = constriction.stream.model.Categorical(perfect=False)
 
 
-def encode_bits(bits: Int64[np.ndarray, " bit"], frequencies: Int64[np.ndarray, " bit"]) -> bytes:
-    """Encode bits, given the frequency of 0 of each."""
-    encoder = constriction.stream.queue.RangeEncoder()
-    encoder.encode(bits.astype(np.int32), _BIT, _rows(frequencies))
-    return encoder.get_compressed().astype("<u4").tobytes()
+class SymbolEncoder:
+    """Encodes symbols one after another in one stream."""
+
+    def __init__(self) -> None:
+        self._encoder = constriction.stream.queue.RangeEncoder()
+
+    def encode(self, symbols: Symbol) -> None:
+        """Append symbols; of the others only the sums of their frequencies matter."""
+        value, below, frequency = symbols
+        every = np.arange(len(value))
+        rows = np.zeros((len(value), NUM_SYMBOLS), dtype=np.float32)
+        # All but three have a frequency of 1: this one, the first, which has what is below it, and the next.
+        rows[:, 0] = below - value
+        rows[every, value] = frequency - 1
+        is_followed = value < NUM_SYMBOLS - 1
+        above = (1 << FREQUENCY_BITS) - below - frequency - (NUM_SYMBOLS - 1 - value)
+        rows[every[is_followed], value[is_followed] + 1] = above[is_followed]
+        self._encoder.encode(value.astype(np.int32), _SYMBOL, rows)
+
+    def finish(self) -> bytes:
+        """Return the stream."""
+        return self._encoder.get_compressed().astype("<u4").tobytes()
 
 
-class BitDecoder:
+class SymbolDecoder:
     """Decodes several streams, each for some images of a batch."""
 
     def __init__(self, streams: Sequence[bytes], counts: Sequence[int]) -> None:
@@ -36,28 +53,27 @@ class BitDecoder:
         self._images = np.repeat(np.arange(len(counts)), counts)
 
     def decode(
-        self, images: Int64[np.ndarray, " bit"], frequencies: Int64[np.ndarray, " bit"]
-    ) -> Int64[np.ndarray, " bit"]:
-        """Decode the next bit of each of these images, in ascending order, given the frequency of 0.
+        self, coded: Int64[np.ndarray, " symbol"], frequencies: Int64[np.ndarray, "batch 16"]
+    ) -> Int64[np.ndarray, " batch"]:
+        """Decode the next symbol of each of the `coded` images, in ascending order; 0 of the others.
 
-        Raises InputError if no encoder can have written the stream; else wrong bits are decoded without a word.
+        `frequencies` has those of all symbols. Raises InputError if no encoder can have written the stream; else wrong
+        symbols are decoded without a word.
         """
-        rows, streams = _rows(frequencies), self._images[images]
-        edges = np.searchsorted(streams, np.arange(len(self._decoders) + 1))
-        parts = [
-            _decode(decoder, rows[first:end])
-            for decoder, first, end in zip(self._decoders, edges[:-1], edges[1:], strict=True)
-            if end > first
-        ]
-        return np.concatenate([np.zeros(0, dtype=np.int32), *parts]).astype(np.int64)
+        rows = (frequencies[coded] - 1).astype(np.float32)
+        symbols = np.zeros(len(frequencies), dtype=np.int64)
+        if len(self._decoders) == 1:
+            symbols[coded] = _decode(self._decoders[0], rows)
+            return symbols
+        edges = np.searchsorted(self._images[coded], np.arange(len(self._decoders) + 1))
+        for decoder, first, end in zip(self._decoders, edges[:-1], edges[1:], strict=True):
+            if end > first:
+                symbols[coded[first:end]] = _decode(decoder, rows[first:end])
+        return symbols
 
 
-def _decode(decoder: Any, rows: Float32[np.ndarray, "bit 2"]) -> Int32[np.ndarray, " bit"]:
+def _decode(decoder: Any, rows: Float32[np.ndarray, "symbol 16"]) -> Int32[np.ndarray, " symbol"]:
     try:
-        return decoder.decode(_BIT, rows)
+        return decoder.decode(_SYMBOL, rows)
     except AssertionError as error:
         raise InputError("expected a stream of these frequencies, got one that no encoder can have written") from error
-
-
-def _rows(frequencies: Int64[np.ndarray, " bit"]) -> Float32[np.ndarray, "bit 2"]:
-    return np.stack([frequencies - 1, (1 << FREQUENCY_BITS) - 1 - frequencies], axis=1).astype(np.float32)
