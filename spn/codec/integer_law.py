@@ -28,9 +28,8 @@ _MEAN_REACH = 2.0
 _LOG_SCALES = (-7.0, 4.5)
 """Log-scales are held within these, on [-1, 1]: the least that laws have, and one so large that the law is flat."""
 _POINTS = np.array([[_LOG_WEIGHT_POINT], [_MEAN_POINT], [_LOG_SCALE_POINT]])
-_RANGES = tuple(
-    np.array([[0.0, -_MEAN_REACH, 0.0], [_SMALLEST_LOGIT, _MEAN_REACH, _LOG_SCALES[1] - _LOG_SCALES[0]]])[..., None]
-)
+_LEAST = np.array([[0.0], [-_MEAN_REACH], [0.0]])
+_GREATEST = np.array([[_SMALLEST_LOGIT], [_MEAN_REACH], [_LOG_SCALES[1] - _LOG_SCALES[0]]])
 """Of a mixture's log-weights below the largest, means, and log-scales above the least: the points and ranges."""
 _OUTSIDE = 1 << 48
 """Stands for an infinite distance, in units of a scale."""
@@ -106,7 +105,7 @@ class IntegerMixture(IntegerLaw):
         outputs = np.stack(
             [log_weights.max(-1, keepdims=True) - log_weights, means, log_scales - _LOG_SCALES[0]], axis=1
         )
-        down, self._means, above_least = grid.round(outputs.clip(*_RANGES), _POINTS).swapaxes(0, 1)
+        down, self._means, above_least = grid.round(outputs.clip(_LEAST, _GREATEST), _POINTS).swapaxes(0, 1)
         inverse = exp_of_minus(_as_exponents(above_least, _LOG_SCALE_POINT))
         self._inverse_scales = (inverse * _largest_inverse_scale()) >> (SCALE + _LARGEST_POINT - _INVERSE_POINT)
         self._place(_as_exponents(down, _LOG_WEIGHT_POINT))

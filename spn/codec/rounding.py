@@ -23,8 +23,8 @@ class Grid:
         """Whether all values so far keep their distance at each offset, as far as noted."""
 
     def round(
-        self, values: Float64[np.ndarray, "batch *output"], points: Int64[np.ndarray, "..."]
-    ) -> Int64[np.ndarray, "batch *output"]:
+        self, values: Float64[np.ndarray, "*batch _"], points: Int64[np.ndarray, "..."]
+    ) -> Int64[np.ndarray, "*batch _"]:
         """Round to steps of 2^-points; return values in units of 2^-(points + 8).
 
         Raises FloatingPointError for values that are not finite.

@@ -74,7 +74,6 @@ def problem_of(family: str, chain: str, channels: int, side: int) -> Problem:
 # What the fast tests check: of each network the chain that has every kind of context.
 FAST = {
     ("spn_head", "multidimensional"),
-    ("gated_pixelcnn", "multidimensional"),
     ("pixelcnn_pp", "multidimensional"),
     ("pixelcnn_pp_no_short_cuts", "raster"),
     ("pixelsnail", "multidimensional"),

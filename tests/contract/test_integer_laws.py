@@ -65,7 +65,9 @@ def costs(law: Law, levels: np.ndarray, offset: int = 37) -> np.ndarray:
     return sum(FREQUENCY_BITS - np.log2(symbol.frequency) for symbol in symbols)
 
 
-@pytest.mark.parametrize("offset", [0, 128, 255])
+@pytest.mark.parametrize(
+    "offset", [pytest.param(0, marks=pytest.mark.slow), 128, pytest.param(255, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_frequencies_are_those_of_the_law(law: Law, offset: int) -> None:
     probs = law.probs().numpy()

@@ -203,7 +203,10 @@ def test_a_caption_that_cannot_be_is_told_with_its_key(sampling: dict[str, Any],
 # From the command line.
 
 
-def test_a_chain_samples_the_caption_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chain_samples_the_caption_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the training is recorded
     raw = tiny(high=CAPTIONED)
     for stage in raw["stages"].values():
         stage["training"] |= {"steps": 1, "validate_every": 1}

@@ -99,6 +99,7 @@ def test_a_sample_depends_on_seed_number_and_label_alone(models: dict[str, Chain
     assert not np.array_equal(seven, models["classes"].sample(3, seed=1, label=6, exact=True))
 
 
+@pytest.mark.slow
 def test_temperature_is_the_chains_own_unless_told(models: dict[str, ChainModel]) -> None:
     model = models["depth"]
     own = model.sample(4, seed=1, exact=True)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from spn.checkpoint import load_tensors, save_tensors
 from spn.config import InputError
-from spn.notes import read_tensor_notes
+from spn.notes import TENSORS_SEAL, read_tensor_notes
 
 TENSORS = {"weight": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(5)}
 NOTES = {"recipe": {"stage": "low", "bits": [2, 5]}, "history": [{"step": 1, "loss": 0.1}], "step": 5}
@@ -18,6 +18,7 @@ NOTES = {"recipe": {"stage": "low", "bits": [2, 5]}, "history": [{"step": 1, "lo
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     save_tensors(tmp_path / "new" / "weights.safetensors", TENSORS, NOTES)
     tensors, notes = load_tensors(tmp_path / "new" / "weights.safetensors")
+    assert notes.pop(TENSORS_SEAL)
     assert notes == NOTES
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)

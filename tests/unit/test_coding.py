@@ -38,7 +38,14 @@ def pictures(sizes: tuple[tuple[int, int], ...] = SIZES) -> list[np.ndarray]:
     return [generator.integers(0, 16, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
-@pytest.mark.parametrize(("name", "in_tiles"), [("depth", False), ("raster", False), ("raster", True)])
+@pytest.mark.parametrize(
+    ("name", "in_tiles"),
+    [
+        pytest.param("depth", False, marks=pytest.mark.slow),
+        ("raster", False),
+        pytest.param("raster", True, marks=pytest.mark.slow),
+    ],
+)
 def test_pictures_of_any_size_come_back(name: str, in_tiles: bool, models: dict[str, ChainModel]) -> None:
     model, given = models[name], pictures()
     coded = model.encode(given, in_tiles=in_tiles, images_per_stream=3)

@@ -136,6 +136,7 @@ def test_samples_of_the_first_stages_are_deepened(models: dict[str, ChainModel])
     assert (drawn[0] != drawn[1]).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_seed_and_number_and_not_on_the_batch(models: dict[str, ChainModel]) -> None:
     model = models["multidimensional"]
     small, images = noise(3, 4, 4, 3), noise(2, 8, 8, 3)

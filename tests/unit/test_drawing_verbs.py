@@ -85,6 +85,7 @@ def test_draws_of_several_pictures_follow_each_other(results: Path, place: Path)
     assert np.array_equal(np.load("array.npy") & HIGH, given.repeat(2, 0) & HIGH)
 
 
+@pytest.mark.slow
 def test_samples_of_the_first_stages_need_no_picture(results: Path, place: Path) -> None:
     model = spn.load(results, chain="both")
     for verb, method in (("upscale", model.upscale), ("deepen", model.deepen)):
@@ -104,6 +105,7 @@ def test_inpainted_pictures_keep_what_is_known(results: Path, place: Path) -> No
     assert np.array_equal(np.load("array.npy")[0, :4], levels("one.png")[:4])
 
 
+@pytest.mark.slow
 def test_the_likeliest_draw_is_picked_and_its_log_likelihood_printed(
     results: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +128,7 @@ def test_the_likeliest_draw_is_picked_and_its_log_likelihood_printed(
         assert float(least) == pytest.approx(-nats[number].max(), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_larger_and_deeper_pictures_are_reduced_if_asked(results: Path, place: Path) -> None:
     assert run("upscale photo.png --fit --draws 1 -o array.npy", results) == 0
     fitted = Image.open("photo.png").crop((5, 0, 25, 20)).resize((4, 4), Image.Resampling.BOX)

@@ -41,6 +41,7 @@ def size_of(path: str) -> tuple[int, int]:
         return picture.size
 
 
+@pytest.mark.slow
 def test_samples_in_every_form_are_those_of_python(results: Path, place: Path) -> None:
     for output in ("array.npy", "images.h5", "grid.png", "folder"):
         assert run(f"sample -n 3 --seed 7 --temperature high=0.8 low=0.5 -o {output}", results) == 0
@@ -101,6 +102,7 @@ def test_the_likeliest_pictures_come_first_in_the_grid(
     assert len(figures) == 5
 
 
+@pytest.mark.slow
 def test_sources_are_compared_with_what_is_made_of_the_first(
     results: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
