@@ -120,7 +120,9 @@ def test_an_offset_that_brings_a_value_to_an_edge_is_noted() -> None:
     assert [int(each) for each in np.flatnonzero(~grid.is_usable)] == [0, 64, 192]
 
 
-@pytest.mark.parametrize("offset", [0, 1, 100, 255])
+@pytest.mark.parametrize(
+    "offset", [pytest.param(0, marks=pytest.mark.slow), 128, pytest.param(255, marks=pytest.mark.slow)]
+)
 def test_values_are_rounded_to_the_moved_grid(offset: int) -> None:
     values = normal(1000, 3).numpy() * 50
     rounded = Grid(np.array([offset])).round(values, np.array([6]))

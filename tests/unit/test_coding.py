@@ -38,13 +38,11 @@ def pictures(sizes: tuple[tuple[int, int], ...] = SIZES) -> list[np.ndarray]:
     return [generator.integers(0, 16, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
+SLOW = [("depth", False), ("raster", True)]
+
+
 @pytest.mark.parametrize(
-    ("name", "in_tiles"),
-    [
-        pytest.param("depth", False, marks=pytest.mark.slow),
-        ("raster", False),
-        pytest.param("raster", True, marks=pytest.mark.slow),
-    ],
+    ("name", "in_tiles"), [("raster", False), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
 )
 def test_pictures_of_any_size_come_back(name: str, in_tiles: bool, models: dict[str, ChainModel]) -> None:
     model, given = models[name], pictures()
