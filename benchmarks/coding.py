@@ -49,7 +49,7 @@ def _rows(scale: Scale, name: str, section: FamilySection, batch: int) -> list[R
     assert torch.equal(decode(), images)
     seconds = interleaved(
         {
-            "encode": lambda: encode_images(parts, images, known, None, batch),
+            "encode": lambda: encode_images(parts, images, known, None, batch_size=1),
             "decode": decode,
             "sample": lambda: sample_chain_stage(stage, network, None, batch, seed=1, temperature=1.0),
         },
@@ -76,7 +76,7 @@ def _rows(scale: Scale, name: str, section: FamilySection, batch: int) -> list[R
             seconds["decode"],
             kilobytes,
             "kB/s",
-            target=Target(20, 40),
+            target=Target(20, 40) if batch == 1 else None,
             note=f"{parameters:,} parameters; kilobytes are those of the pixels; the images come back exactly",
         ),
     ]

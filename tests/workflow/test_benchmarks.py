@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from experiment import tiny_params
+from model_files import write_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks import cpu, gpu, results
+import spn
+from benchmarks import codecs, cpu, gpu, results
 from benchmarks.common_imagebart import CommonScale, common_scale
 from benchmarks.common_snail import CommonPixelSnail
 from benchmarks.common_style import CommonDecoder
@@ -174,6 +177,19 @@ class TestRuns:
         with torch.compiler.set_stance("force_eager"):
             content = run_tiny(gpu.main, ["--device", "cpu", "--only", part], tmp_path, "benchmarks-gpu")
         assert content["rows"]
+
+    def test_codecs_are_compared_on_the_same_pictures(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(codecs.shutil, "which", lambda name: None)
+        model = spn.load(write_model(tmp_path, tiny_params(), "depth"))
+        header, _, *lines = codecs.table(model, list(model.sample(4, seed=1))).splitlines()
+        assert [line.split("|")[1].strip() for line in lines] == ["PNG", "WebP", "spn, depth"]
+        names = [name.strip() for name in header.split("|")[2:5]]
+        ours = dict(zip(names, (float(cell) for cell in lines[-1].split("|")[2:5]), strict=True))
+        assert names == ["single files", "all in one", "with the weights"]
+        assert ours["all in one"] < ours["single files"] < ours["with the weights"]
+        assert capsys.readouterr().err.startswith("no cjxl and djxl found")
 
     def test_strict_run_fails_on_a_missed_must(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         missed = Row("group", "step", "us", spread([300.0]), target=Target(200, 100, at_most=True))

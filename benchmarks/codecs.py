@@ -1,0 +1,187 @@
+"""A model's codec beside others on the same pictures: `python -m benchmarks.codecs MODEL PICTURES`.
+
+PICTURES is a folder, or an array uint8 [N, H, W, C] of levels (.npy). Every picture as a file of its own, and all in
+one: an archive of the model, and for the others one mosaic of all pictures if they are of one size. Every file is
+decoded and compared. JPEG XL is measured where `cjxl` and `djxl` are found (Debian: libjxl-tools).
+"""
+
+import argparse
+import io
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from tabulate import tabulate
+
+import spn
+from spn.api import ChainModel
+from spn.report.pictures import brightness
+from spn.tools.lossless import SUFFIXES, read_lossless
+
+Pixels = UInt8[np.ndarray, "_ _ channel"]
+
+
+class Codec(NamedTuple):
+    """Encodes and decodes a picture."""
+
+    encode: Callable[[Pixels], bytes]
+    decode: Callable[[bytes], Pixels]
+
+
+class Cost(NamedTuple):
+    """What all pictures cost together."""
+
+    num_bytes: int
+    encoding: float
+    """Seconds."""
+    decoding: float
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.codecs", description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("--limit", type=int, help="take the first so many pictures")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    model = spn.load(options.model)
+    levels = _levels(model, options.pictures)[: options.limit]
+    print(table(model, levels))
+
+
+def table(model: ChainModel, levels: Sequence[Pixels]) -> str:
+    """Return a Markdown table of bits per sub-pixel and milliseconds a picture."""
+    shown = [brightness(each, model.params.data.white_level) for each in levels]
+    num_dims, weights = sum(each.size for each in levels), model.path.stat().st_size
+    rows = []
+    for name, codec in _codecs().items():
+        single = _cost(codec, shown)
+        together = _cost(codec, [_mosaic(shown)]) if len({each.shape for each in shown}) == 1 else None
+        rows.append(_row(name, single, together, len(levels), num_dims, 0))
+    ours = _ours(model)
+    rows.append(
+        _row(f"spn, {model.chain}", _cost(ours, levels), _archive(model, levels), len(levels), num_dims, weights)
+    )
+    header = ("", "single files", "all in one", "with the weights", "encode, ms", "decode, ms", "decode, all in one")
+    return tabulate(rows, header, "github", disable_numparse=True, colalign=("left", *["right"] * 6))
+
+
+def _levels(model: ChainModel, place: Path) -> list[Pixels]:
+    if place.suffix == ".npy":
+        return list(np.load(place, allow_pickle=False))
+    paths = sorted(each for each in place.iterdir() if each.suffix.lower() in SUFFIXES)
+    return [read_lossless(path, model.params.data).levels.numpy() for path in paths]
+
+
+def _codecs() -> dict[str, Codec]:
+    codecs = {"PNG": _pillow("PNG", optimize=True), "WebP": _pillow("WEBP", lossless=True, quality=100, method=6)}
+    if shutil.which("cjxl") and shutil.which("djxl"):
+        codecs["JPEG XL -e 9"] = Codec(_encode_jxl, _decode_jxl)
+    else:
+        print("no cjxl and djxl found: no row of JPEG XL", file=sys.stderr)
+    return codecs
+
+
+def _pillow(form: str, **options: object) -> Codec:
+    def encode(pixels: Pixels) -> bytes:
+        content = io.BytesIO()
+        _picture(pixels).save(content, form, **options)
+        return content.getvalue()
+
+    def decode(content: bytes) -> Pixels:
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.atleast_3d(np.array(picture))
+
+    return Codec(encode, decode)
+
+
+def _encode_jxl(pixels: Pixels) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        _picture(pixels).save(f"{folder}/in.png")
+        _run("cjxl", f"{folder}/in.png", f"{folder}/out.jxl", "-d", "0", "-e", "9", "--num_threads=0")
+        return Path(folder, "out.jxl").read_bytes()
+
+
+def _decode_jxl(content: bytes) -> Pixels:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "in.jxl").write_bytes(content)
+        _run("djxl", f"{folder}/in.jxl", f"{folder}/out.png", "--num_threads=0")
+        with Image.open(f"{folder}/out.png") as picture:
+            return np.atleast_3d(np.array(picture))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _ours(model: ChainModel) -> Codec:
+    return Codec(lambda levels: model.encode([levels]).content, lambda content: model.decode(content)[0])
+
+
+def _archive(model: ChainModel, levels: Sequence[Pixels]) -> Cost:
+    start = time.perf_counter()
+    content = model.encode(levels).content
+    middle = time.perf_counter()
+    found = model.decode(content)
+    end = time.perf_counter()
+    assert all(np.array_equal(one, other) for one, other in zip(found, levels, strict=True))
+    return Cost(len(content), middle - start, end - middle)
+
+
+def _cost(codec: Codec, pictures: Sequence[Pixels]) -> Cost:
+    start = time.perf_counter()
+    contents = [codec.encode(each) for each in pictures]
+    middle = time.perf_counter()
+    found = [codec.decode(content) for content in contents]
+    end = time.perf_counter()
+    for one, other in zip(found, pictures, strict=True):
+        assert np.array_equal(one[..., : other.shape[-1]], other), "a codec that is not lossless"
+    return Cost(sum(map(len, contents)), middle - start, end - middle)
+
+
+def _mosaic(pictures: Sequence[Pixels]) -> Pixels:
+    """Lay pictures out in rows, and fill the last one up with black."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = -(-len(pictures) // columns)
+    height, width, channels = pictures[0].shape
+    every = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
+    every[: len(pictures)] = pictures
+    grid = every.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels)
+
+
+def _row(name: str, single: Cost, together: Cost | None, count: int, num_dims: int, weights: int) -> list[str]:
+    def bits(num_bytes: int) -> str:
+        return f"{8 * num_bytes / num_dims:.3f}"
+
+    def milliseconds(seconds: float) -> str:
+        return f"{1000 * seconds / count:,.1f}"
+
+    return [
+        name,
+        bits(single.num_bytes),
+        bits(together.num_bytes) if together else "",
+        bits(together.num_bytes + weights) if together else "",
+        milliseconds(single.encoding),
+        milliseconds(single.decoding),
+        milliseconds(together.decoding) if together else "",
+    ]
+
+
+def _picture(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+if __name__ == "__main__":
+    main()
