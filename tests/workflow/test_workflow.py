@@ -11,6 +11,7 @@ import pytest
 import torch
 from experiment import read_history, tiny_params
 from pages import commands
+from PIL import Image
 from tracked import open_at
 from workspace import AFTER_LOW, CHAIN, EVERYTHING, ROOT, STAGES, Workspace, finished, with_steps
 
@@ -254,6 +255,8 @@ def test_commands_of_the_pages_run(workspace: Workspace) -> None:
     )
     ran = [command for command in found if command.startswith(("spn ", "snakemake "))]
     assert {"spn plan", "spn check", "spn watch", "snakemake --cores all reproduce"} <= {*ran}
+    # Slice (0,0) of an image of digits, which README.md upscales.
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(workspace.folder / "small.png")
     for command in ran:
         workspace.run(*command.split())
 
