@@ -73,8 +73,8 @@ def test_every_pixel_comes_back(family: str, chain: str) -> None:
     stream = encoded(problem, images, known)
     assert torch.equal(decoded(problem, [stream], [COUNT], images, known), images)
     assert stream.nats == pytest.approx(nats_of(problem, images), rel=1e-10)
-    # Images of noise lie far out in the tails, where rounding shows.
-    assert stream.ideal_bits == pytest.approx(stream.nats / math.log(2), rel=2e-2)
+    # Images of noise lie far out in the tails: rounding shows there, and a frequency of 1 costs less than the law says.
+    assert 0.9 < stream.ideal_bits / (stream.nats / math.log(2)) < 1.02
     assert 0 <= 8 * len(stream.content) - stream.ideal_bits <= BITS_OF_A_STREAM
 
 

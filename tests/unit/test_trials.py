@@ -20,7 +20,7 @@ from spn.checkpoint import load_tensors
 from spn.config import Params, load_params, params_schema
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
-from spn.notes import RECIPE, Notes, read_tensor_notes
+from spn.notes import RECIPE, TENSORS_SEAL, Notes, read_tensor_notes
 from spn.planning import forecast, plan_table, warnings
 from spn.provenance import differing_keys, evaluation_recipe, stage_recipe, trial_recipe
 from spn.report.tables import trial_lines
@@ -281,7 +281,7 @@ def test_the_checkpoint_is_that_of_the_best_trial_alone(data: SliceFile, tmp_pat
     assert estimates == [trial["history"][-1][ESTIMATE] for trial in notes["trials"]]
     assert min(estimates) == estimates[1]
     assert [trial["history"][-1]["step"] for trial in notes["trials"]] == [6, 6, 4]
-    assert other.keys() == {RECIPE, "files", "history"}  # nothing more without trials
+    assert other.keys() == {RECIPE, "files", "history", TENSORS_SEAL}  # nothing more without trials
 
 
 @pytest.mark.parametrize(

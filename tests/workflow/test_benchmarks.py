@@ -181,7 +181,7 @@ class TestRuns:
     def test_codecs_are_compared_on_the_same_pictures(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(codecs.shutil, "which", lambda name: None)
+        monkeypatch.setattr("shutil.which", lambda name: None)
         model = spn.load(write_model(tmp_path, tiny_params(), "depth"))
         header, _, *lines = codecs.table(model, list(model.sample(4, seed=1))).splitlines()
         assert [line.split("|")[1].strip() for line in lines] == ["PNG", "WebP", "spn, depth"]
