@@ -57,14 +57,17 @@ def nats_of(problem: Problem, images: Tensor) -> float:
     return total
 
 
+# Every family in a stage of every kind of context, one in every chain, and one of each network without context.
+CASES = dict.fromkeys(
+    [(family, "multidimensional") for family in FAMILIES]
+    + [("spn_placed", chain) for chain in CHAINS]
+    + [(family, "raster") for family in ("gated_pixelcnn_head", "pixelcnn_pp", "pixelsnail", "imagebart")]
+    + [("pixelcnn_pp_placed", "depth")]
+)
+
+
 @pytest.mark.parametrize(
-    ("family", "chain"),
-    [
-        pytest.param(family, chain, marks=[pytest.mark.slow] * ((family, chain) not in FAST))
-        for family in FAMILIES
-        for chain in ("raster", "depth", "multidimensional")
-    ]
-    + [pytest.param("spn_placed", chain, marks=pytest.mark.slow) for chain in CHAINS],
+    ("family", "chain"), [pytest.param(*case, marks=[pytest.mark.slow] * (case not in FAST)) for case in CASES]
 )
 def test_every_pixel_comes_back(family: str, chain: str) -> None:
     problem = problem_of(family, chain)
