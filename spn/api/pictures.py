@@ -1,6 +1,6 @@
 """Reads a person's own pictures and masks."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +48,15 @@ def fit_picture(
     return _levels(pixels, data)
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
+def find_pictures(paths: Sequence[Path], suffixes: Collection[str] = tuple(PICTURE_FORMATS)) -> list[Path]:
     """List files, and the pictures in folders in the order of their names; raise InputError if there are none."""
     found = []
     for path in paths:
         inside = [path]
         if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in PICTURE_FORMATS)
+            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in suffixes)
             if not inside:
-                raise InputError(f"{path}: expected pictures ({', '.join(PICTURE_FORMATS)}), found none")
+                raise InputError(f"{path}: expected pictures ({', '.join(suffixes)}), found none")
         found += inside
     return found
 

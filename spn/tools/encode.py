@@ -8,6 +8,7 @@ import numpy as np
 
 from spn.api import load
 from spn.api.coding import Coded
+from spn.api.pictures import find_pictures
 from spn.config import InputError
 from spn.files import write_bytes
 from spn.pipeline.place import choose_device
@@ -69,15 +70,8 @@ def cost(coded: Coded, count: int, model_bytes: int) -> Iterator[str]:
 
 
 def _find(places: Sequence[Path]) -> list[Path]:
-    """List files, and the pictures in folders in the order of their names."""
-    found: list[Path] = []
-    for place in places:
-        inside = [place]
-        if place.is_dir():
-            inside = sorted(each for each in place.iterdir() if each.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise InputError(f"{place}: expected pictures ({', '.join(SUFFIXES)}), found none")
-        found += inside
+    """List files, and the pictures in folders; raise InputError for two of one name."""
+    found = find_pictures(places, SUFFIXES)
     stems: dict[str, Path] = {}
     for path in found:
         # Decoded pictures are called after these, and end in .png.

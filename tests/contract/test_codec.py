@@ -88,12 +88,15 @@ def test_an_encoder_is_the_same_whatever_its_batch() -> None:
     assert len(contents) == 1
 
 
-def test_several_streams_are_decoded_at_once() -> None:
+def test_several_streams_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = problem_of("spn_placed", "depth")
     images = problem.images(COUNT)
     known = nothing_known(images)
     known[1, 2:] = True
     streams = [encoded(problem, images[part], known[part]) for part in (slice(0, 2), slice(2, 3), slice(3, COUNT))]
+    monkeypatch.setattr("spn.codec.rounding.GUARD", 2e-6)  # so wide that this stream has an offset of its own
+    streams[1] = encoded(problem, images[2:3], known[2:3])
+    assert [stream.offset > 0 for stream in streams] == [False, True, False]
     assert torch.equal(decoded(problem, streams, [2, 1, 2], images, known), images)
 
 

@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from contract.problem import random_model
-from experiment import codes_params, write_params
+from experiment import codes_params, tiny_params, write_params
 
+import spn
+from spn.api import ChainModel
 from spn.api.model_file import Loaded, contents, of_chain
 from spn.api.probe import Part
 from spn.checkpoint import save_tensors
-from spn.config import Params, load_params
+from spn.config import InputError, Params, load_params
 from spn.first_stages import VqAutoencoder
 from spn.stages import build_stage
 
@@ -95,3 +98,22 @@ def write_model(folder: Path, raw: dict[str, Any], chain: str, dtype: torch.dtyp
     folder.mkdir(exist_ok=True)
     path = folder / "results/chains" / chain / "model.safetensors"
     return save_made_up(path, load_params(write_params(folder, raw)), chain, dtype)
+
+
+def made_up_models(factory: pytest.TempPathFactory) -> dict[str, ChainModel]:
+    """Load chains with random weights: of RGB images, of codes, and of classes."""
+    conditional = tiny_params()
+    for stage in ("high", "low"):
+        conditional["stages"][stage]["class_conditional"] = stage == "low"
+    raws = {"raster": rgb_params(), "depth": rgb_params(), "latent": codes_params(), "classes": conditional}
+    chains = {name: "depth" if name == "classes" else name for name in raws}
+    return {name: spn.load(write_model(factory.mktemp(name), raw, chains[name])) for name, raw in raws.items()}
+
+
+def assert_mistake(
+    model: ChainModel, method: str, arguments: tuple[Any, ...], options: dict[str, Any], line: str
+) -> None:
+    """Assert that a call is refused in one line."""
+    with pytest.raises(InputError, match=line) as error:
+        getattr(model, method)(*arguments, **options)
+    assert "\n" not in str(error.value)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiment import codes_params, tiny_params
-from model_files import rgb_params, write_model
+from model_files import assert_mistake, made_up_models
 
 import spn
 from spn import ChainModel
@@ -22,12 +21,7 @@ from spn.image import split_slices
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChainModel]:
     """Chains with random weights: of RGB images, of codes, and of classes."""
-    conditional = tiny_params()
-    for stage in ("high", "low"):
-        conditional["stages"][stage]["class_conditional"] = stage == "low"
-    raws = {"raster": rgb_params(), "depth": rgb_params(), "latent": codes_params(), "classes": conditional}
-    chains = {name: "depth" if name == "classes" else name for name in raws}
-    return {name: spn.load(write_model(tmp_path_factory.mktemp(name), raw, chains[name])) for name, raw in raws.items()}
+    return made_up_models(tmp_path_factory)
 
 
 @pytest.mark.slow
@@ -217,6 +211,4 @@ def test_mistakes_are_told_in_one_line(
     line: str,
     models: dict[str, ChainModel],
 ) -> None:
-    with pytest.raises(InputError, match=line) as error:
-        getattr(models[name], method)(*arguments, **options)
-    assert "\n" not in str(error.value)
+    assert_mistake(models[name], method, arguments, options, line)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiment import codes_params, tiny_params
-from model_files import rgb_params, write_model
+from model_files import made_up_models, rgb_params, write_model
 
 import spn
 from spn import ChainModel
@@ -25,12 +24,7 @@ SIZES = ((8, 8), (19, 13), (5, 9), (16, 8), (8, 8))
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChainModel]:
     """Chains with random weights."""
-    conditional = tiny_params()
-    for stage in ("high", "low"):
-        conditional["stages"][stage]["class_conditional"] = stage == "low"
-    raws = {"raster": rgb_params(), "depth": rgb_params(), "latent": codes_params(), "classes": conditional}
-    chains = {name: "depth" if name == "classes" else name for name in raws}
-    return {name: spn.load(write_model(tmp_path_factory.mktemp(name), raw, chains[name])) for name, raw in raws.items()}
+    return made_up_models(tmp_path_factory)
 
 
 def pictures(sizes: tuple[tuple[int, int], ...] = SIZES) -> list[np.ndarray]:
@@ -66,7 +60,6 @@ def test_images_come_back_as_an_array_and_cost_their_likelihood(models: dict[str
     assert coded.ideal_bits / coded.num_dims == pytest.approx(bits, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_classes_lie_in_the_file(models: dict[str, ChainModel]) -> None:
     model = models["classes"]
     images = model.sample(4, seed=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from experiment import codes_params, tiny_params
-from model_files import rgb_params, write_model
+from model_files import assert_mistake, rgb_params, write_model
 
 import spn
 from spn import ChainModel
@@ -254,6 +254,4 @@ def test_mistakes_are_told_in_one_line(
     line: str,
     models: dict[str, ChainModel],
 ) -> None:
-    with pytest.raises(InputError, match=line) as error:
-        getattr(models[name], method)(*arguments, **options)
-    assert "\n" not in str(error.value)
+    assert_mistake(models[name], method, arguments, options, line)
