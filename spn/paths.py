@@ -36,7 +36,7 @@ _SQLITE = "sqlite:///"
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 METRICS, NATS = "metrics.json", "nats.npy"
 SAMPLES, PICTURE, TIMING = "samples.h5", "samples.png", "timing.json"
-INPAINTED = "inpainted.png"
+COMPLETED, RATE = "completed.png", "rate.json"
 CODES, RECONSTRUCTIONS = "codes.h5", "reconstructions.png"
 CURVES, BARS, REAL = "curves.png", "bits_per_dim.png", "real.png"
 GALLERY = "gallery.html"
@@ -79,9 +79,14 @@ def samples_path(chain: str, stage: str, results: Path = RESULTS) -> Path:
     return chain_folder(chain, results) / stage / SAMPLES
 
 
-def inpainting_path(chain: str, results: Path = RESULTS) -> Path:
-    """Return the path of the metrics of a chain's inpainting."""
-    return chain_folder(chain, results) / "inpainting" / METRICS
+def completion_path(chain: str, results: Path = RESULTS) -> Path:
+    """Return the path of the metrics of what a chain draws given a part of test images."""
+    return chain_folder(chain, results) / "completion" / METRICS
+
+
+def rate_path(chain: str, results: Path = RESULTS) -> Path:
+    """Return the path of the size of a chain's coded test images."""
+    return chain_folder(chain, results) / RATE
 
 
 def summary_path(chain: str, results: Path = RESULTS) -> Path:

@@ -43,6 +43,8 @@ class Coded:
     num_dims: int
     """Sub-pixels of all pictures."""
     num_streams: int
+    stream_bits: int
+    """The streams alone, without header and checksums."""
     nats: float
     """-log p of the pictures, in nats; exact. Of tiles that overlap, given the pixels that are known already."""
     ideal_bits: float
@@ -103,7 +105,8 @@ def encode(
                 chunks.append(Chunk(stream.offset, _crc(images, known), stream.content))
                 nats, ideal = nats + stream.nats, ideal + stream.ideal_bits
                 canvas.put(tiles, images)
-    return Coded(pack(header, chunks), sum(picture.numel() for picture in pictures), len(chunks), nats, ideal)
+    num_dims, stream_bits = sum(picture.numel() for picture in pictures), 8 * sum(len(each.content) for each in chunks)
+    return Coded(pack(header, chunks), num_dims, len(chunks), stream_bits, nats, ideal)
 
 
 def decode(model: "ChainModel", content: bytes, batch_size: int = DECODING_BATCH_SIZE) -> tuple[Header, list[Picture]]:

@@ -137,11 +137,22 @@ def check_exact(model: "ChainModel") -> None:
         raise InputError(f"chain {model.chain}: expected exact likelihoods of pixels, to compare draws, got {got}")
 
 
+def can_upscale(model: "ChainModel") -> bool:
+    """Tell whether a chain generates slice (0,0) of an image before the others."""
+    first = _plans(model)[0]
+    return model.first_stage is None and first.scale_factor > 1 and first.targets[0] == (0, 0)
+
+
+def can_deepen(model: "ChainModel") -> bool:
+    """Tell whether a chain generates some high bits of all pixels before low bits."""
+    return model.first_stage is None and _first_of_low_bits(_plans(model)) is not None
+
+
 def scale_factor(model: "ChainModel") -> int:
     """Return S, by which a chain upscales; raise InputError unless it generates slice (0,0) before the others."""
     _check_pixels(model)
     first = _plans(model)[0]
-    if first.scale_factor == 1 or first.targets[0] != (0, 0):
+    if not can_upscale(model):
         which = "slices: rest" if first.targets[0] != (0, 0) else "scale_factor 1: it draws pixel by pixel"
         raise InputError(
             f"chain {model.chain}: expected a first stage of scale_factor 2 or more, which generates slice (0,0) "
@@ -157,15 +168,23 @@ def high_bits(model: "ChainModel") -> tuple[int, int]:
     """
     _check_pixels(model)
     plans = _plans(model)
-    for number, plan in enumerate(plans):
-        high = bit_mask((0, plan.bits[0]), plan.image_bits)
-        is_after = all(mask == high for row in plan.known for mask in row)
-        if high and is_after and all(before.bits[1] <= plan.bits[0] for before in plans[:number]):
-            return plan.bits[0], number
+    number = _first_of_low_bits(plans)
+    if number is not None:
+        return plans[number].bits[0], number
     found = ", ".join(f"{plan.name} of bits {list(plan.bits)}" for plan in plans)
     raise InputError(
         f"chain {model.chain}: expected stages of the high bits of all slices, then of low bits, got {found}"
     )
+
+
+def _first_of_low_bits(plans: Sequence[StagePlan]) -> int | None:
+    """Find the first stage before which all high bits of all pixels are generated, and nothing else."""
+    for number, plan in enumerate(plans):
+        high = bit_mask((0, plan.bits[0]), plan.image_bits)
+        is_after = all(mask == high for row in plan.known for mask in row)
+        if high and is_after and all(before.bits[1] <= plan.bits[0] for before in plans[:number]):
+            return number
+    return None
 
 
 def _plans(model: "ChainModel") -> Sequence[StagePlan]:

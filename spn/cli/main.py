@@ -154,21 +154,6 @@ def _add_chain_verbs(commands: Commands) -> None:
     _machine(sample)
     _processes(sample)
 
-    inpaint = _verb(commands, "inpaint_chain")
-    inpaint.add_argument("chain")
-    inpaint.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")
-    inpaint.add_argument(
-        "--mask",
-        nargs="+",
-        default=(),
-        help="upper, lower, left, right, or files: pixels that are not black are hidden; default: inpainting.masks",
-    )
-    inpaint.add_argument("--picture", type=Path, nargs="+", default=(), help="pictures; default: the first test images")
-    _label(inpaint, "instead of their own")
-    inpaint.add_argument("--results", type=Path, default=RESULTS)
-    inpaint.add_argument("--output", type=Path, required=True, help="folder for inpainted.png and metrics.json")
-    _machine(inpaint)
-
     summarise = _verb(commands, "summarise")
     summarise.add_argument("chain")
     summarise.add_argument("--results", type=Path, default=RESULTS)
@@ -180,6 +165,20 @@ def _add_chain_verbs(commands: Commands) -> None:
     export.add_argument("--results", type=Path, default=RESULTS)
     export.add_argument("--output", type=Path, required=True, help="folder for model.safetensors")
     _machine(export)
+
+    complete = _verb(commands, "complete_chain")
+    complete.add_argument("chain")
+    complete.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")
+    complete.add_argument("--results", type=Path, default=RESULTS)
+    complete.add_argument("--output", type=Path, required=True, help="folder for completed.png and metrics.json")
+    _machine(complete)
+
+    codec = _verb(commands, "codec")
+    codec.add_argument("chain")
+    codec.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")
+    codec.add_argument("--results", type=Path, default=RESULTS)
+    codec.add_argument("--output", type=Path, required=True, help="rate.json to write")
+    codec.add_argument("--threads", type=_count, default=1, help="CPU threads; the same bytes with any number")
 
     record = _verb(commands, "record")
     record.add_argument("chain")

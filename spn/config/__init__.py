@@ -27,8 +27,9 @@ from spn.config.model import (
 )
 from spn.config.params import (
     ChainSection,
+    CodecSection,
+    CompletionSection,
     ExportSection,
-    InpaintingSection,
     Params,
     SamplingSection,
     StageSection,
@@ -44,6 +45,8 @@ __all__ = [
     "ArraysData",
     "ChainSection",
     "Cifar10Data",
+    "CodecSection",
+    "CompletionSection",
     "DataSection",
     "DigitsData",
     "ExportSection",
@@ -52,7 +55,6 @@ __all__ = [
     "FolderData",
     "GatedPixelCnnSection",
     "ImageBartSection",
-    "InpaintingSection",
     "InputError",
     "Law",
     "Limit",

@@ -127,19 +127,26 @@ class SamplingSection(Section):
     """The caption of all images if stages are captioned: words of class names."""
 
 
-class InpaintingSection(Section):
-    """Inpainting of the first test images by every chain, on the same masks."""
+class CompletionSection(Section):
+    """What every chain draws of the first test images, given halves of them, slice (0,0), or the high bits."""
 
     masks: Annotated[tuple[Literal["upper", "lower", "left", "right"], ...], Field(min_length=1)] = ("upper", "lower")
     """The halves to hide, each by itself."""
     num_images: Count = 8
     """Number of images."""
     draws: Count = 2
-    """Results for each image and mask."""
+    """Results for each image and each part that is given."""
     repeats: Count = 2
-    """Times that each scale of a diffusion but the last is drawn (ours)."""
+    """Times that each scale of a diffusion but the last is drawn where a half is hidden (ours)."""
     seed: Seed = 1
     """Seeds the results, and nothing else."""
+
+
+class CodecSection(Section):
+    """Lossless coding of the first test images by every chain of pixels with an exact likelihood."""
+
+    num_images: Count = 64
+    """Number of images, or all test images if there are fewer."""
 
 
 class ExportSection(Section):
@@ -174,8 +181,10 @@ class Params(Section):
     """Ways to generate an image: lists of stages, by name."""
     sampling: SamplingSection
     """Samples of every chain."""
-    inpainting: InpaintingSection | None = None
-    """Inpainting by every chain; by default there is none."""
+    completion: CompletionSection | None = None
+    """What every chain draws given a part of test images; by default nothing."""
+    codec: CodecSection | None = None
+    """The size of coded test images, beside their likelihood; by default none are coded."""
     export: ExportSection = ExportSection()
     """How trained chains are written as model files."""
     _measured: dict[str, tuple[float, ...]] = PrivateAttr(default_factory=dict)
@@ -316,6 +325,11 @@ class Params(Section):
         """Tell whether evaluation gives an upper bound on a stage's nats: that of its law, or of a diffusion."""
         noise = self.stage_plans[stage].noise
         return self.stages[stage].model.is_bound or (noise is not None and noise.num_scales > 1)
+
+    def is_coded(self, chain: str) -> bool:
+        """Tell whether a chain codes test images: if params.yaml asks for it, and the chain can without loss."""
+        is_exact = self.codes(chain) is None and not any(map(self.is_bound, self.chains[chain].stages))
+        return self.codec is not None and is_exact
 
     def num_classes(self, chain: str) -> int:
         """Return the number of classes of a chain's images; 0 if none of its stages is conditioned on them."""

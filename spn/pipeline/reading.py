@@ -15,9 +15,10 @@ from spn.paths import (
     TIMING,
     checkpoint_path,
     codes_path,
-    inpainting_path,
+    completion_path,
     metrics_path,
     model_path,
+    rate_path,
     samples_path,
     summary_path,
 )
@@ -25,10 +26,11 @@ from spn.pipeline.names import stages_of
 from spn.provenance import (
     Recipe,
     check_recipe,
+    codec_recipe,
     codes_recipe,
+    completion_recipe,
     evaluation_recipe,
     export_recipe,
-    inpainting_recipe,
     sampling_recipe,
     summary_recipe,
     training_recipe,
@@ -74,12 +76,21 @@ def read_reconstruction(params: Params, first_stage: str, digest: str, results: 
     return read_json(metrics_path(first_stage, results))
 
 
-def read_inpainting(params: Params, chain: str, digest: str, results: Path) -> dict[str, Any] | None:
-    """Read the figures of a chain's inpainting, None if there is none; raise InputError as for reconstructions."""
-    if params.inpainting is None:
+def read_completion(params: Params, chain: str, digest: str, results: Path) -> dict[str, Any] | None:
+    """Read the figures of a chain's completions, None if there are none; raise InputError as for reconstructions."""
+    if params.completion is None:
         return None
-    path = inpainting_path(chain, results)
-    _check_notes(path, inpainting_recipe(params, chain, digest))
+    path = completion_path(chain, results)
+    _check_notes(path, completion_recipe(params, chain, digest))
+    return read_json(path)
+
+
+def read_rate(params: Params, chain: str, digest: str, results: Path) -> dict[str, Any] | None:
+    """Read the size of a chain's coded images, None if it codes none; raise InputError as for reconstructions."""
+    if not params.is_coded(chain):
+        return None
+    path = rate_path(chain, results)
+    _check_notes(path, codec_recipe(params, chain, digest))
     return read_json(path)
 
 

@@ -10,15 +10,15 @@ from spn.config import Params
 from spn.files import write_json
 from spn.notes import RECIPE, Notes
 from spn.paths import (
+    COMPLETED,
     CURVES,
     HANDLE,
-    INPAINTED,
     PARAMS,
     PICTURE,
     RECONSTRUCTIONS,
     RESULTS,
     checkpoint_path,
-    inpainting_path,
+    completion_path,
     model_path,
     samples_path,
     stage_folder,
@@ -31,7 +31,8 @@ from spn.pipeline.reading import (
     data_digest,
     metrics_of_chain,
     notes_of_training,
-    read_inpainting,
+    read_completion,
+    read_rate,
     read_reconstruction,
     read_stage_metrics,
 )
@@ -62,7 +63,8 @@ def record(
         _record_network(params, store, name, notes[name], digest, results)
     check_samples(params, chain, digest, results)
     check_model(params, chain, digest, results)
-    metrics, inpainting = metrics_of_chain(params, chain, results), read_inpainting(params, chain, digest, results)
+    metrics = metrics_of_chain(params, chain, results)
+    others = _other_figures(params, chain, digest, results)
     files = _pictures(params, chain, results) | {PARAMS.name: params_file}
     with tempfile.TemporaryDirectory() as folder:
         files[CURVES] = Path(folder, CURVES)
@@ -75,12 +77,23 @@ def record(
             statement(params, {chain: metrics}),
             files,
             model_path(chain, results),
-            inpainting and inpainting["masks"],
+            others,
         )
     pages = {"page": store.run_page(run_id), "experiment_page": store.page, "ui_command": store.ui_command}
     recipe = record_recipe(params, chain, digest, asdict(store))
     write_json(output, {"chain": chain, "run_id": run_id, **pages, RECIPE: recipe})
     return link_lines({chain: pages})
+
+
+def _other_figures(params: Params, chain: str, digest: str, results: Path) -> dict[str, float]:
+    """Return the figures of what was done with a chain's model file, by their names in MLflow."""
+    completion, rate = (read(params, chain, digest, results) for read in (read_completion, read_rate))
+    drawn = {} if completion is None else completion["given"]
+    coded = {} if rate is None else {key: rate[key] for key in ("bits_per_dim", "evaluated_bits_per_dim")}
+    figures = {f"{given}.{key}": value["mean"] for given, found in drawn.items() for key, value in found.items()}
+    return {f"completion.{key}": value for key, value in figures.items()} | {
+        f"codec.{key}": value for key, value in coded.items()
+    }
 
 
 def _pictures(params: Params, chain: str, results: Path) -> dict[str, Path]:
@@ -92,8 +105,8 @@ def _pictures(params: Params, chain: str, results: Path) -> dict[str, Path]:
     pictures = {PICTURE: after[-1]} | {f"samples_{place}.png": path for place, path in enumerate(after, start=1)}
     if (codes := params.codes(chain)) is not None:
         pictures[RECONSTRUCTIONS] = stage_folder(codes, results) / RECONSTRUCTIONS
-    if params.inpainting is not None:
-        pictures[INPAINTED] = inpainting_path(chain, results).with_name(INPAINTED)
+    if params.completion is not None:
+        pictures[COMPLETED] = completion_path(chain, results).with_name(COMPLETED)
     return pictures
 
 

@@ -14,7 +14,8 @@ from spn.pipeline.reading import (
     data_digest,
     metrics_of_chains,
     notes_of_training,
-    read_inpainting,
+    read_completion,
+    read_rate,
     read_reconstruction,
 )
 from spn.pipeline.shown import show
@@ -39,10 +40,12 @@ def report(params: Params, data: Path, results: Path = RESULTS, *, device: str =
         raise InputError(f"{data}: expected the images that the stages were evaluated on, got others")
     for chain in params.chains:
         check_samples(params, chain, digest, results)
-    inpaintings = {chain: read_inpainting(params, chain, digest, results) for chain in params.chains}
+    completions = {chain: read_completion(params, chain, digest, results) for chain in params.chains}
+    rates = {chain: read_rate(params, chain, digest, results) for chain in params.chains}
     pictured = Pictured(
         {name: read_reconstruction(params, name, digest, results) for name in params.first_stage_plans},
-        {chain: found["masks"] for chain, found in inpaintings.items() if found},
+        {chain: found["given"] for chain, found in completions.items() if found},
+        {chain: found for chain, found in rates.items() if found},
     )
     chosen = evenly_spaced(params.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", chosen))

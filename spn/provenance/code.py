@@ -25,6 +25,7 @@ from spn.loading import loaded_source
 ROOT = Path(__file__).parents[1]
 
 PLUMBING = {
+    "api/__init__.py": "loads a model file, which has a recipe of its own",
     "checkpoint.py": "how weights are written and read",
     "cli": "reads options and hands them on",
     "config": "recipes hold what it decides: defaults, tilings, temperatures, levels of white",

@@ -23,9 +23,10 @@ CODE = {
     "extract_codes": ("pipeline/extract_codes.py:extract_codes",),
     "evaluate": ("pipeline/evaluate.py:evaluate",),
     "sample_stage": ("pipeline/sample_stage.py:sample_stage",),
-    "inpaint_chain": ("pipeline/inpaint_chain.py:inpaint_chain",),
     "summarise": ("pipeline/summarise.py:summarise",),
     "export": ("pipeline/export.py:export",),
+    "complete_chain": ("pipeline/complete_chain.py:complete_chain",),
+    "codec": ("pipeline/codec.py:codec",),
     "record": ("pipeline/record.py:record",),
     "report": ("pipeline/report.py:report",),
 }
@@ -226,26 +227,28 @@ def sampling_recipe(
     }
 
 
-def inpainting_recipe(params: Params, chain: str, data_digest: str, by_hand: Recipe | None = None) -> Recipe:
-    """Resolve everything that decides a chain's inpainting; `by_hand` are options that are not in params.yaml."""
-    section = params.chains[chain]
+def completion_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
+    """Resolve everything that decides what a chain draws given a part of test images."""
     return {
         "chain": chain,
-        "data_digest": data_digest,
-        "inpainting": params.inpainting and params.inpainting.model_dump(mode="json"),
-        "by_hand": by_hand,
-        "stages": {
-            stage: {
-                "training": recipe_digest(stage_recipe(params, stage, data_digest)),
-                "temperature": section.temperature_of(stage),
-                "top_k": section.top_k.get(stage),
-                "code_digest": verb_digest("inpaint_chain", params.stages[stage]),
-            }
-            for stage in section.stages
-        },
-        "label": sampled_label(params, chain),
-        "white_level": params.data.white_level,
+        "model": recipe_digest(export_recipe(params, chain, data_digest)),
+        "completion": params.completion and params.completion.model_dump(mode="json"),
+        "code_digest": _of_stages("complete_chain", params, chain),
     }
+
+
+def codec_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
+    """Resolve everything that decides the size of a chain's coded test images."""
+    return {
+        "chain": chain,
+        "model": recipe_digest(export_recipe(params, chain, data_digest)),
+        "codec": params.codec and params.codec.model_dump(mode="json"),
+        "code_digest": _of_stages("codec", params, chain),
+    }
+
+
+def _of_stages(verb: str, params: Params, chain: str) -> dict[str, str]:
+    return {stage: verb_digest(verb, params.stages[stage]) for stage in params.chains[chain].stages}
 
 
 def sampled_label(
@@ -298,7 +301,7 @@ def export_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
         "class_names": list(params.data.class_names),
         "licence": params.data.licence,
         "weights": params.export.weights,
-        "code_digest": {stage: verb_digest("export", params.stages[stage]) for stage in section.stages},
+        "code_digest": _of_stages("export", params, chain),
     }
 
 
@@ -343,11 +346,17 @@ def report_recipe(params: Params, data_digest: str) -> Recipe:
 
 
 def _drawn(params: Params, chains: Sequence[str], data_digest: str) -> Recipe:
-    """Return the recipes of reconstructions and inpaintings of chains, where params.yaml asks for any."""
+    """Return the recipes of reconstructions, and of completions and coded images where params.yaml asks for them."""
     names = dict.fromkeys(name for chain in chains if (name := params.codes(chain)) is not None)
     codes = {name: recipe_digest(codes_recipe(params, name, data_digest)) for name in names}
-    filled = {chain: recipe_digest(inpainting_recipe(params, chain, data_digest)) for chain in chains}
-    return {**({"codes": codes} if codes else {}), **({"inpainting": filled} if params.inpainting else {})}
+    drawn = {
+        chain: recipe_digest(completion_recipe(params, chain, data_digest)) for chain in chains if params.completion
+    }
+    coded = {
+        chain: recipe_digest(codec_recipe(params, chain, data_digest)) for chain in chains if params.is_coded(chain)
+    }
+    found = {"codes": codes, "completion": drawn, "codec": coded}
+    return {name: recipes for name, recipes in found.items() if recipes}
 
 
 def recipe_digest(recipe: Recipe) -> str:

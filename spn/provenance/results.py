@@ -15,10 +15,10 @@ from spn.config import InputError, Params
 from spn.files import read_json, write_text
 from spn.notes import FILES, RECIPE, REMEDY, Notes, check_files, read_notes
 from spn.paths import (
+    COMPLETED,
     DATABASE,
     HANDLE,
     HISTORY,
-    INPAINTED,
     METRICS,
     NATS,
     PICTURE,
@@ -28,10 +28,11 @@ from spn.paths import (
     SOURCES,
     checkpoint_path,
     codes_path,
+    completion_path,
     database_path,
-    inpainting_path,
     metrics_path,
     model_path,
+    rate_path,
     record_path,
     report_files,
     report_path,
@@ -42,12 +43,13 @@ from spn.paths import (
 )
 from spn.provenance.recipes import (
     Recipe,
+    codec_recipe,
     codes_recipe,
+    completion_recipe,
     differing_keys,
     evaluation_recipe,
     export_recipe,
     first_stage_recipe,
-    inpainting_recipe,
     record_recipe,
     report_recipe,
     sampling_recipe,
@@ -111,14 +113,13 @@ def results_of(params: Params) -> list[Result]:
         results += _of_chain(params, chain)
     samples = (samples_path(name, stage) for name, chain in params.chains.items() for stage in chain.stages)
     codes = map(codes_path, params.first_stage_plans)
-    filled = map(inpainting_path, params.chains if params.inpainting else ())
     needs = (
         *map(summary_path, params.chains),
         *map(metrics_path, params.stage_plans),
         *map(checkpoint_path, params.trained_plans),
         *samples,
         *codes,
-        *filled,
+        *(path for chain in params.chains for path in _tried(params, chain)),
     )
     files = report_files(tuple(params.stage_plans))
     report = Result(report_path(), lambda digest: report_recipe(params, digest), needs, files)
@@ -172,29 +173,38 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
             )
         )
     samples = tuple(result.path for result in results)
-    inpainting = Result(
-        inpainting_path(chain),
-        lambda digest: inpainting_recipe(params, chain, digest),
-        tuple(checkpoint_path(stage) for stage in stages),
-        (INPAINTED,),
-    )
+    model = model_path(chain)
+    tried = {
+        completion_path(chain): Result(
+            completion_path(chain), lambda digest: completion_recipe(params, chain, digest), (model,), (COMPLETED,)
+        ),
+        rate_path(chain): Result(rate_path(chain), lambda digest: codec_recipe(params, chain, digest), (model,)),
+    }
     figures = tuple(map(metrics_path, stages))
     codes = params.codes(chain)
     networks = (*stages, *([] if codes is None else [codes]))
     return [
         *results,
-        *([inpainting] if params.inpainting else []),
         Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), figures),
         Result(
-            model_path(chain),
+            model,
             lambda digest: export_recipe(params, chain, digest),
             (summary_path(chain), *map(checkpoint_path, networks)),
         ),
+        *(tried[path] for path in _tried(params, chain)),
         Result(
             record_path(chain),
             lambda digest: record_recipe(params, chain, digest, recorded_in()),
-            (summary_path(chain), model_path(chain), *samples),
+            (summary_path(chain), model, *samples, *_tried(params, chain)),
         ),
+    ]
+
+
+def _tried(params: Params, chain: str) -> list[Path]:
+    """List what is made with a chain's model file, where params.yaml asks for it."""
+    return [
+        *([completion_path(chain)] if params.completion else []),
+        *([rate_path(chain)] if params.is_coded(chain) else []),
     ]
 
 

@@ -36,7 +36,7 @@ def draw_maps(
     axes = figure.subplots(count, 2, squeeze=False)
     highest = float(bits[:count].max())
     for number, (left, right) in enumerate(axes):
-        _show(left, images[number], white_level, Path(names[number]).name)
+        show_picture(left, images[number], white_level, Path(names[number]).name)
         drawn = right.imshow(bits[number], cmap="viridis", vmin=0, vmax=highest)
         right.set_title(f"{total[number]:.3f} bits/dim", fontsize=8)
         right.axis("off")
@@ -56,7 +56,7 @@ def draw_sorted(
     figure = Figure(figsize=(columns * PANEL, rows * (PANEL + 0.35)), dpi=DPI, layout="constrained")
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for place, number in zip(places, order, strict=False):
-        _show(place, images[number], white_level, f"{Path(names[number]).name}\n{total[number]:.3f}")
+        show_picture(place, images[number], white_level, f"{Path(names[number]).name}\n{total[number]:.3f}")
     for place in places[len(order) :]:
         place.axis("off")
     _save(figure, path)
@@ -99,12 +99,13 @@ def draw_sources(
         for place in places:
             place.axis("off")
         for place, index in zip(places, order, strict=False):
-            _show(place, images[name][index], white_level, f"{each[index]:.2f}")
+            show_picture(place, images[name][index], white_level, f"{each[index]:.2f}")
     axes[-1][0].set_xlabel(f"{unit}: to the left likelier; black line: mean", fontsize=8)
     _save(figure, path)
 
 
-def _show(place: Axes, image: UInt8[np.ndarray, "height width channel"], white_level: int, title: str) -> None:
+def show_picture(place: Axes, image: UInt8[np.ndarray, "height width channel"], white_level: int, title: str) -> None:
+    """Show an image of levels, grey or RGB, below a title."""
     shown: Any = np.minimum(image / white_level, 1.0)
     place.imshow(shown[..., 0] if image.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
     place.set_title(title if len(title) < 30 else f"...{title[-26:]}", fontsize=7, parse_math=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 from spn.config import InputError, Params
 from spn.evaluation.neighbours import Neighbours
 from spn.image import split_slices
-from spn.paths import BARS, CURVES, INPAINTED, RECONSTRUCTIONS, inpainting_path, plots_folder, stage_folder
+from spn.paths import BARS, COMPLETED, CURVES, RECONSTRUCTIONS, completion_path, plots_folder, stage_folder
 from spn.report.html import page, picture, picture_table, table, tiles
 from spn.report.html_table import html_table
 from spn.report.pictures import draw_picture, tile_factor
@@ -66,14 +66,21 @@ REAL_NOTE = (
 )
 FIRST_SLICE, NEAREST, DIFFERS = "first slice, at its own size", "nearest training image", "differs by"
 TEMPERED = "Samples were drawn at another temperature or from fewer levels, which their {unit} leave out."
-INPAINTED_NOTE = (
-    "The first test images, one a row. For each mask: the image with the hidden half in grey, then what the chain "
-    "filled in, not selected."
+COMPLETED_NOTE = (
+    "The first test images, one a row. Beside each part that a chain is given is what it drew, not selected: given a "
+    "half, slice (0,0), which is upscaled, or the high bits, which are deepened. What is given stays exactly. The last "
+    "column has the bits that each pixel costs under the chain: where it is surprised."
 )
-BITS = "conditional_bits_per_dim"
+ERROR, BITS = "absolute_error", "conditional_bits_per_dim"
 ERRORS = (
-    "Mean absolute error of hidden levels over all results, ± one standard error over images; and the exact bits/dim "
+    "Mean absolute error of drawn levels over all results, ± one standard error over images; and the exact bits/dim "
     "of what is hidden, given the rest, where the order of a chain gives them."
+)
+CODED = (
+    "The first test images, encoded without loss by a chain's model file, and decoded again: the size of the file, "
+    "without the weights, beside the likelihood that was evaluated. The bits between them: float64 in place of the "
+    "evaluation's float32 (and the rounded weights of an export in half precision), frequencies in whole numbers, ends "
+    "of streams, and the header with its checksums."
 )
 
 RECONSTRUCTED_NOTE = (
@@ -88,8 +95,9 @@ def html_gallery(
 ) -> str:
     """Lay out the page: the table, the curves, real images, and then what each chain made.
 
-    Below are the inpaintings of every chain, and the reconstructions of every first stage, if there are any. The page
-    embeds pictures below `results`. Raises InputError for one that cannot be read.
+    Below are the sizes of coded images, what every chain draws given a part of images, and the reconstructions of every
+    first stage, if there are any. The page embeds pictures below `results`. Raises InputError for one that cannot be
+    read.
     """
     plots = plots_folder(results)
     parts = {
@@ -98,8 +106,10 @@ def html_gallery(
         "Samples and real images": _real_images(params, gallery),
         **{f"Chain {chain}": _chain(params, chain, chain_metrics[chain], gallery) for chain in gallery.chains},
     }
-    if pictured.inpaintings:
-        parts["Inpainting"] = _inpainted(params, pictured.inpaintings, results)
+    if pictured.rates:
+        parts["Lossless coding"] = _coded(pictured.rates)
+    if pictured.completions:
+        parts["The rest of an image"] = _completed(params, pictured.completions, results)
     if found := pictured.reconstructions:
         pictures = {name: stage_folder(name, results) / RECONSTRUCTIONS for name in found}
         said = "".join(_reconstructed(name, figures, pictures[name]) for name, figures in found.items())
@@ -179,25 +189,49 @@ def _image(params: Params, image: UInt8[Tensor, "height width channel"], alt: st
     return picture(draw_picture(image, params.data.white_level), alt, size)
 
 
-def _inpainted(params: Params, found: Mapping[str, Mapping[str, Any]], results: Path) -> str:
-    said = ", ".join(("images", *(f"hidden {mask} half" for mask in next(iter(found.values())))))
-    pictures = {chain: inpainting_path(chain, results).with_name(INPAINTED) for chain in found}
-    return f"{_errors(params, found)}<p>{INPAINTED_NOTE}</p>\n{_row(said, pictures)}"
+def _coded(rates: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lay out the size of every chain's coded images, and what lies between it and their likelihood."""
+    rows = []
+    for chain, rate in rates.items():
+        evaluated, *between, size = rate["bits"].values()
+        rows.append(
+            (
+                chain,
+                f"{rate['num_images']:,}",
+                f"{rate['evaluated_bits_per_dim']:.4f}",
+                f"{rate['bits_per_dim']:.4f}",
+                f"{evaluated:,.1f}",
+                *(f"{bits:+,.1f}" for bits in between),
+                f"{size:,}",
+            )
+        )
+    between = ("float64", "frequencies", "ends of streams", "header")
+    header = ("chain", "images", "bits/dim, evaluated", "bits/dim, file", "bits, evaluated", *between, "bits, file")
+    return table(CODED, header, rows, numbers=range(1, len(header)))
+
+
+def _completed(params: Params, found: Mapping[str, Mapping[str, Any]], results: Path) -> str:
+    pictures = {chain: completion_path(chain, results).with_name(COMPLETED) for chain in found}
+    drawn = "".join(
+        f"<h3>{escape(chain)}</h3>\n" + _drawing(f"images completed by {chain}", path)
+        for chain, path in pictures.items()
+    )
+    return f"{_errors(params, found)}<p>{COMPLETED_NOTE}</p>\n{drawn}"
 
 
 def _errors(params: Params, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lay out how far chains are off, mask by mask."""
-    masks = list(next(iter(found.values())))
-    stated = [mask for mask in masks if any(BITS in figures[mask] for figures in found.values())]
+    """Lay out how far chains are off, for each part that is given."""
+    names = list(dict.fromkeys(name for figures in found.values() for name in figures))
+    stated = [name for name in names if any(BITS in figures.get(name, {}) for figures in found.values())]
     rows = [
         (
             f"{chain} (given each image's class)" if params.num_classes(chain) else chain,
-            *(_figure(figures[mask]["absolute_error"]) for mask in masks),
-            *(_figure(figures[mask].get(BITS)) for mask in stated),
+            *(_figure(figures.get(name, {}).get(ERROR)) for name in names),
+            *(_figure(figures.get(name, {}).get(BITS)) for name in stated),
         )
         for chain, figures in found.items()
     ]
-    header = ("chain", *(f"error, {mask}" for mask in masks), *(f"bits/dim, {mask}" for mask in stated))
+    header = ("chain", *(f"error, {name}" for name in names), *(f"bits/dim, {name}" for name in stated))
     return table(ERRORS, header, rows, numbers=range(1, len(header)))
 
 

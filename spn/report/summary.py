@@ -29,7 +29,7 @@ def write_report(
     """Write metrics.json to `output`, and figures, pages and their data to `output`/plots; return that folder.
 
     All of it is versioned, so sampling speeds, which vary between runs, are left out, and so is what differs from the
-    last commit, which a commit would change (`spn verify` says it). Pictures of inpaintings and reconstructions are
+    last commit, which a commit would change (`spn verify` says it). Pictures of completions and reconstructions are
     read from `output`.
 
     `chain_metrics` and `histories` hold every chain and every stage of `params`; `real_images` are levels.

@@ -38,12 +38,14 @@ TRAIN, VALIDATION = "train_bits_per_dim_estimate", "validation_bits_per_dim_esti
 
 @dataclass(frozen=True)
 class Pictured:
-    """Figures of what chains reconstruct and fill in, if params.yaml asks for any."""
+    """Figures of what chains reconstruct, draw and code, if params.yaml asks for any."""
 
     reconstructions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of first stages."""
-    inpaintings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of chains, for each mask."""
+    completions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of chains, for each part of images that is given."""
+    rates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of chains, the rate.json of coded images."""
 
 
 def metrics_tree(params: Params, chain_metrics: ChainMetrics, pictured: Pictured) -> dict[str, Any]:
@@ -53,10 +55,12 @@ def metrics_tree(params: Params, chain_metrics: ChainMetrics, pictured: Pictured
     figure that is exact, unconditional and of pixels.
     """
     tree = {chain: _figures(metrics) for chain, metrics in chain_metrics.items()}
-    for chain, masks in pictured.inpaintings.items():
-        tree[chain]["inpainting"] = {
-            mask: {key: value["mean"] for key, value in figures.items()} for mask, figures in masks.items()
+    for chain, given in pictured.completions.items():
+        tree[chain]["completion"] = {
+            name: {key: value["mean"] for key, value in figures.items()} for name, figures in given.items()
         }
+    for chain, rate in pictured.rates.items():
+        tree[chain]["codec"] = {key: rate[key] for key in ("bits_per_dim", "evaluated_bits_per_dim")}
     for chain in tree:
         if (codes := params.codes(chain)) is not None:
             figures = pictured.reconstructions[codes]

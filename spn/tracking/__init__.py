@@ -15,13 +15,15 @@ Metrics, the same names for both kinds of run, so that they share columns
                             of a stage: the columns of its history.csv, by training step
     psnr, ssim, codes_used, perplexity
                             of a first stage, whose loss takes the place of bits/dim
-    inpainting.{mask}.absolute_error
-                            of a chain that inpaints
+    completion.{given}.absolute_error
+                            of a chain: the error of what it draws given a half, slice (0,0) or high bits of images
+    codec.bits_per_dim, codec.evaluated_bits_per_dim
+                            of a chain: the size of a file of coded test images, and their likelihood
     system/...              of a training: CPU, memory and, with nvidia-ml-py, GPUs, every ten seconds
 Artefacts, the same names for all chains, because MLflow compares files of the same name
     samples.png             of a chain: the finished samples; samples_1.png, ... are those after each stage
     curves.png              of a chain: the training of its stages
-    inpainted.png           of a chain that inpaints
+    completed.png           of a chain: what it draws given a part of test images
     params.yaml             of a chain: the file that it was recorded with
     reconstructions.png     of a first stage, and of a chain that generates its codes
     checkpoint.safetensors  of a stage: its weights

@@ -33,16 +33,15 @@ def record_chain(
     statement: str,
     files: Mapping[str, Path],
     model: Path,
-    inpainting: Mapping[str, Any] | None = None,
+    others: Mapping[str, float],
 ) -> str:
     """Record a chain's metrics.json and the throughput of its sampling; return the id of the run.
 
     `recipes` has those of the trainings of its stages, and of its first stage if it has one; `statement` says what its
-    figures are; `files` maps names of artefacts to files, and `model` is
-    the chain's model file, which becomes a logged model; `inpainting` has the figures for each mask. The run is
-    identified by the chain's name and the recipes of its stages: recording it again makes no second run, writes only
-    what differs, and replaces the artefacts. Raises InputError if a stage has no run, and TrackingError if the store
-    does not answer or refuses an artefact.
+    figures are; `files` maps names of artefacts to files, and `model` is the chain's model file, which becomes a logged
+    model; `others` are figures of what was done with it. The run is identified by the chain's name and the recipes of
+    its stages: recording it again makes no second run, writes only what differs, and replaces the artefacts. Raises
+    InputError if a stage has no run, and TrackingError if the store does not answer or refuses an artefact.
     """
     # Imported here, because mlflow.pyfunc takes a second, which trainings need not wait for.
     from spn.tracking.logged_model import log_chain_model
@@ -57,7 +56,7 @@ def record_chain(
         log_dataset(experiment.client, run, next(iter(recipes.values())), metrics["split"])
         # With the figure, which is linked to it; first, because the UI keeps the order.
         log_chain_model(experiment, run, chain, model, {FIGURE: float(metrics[FIGURE])})
-        log_figures(experiment.client, run, _figures(metrics, inpainting or {}))
+        log_figures(experiment.client, run, {**others, **_figures(metrics)})
         tags = _tags(chain, metrics, recipes) | {f"stage_run.{name}": run_id for name, run_id in stages.items()}
         links = {name: experiment.link(run_id) for name, run_id in stages.items()}
         tags[MLFLOW_RUN_NOTE] = chain_card(chain, metrics, statement, links)
@@ -73,13 +72,8 @@ def _identity(chain: str, metrics: Mapping[str, Any]) -> dict[str, str]:
     return {"kind": "chain", "chain_digest": hashlib.sha256(json.dumps([chain, *digests]).encode()).hexdigest()}
 
 
-def _figures(metrics: Mapping[str, Any], inpainting: Mapping[str, Any]) -> dict[str, float]:
+def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     figures = {f"{FIGURE}.{name}": float(stage["bits_per_dim"]) for name, stage in metrics["stages"].items()}
-    figures |= {
-        f"inpainting.{mask}.{name}": float(value["mean"])
-        for mask, found in inpainting.items()
-        for name, value in found.items()
-    }
     return figures | {key: value for key, value in numbers(metrics).items() if key != FIGURE}
 
 

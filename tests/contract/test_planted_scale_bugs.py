@@ -6,7 +6,6 @@ The wrong side of the commitment is planted in `test_first_stage`, a decoder tha
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
@@ -18,15 +17,14 @@ from torch import Tensor
 
 from spn.api.filler import Filler
 from spn.cli import main
-from spn.config import InpaintingSection, InputError, Params, load_params
+from spn.config import InputError, Params, load_params
 from spn.evaluation.chain_check import check_chain
 from spn.evaluation.inpainting import hidden_half
 from spn.first_stages import VqAutoencoder
 from spn.likelihood import Law
 from spn.models import Model
-from spn.pipeline import inpaint_chain
 from spn.shapes import Labels, Positions, Slices
-from spn.stages import Stage, build_stage
+from spn.stages import build_stage
 from spn.stages.scale import Scale
 
 pytestmark = pytest.mark.slow
@@ -41,29 +39,21 @@ def check_bound() -> None:
     check_chain("c", plans, 1, dict.fromkeys(chain, RESIDUAL), seed=1)
 
 
-def random_filler(params: Params, patch: pytest.MonkeyPatch) -> Filler:
-    """Load networks of random weights in place of trained ones."""
-
-    def load_first_stage(*_: object) -> tuple[Stage, VqAutoencoder]:
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            model = VqAutoencoder(params.first_stages["vq"], 1, 32).eval().requires_grad_(False)
-            model.initialise(torch.randint(32, (4, 8, 8, 1)))
-            return cast(Stage, None), model
-
-    def load_trained(_: Params, name: str, *rest: object) -> tuple[Stage, Model]:
-        stage = build_stage(params.stage_plans[name], params.grid(name).shape)
-        return stage, random_model(RESIDUAL, stage.shape, 1)
-
-    patch.setattr(inpaint_chain, "load_first_stage", load_first_stage)
-    patch.setattr(inpaint_chain, "load_trained", load_trained)
-    patch.setattr(inpaint_chain, "open_slices", lambda params, *_: (params, None))
-    return inpaint_chain._load(params, "latent", InpaintingSection(), "", Path(), torch.device("cpu"))
+def random_filler(params: Params) -> Filler:
+    """A chain of codes with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        first_stage = VqAutoencoder(params.first_stages["vq"], 1, 32).eval().requires_grad_(False)
+        first_stage.initialise(torch.randint(32, (4, 8, 8, 1)))
+    names = params.chains["latent"].stages
+    stages = {name: build_stage(params.stage_plans[name], params.grid(name).shape) for name in names}
+    parts = {name: (stage, random_model(RESIDUAL, stage.shape, 1)) for name, stage in stages.items()}
+    return Filler(parts, dict.fromkeys(names, 1.0), {}, first_stage, grey=16, seed=1)
 
 
-def check_hidden_pixels(folder: Path, patch: pytest.MonkeyPatch) -> None:
+def check_hidden_pixels(folder: Path) -> None:
     """What is filled in does not depend on the pixels that are hidden, and known pixels stay."""
-    filler, hidden = random_filler(load_params(write_params(folder, codes_params())), patch), hidden_half("lower", 8, 8)
+    filler, hidden = random_filler(load_params(write_params(folder, codes_params()))), hidden_half("lower", 8, 8)
     images, others = torch.randint(32, (2, 4, 8, 8, 1), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     others = torch.where(hidden[..., None], others, images)
     filled, again = (filler.fill(each, hidden.expand(4, -1, -1), 2, 2, None) for each in (images, others))
@@ -114,10 +104,10 @@ def test_spn_check_compares_the_bound_with_its_definition(
 
 
 def test_pixels_encoded_before_they_are_hidden_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_hidden_pixels(tmp_path, monkeypatch)
+    check_hidden_pixels(tmp_path)
     pixels_encoded_before_they_are_hidden(monkeypatch)
     with pytest.raises(AssertionError, match="a hidden pixel counts"):
-        check_hidden_pixels(tmp_path, monkeypatch)
+        check_hidden_pixels(tmp_path)
 
 
 def test_spn_check_says_what_it_checks_of_codes_and_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,7 @@ PLAIN = plain()
 WRITTEN = as_written()
 KEYS = sorted({kind_of(key): key for key in (*dotted_keys(PLAIN), *dotted_keys(WRITTEN))}.values())
 """One key of each kind."""
-OPTIONAL = {"clip_norm", "codes", "diffusion", "inpainting"}
+OPTIONAL = {"clip_norm", "codec", "codes", "completion", "diffusion"}
 """Keys of params.yaml whose value may be null."""
 
 TYPES: dict[type, st.SearchStrategy[Any]] = {

@@ -35,9 +35,10 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "first_stages.*.downsampling": (2, 4),
     "first_stages.*.perceptual": (PERCEPTUAL,),
     "first_stages.*.perceptual.sha256": (DIGEST.replace("0", "1"),),
-    "inpainting": ({},),
+    "codec": ({},),
+    "completion": ({},),
     "export.weights": ("float32", "bfloat16"),
-    "inpainting.masks": (("left",),),
+    "completion.masks": (("left",),),
     "sampling.class": (0, 1),
     "schedules.*.name": ("geometric", "spaced"),
     "stages.*.codes": ("vq", "other"),
@@ -112,7 +113,7 @@ def with_codes(params: Params) -> Params:
     }
     values["stages"] = priors | values["stages"]
     values["chains"] |= {name: {"stages": [name]} for name in ("prior", "other_prior")}
-    return validated(values | {"inpainting": {}})
+    return validated(values | {"completion": {}, "codec": {}})
 
 
 def with_captions(params: Params) -> Params:
@@ -253,8 +254,10 @@ def jobs_of(params: Params) -> Jobs:
             case ["results", "stages", stage, file]:
                 verb = {"checkpoint.safetensors": "train", "codes.h5": "extract_codes"}.get(file, "evaluate")
                 jobs[f"{verb}/{stage}"] = result.recipe(DIGEST)
-            case ["results", "chains", chain, "inpainting", _]:
-                jobs[f"inpaint_chain/{chain}"] = result.recipe(DIGEST)
+            case ["results", "chains", chain, "completion", _]:
+                jobs[f"complete_chain/{chain}"] = result.recipe(DIGEST)
+            case ["results", "chains", chain, "rate.json"]:
+                jobs[f"codec/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, "model.safetensors"]:
                 jobs[f"export/{chain}"] = result.recipe(DIGEST)
             case ["results", "chains", chain, "metrics.json"]:

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from experiment import codes_params, write_params
-from PIL import Image
 
 from spn.cli import main
 
@@ -100,21 +98,3 @@ def test_a_class_that_is_not_there_is_told_before_anything_is_read(
     files = "--data results/stages/vq/codes.h5 --checkpoint none.safetensors --output out"
     line = f"--class: expected one of the classes 0 to 9, got {number}"
     assert_refused(f"sample_stage latent codes2 {files} --class {number}", line, capsys)
-
-
-def test_inpainting_tells_of_classes_and_masks_before_it_loads_networks(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = "data/digits/S1.h5"
-    assert main(["preprocess", "--scale-factor", "1", "--output", data]) == 0
-    for name, size in (("small.png", (4, 8)), ("black.png", (8, 8))):
-        Image.fromarray(np.full(size, 0 if "black" in name else 255, np.uint8)).save(name)
-    for options, line in (
-        ("--class 10", "--class: expected one of the classes 0 to 9, got 10"),
-        ("--mask small.png", "small.png: expected 8x8 pixels (width x height), got 8x4"),
-        ("--mask black.png", "black.png: expected a mask that hides something, got all black"),
-        ("--mask none.png", "none.png: expected a picture: No such file or directory"),
-    ):
-        assert_refused(f"inpaint_chain latent --data {data} {options} --output out", line, capsys)
-    line = "--class: expected a chain with a stage that is class_conditional, got raster"
-    assert_refused(f"inpaint_chain raster --data {data} --class 3 --output out", line, capsys)

@@ -50,7 +50,7 @@ def test_a_key_like_no_other_is_told_with_those_that_there_are(tmp_path: Path) -
     text = TEXT.replace("\nsampling:", "\nxyz: 1\nsampling:")
     line = text.splitlines().index("xyz: 1") + 1
     message = error_of(tmp_path, text)
-    known = "seed, defaults, data, first_stages, schedules, stages, chains, sampling, inpainting, export"
+    known = "seed, defaults, data, first_stages, schedules, stages, chains, sampling, completion, codec, export"
     assert message == f"xyz: unknown key; expected one of {known} (line {line})"
 
 

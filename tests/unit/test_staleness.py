@@ -44,18 +44,33 @@ def after_stage(params: Params, key: list[str]) -> set[str]:
             later = chain.stages[chain.stages.index(stage) :]
             jobs |= {f"sample_stage/{name}/{each}" for each in later}
             jobs |= {f"{verb}/{name}" for verb in ("summarise", "export", "record")}
-            jobs |= of_inpainting(params, [name])
+            jobs |= of_models(params, [name])
     return jobs
 
 
-def of_inpainting(params: Params, chains: Sequence[str]) -> set[str]:
-    """The inpaintings of chains, and what is recorded and shown of them, if params.yaml asks for any."""
-    jobs = {"report"}.union(*({f"inpaint_chain/{chain}", f"record/{chain}"} for chain in chains))
-    return jobs if params.inpainting and chains else set()
+def of_models(params: Params, chains: Sequence[str]) -> set[str]:
+    """What is made with the model files of chains, where params.yaml asks for it, and what shows it."""
+    return of_completions(params, chains) | of_codecs(params, chains)
 
 
-def all_inpainting(params: Params, key: list[str]) -> set[str]:
-    return of_inpainting(params, list(params.chains))
+def of_completions(params: Params, chains: Sequence[str]) -> set[str]:
+    return with_record("complete_chain", chains if params.completion else ())
+
+
+def of_codecs(params: Params, chains: Sequence[str]) -> set[str]:
+    return with_record("codec", [chain for chain in chains if params.is_coded(chain)])
+
+
+def with_record(verb: str, chains: Sequence[str]) -> set[str]:
+    return {job for chain in chains for job in (f"{verb}/{chain}", f"record/{chain}", "report")}
+
+
+def all_completions(params: Params, key: list[str]) -> set[str]:
+    return of_completions(params, list(params.chains))
+
+
+def all_codecs(params: Params, key: list[str]) -> set[str]:
+    return of_codecs(params, list(params.chains))
 
 
 def after_first_stage(params: Params, key: list[str]) -> set[str]:
@@ -74,9 +89,11 @@ def of_schedule(params: Params, key: list[str]) -> set[str]:
 def of_draws(params: Params, key: list[str]) -> set[str]:
     """The figures of a stage and of its chains."""
     chains = [name for name, chain in params.chains.items() if key[1] in chain.stages]
-    return {f"evaluate/{key[1]}", "report"} | {
-        f"{verb}/{name}" for name in chains for verb in ("summarise", "export", "record")
-    }
+    return (
+        {f"evaluate/{key[1]}", "report"}
+        | {f"{verb}/{name}" for name in chains for verb in ("summarise", "export", "record")}
+        | of_models(params, chains)
+    )
 
 
 def with_its_chains(params: Params, key: list[str]) -> set[str]:
@@ -119,14 +136,14 @@ def all_samples(params: Params, key: list[str]) -> set[str]:
 
 def told_samples(params: Params, key: list[str]) -> set[str]:
     chains = [name for name in params.chains if params.num_classes(name)]
-    return of_sampling(params, chains) | of_inpainting(params, chains)
+    return of_sampling(params, chains)
 
 
 def after_sampling(params: Params, key: list[str]) -> set[str]:
     """The samples of a chain from a stage on: `chains.CHAIN.temperature.STAGE`."""
     stages = params.chains[key[1]].stages
     samples = {f"sample_stage/{key[1]}/{stage}" for stage in stages[stages.index(key[3]) :]}
-    return samples | {f"export/{key[1]}", f"record/{key[1]}", "report"} | of_inpainting(params, [key[1]])
+    return samples | {f"export/{key[1]}", f"record/{key[1]}", "report"} | of_models(params, [key[1]])
 
 
 def of_chain(params: Params, key: list[str]) -> set[str]:
@@ -149,8 +166,10 @@ def of_names(params: Params, key: list[str]) -> set[str]:
 
 
 def of_export(params: Params, key: list[str]) -> set[str]:
-    """The model files of all chains, and the records that hold them."""
-    return {f"{verb}/{chain}" for verb in ("export", "record") for chain in params.chains}
+    """The model files of all chains, the records that hold them, and what is made with them."""
+    return of_models(params, list(params.chains)) | {
+        f"{verb}/{chain}" for verb in ("export", "record") for chain in params.chains
+    }
 
 
 LEAVES: dict[str, Scope] = {
@@ -173,7 +192,8 @@ LEAVES: dict[str, Scope] = {
     "stages.*.codes": after_stage,
     "first_stages.*": after_first_stage,
     "schedules.*": of_schedule,
-    "inpainting*": all_inpainting,
+    "completion*": all_completions,
+    "codec*": all_codecs,
     "export.*": of_export,
     "data.licence": of_export,
     "chains.*.stages": of_chain,
@@ -252,8 +272,12 @@ def fields_of(section: type[Section]) -> set[str]:
     return {f"{section.__name__}.{name}" for name in section.model_fields}
 
 
-STAGE_VERBS, TRAINING = ("train", "tune", "evaluate", "sample_stage", "inpaint_chain", "export"), ("train", "tune")
-GENERATING = ("sample_stage", "inpaint_chain")
+TRAINING, GENERATING = ("train", "tune"), ("sample_stage", "complete_chain", "codec")
+STAGE_VERBS = (*TRAINING, "evaluate", "export", *GENERATING)
+DRAWING = ("sample_stage", "complete_chain")
+NETWORKS = (*TRAINING, "evaluate", "export", "sample_stage", "codec")
+"""Verbs that make networks of sections; `complete_chain` has them from the model file, whose recipe has their code."""
+READING = ("evaluate", "export", "sample_stage", "report")
 SCORING = ("evaluate", "export", *GENERATING)
 KINDS: tuple[StageKind, ...] = ("cells", "scale")
 FIRST_STAGE_VERBS = ("train", "extract_codes")
@@ -301,7 +325,7 @@ def of_source(*sources: str) -> Row:
 
 
 MODULES: dict[str, Row] = {
-    "__init__.py": Row(("export", "record")),  # model files name the version that wrote them
+    "__init__.py": Row(("export", "codec", "record")),  # model files and coded images name the version that wrote them
     "config/data.py": Row(("preprocess",)),  # where the sources' formats and shapes are decided
     "data/preprocess.py": Row(("preprocess",)),
     "data/digest.py": of_source(*FILES),
@@ -309,34 +333,36 @@ MODULES: dict[str, Row] = {
     "data/images.py": Row(("sample_stage", "report")),
     "data/layout.py": Row(("preprocess", *SCORING, "report"), first=("extract_codes",)),
     "data/writing.py": Row(("preprocess",), first=("extract_codes",)),
-    "data/resident.py": Row(("tune", "evaluate", "export", "report")),
-    "data/in_memory.py": Row(("export", "report")),
+    "data/resident.py": Row(("tune", "evaluate", "export", "complete_chain", "report")),
+    "data/in_memory.py": Row(("export", "complete_chain", "report")),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),
     "data/sources/files.py": of_source(*FILES),
     "data/sources/cifar_pickle.py": of_source("cifar10"),
     "data/sources/jpeg.py": of_source("folder"),
-    "data/sources/picture.py": Row(("preprocess", "inpaint_chain"), sources=("folder",)),  # modes of pictures
+    "data/sources/picture.py": of_source("folder"),
     "data/sources/pictures.py": of_source("folder"),
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
-    "evaluation/evaluate.py": Row(("evaluate", "summarise", "export", "report")),
-    "evaluation/inpainting.py": staged(("inpaint_chain",)),
+    "evaluation/evaluate.py": Row(("evaluate", "summarise", "export", "complete_chain", "codec", "report")),
+    "evaluation/inpainting.py": staged(("complete_chain",)),
     "evaluation/neighbours.py": Row(("report",)),
     "evaluation/speed.py": Row(("record", "report")),
-    "generation/inpaint.py": Row(("inpaint_chain",)),
-    "generation/sample.py": Row((*GENERATING, "export", "report")),
-    "generation/uniforms.py": Row((*GENERATING, "export")),
+    "generation/inpaint.py": Row(("complete_chain",)),
+    "generation/sample.py": Row((*DRAWING, "export", "report")),
+    "generation/captured.py": Row(DRAWING),
+    "generation/samplers.py": Row(DRAWING),
+    "generation/uniforms.py": Row((*DRAWING, "export")),
     "generation/*.py": Row(GENERATING),
     "image/bits.py": Row(("preprocess",), first=("extract_codes",)),
     "image/slices.py": Row(("preprocess", "export", *GENERATING, "report"), first=("extract_codes",)),
-    "image/window.py": staged(first=FIRST_STAGE_VERBS),
+    "image/window.py": staged(NETWORKS, first=FIRST_STAGE_VERBS),
     "laws/__init__.py": staged(),
-    "laws/softmax.py": staged(laws=("softmax",)),
-    "laws/placed_mixture.py": staged(laws=("placed_mixture",)),
-    "laws/dequantised.py": staged(laws=("dequantised",)),
+    "laws/softmax.py": staged(NETWORKS, laws=("softmax",)),
+    "laws/placed_mixture.py": staged(NETWORKS, laws=("placed_mixture",)),
+    "laws/dequantised.py": staged(NETWORKS, laws=("dequantised",)),
     "first_stages/figures.py": Row((), first=("extract_codes",)),
-    "first_stages/spacing.py": Row((*SCORING, "report"), first=("extract_codes",)),
+    "first_stages/spacing.py": Row(READING, first=("extract_codes",)),
     "first_stages/*.py": Row((), first=FIRST_STAGE_VERBS),
     "layers/attention.py": staged(families=("spn", "pixelsnail", "imagebart")),
     "layers/gated.py": staged(families=STACKED),
@@ -345,52 +371,55 @@ MODULES: dict[str, Row] = {
     "layers/masked_head.py": staged(families=STACKED),
     "layers/mixture_head.py": staged(laws=MIXTURES),
     "layers/pixel.py": staged(GENERATING),  # step forms alone
-    "layers/residual.py": staged(families=EMBEDDED, first=FIRST_STAGE_VERBS),
+    "layers/residual.py": staged(NETWORKS, families=EMBEDDED, first=FIRST_STAGE_VERBS),
     "layers/shifted*.py": staged(families=SHIFTED),
-    "layers/slice_embedder.py": staged(families=EMBEDDED),
+    "layers/slice_embedder.py": staged(NETWORKS, families=EMBEDDED),
     "layers/strict_attention.py": staged(families=("pixelsnail",)),
     "layers/transformer.py": staged(families=("spn", "imagebart")),
-    "layers/intensity.py": staged(first=FIRST_STAGE_VERBS),
+    "layers/intensity.py": staged(NETWORKS, first=FIRST_STAGE_VERBS),
     "layers/recompute.py": staged(first=FIRST_STAGE_VERBS),
     "layers/pixel_head.py": staged(first=("train",)),
     "layers/*.py": staged(),
     "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise", "export", "report")),
     "likelihood/joint_mixture.py": staged(laws=MIXTURES),
-    "likelihood/mixture.py": staged(laws=MIXTURES),
     "likelihood/chunked.py": staged(),
     "likelihood/law.py": staged(),
-    "models/__init__.py": staged(first=FIRST_STAGE_VERBS),
+    "models/__init__.py": staged(NETWORKS, first=FIRST_STAGE_VERBS),
     "models/interface.py": staged(first=FIRST_STAGE_VERBS),
     **{f"models/{family}.py": staged(families=(family,)) for family in FAMILIES},
     "pipeline/extract_codes.py": Row((), first=("extract_codes",)),
     "pipeline/evaluate.py": Row(("evaluate",)),
-    "pipeline/inpaint_chain.py": Row(("inpaint_chain",)),
-    "api/filler.py": Row(("inpaint_chain",)),
-    "api/pictures.py": Row(("inpaint_chain",)),
+    "pipeline/complete_chain.py": Row(("complete_chain",)),
+    "pipeline/codec.py": Row(("codec",)),
+    **{f"api/{name}.py": Row(("complete_chain",)) for name in ("arguments", "arrays", "completion", "filler")},
+    "api/coding.py": Row(("codec",)),
+    "codec/*.py": Row(("codec",)),
     "api/model_file.py": Row(("export",)),
-    "api/probe.py": Row(("export",)),
+    "api/probe.py": Row(("export", "codec")),
     "pipeline/export.py": Row(("export",)),
-    "pipeline/reading.py": Row(("summarise", "export", "record", "report")),
+    "pipeline/reading.py": Row(("summarise", "export", "complete_chain", "codec", "record", "report")),
     "pipeline/links.py": Row(("record",)),
     "pipeline/record.py": Row(("record",)),
     "pipeline/report.py": Row(("report",)),
     "pipeline/shown.py": Row(("report",)),
     "pipeline/sample_stage.py": Row(("sample_stage",)),
-    "pipeline/opening.py": staged((*SCORING, "report")),
+    "pipeline/opening.py": staged(READING),
     "pipeline/summarise.py": Row(("summarise",)),
-    "report/pictures.py": Row((*GENERATING, "report"), first=("extract_codes",)),
+    "report/pictures.py": Row(("sample_stage", "report"), first=("extract_codes",)),
     "report/comparison.py": Row(("record", "report")),
     "report/curves.py": Row(("record", "report")),
     "report/published.py": Row(("record", "report")),
     "report/tables.py": Row(("record", "report")),
+    "report/bits.py": Row(("complete_chain",)),
+    "report/completed.py": Row(("complete_chain",)),
     "report/*.py": Row(("report",)),
-    "seeds.py": Row((*TRAINING, "evaluate", "export", "report"), first=FIRST_STAGE_VERBS),
-    "stages/__init__.py": staged((*STAGE_VERBS, "report"), first=FIRST_STAGE_VERBS),
-    "stages/cells.py": staged((*STAGE_VERBS, "report"), first=FIRST_STAGE_VERBS),
-    "stages/scale.py": staged(kinds=("scale",)),
+    "seeds.py": Row((*TRAINING, "evaluate", "export", "complete_chain", "report"), first=FIRST_STAGE_VERBS),
+    "stages/__init__.py": staged((*NETWORKS, "report"), first=FIRST_STAGE_VERBS),
+    "stages/cells.py": staged((*NETWORKS, "report"), first=FIRST_STAGE_VERBS),
+    "stages/scale.py": staged(NETWORKS, kinds=("scale",)),
     "stages/reconstruction.py": Row((), first=FIRST_STAGE_VERBS),
     "tracking/*.py": Row(("record",)),
-    "trained.py": staged((*SCORING, "report"), first=("extract_codes",)),
+    "trained.py": staged(READING, first=("extract_codes",)),
     "training/batches.py": Row(TRAINING, first=("train",)),
     "training/ema.py": Row(TRAINING, first=("train",)),
     "training/finite.py": Row(TRAINING, first=("train",)),
@@ -404,9 +433,14 @@ MODULES: dict[str, Row] = {
 
 MIXED = {
     # Scales draw their noise, and inpainting noises what is known.
-    "diffusion.py": (staged(kinds=("scale",)), staged(("inpaint_chain",))),
+    "diffusion.py": (staged(kinds=("scale",)), staged(("complete_chain",))),
     # Networks that see the channels before, and heads of each channel by itself.
-    "likelihood/output_law.py": (staged(families=STACKED), staged(families=HEADED, laws=("softmax",))),
+    "likelihood/output_law.py": (
+        staged(NETWORKS, STACKED),
+        staged(NETWORKS, HEADED, ("softmax",)),
+    ),
+    # Mixtures in whole numbers are beside the other laws in whole numbers.
+    "likelihood/mixture.py": (staged(laws=MIXTURES), staged(("codec",))),
     # The heads of the other mixtures are their own, but the step form of a head is the same.
     "laws/mixture.py": (
         staged(families=STACKED, laws=MIXTURES),
@@ -420,8 +454,6 @@ EXEMPT_MODULES = {
     **{name if name.endswith(".py") else f"{name}/*.py": why for name, why in code.PLUMBING.items()},
     "__main__.py": "calls the command line",
     "*/__init__.py": "passes names on",
-    "report/bits.py": "draws what people ask for",
-    "codec/*.py": "codes what people ask for, and writes no result",
     "api/*.py": "samples, scores and describes for people, and writes no result",
     "tools/*.py": "does what people ask for, and writes no result",
     "evaluation/*.py": "checks models, and writes nothing",

@@ -1,4 +1,4 @@
-"""ImageBART from pictures to a report: a first stage, scales of codes and of pixels, a bound, samples, inpainting."""
+"""ImageBART from pictures to a report: a first stage, scales of codes and of pixels, a bound, samples, completions."""
 
 import contextlib
 import json
@@ -12,14 +12,15 @@ import pytest
 import torch
 from experiment import BART, MODEL, TRAINING, tiny_params, write_params
 from mlflow.tracking import MlflowClient
-from PIL import Image
 
+import spn
 from spn.cli import main
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.images import read_generated, read_images
 from spn.data.in_memory import ImagesInMemory
 from spn.evaluation.evaluate import stage_nats
+from spn.evaluation.inpainting import hidden_half
 from spn.image import join_slices
 from spn.paths import HANDLE
 from spn.pipeline.opening import open_slices
@@ -52,7 +53,7 @@ def params() -> dict[str, Any]:
         "latent": {"stages": list(CODES), "top_k": {"codes2": 4, "codes1": 4}, "temperature": {"codes1": 0.8}},
         "bound": {"stages": ["pixels2", "pixels1", "low_of_pixels"]},
     }
-    return raw | {"inpainting": {"num_images": 3}}
+    return raw | {"completion": {"num_images": 3}, "codec": {"num_images": 5}}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 run(f"sample_stage {chain} {name} {data} {weights} {decoder} {given} --output {output}")
                 given = f"--given {output}/samples.h5"
             run(f"summarise {chain} --output results/chains/{chain}/metrics.json")
-            run(f"inpaint_chain {chain} {slices} --output results/chains/{chain}/inpainting")
             run(f"export {chain} {slices} --output results/chains/{chain}")
+            run(f"complete_chain {chain} {slices} --output results/chains/{chain}/completion")
+            if chain == "raster":
+                run(f"codec {chain} {slices} --output results/chains/{chain}/rate.json")
             run(f"record {chain} --output mlflow/chains/{chain}.json")
         run(f"report {slices}")
         yield place
@@ -141,46 +144,58 @@ def test_samples_of_codes_are_decoded_and_the_next_scale_is_given_the_codes() ->
         assert codes.max() < 8
 
 
+def fill(chain: str, digits: np.ndarray, half: str, label: int | str | None) -> np.ndarray:
+    """Fill in a half of digits with a chain's model file."""
+    hidden = hidden_half(half, 8, 8).numpy()
+    filled: np.ndarray = spn.load("results", chain).inpaint(digits, hidden, draws=2, repeats=2, label=label)
+    return filled
+
+
 @pytest.mark.parametrize("chain", ["raster", "latent", "bound"])
-def test_what_is_hidden_does_not_count(chain: str, tmp_path: Path) -> None:
+def test_what_is_hidden_does_not_count(chain: str) -> None:
     """Two pictures that differ in hidden pixels alone are filled in alike, and known pixels stay."""
     data = SliceFile(Path("data/digits/S1.h5"))
-    digits = join_slices(data.slices("test", torch.arange(10)))[..., 0].numpy()
-    shown = []
-    for place, changed in enumerate((digits, np.concatenate((digits[:, :4], 16 - digits[:, 4:]), axis=1))):
-        paths = [tmp_path / f"{place}-{number}.png" for number in range(len(digits))]
-        for path, levels in zip(paths, changed, strict=True):
-            Image.fromarray(np.round(levels * (255 / 16)).astype(np.uint8)).save(path)
-        pictures = " ".join(map(str, paths))
-        told = "--caption three" if chain == "latent" else ""
-        options = f"--mask lower --picture {pictures} {told} --output {tmp_path}/{place}"
-        run(f"inpaint_chain {chain} --data data/digits/S1.h5 {options}")
-        shown.append(np.asarray(Image.open(tmp_path / f"{place}" / "inpainted.png")))
-    first, second = (picture[:, 50:] for picture in shown)  # without the pictures themselves
+    digits = join_slices(data.slices("test", torch.arange(10))).numpy()
+    changed = np.concatenate((digits[:, :4], 16 - digits[:, 4:]), axis=1)
+    label = "three" if chain == "latent" else None
+    first, second = (fill(chain, each, "lower", label) for each in (digits, changed))
     assert np.array_equal(first, second)
-    assert not np.array_equal(shown[0], shown[1])
+    assert np.array_equal(first[0][:, :4], digits[:, :4])
+    assert not np.array_equal(first[0], digits)
 
 
-def test_a_caption_is_another_condition_than_the_images_own_classes(tmp_path: Path) -> None:
-    filled = {}
-    for options in ("", "--caption seven", "--class 7", "--class 3"):
-        run(f"inpaint_chain latent --data data/digits/S1.h5 --mask upper {options} --output {tmp_path}")
-        recipe = json.loads((tmp_path / "metrics.json").read_text())["recipe"]
-        filled[options] = (tmp_path / "inpainted.png").read_bytes()
-        assert recipe["by_hand"]["caption"] == ("seven" if "caption" in options else None)
-    assert filled["--caption seven"] == filled["--class 7"]
-    assert len(set(filled.values())) > 1
+def test_a_caption_is_another_condition_than_the_images_own_classes() -> None:
+    data = SliceFile(Path("data/digits/S1.h5"))
+    digits = join_slices(data.slices("test", torch.arange(10))).numpy()
+    named, seven, three = (fill("latent", digits, "upper", label) for label in ("seven", 7, 3))
+    assert np.array_equal(named, seven)
+    assert not np.array_equal(seven, three)
 
 
 def test_what_follows_hidden_pixels_is_measured() -> None:
-    found = {chain: metrics(f"chains/{chain}/inpainting/metrics.json")["masks"] for chain in ("raster", "bound")}
+    found = {chain: metrics(f"chains/{chain}/completion/metrics.json")["given"] for chain in ("raster", "bound")}
     assert found["raster"]["lower"]["conditional_bits_per_dim"]["mean"] > 0
     assert "conditional_bits_per_dim" not in found["raster"]["upper"]
     assert "conditional_bits_per_dim" not in found["bound"]["lower"]
     assert all(mask["absolute_error"]["mean"] > 0 for masks in found.values() for mask in masks.values())
 
 
-def test_mlflow_shows_reconstructions_and_inpaintings() -> None:
+def test_the_size_of_coded_images_is_explained_to_the_bit() -> None:
+    rate, nats = metrics("chains/raster/rate.json"), np.load("results/stages/raster/nats.npy")
+    images = join_slices(SliceFile(Path("data/digits/S1.h5")).slices("test", torch.arange(5))).numpy()
+    coded = spn.load("results", "raster").encode(images)
+    evaluated, *between, size = rate["bits"].values()
+    assert size == 8 * len(coded.content) == pytest.approx(evaluated + sum(between), abs=1e-6)
+    assert evaluated == pytest.approx(nats[:5].sum() / np.log(2), rel=1e-12)
+    assert rate["bits"]["header"] == size - coded.stream_bits
+    assert rate["bits_per_dim"] == size / (5 * 64) > rate["evaluated_bits_per_dim"] == evaluated / (5 * 64)
+    assert abs(rate["bits"]["float64"]) < 0.1
+    assert 0 < rate["bits"]["ends_of_streams"] < 64
+    assert metrics("metrics.json")["raster"]["codec"]["bits_per_dim"] == rate["bits_per_dim"]
+    assert not Path("results/chains/bound/rate.json").exists()
+
+
+def test_mlflow_shows_reconstructions_and_completions() -> None:
     client = MlflowClient("sqlite:///mlflow.db")
     experiment = json.loads(HANDLE.read_text())["id"]
     stages, chains = (
@@ -192,11 +207,12 @@ def test_mlflow_shows_reconstructions_and_inpaintings() -> None:
         assert recorded.metrics[key] == figures[key]
     assert recorded.tags["split"] == "test"
     for chain in ("raster", "latent", "bound"):
-        for mask, found in metrics(f"chains/{chain}/inpainting/metrics.json")["masks"].items():
+        for mask, found in metrics(f"chains/{chain}/completion/metrics.json")["given"].items():
             for key, value in found.items():
-                assert chains[chain].data.metrics[f"inpainting.{mask}.{key}"] == value["mean"]
+                assert chains[chain].data.metrics[f"completion.{mask}.{key}"] == value["mean"]
+    assert chains["raster"].data.metrics["codec.bits_per_dim"] == metrics("chains/raster/rate.json")["bits_per_dim"]
     shown = [{each.path for each in client.list_artifacts(run.info.run_id)} for run in (stages["vq"], chains["latent"])]
-    pictures = {"samples.png", "samples_1.png", "samples_2.png", "curves.png", "inpainted.png", "reconstructions.png"}
+    pictures = {"samples.png", "samples_1.png", "samples_2.png", "curves.png", "completed.png", "reconstructions.png"}
     assert shown == [{"checkpoint.safetensors", "reconstructions.png"}, pictures | {"params.yaml"}]
     assert chains["latent"].data.params["first_stages.vq.codebook"] == "8"
     assert chains["latent"].data.tags["family"] == "imagebart"
@@ -204,7 +220,7 @@ def test_mlflow_shows_reconstructions_and_inpaintings() -> None:
 
 
 @pytest.mark.parametrize("verb", ["report --data data/digits/S1.h5", "record latent --output elsewhere.json"])
-@pytest.mark.parametrize("picture", ["stages/vq/reconstructions.png", "chains/latent/inpainting/inpainted.png"])
+@pytest.mark.parametrize("picture", ["stages/vq/reconstructions.png", "chains/latent/completion/completed.png"])
 def test_a_picture_that_was_exchanged_is_refused(verb: str, picture: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("results", picture)
     content = path.read_bytes()
@@ -217,18 +233,18 @@ def test_a_picture_that_was_exchanged_is_refused(verb: str, picture: str, capsys
     assert picture in line
 
 
-def test_dvc_compares_reconstructions_and_inpaintings() -> None:
+def test_dvc_compares_reconstructions_and_completions() -> None:
     compared, figures = metrics("metrics.json"), metrics("stages/vq/metrics.json")
     assert compared["latent"]["reconstruction"]["psnr"] == figures["psnr"]
     for chain in compared:
-        for mask, found in metrics(f"chains/{chain}/inpainting/metrics.json")["masks"].items():
-            assert compared[chain]["inpainting"][mask] == {key: value["mean"] for key, value in found.items()}
+        for mask, found in metrics(f"chains/{chain}/completion/metrics.json")["given"].items():
+            assert compared[chain]["completion"][mask] == {key: value["mean"] for key, value in found.items()}
 
 
-def test_the_report_shows_reconstructions_and_inpaintings() -> None:
+def test_the_report_shows_reconstructions_and_completions() -> None:
     page = Path("results/plots/gallery.html").read_text()
     # Figures; ten test images beside neighbours; of each chain four samples after each stage and their neighbours,
-    # and these and the test images once more; inpaintings and reconstructions.
+    # and these and the test images once more; completions and reconstructions.
     assert page.count("<img") == 2 + 20 + 4 * (1 + 2 + 3 + 3) + 3 * (4 + 10) + 3 + 1
     latent, bound = (page.split(f"Chain {chain}</h2>")[1].split("<h2")[0] for chain in ("latent", "bound"))
     assert len(re.findall(r"<figcaption>\w+<br>≤ \d+\.\d\d</figcaption>", latent)) == 4 + 10
@@ -237,6 +253,9 @@ def test_the_report_shows_reconstructions_and_inpaintings() -> None:
     assert "at another temperature" not in bound
     assert "Reconstructions" in page
     assert "perplexity" in page
+    assert "The rest of an image" in page
+    (row,) = re.findall(r"<tr><td>raster</td><td class=.number.>5</td>.*", page.split("Lossless coding</h2>")[1])
+    assert f"{metrics('chains/raster/rate.json')['bits']['file']:,}" in row
     assert "latent (caption-conditional, codes of vq)" in page
 
 
@@ -258,24 +277,14 @@ def test_samples_of_codes_are_scored_by_the_codes_themselves() -> None:
     ("command", "message"),
     [
         (
-            "inpaint_chain latent --data data/digits/S1.h5 --mask mask.png --output out",
-            "mask.png: expected 8x8 pixels (width x height), got 4x4",
+            "codec latent --data data/digits/S1.h5 --output out",
+            "results/chains/latent/model.safetensors: expected a chain of pixels, got latent, whose codes keep no "
+            "picture exactly",
         ),
         (
-            "inpaint_chain latent --data data/digits/S1.h5 --mask params.yaml --output out",
-            "params.yaml: expected a picture, got another kind of file",
-        ),
-        (
-            "inpaint_chain raster --data data/digits/S1.h5 --class 3 --output out",
-            "--class: expected a chain with a stage that is class_conditional, got raster",
-        ),
-        (
-            "inpaint_chain latent --data data/digits/S1.h5 --caption six_seven --output out",
-            "--caption: expected 1 to 1 words, as in class names, got 2",
-        ),
-        (
-            "inpaint_chain latent --data data/digits/S1.h5 --class 10 --output out",
-            "--class: expected one of the classes 0 to 9, got 10",
+            "codec bound --data data/digits/S1.h5 --output out",
+            "results/chains/bound/model.safetensors: expected a chain with an exact likelihood, got bound, whose "
+            "likelihood is a bound",
         ),
         (
             "train raster --data results/stages/vq/codes.h5 --output out",
@@ -297,7 +306,6 @@ def test_samples_of_codes_are_scored_by_the_codes_themselves() -> None:
     ],
 )
 def test_a_mistake_is_told_in_one_line(command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.fromarray(np.full((4, 4), 255, np.uint8)).save("mask.png")
     capsys.readouterr()
     assert main(command.split()) == 2
     assert capsys.readouterr().err.strip().splitlines()[-1] == f"spn: error: {message}"

@@ -39,21 +39,22 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Counter[s
 def test_every_chain_is_recorded_after_what_its_run_shows(before: dict[str, list[Counter[str]]]) -> None:
     assert len(before["record"]) == 5
     for waits in before["record"]:
-        assert {"summarise", "export", "sample_stage", "inpaint_chain"} <= waits.keys()
+        assert {"summarise", "export", "sample_stage", "complete_chain"} <= waits.keys()
     assert sum("extract_codes" in waits for waits in before["record"]) == 1  # of the chain of codes
 
 
 def test_codes_are_waited_for_where_they_are_read(before: dict[str, list[Counter[str]]]) -> None:
     (encode,) = before["extract_codes"]
     assert {"train", "preprocess"} <= encode.keys()
-    for rule, count in {"train": 2, "evaluate": 2, "sample_stage": 2, "inpaint_chain": 1, "report": 1}.items():
+    for rule, count in {"train": 2, "evaluate": 2, "sample_stage": 2, "export": 1, "report": 1}.items():
         assert sum("extract_codes" in waits for waits in before[rule]) == count, rule
     # Of the two stages of codes, weights and the decoder.
     assert sorted(waits["train"] for waits in before["sample_stage"] if "extract_codes" in waits) == [2, 2]
-    assert [waits["train"] for waits in before["inpaint_chain"] if "extract_codes" in waits] == [3]
+    assert [waits["train"] for waits in before["export"] if "extract_codes" in waits] == [3]
 
 
 def test_the_report_waits_for_every_picture(before: dict[str, list[Counter[str]]]) -> None:
     (report,) = before["report"]
-    assert report["inpaint_chain"] == 5
+    assert report["complete_chain"] == 5
+    assert report["codec"] == 4
     assert report["summarise"] == 5

@@ -69,6 +69,7 @@ def chain_metrics(*stages: str) -> dict[str, Any]:
 
 
 STATEMENT = "exact, over all 360 test images of digits"
+OTHERS = {"codec.bits_per_dim": 3.25}
 
 
 def evaluate(experiment: Experiment, metrics: dict[str, object]) -> str:
@@ -79,7 +80,7 @@ def record(
     experiment: Experiment, chain: str, metrics: dict[str, Any], files: dict[str, Path] | None = None, width: int = 8
 ) -> str:
     recipes = {name: recipe(name, width) for name in metrics["stages"]}
-    return record_chain(experiment, chain, metrics, recipes, STATEMENT, files or {}, model_file())
+    return record_chain(experiment, chain, metrics, recipes, STATEMENT, files or {}, model_file(), OTHERS)
 
 
 @cache
@@ -221,6 +222,7 @@ def test_a_chain_is_recorded_once_with_its_figures_links_and_samples(
     assert run.data.tags["kind"] == "chain"
     assert run.data.metrics["bits_per_dim"] == 3.0
     assert run.data.metrics["num_parameters"] == 14
+    assert run.data.metrics["codec.bits_per_dim"] == 3.25
     assert logged(experiment, run_id, "bits_per_dim") == [(0, 3.0)]
     for name, stage_run_id in zip(stages, ids, strict=True):
         assert run.data.metrics[f"bits_per_dim.{name}"] == 1.5

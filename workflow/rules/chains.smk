@@ -41,37 +41,6 @@ rule sample_stage:
         " --gpus {resources.gpu} > {log} 2>&1"
 
 
-rule inpaint_chain:
-    input:
-        data=slices_path(parameters.data.name, min(parameters.cuts)),
-        read=lambda wildcards: [slices(stage) for stage in stages_of(wildcards)],
-        checkpoints=lambda wildcards: [
-            str(checkpoint_path(stage)) for stage in stages_of(wildcards)
-        ],
-        decoder=decoder,
-        request=request(inpainting_path("{chain}")),
-    output:
-        metrics=inpainting_path("{chain}"),
-        picture=report(
-            inpainting_path("{chain}").with_name(INPAINTED),
-            caption="../captions/inpainted.rst",
-            category="Inpainting",
-            labels={"chain": "{chain}"},
-        ),
-    log:
-        "logs/inpaint_chain/{chain}.log",
-    conda:
-        "../envs/spn.yaml"
-    threads: 1
-    resources:
-        # One at most: all of it is done by one process.
-        gpu=0,
-    params:
-        folder=subpath(output.metrics, parent=True),
-    shell:
-        "spn inpaint_chain {wildcards.chain} --data {input.data} --output {params.folder} --threads {threads} > {log} 2>&1"
-
-
 rule summarise:
     input:
         figures=lambda wildcards: [
@@ -116,12 +85,58 @@ rule export:
         "spn export {wildcards.chain} --data {input.data} --output {params.folder} --threads {threads} > {log} 2>&1"
 
 
+rule complete_chain:
+    input:
+        data=slices_path(parameters.data.name, min(parameters.cuts)),
+        model=model_path("{chain}"),
+        request=request(completion_path("{chain}")),
+    output:
+        metrics=completion_path("{chain}"),
+        picture=report(
+            completion_path("{chain}").with_name(COMPLETED),
+            caption="../captions/completed.rst",
+            category="The rest of an image",
+            labels={"chain": "{chain}"},
+        ),
+    log:
+        "logs/complete_chain/{chain}.log",
+    conda:
+        "../envs/spn.yaml"
+    threads: 1
+    resources:
+        # One at most: all of it is done by one process.
+        gpu=0,
+    params:
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "spn complete_chain {wildcards.chain} --data {input.data} --output {params.folder} --threads {threads} > {log} 2>&1"
+
+
+rule codec:
+    input:
+        data=slices_path(parameters.data.name, min(parameters.cuts)),
+        model=model_path("{chain}"),
+        nats=lambda wildcards: [
+            str(stage_folder(stage) / NATS) for stage in stages_of(wildcards)
+        ],
+        request=request(rate_path("{chain}")),
+    output:
+        rate_path("{chain}"),
+    log:
+        "logs/codec/{chain}.log",
+    conda:
+        "../envs/spn.yaml"
+    threads: 1
+    shell:
+        "spn codec {wildcards.chain} --data {input.data} --output {output} --threads {threads} > {log} 2>&1"
+
+
 rule record:
     input:
         metrics=CHAIN / METRICS,
         samples=lambda wildcards: samples_of(wildcards.chain),
         first_stage=lambda wildcards: reconstruction_of(wildcards.chain),
-        inpainting=[inpainting_path("{chain}")] if parameters.inpainting else [],
+        tried=lambda wildcards: tried(wildcards.chain),
         model=model_path("{chain}"),
         request=request(record_path("{chain}")),
     output:

@@ -3,9 +3,9 @@
 from spn.paths import (
     BARS,
     CODES,
+    COMPLETED,
     CURVES,
     GALLERY,
-    INPAINTED,
     METRICS,
     NATS,
     PICTURE,
@@ -16,10 +16,11 @@ from spn.paths import (
     chain_folder,
     checkpoint_path,
     codes_path,
-    inpainting_path,
+    completion_path,
     metrics_path,
     model_path,
     plots_folder,
+    rate_path,
     record_path,
     report_path,
     request_path,
@@ -65,6 +66,14 @@ def samples_of(chain: str) -> list[str]:
     """List the samples of a chain after each stage, and their pictures."""
     paths = [samples_path(chain, stage) for stage in parameters.chains[chain].stages]
     return [str(file) for path in paths for file in (path, path.with_name(PICTURE))]
+
+
+def tried(chain: str) -> list[str]:
+    """List what is made with a chain's model file: completions and the size of coded images, if asked for."""
+    return [
+        *([str(completion_path(chain))] if parameters.completion else []),
+        *([str(rate_path(chain))] if parameters.is_coded(chain) else []),
+    ]
 
 
 def label_text(chain: str) -> str:

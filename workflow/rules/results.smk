@@ -15,11 +15,7 @@ rule report:
         samples=[file for chain in parameters.chains for file in samples_of(chain)],
         checkpoints=[checkpoint_path(stage) for stage in parameters.stage_plans],
         codes=[codes_path(name) for name in parameters.first_stage_plans],
-        inpainting=[
-            inpainting_path(chain)
-            for chain in parameters.chains
-            if parameters.inpainting
-        ],
+        tried=[path for chain in parameters.chains for path in tried(chain)],
         request=request(report_path()),
     output:
         made=report_path(),
