@@ -4,7 +4,8 @@ Tensors are named `stage/weight`. The notes in the file's metadata have the para
 they come from, and a probe (`spn.api.probe`).
 
 `FORMAT` counts the versions of the notes. A file of a higher format is refused, one of a lower format is
-read; whatever version wrote it, the probe decides whether it still means the same.
+read; whatever version wrote it, the probe decides whether it still means the same. The parameters of format 1 have more
+sections than `OF_CHAIN`.
 """
 
 import json
@@ -26,10 +27,13 @@ from spn.notes import Notes
 from spn.stages import build_stage
 from spn.trained import build_first_stage, build_trained
 
-FORMAT = 1
+FORMAT = 2
 PICTURES = "probe/pictures"
 NEEDED = {"chain", "params", "shares", "probe", "figures", "data", "training", "version", "commit", "weights"}
 """What the notes of every model file have."""
+OF_CHAIN = ("seed", "data", "first_stages", "schedules", "stages", "chains")
+"""Sections of params.yaml that a model file has; the others say what an experiment does with its chains."""
+NOTHING_DONE = SamplingSection(num_images=1, seed=0)
 CPU = torch.device("cpu")
 
 
@@ -57,8 +61,7 @@ def of_chain(params: Params, chain: str) -> Params:
         schedules={name: params.schedules[name] for name in sorted(used)},
         stages=stages,
         chains={chain: params.chains[chain]},
-        # How the workflow samples is nothing of the model's.
-        sampling=SamplingSection(num_images=1, seed=0),
+        sampling=NOTHING_DONE,
     )
     return small.measured({name: kept for name, kept in params.shares.items() if name in stages})
 
@@ -83,7 +86,7 @@ def contents(loaded: Loaded, dtype: torch.dtype) -> tuple[dict[str, Tensor], Not
     notes = loaded.notes | {
         "format": FORMAT,
         "chain": chain,
-        "params": params.model_dump(mode="json", by_alias=True),
+        "params": params.model_dump(mode="json", by_alias=True, include={*OF_CHAIN}),
         "shape": list(params.data.shape),
         "num_classes": params.num_classes(chain),
         "shares": {name: list(kept) for name, kept in params.shares.items()},
@@ -123,7 +126,10 @@ def load_model(path: Path) -> Loaded:
 
 def _load(tensors: dict[str, Tensor], notes: Notes) -> Loaded:
     chain = notes["chain"]
-    params = Params.model_validate_json(json.dumps(notes["params"]))
+    if not isinstance(notes["params"], dict):
+        raise InputError(f"expected parameters by section, got {type(notes['params']).__name__}")
+    sections = {name: section for name, section in notes["params"].items() if name in OF_CHAIN}
+    params = Params.model_validate_json(json.dumps(sections | {"sampling": NOTHING_DONE.model_dump(by_alias=True)}))
     check_references(params)
     params = params.measured({name: tuple(kept) for name, kept in notes["shares"].items()})
     pictures = tensors.pop(PICTURES)

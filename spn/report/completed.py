@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,9 @@ PANEL = 0.78
 """Inches of a picture."""
 TITLES, SCALE = 0.35, 0.6
 """Inches of the titles, and of the scale of colours."""
+
+TITLE_WIDTH = 11
+"""Letters of a line above a picture."""
 
 Images = UInt8[Tensor, "image height width channel"]
 
@@ -48,9 +52,9 @@ def draw_completed(
     axes = figure.subplots(len(images), len(columns) + 1, squeeze=False, gridspec_kw=edges)
     for row, (*places, last) in enumerate(axes):
         for place, (title, shown) in zip(places, columns, strict=True):
-            show_picture(place, shown[row].numpy(), white_level, "" if row else title.replace(" ", "\n", 1))
+            show_picture(place, shown[row].numpy(), white_level, "" if row else fill(title, TITLE_WIDTH))
         drawn = last.imshow(bits[row], cmap="viridis", vmin=0, vmax=float(bits.max()))
-        last.set_title("" if row else "bits of\neach pixel", fontsize=7)
+        last.set_title("" if row else fill("bits of each pixel", TITLE_WIDTH), fontsize=7)
         last.axis("off")
     inch = 1 / (across + SCALE)
     scale = figure.add_axes((right + 0.1 * inch, 0.05 * top, 0.12 * inch, 0.9 * top))
