@@ -100,28 +100,26 @@ class IntegerMixture(IntegerLaw):
         grid: Grid,
     ) -> None:
         self.batch, self.num_levels = len(means), num_levels
-        self._first = np.zeros(self.batch, dtype=np.int64) if high is None else high * num_levels
+        self._first = np.zeros(1, dtype=np.int64) if high is None else high * num_levels
         self._last = num_levels * high_levels - 1
-        outputs = np.stack(
-            [log_weights.max(-1, keepdims=True) - log_weights, means, log_scales - _LOG_SCALES[0]], axis=1
-        )
+        outputs = np.empty((self.batch, 3, means.shape[1]))
+        outputs[:, 0] = log_weights.max(-1, keepdims=True) - log_weights
+        outputs[:, 1] = means
+        outputs[:, 2] = log_scales - _LOG_SCALES[0]
         down, self._means, above_least = grid.round(outputs.clip(_LEAST, _GREATEST), _POINTS).swapaxes(0, 1)
         inverse = exp_of_minus(_as_exponents(above_least, _LOG_SCALE_POINT))
         self._inverse_scales = (inverse * _largest_inverse_scale()) >> (SCALE + _LARGEST_POINT - _INVERSE_POINT)
-        self._place(_as_exponents(down, _LOG_WEIGHT_POINT))
-
-    def _place(self, down: Int64[np.ndarray, "batch mixture"]) -> None:
-        """Choose each component's side and divisor, and its weight in this group."""
-        edges = self._distances(np.stack([self._first, self._first + self.num_levels], axis=1))
-        self._sign = np.where(edges.sum(1) < 0, 1, -1)[:, None]
-        ends = log_sigmoid(edges * self._sign)
-        self._divisor = ends.max(1, keepdims=True)
-        down = down - self._divisor[:, 0]
+        if high is None:
+            self._sign, self._divisor, self._start = _all_levels()
+        else:
+            self._sign, self._divisor, self._start = _side(
+                self._distances(self._first[:, None] + np.array([0, self.num_levels]))
+            )
+        down = _as_exponents(down, _LOG_WEIGHT_POINT) - self._divisor[:, 0]
         down -= down.min(-1, keepdims=True)
         # Weights are made smaller before they are multiplied by shares, and their sum after it.
         before = 2 + down.shape[-1].bit_length()
         self._weights, self._after = exp_of_minus(down)[:, None] >> before, 2 * SCALE - 2 - WEIGHT_BITS
-        self._start = exp_of_minus(self._divisor - ends[:, :1])
 
     def below(self, levels: Int64[np.ndarray, "batch edge"]) -> Int64[np.ndarray, "batch edge"]:
         """Return the sum of the weights below some levels of each sub-pixel, counted from the start of its group."""
@@ -137,6 +135,24 @@ class IntegerMixture(IntegerLaw):
         distances[full == 0] = -_OUTSIDE
         distances[full > self._last] = _OUTSIDE
         return distances
+
+
+def _side(
+    edges: Int64[np.ndarray, "batch 2 mixture"],
+) -> tuple[
+    Int64[np.ndarray, "batch 1 mixture"], Int64[np.ndarray, "batch 1 mixture"], Int64[np.ndarray, "batch 1 mixture"]
+]:
+    """Return each component's sign of u and its divisor in a group with these edges, and its share below the first."""
+    sign = np.where(edges.sum(1, keepdims=True) < 0, 1, -1)
+    ends = log_sigmoid(edges * sign)
+    divisor = ends.max(1, keepdims=True)
+    return sign, divisor, exp_of_minus(divisor - ends[:, :1])
+
+
+@cache
+def _all_levels() -> tuple[Int64[np.ndarray, "1 1 1"], Int64[np.ndarray, "1 1 1"], Int64[np.ndarray, "1 1 1"]]:
+    """Return the same, of every component, where no bits are known: the group has all levels, and no end."""
+    return _side(np.array([[[-_OUTSIDE], [_OUTSIDE]]]))
 
 
 def _rows(values: Tensor, part: slice) -> Float64[np.ndarray, "batch _"]:

@@ -62,7 +62,7 @@ def level_of(law: IntegerLaw, choose: Choose) -> Int64[np.ndarray, " batch"]:
         count >>= bits
         edges = law.below(first[:, None] + np.minimum(numbers, 1 << bits) * count)
         below = _below(edges, edges[:, [0, -1]], numbers, bits)
-        first = first + np.minimum(choose(np.diff(below)), (1 << bits) - 1) * count
+        first = first + np.minimum(choose(below[:, 1:] - below[:, :-1]), (1 << bits) - 1) * count
     return first
 
 
