@@ -6,13 +6,14 @@ Messages go over gloo, between CPUs, so that none waits for a GPU; gradients hav
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, zip_longest
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from spn.config import InputError
 
@@ -102,6 +103,12 @@ def collect(mine: Sequence[Item]) -> list[Item]:
     dist.all_gather_object(shares, list(mine))
     absent = object()
     return [item for item in chain.from_iterable(zip_longest(*shares, fillvalue=absent)) if item is not absent]
+
+
+def without_averaging(nats: object) -> AbstractContextManager[None]:
+    """Keep the gradients of a loss of several processes to oneself, to add others to them before they are averaged."""
+    found: AbstractContextManager[None] = nats.no_sync() if isinstance(nats, DistributedDataParallel) else nullcontext()
+    return found
 
 
 def gradient_group(device: torch.device) -> dist.ProcessGroup | None:

@@ -94,6 +94,11 @@ def _add_stage_verbs(commands: Commands) -> None:
     train.add_argument(
         "--recompute", action="store_true", help="activation checkpointing: less memory, more time, same figures"
     )
+    train.add_argument(
+        "--micro-batch",
+        type=_count,
+        help="images of a process in memory at once; gradients are added up: less memory, the same but for rounding",
+    )
     _machine(train)
     _processes(train)
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spn import tracking
-from spn.config import Params
+from spn.config import InputError, Params
 from spn.distributed import is_first, joined
 from spn.machine import onednn_matmul
 from spn.paths import CHECKPOINT, HANDLE, RUNS
@@ -27,6 +27,7 @@ def train(
     runs: Path = RUNS,
     compiled: bool = False,
     recompute: bool = False,
+    micro_batch: int | None = None,
     device: str = "auto",
     threads: int = 1,
 ) -> Path:
@@ -37,6 +38,10 @@ def train(
     (`train_stage`). On SIGTERM it saves its state and raises TerminatedError. Raises what `train_stage` raises.
     """
     check_trained(params, stage)
+    if micro_batch is not None and stage in params.first_stages:
+        raise InputError(
+            f"--micro-batch: expected a stage, got the first stage {stage}, whose losses are of whole batches"
+        )
     place = choose_device(device, threads)
     # Load all code before waiting for the lock, so that the digest in the recipe is that of the code that will run.
     load_verb(training_verb(params, stage), params.trained(stage))
@@ -50,7 +55,7 @@ def train(
         _recorded(params, stage, slices.digest, experiment, checkpoint) as (observe, follow_trial),
     ):
         log_place(stage, place, products)
-        train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute, follow_trial)
+        train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute, micro_batch, follow_trial)
     return checkpoint
 
 

@@ -128,6 +128,8 @@ def _warning(params: Params, stage: StageForecast, memory: int) -> str:
         changes = [f"set {where} to at most {stage.fitting_batch_size}"]
     else:
         changes = ["not even a batch_size of 1 fits; narrow the model"]
+    if stage.fitting_batch_size and isinstance(section, StageSection):
+        changes.append(f"train with --micro-batch {stage.fitting_batch_size}")
     changes.append("train with --recompute")
     if isinstance(section, StageSection) and not (section.codes or section.diffusion):
         changes.append(f"raise scale_factor above {section.scale_factor} (activations shrink as its square)")

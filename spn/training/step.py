@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spn.config import Params
-from spn.distributed import num_processes, rank
+from spn.distributed import num_processes, rank, without_averaging
 from spn.seeds import derive_seed, seeded
 from spn.stages import build_stage
 from spn.training.batches import batch_indices, draw_positions
@@ -56,11 +56,13 @@ class Learner:
         positions = draw_positions(self.stage.targets, size, seeded(self.seed, self.name, "slices", step))
         return batch_indices(self.seed, step, num_images, size), positions
 
-    def take(self, step: int, batch: Batch, nats: Nats) -> Pending:
+    def take(self, step: int, batch: Batch, nats: Nats, micro_batch: int | None = None) -> Pending:
         """Take a step, counted from 0, on this process' share of its batch.
 
         Returns the loss on the share (nats per slice), the gradient's norm, and the parameter to blame if that is not
-        finite. `nats` is `Stage.loss` of the model, with gradients averaged over the processes.
+        finite. `nats` is `Stage.loss` of the model, with gradients averaged over the processes. With `micro_batch` so
+        many images of a process are in memory at once, and gradients are added up: the same step, but for rounding and
+        for the draws of dropout.
         """
         section = self.section
         self.stage.progress = step / section.steps
@@ -68,15 +70,36 @@ class Learner:
         torch.manual_seed(derive_seed(self.seed, self.name, "dropout", step, *others))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(section, step) * group.get("relative_rate", 1.0)
-        slices, position, labels = batch
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=section.precision == "bfloat16"):
-            # Shares may differ by an image; with these weights, the average of their losses is the mean over the batch.
-            weight = len(slices) * num_processes() / section.batch_size
-            loss = nats(slices, position, labels).mean() * weight
         self.optimiser.zero_grad(set_to_none=True)
-        (loss / slices[0, 0, 0].numel()).backward()
+        *before, last = _parts(batch, section.batch_size, micro_batch)
+        losses = []
+        for part in before:
+            with without_averaging(nats):
+                losses.append(self._backward(part, nats))
+        losses.append(self._backward(last, nats))
         culprit = worst_gradient(self.model)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), section.clip_norm or float("inf"))
         self.optimiser.step()
         self.average.update(self.model, step)
-        return loss.detach(), norm.double(), culprit
+        return torch.stack(losses).sum(), norm.double(), culprit
+
+    def _backward(self, part: Batch, nats: Nats) -> Tensor:
+        """Add the gradients of a part of a batch; return what it adds to the loss."""
+        slices, position, labels = part
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.section.precision == "bfloat16"):
+            # Parts may differ by an image; with these weights, their losses add up to the mean over the batch.
+            weight = len(slices) * num_processes() / self.section.batch_size
+            loss = nats(slices, position, labels).mean() * weight
+        (loss / slices[0, 0, 0].numel()).backward()
+        return loss.detach()
+
+
+def _parts(batch: Batch, batch_size: int, micro_batch: int | None) -> list[Batch]:
+    """Cut a process' share of a batch into parts, of which all processes have the same number, none of them empty."""
+    if micro_batch is None:
+        return [batch]
+    smallest, largest = batch_size // num_processes(), -(-batch_size // num_processes())
+    count = max(1, min(-(-largest // micro_batch), smallest))
+    slices, position, labels = batch
+    of_labels = [None] * count if labels is None else labels.tensor_split(count)
+    return list(zip(slices.tensor_split(count), position.tensor_split(count), of_labels, strict=True))

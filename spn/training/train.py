@@ -54,14 +54,15 @@ def train_stage(
     observe: Observe = lambda row: None,
     compiled: bool = False,
     recompute: bool = False,
+    micro_batch: int | None = None,
     follow_trial: FollowTrial = unfollowed,
 ) -> None:
     """Train stage `name` and write checkpoint.safetensors and history.csv to `output`.
 
     Trains nothing if `output` has a checkpoint of the same recipe; its history is inside, so history.csv may be
     missing. Resumes from the state of an earlier run of the recipe under `runs`. Passes every row of the history to
-    `observe`, including those of earlier runs. `compiled` and `recompute` are explained at `Trainer`. Several processes
-    (`spn.distributed`) train together, and the first of them writes.
+    `observe`, including those of earlier runs. `compiled`, `recompute` and `micro_batch` are explained at `Trainer`.
+    Several processes (`spn.distributed`) train together, and the first of them writes.
 
     If the stage has trials, trains all of them and takes the one with the lowest last validation estimate: its weights
     and its history become the stage's. Each trial runs within `follow_trial`.
@@ -76,7 +77,7 @@ def train_stage(
     if notes is not None:
         _pass_on(notes, observe, follow_trial)
     else:
-        job = _Job(name, data, runs, device, compiled, recompute)
+        job = _Job(name, data, runs, device, compiled, recompute, micro_batch)
         if params.trained(name).trials:
             weights, notes = job.tune(params, follow_trial)
             for row in notes["history"]:
@@ -121,6 +122,7 @@ class _Job:
     device: torch.device
     compiled: bool
     recompute: bool
+    micro_batch: int | None
 
     def train(
         self,
@@ -131,7 +133,9 @@ class _Job:
         bar: "tqdm[NoReturn] | None" = None,
     ) -> tuple[Weights, list[Row]]:
         """Train under one recipe, or resume; return the averaged weights and the history."""
-        trainer = Trainer(params, self.name, self.data, recipe, self.device, self.compiled, self.recompute)
+        trainer = Trainer(
+            params, self.name, self.data, recipe, self.device, self.compiled, self.recompute, self.micro_batch
+        )
         trainer.label += label
         path = state_path(self.runs, recipe)
         if path.exists():  # resume where an earlier run stopped

@@ -39,7 +39,8 @@ class Trainer:
     """The training loop of one stage.
 
     `compiled` compiles the network, which takes a minute or more before the first step. `recompute` saves memory by
-    computing the activations within layers again in the backward pass (activation checkpointing).
+    computing the activations within layers again in the backward pass (activation checkpointing), `micro_batch` by
+    adding up gradients of so many images of a process at a time.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Trainer:
         device: torch.device,
         compiled: bool = False,
         recompute: bool = False,
+        micro_batch: int | None = None,
     ) -> None:
         section = params.trained(name)
         plan = params.trained_plans[name]
@@ -62,6 +64,7 @@ class Trainer:
         """What the progress bar and messages call this training."""
         self.data = ResidentSlices(data, device)
         self.section = section.training
+        self._micro_batch = micro_batch
         self.learner = learner = Learner(params, name, device)
         self.stage, self.model = learner.stage, learner.model
         self.state = TrainingState(recipe, learner.model, learner.average, learner.optimiser)
@@ -139,7 +142,7 @@ class Trainer:
     def train_step(self) -> Pending:
         """Take one step and return its `Pending`, with the loss over this process' share only."""
         step = self.state.step
-        pending = self.learner.take(step, self._batch(step), self._nats)
+        pending = self.learner.take(step, self._batch(step), self._nats, self._micro_batch)
         self.state.step += 1
         return pending
 

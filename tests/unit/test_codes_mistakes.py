@@ -98,3 +98,8 @@ def test_a_class_that_is_not_there_is_told_before_anything_is_read(
     files = "--data results/stages/vq/codes.h5 --checkpoint none.safetensors --output out"
     line = f"--class: expected one of the classes 0 to 9, got {number}"
     assert_refused(f"sample_stage latent codes2 {files} --class {number}", line, capsys)
+
+
+def test_a_first_stage_is_trained_in_whole_batches(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "--micro-batch: expected a stage, got the first stage vq, whose losses are of whole batches"
+    assert_refused("train vq --data data/digits/S1.h5 --output out --micro-batch 2", line, capsys)

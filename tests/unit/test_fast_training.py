@@ -145,6 +145,37 @@ def test_activations_made_again_are_not_kept(experiment: tuple[Params, Path], st
     assert kept(recompute=True) < 0.6 * kept(recompute=False)
 
 
+@pytest.mark.parametrize("stage", ["raster", "low"])
+@pytest.mark.parametrize("micro_batch", [1, 3, 100])
+def test_parts_of_a_batch_add_up_to_its_step(
+    experiment: tuple[Params, Path], monkeypatch: pytest.MonkeyPatch, stage: str, micro_batch: int
+) -> None:
+    params, folder = experiment
+    section = params.stages[stage]
+    still = section.model.model_copy(update={"dropout": 0.0})
+    stages = params.stages | {stage: section.model_copy(update={"model": still})}
+    whole, parts = (
+        Trainer(
+            params.model_copy(update={"stages": stages}),
+            stage,
+            SliceFile(folder / f"{stage}.h5"),
+            {},
+            CPU,
+            micro_batch=size,
+        )
+        for size in (None, micro_batch)
+    )
+    sizes, nats = [], parts._nats
+    monkeypatch.setattr(parts, "_nats", lambda slices, *others: sizes.append(len(slices)) or nats(slices, *others))
+    for _ in range(3):
+        for expected, actual in zip(whole.train_step(), parts.train_step(), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+    for expected, actual in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
+    assert max(sizes) <= micro_batch
+    assert sum(sizes) == 3 * section.training.batch_size
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waiting for a GPU needs one")
 def test_a_step_never_waits_for_the_gpu(experiment: tuple[Params, Path]) -> None:
     run = trainer(experiment, "low", torch.device("cuda"))

@@ -236,6 +236,7 @@ def test_training_that_will_not_fit_is_warned_of() -> None:
     assert line.startswith(f"warning: stages.{tight.name}: training needs ")
     assert "batch_size to at most 7" in line
     assert "--recompute" in line
+    assert "train with --micro-batch" in line
     assert f"scale_factor above {params.stages[tight.name].scale_factor}" in line
     section = params.stages[tight.name]
     assert step_cost(stage_of(params, tight.name), section, tight.fitting_batch_size).peak <= memory

@@ -176,14 +176,18 @@ def test_a_state_of_another_recipe_is_named(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "handed_on"), [({}, (False, False)), ({"compiled": True, "recompute": True}, (True, True))]
+    ("options", "handed_on"),
+    [
+        ({}, (False, False, None)),
+        ({"compiled": True, "recompute": True, "micro_batch": 2}, (True, True, 2)),
+    ],
 )
 def test_what_belongs_to_the_machine_is_handed_on(
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
-    handed_on: tuple[bool, bool],
+    handed_on: tuple[bool, bool, int | None],
 ) -> None:
     given: list[tuple[object, ...]] = []
 
@@ -194,7 +198,7 @@ def test_what_belongs_to_the_machine_is_handed_on(
     monkeypatch.setattr(train, "Trainer", noted)
     with pytest.raises(InterruptedError):
         train_stage(params_of(tmp_path), "low", SliceFile(data), tmp_path / "out", tmp_path / "runs", CPU, **options)
-    assert given[0][-2:] == handed_on
+    assert given[0][-3:] == handed_on
 
 
 @pytest.mark.parametrize("compiled", [False, True])
