@@ -2,6 +2,7 @@
 
 import os
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -13,6 +14,12 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)  # before any fixture
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check types and shapes in fast tests alone: checks take half of their time, and slow tests run the same code."""
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,6 +23,8 @@ SLURM += ("--slurm-init-seconds-before-status-checks", "3", "--max-status-checks
 """Snakemake on a cluster; a toy's jobs take seconds, and one that is refused is refused again."""
 
 STAGES = ("high", "low")
+STEPS = 200
+"""Of the long training: some seconds, of which three quarters are left when it has saved its state first."""
 JOBS = {
     *(f"{verb}/{stage}" for verb in ("train", "evaluate", "sample_stage/depth") for stage in STAGES),
     *("summarise/depth", "export/depth", "record/depth", "report", "reproduce"),
@@ -134,11 +136,11 @@ def test_edits_while_trainings_run_on_a_cluster(tmp_path_factory: pytest.TempPat
 
 def edit_everything_while_it_trains(workspace: Workspace, snakemake: tuple[str, ...]) -> dict[str, Any]:
     """Edit a model, rules and parameters during a training, and run again; return the parameters of the end."""
-    workspace.write_params(params_of(600, seed=1))
+    workspace.write_params(params_of(STEPS, seed=1))
     old = code_digest(workspace)
     running = start_training(workspace, snakemake)
     edit(workspace)
-    final = params_of(601, seed=1)
+    final = params_of(STEPS + 1, seed=1)
     final["stages"]["high"]["training"]["steps"] = 7
     workspace.write_params(final)
     said, _ = running.communicate(timeout=SECONDS)
@@ -146,7 +148,7 @@ def edit_everything_while_it_trains(workspace: Workspace, snakemake: tuple[str, 
     assert not is_true(workspace)
     # What trained all the while is told as what it was.
     assert recipe_of(workspace, "low")["code_digest"] == old != code_digest(workspace)
-    assert recipe_of(workspace, "low")["training"]["steps"] == 600
+    assert recipe_of(workspace, "low")["training"]["steps"] == STEPS
     assert not (workspace.folder / "results/metrics.json").exists()
 
     assert ran(workspace, snakemake) == JOBS
@@ -157,7 +159,7 @@ def edit_everything_while_it_trains(workspace: Workspace, snakemake: tuple[str, 
 
 def edit_sampling_while_it_trains(workspace: Workspace, snakemake: tuple[str, ...], params: dict[str, Any]) -> None:
     """Edit parameters of nothing but samples, back in a training that was done before, and run again."""
-    params["stages"]["low"]["training"]["steps"] = 600
+    params["stages"]["low"]["training"]["steps"] = STEPS
     workspace.write_params(params)
     running = start_training(workspace, snakemake)
     params["sampling"]["seed"] = 2

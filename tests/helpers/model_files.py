@@ -1,5 +1,8 @@
 """Model files of networks with random weights, written without training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from experiment import codes_params, tiny_params, write_params
 
 import spn
 from spn.api import ChainModel
-from spn.api.model_file import Loaded, contents, of_chain
+from spn.api.model_file import Loaded, contents, load_model, of_chain
 from spn.api.probe import Part
 from spn.checkpoint import save_tensors
 from spn.config import InputError, Params, load_params
@@ -98,6 +101,14 @@ def write_model(folder: Path, raw: dict[str, Any], chain: str, dtype: torch.dtyp
     folder.mkdir(exist_ok=True)
     path = folder / "results/chains" / chain / "model.safetensors"
     return save_made_up(path, load_params(write_params(folder, raw)), chain, dtype)
+
+
+@contextmanager
+def loading_once() -> Iterator[None]:
+    """Load a model file, and compute its probe, only once for each path: for tests of what is done with a chain."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spn.api.load_model", cache(load_model))
+        yield
 
 
 def made_up_models(factory: pytest.TempPathFactory) -> dict[str, ChainModel]:

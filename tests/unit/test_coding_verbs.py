@@ -1,34 +1,36 @@
 """`spn encode` and `spn decode`: every kind of picture comes back, everything else is refused in one line."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from experiment import tiny_params
-from model_files import PP, rgb_params, write_model
+from model_files import PP, loading_once, rgb_params, write_model
 from PIL import Image, PngImagePlugin
 
-from spn import load
+import spn
 from spn.cli import main
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A model of RGB images of 8 bits and 8x8 pixels, made of convolutions alone, with random weights."""
     raw = rgb_params()
     raw["data"]["bits"] = 8
     raw["stages"]["raster"] |= {"bits": [0, 8], "model": dict(PP)}
     raw["stages"] = {"raster": raw["stages"]["raster"]}
     raw["chains"] = {"raster": {"stages": ["raster"]}}
-    return write_model(tmp_path_factory.mktemp("rgb"), raw, "raster")
+    with loading_once():
+        yield write_model(tmp_path_factory.mktemp("rgb"), raw, "raster")
 
 
 @pytest.fixture(scope="module")
 def coded(model: Path) -> bytes:
     """A coded picture."""
-    return load(model).encode([noise(8, 8, 3)]).content
+    return spn.load(model).encode([noise(8, 8, 3)]).content
 
 
 @pytest.fixture
@@ -167,7 +169,7 @@ def test_mistakes(text: str, model: Path, coded: bytes, place: Path, capsys: pyt
 def test_names_that_lead_out_of_the_folder_are_refused(
     name: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place / "coded.spn").write_bytes(load(model).encode([noise(4, 4, 3)], names=[name]).content)
+    (place / "coded.spn").write_bytes(spn.load(model).encode([noise(4, 4, 3)], names=[name]).content)
     assert run(f"decode {model} coded.spn -o decoded") == 2
     assert capsys.readouterr().err == f"spn: error: coded.spn: expected names of files without folders, got {name!r}\n"
     assert not (place / "decoded").exists()

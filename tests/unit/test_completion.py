@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiment import codes_params, tiny_params
-from model_files import assert_mistake, rgb_params, write_model
+from experiment import codes_params, tiny_params, write_params
+from model_files import assert_mistake, made_up, rgb_params
 
-import spn
 from spn import ChainModel
-from spn.config import InputError
+from spn.config import InputError, load_params
 from spn.image import split_slices
 
 SIZE, HIGH, LOW, SEED = 2, 0b1100, 0b0011, 3
@@ -49,10 +48,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChainModel]:
     raw, folder = every_chain(), tmp_path_factory.mktemp("models")
     conditional = tiny_params()
     conditional["stages"]["low"]["class_conditional"] = True
-    paths = {name: write_model(folder, raw, name) for name in CHAINS}
-    paths["classes"] = write_model(folder / "classes", conditional, "depth")
-    paths["latent"] = write_model(folder / "latent", codes_params(), "latent")
-    return {name: spn.load(path) for name, path in paths.items()}
+    chains = {name: (raw, name) for name in CHAINS}
+    chains |= {"classes": (conditional, "depth"), "latent": (codes_params(), "latent")}
+    return {
+        name: ChainModel(made_up(load_params(write_params(folder, params)), chain), folder)
+        for name, (params, chain) in chains.items()
+    }
 
 
 def noise(*shape: int, levels: int = 16, seed: int = 0) -> Any:

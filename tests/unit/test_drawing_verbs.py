@@ -1,12 +1,13 @@
 """`spn upscale`, `deepen` and `inpaint`: they write what Python draws, and tell mistakes in one line, status 2."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from experiment import codes_params, tiny_params
-from model_files import rgb_params, write_model
+from model_files import loading_once, rgb_params, write_model
 from PIL import Image
 
 import spn
@@ -16,7 +17,7 @@ HIGH = 0b1100
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Model files of a chain of size and depth, of a raster, of codes, and of grey images with 17 levels."""
     folder, raw = tmp_path_factory.mktemp("models"), rgb_params()
     stages = {"first_high": "first", "rest_high": "rest"}
@@ -26,7 +27,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_model(folder, raw, chain)
     write_model(folder, codes_params(), "latent")
     write_model(folder / "grey", tiny_params(), "depth")
-    return folder / "results"
+    with loading_once():
+        yield folder / "results"
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from experiment import codes_params
-from model_files import rgb_params, write_model
+from model_files import loading_once, rgb_params, write_model
 from PIL import Image
 
 import spn
@@ -17,12 +18,13 @@ from spn.data.images import read_images
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Model files of a chain of two stages, and of a chain of codes."""
     folder = tmp_path_factory.mktemp("models")
     write_model(folder, rgb_params(), "depth")
     write_model(folder, codes_params(), "latent")
-    return folder / "results"
+    with loading_once():
+        yield folder / "results"
 
 
 @pytest.fixture
