@@ -25,7 +25,7 @@ from spn.tracking.schema import prepare
 
 pytestmark = pytest.mark.slow
 
-KILLS = 20
+KILLS = 10
 HANDLE = Path("mlflow/experiment.json")
 
 
