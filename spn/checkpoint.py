@@ -21,10 +21,18 @@ from spn.provenance import Recipe, check_recipe
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: Notes) -> None:
     """Write tensors and JSON notes by renaming; raise WriteError if that fails."""
-    # Cloned, because safetensors refuses tensors that share memory.
-    plain = {
+    write_tensors(path, copies(tensors), notes)
+
+
+def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU, so that none shares memory, which safetensors refuses."""
+    return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
+
+
+def write_tensors(path: Path, plain: dict[str, Tensor], notes: Notes) -> None:
+    """Write `copies` of tensors, and JSON notes, as `save_tensors` does."""
     sealed = notes | {TENSORS_SEAL: _tensors_digest(plain)}
     # One entry, because safetensors writes several in an order that differs between processes.
     text = json.dumps(sealed | {SEAL: json_digest(sealed)}, sort_keys=True)

@@ -1,16 +1,21 @@
 """The state from which a killed training resumes: one file, written by renaming."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from spn.checkpoint import load_tensors, save_tensors
+from spn.notes import Notes
 from spn.provenance import Recipe, check_recipe
 from spn.training.ema import EmaModel
 from spn.training.finite import Pending
 from spn.training.history import Row
+
+Write: TypeAlias = Callable[[Path, dict[str, Tensor], Notes], None]
 
 
 @dataclass
@@ -29,7 +34,7 @@ class TrainingState:
     history: list[Row] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, write: Write = save_tensors) -> None:
         """Write the whole state to `path`."""
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         tensors |= {f"average.{name}": weight for name, weight in self.average.model.state_dict().items()}
@@ -37,8 +42,8 @@ class TrainingState:
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
         if self.pending:
             tensors["pending"] = torch.stack([torch.stack(step) for step in self.pending])
-        notes = {"recipe": self.recipe, "step": self.step, "seconds": self.seconds, "history": self.history}
-        save_tensors(path, tensors, notes)
+        notes = {"recipe": self.recipe, "step": self.step, "seconds": self.seconds, "history": [*self.history]}
+        write(path, tensors, notes)
 
     def restore(self, path: Path) -> None:
         """Load a state that `save` wrote for the same recipe."""

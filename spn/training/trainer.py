@@ -21,6 +21,7 @@ from spn.training.finite import Pending, check_finite
 from spn.training.history import Row
 from spn.training.optimiser import learning_rate
 from spn.training.parallel import parallel_nats
+from spn.training.saving import Saver
 from spn.training.state import TrainingState
 from spn.training.step import Batch, Learner
 from spn.training.termination import TerminatedError, noting_sigterm
@@ -70,6 +71,7 @@ class Trainer:
         self.state = TrainingState(recipe, learner.model, learner.average, learner.optimiser)
         if recompute:
             recompute_layers(self.model)
+        self._saver = Saver()
         self._nats = parallel_nats(self.stage, self.model, device, compiled)
         self._since = self._saved = time.monotonic()
         """Times at which the clock of training was started and the state was saved."""
@@ -81,7 +83,7 @@ class Trainer:
         """
         section, state = self.section, self.state
         shown = progress_bar(self.label, section.steps, state.step) if bar is None else nullcontext(bar)
-        with torch.random.fork_rng(), shown as bar, noting_sigterm() as terminated:
+        with torch.random.fork_rng(), shown as bar, noting_sigterm() as terminated, self._saver:
             bar.set_description(self.label, refresh=False)
             self._since = time.monotonic()
             while state.step < section.steps or self._owes_row():
@@ -132,7 +134,7 @@ class Trainer:
             _, norms, culprits = zip(*self.state.pending, strict=True)
             self.state.pending = list(zip(self._losses(), norms, culprits, strict=True))
         if is_first():
-            self.state.save(path)
+            self.state.save(path, self._saver.write)
         self._saved = self._since = time.monotonic()
 
     def initialise(self) -> None:

@@ -165,8 +165,13 @@ def test_parts_of_a_batch_add_up_to_its_step(
         )
         for size in (None, micro_batch)
     )
-    sizes, nats = [], parts._nats
-    monkeypatch.setattr(parts, "_nats", lambda slices, *others: sizes.append(len(slices)) or nats(slices, *others))
+    sizes, nats = list[int](), parts._nats
+
+    def noting(slices: Tensor, *others: Any) -> Tensor:
+        sizes.append(len(slices))
+        return nats(slices, *others)
+
+    monkeypatch.setattr(parts, "_nats", noting)
     for _ in range(3):
         for expected, actual in zip(whole.train_step(), parts.train_step(), strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)

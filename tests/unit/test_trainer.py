@@ -17,12 +17,13 @@ import torch
 from experiment import tiny_params, write_params
 from torch import Tensor, nn
 
-from spn.checkpoint import load_tensors
+from spn.checkpoint import load_tensors, write_tensors
 from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
+from spn.files import WriteError
 from spn.provenance import stage_recipe
-from spn.training import TerminatedError, lock, parallel, train, train_stage, trainer
+from spn.training import TerminatedError, lock, parallel, saving, train, train_stage, trainer
 from spn.training.history import Row, history_columns, history_text
 from spn.training.state import TrainingState
 
@@ -120,7 +121,7 @@ def test_a_state_is_saved_at_validations_and_when_a_minute_has_passed(
 ) -> None:
     training, found = trainer_of(data, tmp_path, steps=10, validate_every=6), list[int]()
     ticking(training, clock, seconds)
-    monkeypatch.setattr(TrainingState, "save", lambda state, path: found.append(state.step))
+    monkeypatch.setattr(TrainingState, "save", lambda state, *others: found.append(state.step))
     training.advance(tmp_path / "state.safetensors", lambda row: None)
     assert sorted({*found}) == saved
 
@@ -165,6 +166,50 @@ def test_sigterm_is_told_with_stage_and_step_and_the_state_goes_on(
     assert (resumed.state.step, len(resumed.state.pending)) == (3, 3)
     for kept, restored in zip(training.state.pending, resumed.state.pending, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(kept, restored, strict=True))
+
+
+def test_training_goes_on_while_its_state_is_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, state = trainer_of(data, tmp_path, steps=6, validate_every=2), tmp_path / "state.safetensors"
+    step, begun, held = training.train_step, list[int](), threading.Event()
+
+    def write(path: Path, *content: Any) -> None:
+        begun.append(training.state.step)
+        if len(begun) == 1:
+            assert held.wait(60), "no step was taken while the state was written"
+        write_tensors(path, *content)
+        found.append(load_tensors(path))
+
+    def stepping() -> Any:
+        if training.state.step == 3:
+            held.set()
+        return step()
+
+    found: list[Any] = []
+    monkeypatch.setattr(saving, "write_tensors", write)
+    training.train_step = stepping  # type: ignore[method-assign]
+    training.advance(state, lambda row: None)
+    # The first state is that of step 2, although step 3 had been taken when it was written; the last is whole.
+    assert [notes["step"] for _, notes in found] == [2, 4, 6]
+    other = trainer_of(data, tmp_path, steps=6, validate_every=2)
+    for _ in range(2):
+        other.train_step()
+    for name, weight in other.model.state_dict().items():
+        assert torch.equal(found[0][0][f"model.{name}"], weight)
+
+
+def test_a_state_that_could_not_be_written_ends_the_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *content: Any) -> None:
+        raise WriteError(f"{path}: could not be written: No space left on device")
+
+    monkeypatch.setattr(saving, "write_tensors", full)
+    training, state = trainer_of(data, tmp_path, steps=6, validate_every=2), tmp_path / "state.safetensors"
+    with pytest.raises(WriteError, match="No space left"):
+        training.advance(state, lambda row: None)
+    assert training.state.step == 4, "noticed when the next state is saved"
 
 
 def test_a_state_of_another_recipe_is_named(data: Path, tmp_path: Path) -> None:
