@@ -50,6 +50,18 @@ def test_pictures_of_any_size_come_back(name: str, in_tiles: bool, models: dict[
     assert coded.bits_per_dim * coded.num_dims - streams <= 8 * (51 + 9 * coded.num_streams + 60)
 
 
+def test_every_stream_is_decoded_with_its_own_offset(
+    models: dict[str, ChainModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models["depth"]
+    images = model.sample(4, seed=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("spn.codec.rounding.GUARD", 2e-6)  # so wide that some streams need an offset
+        coded = model.encode(images, images_per_stream=1)
+    assert len({chunk.offset for chunk in container.unpack(coded.content)[1]}) > 1
+    assert np.array_equal(model.decode(coded.content), images)
+
+
 def test_images_come_back_as_an_array_and_cost_their_likelihood(models: dict[str, ChainModel]) -> None:
     model = models["depth"]
     images = model.sample(6, seed=3)

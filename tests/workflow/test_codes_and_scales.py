@@ -14,6 +14,7 @@ from experiment import BART, MODEL, TRAINING, tiny_params, write_params
 from mlflow.tracking import MlflowClient
 
 import spn
+from spn.api import coding
 from spn.cli import main
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile
@@ -23,6 +24,7 @@ from spn.evaluation.evaluate import stage_nats
 from spn.evaluation.inpainting import hidden_half
 from spn.image import join_slices
 from spn.paths import HANDLE
+from spn.pipeline import codec
 from spn.pipeline.opening import open_slices
 from spn.provenance import audit
 from spn.trained import load_trained
@@ -193,6 +195,17 @@ def test_the_size_of_coded_images_is_explained_to_the_bit() -> None:
     assert 0 < rate["bits"]["ends_of_streams"] < 64
     assert metrics("metrics.json")["raster"]["codec"]["bits_per_dim"] == rate["bits_per_dim"]
     assert not Path("results/chains/bound/rate.json").exists()
+
+
+def test_images_that_do_not_come_back_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def spoilt(*arguments: Any) -> Any:
+        header, images = coding.decode(*arguments)
+        images[0][0, 0] ^= 1
+        return header, images
+
+    monkeypatch.setattr(codec, "decode", spoilt)
+    assert main(f"codec raster --data data/digits/S1.h5 --output {tmp_path}/rate.json".split()) == 2
+    assert not (tmp_path / "rate.json").exists()
 
 
 def test_mlflow_shows_reconstructions_and_completions() -> None:

@@ -1,0 +1,64 @@
+"""What a chain draws of test images for the report: which parts are given, and what is measured of the rest."""
+
+import numpy as np
+import pytest
+import torch
+from experiment import write_params
+from model_files import made_up, rgb_params
+from torch import Tensor
+
+from spn import ChainModel
+from spn.config import CompletionSection, load_params
+from spn.evaluation.inpainting import mean_and_error
+from spn.pipeline.complete_chain import _complete, _measure, _pixel_bits
+
+SECTION = CompletionSection(masks=("left",), num_images=3, draws=2, repeats=1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChainModel]:
+    """A raster chain and one of slices and bits, with random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    params = load_params(write_params(folder, rgb_params()))
+    return {chain: ChainModel(made_up(params, chain), folder) for chain in ("raster", "depth")}
+
+
+def images() -> Tensor:
+    return torch.randint(16, (3, 8, 8, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+
+def test_a_chain_is_given_the_parts_that_it_has_stages_for(models: dict[str, ChainModel]) -> None:
+    found = {name: _complete(model, images(), SECTION, None) for name, model in models.items()}
+    assert {name: list(parts) for name, parts in found.items()} == {
+        "raster": ["left"],
+        "depth": ["left", "upscale", "deepen"],
+    }
+    left, upscale, deepen = found["depth"].values()
+    hidden = torch.zeros(8, 8, dtype=torch.bool)
+    hidden[:, :4] = True
+    assert torch.equal(left.hidden, hidden)
+    hidden[:] = True
+    assert torch.equal(deepen.hidden, hidden)
+    hidden[::2, ::2] = False
+    assert torch.equal(upscale.hidden, hidden)
+    for part in (left, upscale):
+        assert torch.equal(part.drawn[:, :, ~part.hidden], images()[:, ~part.hidden].expand(2, -1, -1, -1))
+        assert torch.equal(part.given[:, ~part.hidden], images()[:, ~part.hidden])
+        assert not torch.equal(part.given, images())
+    assert torch.equal(deepen.drawn & 0b1100, (images() & 0b1100).expand(2, -1, -1, -1, -1))
+    assert torch.equal(deepen.given, images() & 0b1100)
+    assert [part.title for part in found["depth"].values()] == ["left half hidden", "slice (0,0)", "2 of 4 bits"]
+
+
+def test_the_error_is_that_of_drawn_levels_alone(models: dict[str, ChainModel]) -> None:
+    for name, part in _complete(models["depth"], images(), SECTION, None).items():
+        every = (part.drawn.double() - images().double()).abs()[:, :, part.hidden]
+        expected = mean_and_error(every.mean((0, 2, 3)))
+        figures = _measure(models["depth"], part, images(), None)
+        assert figures == {"absolute_error": pytest.approx(expected, rel=1e-9)}, name
+
+
+def test_the_bits_of_pixels_add_up_to_those_of_images(models: dict[str, ChainModel]) -> None:
+    for model in models.values():
+        bits = _pixel_bits(model, images(), None)
+        np.testing.assert_allclose(bits.sum((1, 2)), model.nats(images().numpy()) / np.log(2), rtol=1e-5)
