@@ -46,9 +46,10 @@ def _legend(params: Params, chain: str, letters: dict[str, str]) -> list[str]:
     rows = []
     for plan in params.plans[chain]:
         section = params.stages[plan.name]
+        order = f", slices in order {' '.join(f'({m},{n})' for m, n in plan.targets)}" if plan.kind == "ordered" else ""
         scale = f", scale {plan.noise.scale} of {plan.noise.num_scales}" if plan.noise else ""
         rows.append(
-            f"{letters.get(plan.name, ' ')} {plan.name}: {section.model.family}, {section.model.law} law{scale}"
+            f"{letters.get(plan.name, ' ')} {plan.name}: {section.model.family}, {section.model.law} law{order}{scale}"
         )
     return rows
 

@@ -1,13 +1,20 @@
 """params.yaml as a whole: every scientific number, and nothing else."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from spn.config.captions import Captions, Tokens, captions
 from spn.config.data import DataSection
@@ -15,13 +22,32 @@ from spn.config.defaults import check_used, resolve
 from spn.config.diffusion import DiffusionSection, Noise, ScheduleSection
 from spn.config.errors import InputError
 from spn.config.first_stage import FirstStageSection
-from spn.config.mistakes import describe, with_line
+from spn.config.mistakes import describe, did_you_mean, with_line
 from spn.config.model import ModelSection
 from spn.config.reading import read_document, tell_of_aliases
 from spn.config.references import check_references
 from spn.config.section import Count, CountOrZero, Name, Section, Seed, Whole
-from spn.config.tiling import SliceSelection, StageKind, StagePlan, tile
+from spn.config.tiling import (
+    Order,
+    SliceSelection,
+    StageKind,
+    StagePlan,
+    kind_of_cells,
+    target_slices,
+    tile,
+)
 from spn.config.training import TrainingSection
+
+
+def _one_message(order: Any, validate: Callable[[Any], Any]) -> Any:
+    """Validate an order; raise ValueError, once and not for each kind of value that it may be."""
+    try:
+        return validate(order)
+    except ValidationError as error:
+        raise ValueError(
+            f"expected raster, diagonal or a list of slices [row, column], got {order!r:.60}"
+            f"{did_you_mean(order, ('raster', 'diagonal'))}"
+        ) from error
 
 
 class StageSection(Section):
@@ -33,9 +59,13 @@ class StageSection(Section):
     scale_factor: Annotated[int, Whole, Field(ge=1, le=16)]
     """S: the image is cut into S x S interleaved slices; 1 leaves it whole."""
     slices: SliceSelection
-    """The slices to generate, in raster order: the first, the rest, or all."""
+    """The slices to generate: the first, which is (0, 0), the rest, or all."""
     bits: tuple[Annotated[int, Whole, Field(ge=0)], Annotated[int, Whole, Field(le=8)]]
     """The bits to generate: first and end, counted from the most significant."""
+    order: Annotated[Order, WrapValidator(_one_message)] = Field(default="raster", exclude_if=lambda it: it == "raster")
+    """The order of the slices: `raster` (the paper's), `diagonal` (the diagonals of the grid of slices one after
+    another, from the main one to the right and around; for scale_factor 2: (0,0), (1,1), (0,1), (1,0)), or a list of
+    all S x S slices [row, column], of which [0, 0] is the first (ours)."""
     class_conditional: bool = False
     """Whether the network is conditioned on the class of each image."""
     captioned: bool = False
@@ -54,7 +84,7 @@ class StageSection(Section):
     @property
     def kind(self) -> StageKind:
         """The file in `spn/stages/` that cuts its targets and contexts."""
-        return "scale" if self.diffusion else "cells"
+        return "scale" if self.diffusion else kind_of_cells(target_slices(self.slices, self.scale_factor, self.order))
 
     @property
     def conditioning(self) -> Literal["class", "caption", "none"]:

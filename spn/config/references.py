@@ -6,7 +6,7 @@ from spn.config.counts import check_counts
 from spn.config.diffusion import DiffusionSection
 from spn.config.errors import InputError
 from spn.config.mistakes import did_you_mean
-from spn.config.tiling import StagePlan
+from spn.config.tiling import Order, StagePlan, ordered_slices
 
 if TYPE_CHECKING:
     from spn.config.params import ChainSection, Params, StageSection
@@ -38,6 +38,7 @@ def check_references(params: "Params") -> None:
             raise InputError(f"stages.{name}.bits: expected an end of at most {of}, got {stage.bits[1]}")
         if problem := stage.model.problem(height // stage.scale_factor, width // stage.scale_factor, channels):
             raise InputError(f"stages.{name}.model.{problem}")
+        _check_order(name, stage.order, stage.scale_factor)
         _check_scale(params, name, stage.diffusion)
     _check_classes(params)
     for name, chain in params.chains.items():
@@ -62,6 +63,22 @@ def check_references(params: "Params") -> None:
                     f"{did_you_mean(stage_name, chain.stages)}"
                 )
     _check_shared_stages(params)
+
+
+def _check_order(stage: str, order: Order, scale_factor: int) -> None:
+    """Check that an order has every slice once, (0, 0) first."""
+    if isinstance(order, str):
+        return
+    every, got = ordered_slices("raster", scale_factor), str([list(each) for each in order])[:100]
+    if sorted(order) != list(every):
+        raise InputError(
+            f"stages.{stage}.order: expected each of the {len(every)} slices of scale_factor {scale_factor} once, got "
+            f"{got}"
+        )
+    if order[0] != (0, 0):
+        raise InputError(
+            f"stages.{stage}.order: expected [0, 0] first, which slices: first and upscaling rely on, got {got}"
+        )
 
 
 def _check_codes(params: "Params", name: str, chain: "ChainSection") -> None:
