@@ -1,20 +1,13 @@
 """params.yaml as a whole: every scientific number, and nothing else."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    Field,
-    PrivateAttr,
-    ValidationError,
-    WrapValidator,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from spn.config.captions import Captions, Tokens, captions
 from spn.config.data import DataSection
@@ -39,15 +32,23 @@ from spn.config.tiling import (
 from spn.config.training import TrainingSection
 
 
-def _one_message(order: Any, validate: Callable[[Any], Any]) -> Any:
-    """Validate an order; raise ValueError, once and not for each kind of value that it may be."""
-    try:
-        return validate(order)
-    except ValidationError as error:
-        raise ValueError(
-            f"expected raster, diagonal or a list of slices [row, column], got {order!r:.60}"
-            f"{did_you_mean(order, ('raster', 'diagonal'))}"
-        ) from error
+def _as_order(value: Any) -> Any:
+    """Turn the lists of an order into tuples; raise ValueError, once and not for each kind of value that it may be."""
+    if isinstance(value, list | tuple) and all(map(_is_slice, value)):
+        return tuple(map(tuple, value))
+    if isinstance(value, str) and value in _NAMED_ORDERS:
+        return value
+    raise ValueError(
+        f"expected {', '.join(_NAMED_ORDERS)} or a list of slices [row, column], got {value!r:.60}"
+        f"{did_you_mean(value, _NAMED_ORDERS)}"
+    )
+
+
+def _is_slice(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(type(each) is int for each in value)
+
+
+_NAMED_ORDERS: tuple[str, ...] = ("raster", "diagonal")
 
 
 class StageSection(Section):
@@ -62,7 +63,7 @@ class StageSection(Section):
     """The slices to generate: the first, which is (0, 0), the rest, or all."""
     bits: tuple[Annotated[int, Whole, Field(ge=0)], Annotated[int, Whole, Field(le=8)]]
     """The bits to generate: first and end, counted from the most significant."""
-    order: Annotated[Order, WrapValidator(_one_message)] = Field(default="raster", exclude_if=lambda it: it == "raster")
+    order: Annotated[Order, BeforeValidator(_as_order)] = Field(default="raster", exclude_if=lambda it: it == "raster")
     """The order of the slices: `raster` (the paper's), `diagonal` (the diagonals of the grid of slices one after
     another, from the main one to the right and around; for scale_factor 2: (0,0), (1,1), (0,1), (1,0)), or a list of
     all S x S slices [row, column], of which [0, 0] is the first (ours)."""
