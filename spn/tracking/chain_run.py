@@ -103,6 +103,9 @@ def _params(stages: Sequence[str], recipes: Mapping[str, Recipe], taken: Mapping
 def _section(recipe: Recipe, taken: int | None) -> dict[str, Any]:
     """Return the section of a network from its recipe, with the training of the trial that was taken."""
     cells = {key: recipe["plan"][key] for key in _CELLS} if "plan" in recipe else {}
+    targets = recipe["plan"]["targets"] if "plan" in recipe else []
+    if targets != sorted(targets):
+        cells["order"] = targets
     training = recipe["training"] if taken is None else recipe["trials"][str(taken)]
     own = {key: value for key, value in recipe.items() if key not in _UNREADABLE}
     return cells | own.pop("first_stage", {}) | own | {"training": training}

@@ -50,6 +50,7 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "stages.*.model.heads": (1, 2),
     "stages.*.model.intensity": ("scaled", "embedded"),
     "stages.*.model.law": ("softmax", "mixture"),
+    "stages.*.order": ("diagonal", "raster"),
     "stages.*.slices": ("first", "all"),
     "*stages.*.training.clip_norm": (2.0,),
     "*stages.*.training.precision": ("float32", "bfloat16"),

@@ -88,6 +88,12 @@ def with_its_chains(params: Params, key: list[str]) -> set[str]:
     return set().union(*(after_stage(params, ["stages", stage]) for stage in stages))
 
 
+def of_order(params: Params, key: list[str]) -> set[str]:
+    """A stage of several slices."""
+    section = params.stages[key[1]]
+    return set() if section.scale_factor == 1 or section.slices == "first" else after_stage(params, key)
+
+
 def cuts(params: Params) -> dict[int, set[int]]:
     """Where the bits of images are cut, by the scale factors that chains use: files of slices have the same images."""
     used = (params.stages[stage] for chain in params.chains.values() for stage in chain.stages)
@@ -163,6 +169,7 @@ LEAVES: dict[str, Scope] = {
     "stages.*.scale_factor": with_its_chains,
     "stages.*.bits": with_its_chains,
     "stages.*.slices": after_stage,  # where S = 1, the first slice is all of them
+    "stages.*.order": of_order,
     "stages.*.class_conditional": of_class,
     "stages.*.captioned": of_class,
     "stages.*.model.*": after_stage,
@@ -255,7 +262,7 @@ def fields_of(section: type[Section]) -> set[str]:
 STAGE_VERBS, TRAINING = ("train", "tune", "evaluate", "sample_stage", "inpaint_chain", "export"), ("train", "tune")
 GENERATING = ("sample_stage", "inpaint_chain")
 SCORING = ("evaluate", "export", *GENERATING)
-KINDS: tuple[StageKind, ...] = ("cells", "scale")
+KINDS: tuple[StageKind, ...] = ("cells", "ordered", "scale")
 FIRST_STAGE_VERBS = ("train", "extract_codes")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
 EMBEDDED = (*STACKED, *SHIFTED)
@@ -387,6 +394,7 @@ MODULES: dict[str, Row] = {
     "seeds.py": Row((*TRAINING, "evaluate", "export", "report"), first=FIRST_STAGE_VERBS),
     "stages/__init__.py": staged((*STAGE_VERBS, "report"), first=FIRST_STAGE_VERBS),
     "stages/cells.py": staged((*STAGE_VERBS, "report"), first=FIRST_STAGE_VERBS),
+    "stages/ordered.py": staged(kinds=("ordered",)),
     "stages/scale.py": staged(kinds=("scale",)),
     "stages/reconstruction.py": Row((), first=FIRST_STAGE_VERBS),
     "tracking/*.py": Row(("record",)),
@@ -495,7 +503,8 @@ def test_science_reads_of_sections_and_plans_what_recipes_have() -> None:
     plan = recipes.stage_recipe(bases()["captions"], "low", "")["plan"].keys()
     allowed = {"section": fields(), "plan": {*plan, "name", "image_bits", "kind"}}  # the stage's name, the data's bits
     wrong = []
-    for path in {path for family in FAMILIES for law in LAWS for path, _ in trained_by(family, law)}:
+    trained = [trained_by(*each) for each in itertools.product(FAMILIES, LAWS, ("cells", "ordered"))]
+    for path in {path for definitions in trained for path, _ in definitions}:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Attribute):
                 continue
@@ -505,5 +514,5 @@ def test_science_reads_of_sections_and_plans_what_recipes_have() -> None:
     assert wrong == []
 
 
-def trained_by(family: str, law: str) -> set[code.Definition]:
-    return code.reach(*recipes.CODE["train"], kind="cells", family=family, law=law)
+def trained_by(family: str, law: str, kind: str) -> set[code.Definition]:
+    return code.reach(*recipes.CODE["train"], kind=kind, family=family, law=law)
