@@ -63,8 +63,9 @@ def figures_line(notes: dict[str, Any]) -> str:
     at_most = "at most " if figures["estimate"] == "bound" else ""
     kind = "an upper bound" if figures["estimate"] == "bound" else "exact"
     conditional = "" if figures["conditioning"] == "none" else f", {figures['conditioning']}-conditional"
+    mixture = f", mixture of {len(figures['views'])} orders" if "views" in figures else ""
     images = f"{figures['num_images']:,} {figures['split']} images"
-    return f"{at_most}{figures['bits_per_dim']:.4f}{spread} {unit} ({kind}{conditional}, over {images})"
+    return f"{at_most}{figures['bits_per_dim']:.4f}{spread} {unit} ({kind}{mixture}{conditional}, over {images})"
 
 
 def describe(model: "ChainModel") -> str:
@@ -117,6 +118,12 @@ def limits(model: "ChainModel") -> list[str]:
     ]
     if model.first_stage is not None:
         lines.append("It generates codes, so that its bits per code are no bits/dim of images.")
+    if model.views:
+        lines.append(
+            f"Its law is the mean over {len(model.views)} views of an image ({', '.join(model.views)}), so that the "
+            "bits/dim of its stages, of images as they are, do not add up to its figure. It neither codes pictures nor "
+            "draws parts of them."
+        )
     if "half" in model.notes:
         half = model.notes["half"]
         lines.append(

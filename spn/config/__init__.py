@@ -32,6 +32,7 @@ from spn.config.params import (
     Params,
     SamplingSection,
     StageSection,
+    View,
     load_params,
     params_schema,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "StagePlan",
     "StageSection",
     "TrainingSection",
+    "View",
     "load_params",
     "params_schema",
     "split_counts",

@@ -48,6 +48,8 @@ def _is_slice(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(type(each) is int for each in value)
 
 
+View = Literal["identity", "flip_horizontal", "flip_vertical", "rotate", "transpose"]
+
 _NAMED_ORDERS: tuple[str, ...] = ("raster", "diagonal")
 
 
@@ -139,6 +141,10 @@ class ChainSection(Section):
     """Sampling temperature by stage, which divides its logits; 1 for stages not named."""
     top_k: dict[Name, Count] = Field(default_factory=dict)
     """Number of most probable levels to sample from, by stage; stages not named sample from all."""
+
+    views: tuple[View, ...] = Field(default=(), exclude_if=lambda it: not it)
+    """At least two views of an image, or none: a mixture of orders, whose law is the mean over views of the chain's law
+    of the view. `rotate` is by 180 degrees, `transpose` needs square images. By default there is one order."""
 
     def temperature_of(self, stage: str) -> float:
         """Return the sampling temperature of a stage, which divides its logits."""

@@ -50,6 +50,7 @@ def check_references(params: "Params") -> None:
                     f"{did_you_mean(stage_name, params.stages)}"
                 )
         _check_codes(params, name, chain)
+        _check_views(params, name, chain)
         _check_caption(params, name, chain)
         if len(set(chain.stages)) < len(chain.stages):
             raise InputError(f"chains.{name}.stages: expected each stage once, got {', '.join(chain.stages)}")
@@ -79,6 +80,24 @@ def _check_order(stage: str, order: Order, scale_factor: int) -> None:
         raise InputError(
             f"stages.{stage}.order: expected [0, 0] first, which slices: first and upscaling rely on, got {got}"
         )
+
+
+def _check_views(params: "Params", name: str, chain: "ChainSection") -> None:
+    """Check that a mixture of orders has several, over images that have them, of a chain that is exact."""
+    views, key = chain.views, f"chains.{name}.views"
+    if not views:
+        return
+    if len(set(views)) < len(views) or len(views) == 1:
+        raise InputError(f"{key}: expected at least two views, each once, or none, got {', '.join(views)}")
+    height, width, _ = params.data.shape
+    if "transpose" in views and height != width:
+        raise InputError(f"{key}: expected square images to transpose, got {height}x{width}")
+    for stage in chain.stages:
+        section = params.stages[stage]
+        if section.codes is not None or section.diffusion is not None or section.model.is_bound:
+            raise InputError(f"{key}: expected stages of pixels with exact likelihoods, got {stage}")
+    if params.export.weights != "float32":
+        raise InputError(f"export.weights: expected float32 with {key}, got {params.export.weights}")
 
 
 def _check_codes(params: "Params", name: str, chain: "ChainSection") -> None:

@@ -25,6 +25,7 @@ CODE = {
     "sample_stage": ("pipeline/sample_stage.py:sample_stage",),
     "inpaint_chain": ("pipeline/inpaint_chain.py:inpaint_chain",),
     "summarise": ("pipeline/summarise.py:summarise",),
+    "mix_orders": ("pipeline/mix_orders.py:mix_orders",),
     "export": ("pipeline/export.py:export",),
     "record": ("pipeline/record.py:record",),
     "report": ("pipeline/report.py:report",),
@@ -277,14 +278,17 @@ def sampled_label(
 
 
 def summary_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
-    """Resolve everything that decides the figures of a chain."""
-    return {
+    """Resolve everything that decides the figures of a chain: sums of its stages', or of a mixture of orders."""
+    stages, views = params.chains[chain].stages, params.chains[chain].views
+    recipe = {
         "chain": chain,
-        "stages": {
-            stage: recipe_digest(evaluation_recipe(params, stage, data_digest)) for stage in params.chains[chain].stages
-        },
+        "stages": {stage: recipe_digest(evaluation_recipe(params, stage, data_digest)) for stage in stages},
         "code_digest": verb_digest("summarise"),
     }
+    if not views:
+        return recipe
+    code = {stage: verb_digest("mix_orders", params.stages[stage]) for stage in stages}
+    return recipe | {"views": list(views), "code_digest": code}
 
 
 def export_recipe(params: Params, chain: str, data_digest: str) -> Recipe:

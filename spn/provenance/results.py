@@ -178,13 +178,12 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
         tuple(checkpoint_path(stage) for stage in stages),
         (INPAINTED,),
     )
-    figures = tuple(map(metrics_path, stages))
     codes = params.codes(chain)
     networks = (*stages, *([] if codes is None else [codes]))
     return [
         *results,
         *([inpainting] if params.inpainting else []),
-        Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), figures),
+        Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), *_figures(params, chain)),
         Result(
             model_path(chain),
             lambda digest: export_recipe(params, chain, digest),
@@ -196,6 +195,16 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
             (summary_path(chain), model_path(chain), *samples),
         ),
     ]
+
+
+def _figures(params: Params, chain: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return what a chain's figures are made from, and the files written with them."""
+    stages = params.chains[chain].stages
+    figures = tuple(map(metrics_path, stages))
+    if not params.chains[chain].views:
+        return figures, ()
+    read = dict.fromkeys(read_path(params, stage) for stage in stages)
+    return (*figures, *read, *map(checkpoint_path, stages)), (NATS,)
 
 
 def audit(params: Params, sources: Path = SOURCES) -> Audit:

@@ -61,6 +61,16 @@ def stages_of(wildcards) -> tuple[str, ...]:
     return parameters.chains[wildcards.chain].stages
 
 
+def chains_of(is_mixture: bool) -> str:
+    """Match the chains that are mixtures of orders, or those that are not."""
+    names = [
+        name
+        for name, chain in parameters.chains.items()
+        if bool(chain.views) == is_mixture
+    ]
+    return "|".join(names) or "no such chain"
+
+
 def samples_of(chain: str) -> list[str]:
     """List the samples of a chain after each stage, and their pictures."""
     paths = [samples_path(chain, stage) for stage in parameters.chains[chain].stages]
