@@ -174,12 +174,9 @@ def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, ...]]:
 
 def _parts_text(metrics: Mapping[str, Any]) -> str:
     """Write what adds up to a chain's figure, or what a mixture of orders mixes."""
-    mixed, parts = "views" in metrics, metrics.get("views", metrics["stages"])
-    texts = (
-        f"{'≤ ' * is_bound(metrics if mixed else part)}{part['bits_per_dim']:.4f} {name}"
-        for name, part in parts.items()
-    )
-    return f"mixed: {', '.join(texts)}" if mixed else " + ".join(texts)
+    if "views" in metrics:  # never a bound
+        return "mixed: " + ", ".join(f"{view['bits_per_dim']:.4f} {name}" for name, view in metrics["views"].items())
+    return " + ".join(f"{bits_text(stage)} {name}" for name, stage in metrics["stages"].items())
 
 
 def mixture_lines(chain_metrics: ChainMetrics) -> list[str]:

@@ -20,6 +20,7 @@ Jobs = dict[str, Any]
 """Jobs by the names of their logs, and the recipes of what they make."""
 
 OTHERS: dict[str, tuple[object, ...]] = {
+    "chains.*.views": (("identity", "rotate"),),
     "data.channels": (1, 3),
     "data.class_names": (("one", "two", "four"),),
     "data.filter": ("box", "lanczos"),

@@ -140,6 +140,11 @@ def of_chain(params: Params, key: list[str]) -> set[str]:
     return {"report"}.union(*(after_stage(params, ["stages", stage]) for stage in params.chains[key[1]].stages))
 
 
+def of_views(params: Params, key: list[str]) -> set[str]:
+    """The figure of a chain, and what shows it."""
+    return {f"{verb}/{key[1]}" for verb in ("summarise", "export", "record")} | {"report"}
+
+
 def of_classes(params: Params, key: list[str]) -> set[str]:
     """Other classes: labels in the data, and the stages that are conditioned on them."""
     conditional = [name for name, stage in params.stages.items() if stage.conditioning != "none"]
@@ -184,6 +189,7 @@ LEAVES: dict[str, Scope] = {
     "export.*": of_export,
     "data.licence": of_export,
     "chains.*.stages": of_chain,
+    "chains.*.views": of_views,
     "chains.*.temperature.*": after_sampling,
     "chains.*.top_k.*": after_sampling,
     "sampling.num_images": all_samples,
@@ -259,9 +265,11 @@ def fields_of(section: type[Section]) -> set[str]:
     return {f"{section.__name__}.{name}" for name in section.model_fields}
 
 
-STAGE_VERBS, TRAINING = ("train", "tune", "evaluate", "sample_stage", "inpaint_chain", "export"), ("train", "tune")
+STAGE_VERBS = ("train", "tune", "evaluate", "mix_orders", "sample_stage", "inpaint_chain", "export")
+TRAINING = ("train", "tune")
 GENERATING = ("sample_stage", "inpaint_chain")
-SCORING = ("evaluate", "export", *GENERATING)
+OPENING = ("evaluate", "export", *GENERATING)
+SCORING = ("mix_orders", *OPENING)
 KINDS: tuple[StageKind, ...] = ("cells", "ordered", "scale")
 FIRST_STAGE_VERBS = ("train", "extract_codes")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
@@ -316,7 +324,7 @@ MODULES: dict[str, Row] = {
     "data/images.py": Row(("sample_stage", "report")),
     "data/layout.py": Row(("preprocess", *SCORING, "report"), first=("extract_codes",)),
     "data/writing.py": Row(("preprocess",), first=("extract_codes",)),
-    "data/resident.py": Row(("tune", "evaluate", "export", "report")),
+    "data/resident.py": Row(("tune", "evaluate", "mix_orders", "export", "report")),
     "data/in_memory.py": Row(("export", "report")),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),
@@ -327,23 +335,26 @@ MODULES: dict[str, Row] = {
     "data/sources/pictures.py": of_source("folder"),
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
-    "evaluation/evaluate.py": Row(("evaluate", "summarise", "export", "report")),
+    "evaluation/evaluate.py": Row(("evaluate", "mix_orders", "summarise", "export", "report")),
+    "evaluation/views.py": Row(("mix_orders", "report")),
     "evaluation/inpainting.py": staged(("inpaint_chain",)),
     "evaluation/neighbours.py": Row(("report",)),
     "evaluation/speed.py": Row(("record", "report")),
     "generation/inpaint.py": Row(("inpaint_chain",)),
     "generation/sample.py": Row((*GENERATING, "export", "report")),
-    "generation/uniforms.py": Row((*GENERATING, "export")),
+    "generation/uniforms.py": Row((*GENERATING, "export", "report")),
+    "generation/views.py": Row(("report",)),
     "generation/*.py": Row(GENERATING),
     "image/bits.py": Row(("preprocess",), first=("extract_codes",)),
-    "image/slices.py": Row(("preprocess", "export", *GENERATING, "report"), first=("extract_codes",)),
+    "image/slices.py": Row(("preprocess", "mix_orders", "export", *GENERATING, "report"), first=("extract_codes",)),
+    "image/views.py": Row(("mix_orders", "report")),
     "image/window.py": staged(first=FIRST_STAGE_VERBS),
     "laws/__init__.py": staged(),
     "laws/softmax.py": staged(laws=("softmax",)),
     "laws/placed_mixture.py": staged(laws=("placed_mixture",)),
     "laws/dequantised.py": staged(laws=("dequantised",)),
     "first_stages/figures.py": Row((), first=("extract_codes",)),
-    "first_stages/spacing.py": Row((*SCORING, "report"), first=("extract_codes",)),
+    "first_stages/spacing.py": Row((*OPENING, "report"), first=("extract_codes",)),
     "first_stages/*.py": Row((), first=FIRST_STAGE_VERBS),
     "layers/attention.py": staged(families=("spn", "pixelsnail", "imagebart")),
     "layers/gated.py": staged(families=STACKED),
@@ -361,7 +372,7 @@ MODULES: dict[str, Row] = {
     "layers/recompute.py": staged(first=FIRST_STAGE_VERBS),
     "layers/pixel_head.py": staged(first=("train",)),
     "layers/*.py": staged(),
-    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise", "export", "report")),
+    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "mix_orders", "summarise", "export", "report")),
     "likelihood/joint_mixture.py": staged(laws=MIXTURES),
     "likelihood/mixture.py": staged(laws=MIXTURES),
     "likelihood/chunked.py": staged(),
@@ -377,13 +388,14 @@ MODULES: dict[str, Row] = {
     "api/model_file.py": Row(("export",)),
     "api/probe.py": Row(("export",)),
     "pipeline/export.py": Row(("export",)),
-    "pipeline/reading.py": Row(("summarise", "export", "record", "report")),
+    "pipeline/reading.py": Row(("mix_orders", "summarise", "export", "record", "report")),
     "pipeline/links.py": Row(("record",)),
     "pipeline/record.py": Row(("record",)),
     "pipeline/report.py": Row(("report",)),
     "pipeline/shown.py": Row(("report",)),
     "pipeline/sample_stage.py": Row(("sample_stage",)),
-    "pipeline/opening.py": staged((*SCORING, "report")),
+    "pipeline/opening.py": staged((*OPENING, "report")),
+    "pipeline/mix_orders.py": Row(("mix_orders",)),
     "pipeline/summarise.py": Row(("summarise",)),
     "report/pictures.py": Row((*GENERATING, "report"), first=("extract_codes",)),
     "report/comparison.py": Row(("record", "report")),
@@ -391,7 +403,7 @@ MODULES: dict[str, Row] = {
     "report/published.py": Row(("record", "report")),
     "report/tables.py": Row(("record", "report")),
     "report/*.py": Row(("report",)),
-    "seeds.py": Row((*TRAINING, "evaluate", "export", "report"), first=FIRST_STAGE_VERBS),
+    "seeds.py": Row((*TRAINING, "evaluate", "mix_orders", "export", "report"), first=FIRST_STAGE_VERBS),
     "stages/__init__.py": staged((*STAGE_VERBS, "report"), first=FIRST_STAGE_VERBS),
     "stages/cells.py": staged((*STAGE_VERBS, "report"), first=FIRST_STAGE_VERBS),
     "stages/ordered.py": staged(kinds=("ordered",)),
