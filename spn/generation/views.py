@@ -29,3 +29,8 @@ def apply_views(images: Images, views: Sequence[str]) -> Images:
     if set(views) <= {"identity"}:
         return images
     return torch.stack([apply_view(image, view) for image, view in zip(images, views, strict=True)])
+
+
+def undo_views(samples: Images, views: Sequence[str], seed: int) -> Images:
+    """Return the finished samples of a mixture of orders, given what its networks sampled; `views` are the chain's."""
+    return apply_views(samples, drawn_views(views, len(samples), seed))

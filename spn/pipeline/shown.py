@@ -17,7 +17,7 @@ from spn.evaluation.neighbours import nearest
 from spn.evaluation.views import mix_nats
 from spn.files import read_json
 from spn.generation.sample import sample_labels
-from spn.generation.views import apply_views, drawn_views
+from spn.generation.views import undo_views
 from spn.image import apply_view, join_slices
 from spn.likelihood import bits_per_dim
 from spn.machine import onednn_matmul
@@ -45,8 +45,7 @@ def show(params: Params, slices: SliceFile, results: Path, place: torch.device) 
     """Collect what the report shows: the first samples of every chain, evenly spaced test images, and neighbours."""
     chosen = evenly_spaced(SCORED, slices.num_images("test"))
     real = join_slices(slices.slices("test", chosen))
-    last = {name: samples_path(name, chain.stages[-1], results) for name, chain in params.chains.items()}
-    compared = [_finished(params, name, read_images(path)[0])[:COMPARED] for name, path in last.items()]
+    compared = [finished_samples(params, chain, results)[:COMPARED] for chain in params.chains]
     near = nearest(torch.cat((real, *compared)), slices, "train")
     ends = np.cumsum([len(real), *map(len, compared)])
     return Gallery(
@@ -77,7 +76,8 @@ def _sample_bits(
     names, codes = params.chains[chain].stages, params.codes(chain)
     if codes is not None:
         params, _ = open_slices(params, names[0], codes_path(codes, results))
-    levels = _finished(params, chain, read_generated(samples_path(chain, names[-1], results))[0])[:SCORED]
+    generated = read_generated(samples_path(chain, names[-1], results))[0]
+    levels = undo_views(generated, params.chains[chain].views, params.sampling.seed)[:SCORED]
     labels, nats = _sampled_labels(params, chain), []
     parts = [load_trained(params, name, digest, checkpoint_path(name, results), place) for name in names]
     with onednn_matmul(place):
@@ -87,20 +87,16 @@ def _sample_bits(
     return bits_per_dim(mix_nats(np.stack(nats)), math.prod(levels.shape[1:]))
 
 
-def _finished(params: Params, chain: str, samples: Tensor) -> Tensor:
-    """Undo the views of a chain's samples, which its networks sample as they see them."""
-    views = drawn_views(params.chains[chain].views, len(samples), params.sampling.seed)
-    return apply_views(samples, views)
-
-
 def _without_views(params: Params, chain: str, results: Path) -> dict[str, Tensor]:
     """Return the finished samples of a mixture of orders, to show beside those of its stages; none of another chain."""
+    return {VIEW_UNDONE: finished_samples(params, chain, results)[:SCORED]} if params.chains[chain].views else {}
+
+
+def finished_samples(params: Params, chain: str, results: Path) -> Tensor:
+    """Read a chain's samples; those of a mixture of orders with their views undone."""
     section = params.chains[chain]
-    if not section.views:
-        return {}
-    return {
-        VIEW_UNDONE: _finished(params, chain, read_images(samples_path(chain, section.stages[-1], results))[0])[:SCORED]
-    }
+    samples, _ = read_images(samples_path(chain, section.stages[-1], results))
+    return undo_views(samples, section.views, params.sampling.seed)
 
 
 def _real_bits(params: Params, chain: str, results: Path) -> Float64[np.ndarray, " image"]:
