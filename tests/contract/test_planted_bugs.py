@@ -132,7 +132,8 @@ CAUGHT_BY: dict[Plant, set[str]] = {
     planted.plan_knows_what_comes_later: SHOWS_TOO_MUCH - {"hidden_bits_leak"},
     planted.later_slices_in_the_causal_window: SHOWS_TOO_MUCH,
     planted.later_slices_in_the_window_of_an_order: SHOWS_TOO_MUCH,
-    planted.slices_before_in_raster_order: SHOWS_TOO_MUCH,
+    # Normalised: it is a likelihood, but of raster order.
+    planted.slices_before_in_raster_order: SHOWS_TOO_MUCH - {"chain_mass"},
     planted.low_bits_shown_to_the_high_bit_stage: SHOWS_TOO_MUCH,
     planted.high_bits_shown_that_come_later: SHOWS_TOO_MUCH - {"samples_replay"},
     planted.window_shifted_onto_the_target: SHOWS_TOO_MUCH,
