@@ -28,7 +28,7 @@ from spn.report.tables import (
     is_of_codes,
     mixture_text,
     of_pixels,
-    shares,
+    shares_of,
     statement,
     total_text,
 )
@@ -117,7 +117,7 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
 
 
 def _has(chain_metrics: ChainMetrics, stage: str) -> bool:
-    return any(stage in shares(metrics) for metrics in chain_metrics.values())
+    return any(stage in shares_of(metrics) for metrics in chain_metrics.values())
 
 
 def _styles(params: Params) -> Styles:
@@ -165,7 +165,7 @@ def _curve_panel(panel: Axes, title: str, histories: dict[str, History], styles:
 
 def _stacked_bar(axes: Axes, row: int, metrics: Mapping[str, Any], styles: Styles, longest: float) -> None:
     left = 0.0
-    for name, stage in shares(metrics).items():
+    for name, stage in shares_of(metrics).items():
         share = stage["bits_per_dim"]
         colour, _, hatch = styles[name]
         look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white"}

@@ -125,7 +125,7 @@ def mixture_text(metrics: Mapping[str, Any]) -> str:
     return f"mixture of {len(metrics['views'])} orders"
 
 
-def shares(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+def shares_of(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     """Return the figures that add up to a chain's: those of its stages, or the whole of a mixture of orders."""
     return {mixture_text(metrics): metrics} if "views" in metrics else metrics["stages"]
 
@@ -285,7 +285,7 @@ def shares_csv(chain_metrics: ChainMetrics) -> str:
     shares = (
         (f"{chain_text(chain, metrics)}{' (bound)' * is_bound(metrics)}", name, stage["bits_per_dim"])
         for chain, metrics in of_pixels(chain_metrics).items()
-        for name, stage in shares(metrics).items()
+        for name, stage in shares_of(metrics).items()
     )
     return _csv(("chain", "stage", "bits_per_dim"), shares)
 
