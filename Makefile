@@ -1,7 +1,7 @@
 # make reproduce: install, run the default experiment, print its table.   make test, make check: what CI runs.
-# make ablations, make compare: the same with the preset of that name, in experiments/.
+# make ablations, make compare, make orders: the same with the preset of that name, in experiments/.
 .DELETE_ON_ERROR:
-.PHONY: install install-test reproduce ablations compare test test-fast check bench bench-gpu mutants packages clean
+.PHONY: install install-test reproduce ablations compare orders test test-fast check bench bench-gpu mutants packages clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -51,7 +51,7 @@ reproduce: install
 	@echo "Report:          results/report.html"
 	@echo "MLflow UI:       . $(VENV)/bin/activate && mlflow ui     (then open http://127.0.0.1:5000)"
 
-ablations compare: install
+ablations compare orders: install
 	$(SNAKEMAKE) $@
 	$(call REPORT,experiments/$@)
 	@echo

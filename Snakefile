@@ -61,6 +61,7 @@ localrules:
     reproduce,
     ablations,
     compare,
+    orders,
     summarise,
     record,
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spn.config import FamilySection, ImageBartSection, Params, SpnSection, tile
-from spn.config.tiling import SliceSelection
+from spn.config.tiling import Order, SliceSelection
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Layout, Origin, Split
 from spn.data.writing import create_slices
@@ -59,6 +59,7 @@ class Part:
     scale_factor: int
     slices: SliceSelection
     bits: tuple[int, int]
+    order: Order = "raster"
 
 
 def subscale_stage(image_size: int, scale_factor: int) -> Stage:

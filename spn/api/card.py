@@ -46,9 +46,10 @@ def _legend(params: Params, chain: str, letters: dict[str, str]) -> list[str]:
     rows = []
     for plan in params.plans[chain]:
         section = params.stages[plan.name]
+        order = f", slices in order {' '.join(f'({m},{n})' for m, n in plan.targets)}" if plan.kind == "ordered" else ""
         scale = f", scale {plan.noise.scale} of {plan.noise.num_scales}" if plan.noise else ""
         rows.append(
-            f"{letters.get(plan.name, ' ')} {plan.name}: {section.model.family}, {section.model.law} law{scale}"
+            f"{letters.get(plan.name, ' ')} {plan.name}: {section.model.family}, {section.model.law} law{order}{scale}"
         )
     return rows
 
@@ -62,8 +63,9 @@ def figures_line(notes: dict[str, Any]) -> str:
     at_most = "at most " if figures["estimate"] == "bound" else ""
     kind = "an upper bound" if figures["estimate"] == "bound" else "exact"
     conditional = "" if figures["conditioning"] == "none" else f", {figures['conditioning']}-conditional"
+    mixture = f", mixture of {len(figures['views'])} orders" if "views" in figures else ""
     images = f"{figures['num_images']:,} {figures['split']} images"
-    return f"{at_most}{figures['bits_per_dim']:.4f}{spread} {unit} ({kind}{conditional}, over {images})"
+    return f"{at_most}{figures['bits_per_dim']:.4f}{spread} {unit} ({kind}{mixture}{conditional}, over {images})"
 
 
 def describe(model: "ChainModel") -> str:
@@ -116,6 +118,12 @@ def limits(model: "ChainModel") -> list[str]:
     ]
     if model.first_stage is not None:
         lines.append("It generates codes, so that its bits per code are no bits/dim of images.")
+    if model.views:
+        lines.append(
+            f"Its law is the mean over {len(model.views)} views of an image ({', '.join(model.views)}), so that the "
+            "bits/dim of its stages, of images as they are, do not add up to its figure. It neither codes pictures nor "
+            "draws parts of them."
+        )
     if "half" in model.notes:
         half = model.notes["half"]
         lines.append(

@@ -21,10 +21,13 @@ from spn.api.probe import Part
 from spn.config import ChainSection, InputError, Params
 from spn.data.in_memory import ImagesInMemory
 from spn.evaluation.evaluate import EVALUATION_BATCH_SIZE, stage_nats, sub_pixel_nats
+from spn.evaluation.views import mix_nats
 from spn.files import json_digest
 from spn.first_stages import VqAutoencoder
 from spn.generation import sample_chain_stage
 from spn.generation.sample import SAMPLING_BATCH_SIZE
+from spn.generation.views import apply_views, drawn_views
+from spn.image import apply_view
 from spn.likelihood import bits_per_dim
 from spn.machine import onednn_matmul
 from spn.notes import TENSORS_SEAL
@@ -78,6 +81,11 @@ class ChainModel:
         return any(map(self.params.is_bound, self.stages))
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """The views over which the chain is a mixture of orders; empty for a chain of one order."""
+        return self._section.views
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what the model is: weights, parameters and chain; not of figures and remarks."""
         return json_digest(
@@ -129,8 +137,9 @@ class ChainModel:
         for bit; else but for the last bit of float32, which in rare cases changes a draw. `temperature` is that of all
         stages, or of those named; by default the chain's own. `label` is by default i mod the number of classes.
         `stages` are the stages to run, neighbours in the chain's order; if the first of them is not the chain's,
-        `given` holds images with everything that the stages before it generate. Raises InputError for arguments that do
-        not fit the chain. `device` moves the networks there, as `to` does.
+        `given` holds images with everything that the stages before it generate. A mixture of orders draws a view of
+        each image from (`seed`, i), samples the view and undoes it. Raises InputError for arguments that do not fit
+        the chain. `device` moves the networks there, as `to` does.
         """
         names = stage_names(stages, list(self.stages))
         levels = self._given(given, names[0], num_images)
@@ -141,6 +150,8 @@ class ChainModel:
         temperatures = temperatures_of(self._section, temperature)
         if device is not None:
             self.to(device)
+        views = drawn_views(self.views, count, seed)
+        levels = None if levels is None else apply_views(levels, views)
         for name in names:
             stage, network = self.stages[name]
             levels = sample_chain_stage(
@@ -154,7 +165,7 @@ class ChainModel:
                 batch_size=batch_size,
                 labels=labels,
             )
-            yield name, like(given, decode(self.first_stage, levels))
+            yield name, like(given, decode(self.first_stage, apply_views(levels, views)))
 
     def upscale(
         self, images: Array | None = None, num_images: int | None = None, **options: Unpack[DrawOptions]
@@ -193,8 +204,10 @@ class ChainModel:
     def walk(self, num_images: int, *, label: Label | None = None, exact: bool = False) -> ChainWalk:
         """Return an iterator over all sub-pixels in the order of generation, to draw or to score in a way of one's own.
 
-        It offers the laws of each sub-pixel, and must be given its levels. A chain of codes walks over codes.
+        It offers the laws of each sub-pixel, and must be given its levels. A chain of codes walks over codes. Raises
+        InputError for a mixture of orders.
         """
+        completion.check_one_order(self, "to walk over")
         images = torch.zeros((num_images, *self._grid_shape), dtype=torch.uint8, device=self.device)
         labels = labels_of(self.params, self.chain, num_images, label, is_sampling=True)
         return ChainWalk(self._parts(exact), images, None if labels is None else labels.to(self.device))
@@ -212,14 +225,23 @@ class ChainModel:
 
         `per` "image" gives float64 [N]; "stage" a dictionary of such arrays; "pixel" float64 [N, H, W], summed over
         channels and stages. `label` has the classes of the images, which a conditional chain needs. `exact` computes in
-        float64. A chain of codes scores the codes of the images, pixel by pixel of their grid. Raises InputError for
-        images of another shape, depth or type.
+        float64. A chain of codes scores the codes of the images, pixel by pixel of their grid; a mixture of orders only
+        whole images, whose nats are no sum over its stages or pixels. Raises InputError for images of another shape,
+        depth or type.
         """
+        if self.views and per != "image":
+            raise InputError(f"per: expected image for {self.chain}, a mixture of {len(self.views)} orders, got {per}")
         levels = encode(self.first_stage, as_levels(images, self.shape, self.params.data.bits), EVALUATION_BATCH_SIZE)
         labels = labels_of(self.params, self.chain, len(levels), label, is_sampling=False)
-        reader = ImagesInMemory(levels, labels)
         place = self.device
         parts = self._parts(exact)
+        if self.views:
+            of_views = [ImagesInMemory(apply_view(levels, view), labels) for view in self.views]
+            mixed = [
+                sum(stage_nats(*part, each, "test", place, batch_size) for part in parts.values()) for each in of_views
+            ]
+            return like(images, mix_nats(np.stack(mixed)))
+        reader = ImagesInMemory(levels, labels)
         if per == "pixel":
             maps = [sub_pixel_nats(*part, reader, "test", place, batch_size) for part in parts.values()]
             return like(images, np.sum(maps, axis=0).sum(-1))

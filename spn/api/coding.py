@@ -152,6 +152,11 @@ def check_exact(model: "ChainModel") -> None:
         raise InputError(
             f"{model.path}: expected a chain of pixels, got {model.chain}, whose codes keep no picture exactly"
         )
+    if model.views:
+        raise InputError(
+            f"{model.path}: expected a chain of one order to code with, got {model.chain}, a mixture of "
+            f"{len(model.views)} orders"
+        )
     if model.is_bound:
         raise InputError(
             f"{model.path}: expected a chain with an exact likelihood, got {model.chain}, whose likelihood is a bound"

@@ -79,6 +79,7 @@ class Likeliest(NamedTuple):
 
 def inpaint(model: "ChainModel", images: Array, hidden: Array, repeats: int, drawing: Drawing) -> Any:
     """Do what `ChainModel.inpaint` says."""
+    check_one_order(model, "to inpaint with")
     levels = as_levels(images, model.shape, model.params.data.bits)
     return like(images, _fill(model, levels, _hidden(hidden, levels), repeats, drawing))
 
@@ -226,7 +227,14 @@ def _hidden(hidden: Array, levels: Images) -> Hidden:
     return mask.cpu().expand(expected)
 
 
+def check_one_order(model: "ChainModel", what: str) -> None:
+    """Raise InputError for a mixture of orders, whose law given a part of an image is none of a walk."""
+    if model.views:
+        raise InputError(f"chain {model.chain}: expected one order {what}, got a mixture of {len(model.views)} orders")
+
+
 def _check_pixels(model: "ChainModel") -> None:
+    check_one_order(model, "to draw a part of an image with")
     if model.first_stage is not None:
         codes = model.params.codes(model.chain)
         raise InputError(f"chain {model.chain}: expected a chain of pixels, got one of the codes of {codes}")

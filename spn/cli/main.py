@@ -164,6 +164,12 @@ def _add_chain_verbs(commands: Commands) -> None:
     summarise.add_argument("--results", type=Path, default=RESULTS)
     summarise.add_argument("--output", type=Path, required=True, help="metrics.json to write")
 
+    mix = _verb(commands, "mix_orders")
+    mix.add_argument("chain")
+    mix.add_argument("--results", type=Path, default=RESULTS)
+    mix.add_argument("--output", type=Path, required=True, help="folder for metrics.json and nats.npy")
+    _machine(mix)
+
     export = _verb(commands, "export")
     export.add_argument("chain")
     export.add_argument("--data", type=Path, required=True, help="HDF5 file of any scale factor")

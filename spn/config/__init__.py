@@ -33,6 +33,7 @@ from spn.config.params import (
     Params,
     SamplingSection,
     StageSection,
+    View,
     load_params,
     params_schema,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "StagePlan",
     "StageSection",
     "TrainingSection",
+    "View",
     "load_params",
     "params_schema",
     "split_counts",

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from spn.config.captions import Captions, Tokens, captions
 from spn.config.data import DataSection
@@ -15,13 +15,42 @@ from spn.config.defaults import check_used, resolve
 from spn.config.diffusion import DiffusionSection, Noise, ScheduleSection
 from spn.config.errors import InputError
 from spn.config.first_stage import FirstStageSection
-from spn.config.mistakes import describe, with_line
+from spn.config.mistakes import describe, did_you_mean, with_line
 from spn.config.model import ModelSection
 from spn.config.reading import read_document, tell_of_aliases
 from spn.config.references import check_references
 from spn.config.section import Count, CountOrZero, Name, Section, Seed, Whole
-from spn.config.tiling import SliceSelection, StageKind, StagePlan, tile
+from spn.config.tiling import (
+    Order,
+    SliceSelection,
+    StageKind,
+    StagePlan,
+    kind_of_cells,
+    target_slices,
+    tile,
+)
 from spn.config.training import TrainingSection
+
+
+def _as_order(value: Any) -> Any:
+    """Turn the lists of an order into tuples; raise ValueError, once and not for each kind of value that it may be."""
+    if isinstance(value, list | tuple) and all(map(_is_slice, value)):
+        return tuple(map(tuple, value))
+    if isinstance(value, str) and value in _NAMED_ORDERS:
+        return value
+    raise ValueError(
+        f"expected {', '.join(_NAMED_ORDERS)} or a list of slices [row, column], got {value!r:.60}"
+        f"{did_you_mean(value, _NAMED_ORDERS)}"
+    )
+
+
+def _is_slice(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(type(each) is int for each in value)
+
+
+View = Literal["identity", "flip_horizontal", "flip_vertical", "rotate", "transpose"]
+
+_NAMED_ORDERS: tuple[str, ...] = ("raster", "diagonal")
 
 
 class StageSection(Section):
@@ -33,9 +62,13 @@ class StageSection(Section):
     scale_factor: Annotated[int, Whole, Field(ge=1, le=16)]
     """S: the image is cut into S x S interleaved slices; 1 leaves it whole."""
     slices: SliceSelection
-    """The slices to generate, in raster order: the first, the rest, or all."""
+    """The slices to generate: the first, which is (0, 0), the rest, or all."""
     bits: tuple[Annotated[int, Whole, Field(ge=0)], Annotated[int, Whole, Field(le=8)]]
     """The bits to generate: first and end, counted from the most significant."""
+    order: Annotated[Order, BeforeValidator(_as_order)] = Field(default="raster", exclude_if=lambda it: it == "raster")
+    """The order of the slices: `raster` (the paper's), `diagonal` (the diagonals of the grid of slices one after
+    another, from the main one to the right and around; for scale_factor 2: (0,0), (1,1), (0,1), (1,0)), or a list of
+    all S x S slices [row, column], of which [0, 0] is the first (ours)."""
     class_conditional: bool = False
     """Whether the network is conditioned on the class of each image."""
     captioned: bool = False
@@ -54,7 +87,7 @@ class StageSection(Section):
     @property
     def kind(self) -> StageKind:
         """The file in `spn/stages/` that cuts its targets and contexts."""
-        return "scale" if self.diffusion else "cells"
+        return "scale" if self.diffusion else kind_of_cells(target_slices(self.slices, self.scale_factor, self.order))
 
     @property
     def conditioning(self) -> Literal["class", "caption", "none"]:
@@ -108,6 +141,10 @@ class ChainSection(Section):
     """Sampling temperature by stage, which divides its logits; 1 for stages not named."""
     top_k: dict[Name, Count] = Field(default_factory=dict)
     """Number of most probable levels to sample from, by stage; stages not named sample from all."""
+
+    views: tuple[View, ...] = Field(default=(), exclude_if=lambda it: not it)
+    """At least two views of an image, or none: a mixture of orders, whose law is the mean over views of the chain's law
+    of the view. `rotate` is by 180 degrees, `transpose` needs square images. By default there is one order."""
 
     def temperature_of(self, stage: str) -> float:
         """Return the sampling temperature of a stage, which divides its logits."""
@@ -326,10 +363,15 @@ class Params(Section):
         noise = self.stage_plans[stage].noise
         return self.stages[stage].model.is_bound or (noise is not None and noise.num_scales > 1)
 
+    def is_completed(self, chain: str) -> bool:
+        """Tell whether a chain draws the rest of test images: if params.yaml asks for it, and it has one order."""
+        return self.completion is not None and not self.chains[chain].views
+
     def is_coded(self, chain: str) -> bool:
         """Tell whether a chain codes test images: if params.yaml asks for it, and the chain can without loss."""
-        is_exact = self.codes(chain) is None and not any(map(self.is_bound, self.chains[chain].stages))
-        return self.codec is not None and is_exact
+        section = self.chains[chain]
+        is_exact = self.codes(chain) is None and not any(map(self.is_bound, section.stages))
+        return self.codec is not None and is_exact and not section.views
 
     def num_classes(self, chain: str) -> int:
         """Return the number of classes of a chain's images; 0 if none of its stages is conditioned on them."""

@@ -6,7 +6,7 @@ from spn.config.counts import check_counts
 from spn.config.diffusion import DiffusionSection
 from spn.config.errors import InputError
 from spn.config.mistakes import did_you_mean
-from spn.config.tiling import StagePlan
+from spn.config.tiling import Order, StagePlan, ordered_slices
 
 if TYPE_CHECKING:
     from spn.config.params import ChainSection, Params, StageSection
@@ -38,6 +38,7 @@ def check_references(params: "Params") -> None:
             raise InputError(f"stages.{name}.bits: expected an end of at most {of}, got {stage.bits[1]}")
         if problem := stage.model.problem(height // stage.scale_factor, width // stage.scale_factor, channels):
             raise InputError(f"stages.{name}.model.{problem}")
+        _check_order(name, stage.order, stage.scale_factor)
         _check_scale(params, name, stage.diffusion)
     _check_classes(params)
     for name, chain in params.chains.items():
@@ -49,6 +50,7 @@ def check_references(params: "Params") -> None:
                     f"{did_you_mean(stage_name, params.stages)}"
                 )
         _check_codes(params, name, chain)
+        _check_views(params, name, chain)
         _check_caption(params, name, chain)
         if len(set(chain.stages)) < len(chain.stages):
             raise InputError(f"chains.{name}.stages: expected each stage once, got {', '.join(chain.stages)}")
@@ -62,6 +64,40 @@ def check_references(params: "Params") -> None:
                     f"{did_you_mean(stage_name, chain.stages)}"
                 )
     _check_shared_stages(params)
+
+
+def _check_order(stage: str, order: Order, scale_factor: int) -> None:
+    """Check that an order has every slice once, (0, 0) first."""
+    if isinstance(order, str):
+        return
+    every, got = ordered_slices("raster", scale_factor), str([list(each) for each in order])[:100]
+    if sorted(order) != list(every):
+        raise InputError(
+            f"stages.{stage}.order: expected each of the {len(every)} slices of scale_factor {scale_factor} once, got "
+            f"{got}"
+        )
+    if order[0] != (0, 0):
+        raise InputError(
+            f"stages.{stage}.order: expected [0, 0] first, which slices: first and upscaling rely on, got {got}"
+        )
+
+
+def _check_views(params: "Params", name: str, chain: "ChainSection") -> None:
+    """Check that a mixture of orders has several, over images that have them, of a chain that is exact."""
+    views, key = chain.views, f"chains.{name}.views"
+    if not views:
+        return
+    if len(set(views)) < len(views) or len(views) == 1:
+        raise InputError(f"{key}: expected at least two views, each once, or none, got {', '.join(views)}")
+    height, width, _ = params.data.shape
+    if "transpose" in views and height != width:
+        raise InputError(f"{key}: expected square images to transpose, got {height}x{width}")
+    for stage in chain.stages:
+        section = params.stages[stage]
+        if section.codes is not None or section.diffusion is not None or section.model.is_bound:
+            raise InputError(f"{key}: expected stages of pixels with exact likelihoods, got {stage}")
+    if params.export.weights != "float32":
+        raise InputError(f"export.weights: expected float32 with {key}, got {params.export.weights}")
 
 
 def _check_codes(params: "Params", name: str, chain: "ChainSection") -> None:

@@ -1,7 +1,8 @@
 """A chain is a list of stages whose cells tile the slice x bit grid (Menick & Kalchbrenner 2018, Fig. 3).
 
 The order of Fig. 3 is defined here and in `generation/walk.py`: the stages of a chain in the order of params.yaml, the
-`targets` (slices) of a stage in raster order, and the pixels of a slice in the order of the walk.
+`targets` (slices) of a stage in its `order`, which is raster order in the paper, and the pixels of a slice in the order
+of the walk.
 
 An image of `image_bits` bits, cut into S x S interleaved slices, is a grid of cells (slice, bit). A stage generates the
 cells of some slices in a range of bits, conditioned on all cells generated before. Stages of one chain may have
@@ -18,9 +19,10 @@ from spn.config.captions import Tokens
 from spn.config.diffusion import Noise
 from spn.config.errors import InputError
 
-StageKind = Literal["cells", "scale", "reconstruction"]
+StageKind = Literal["cells", "ordered", "scale", "reconstruction"]
 SliceSelection = Literal["first", "rest", "all"]
 MetaPosition = tuple[int, int]
+Order = Literal["raster", "diagonal"] | tuple[MetaPosition, ...]
 
 
 @runtime_checkable
@@ -33,6 +35,8 @@ class Cells(Protocol):
     def slices(self) -> SliceSelection: ...  # noqa: D102
     @property
     def bits(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def order(self) -> Order: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class StagePlan:
     """The cells that a stage generates and those that it may see, resolved within its chain.
 
     `bits` is a half-open range counted from the most significant bit. `targets` are the meta-positions (m, n) of the
-    slices to generate, in raster order. `known[m][n]` masks the bits of slice (m, n), in the image's own scale, that
+    slices to generate, in that order. `known[m][n]` masks the bits of slice (m, n), in the image's own scale, that
     earlier stages generated; bits known only in some pixels of a slice count as unknown.
     """
 
@@ -102,10 +106,30 @@ def bit_mask(bits: tuple[int, int], image_bits: int) -> int:
     return (1 << (image_bits - start)) - (1 << (image_bits - end))
 
 
-def target_slices(slices: SliceSelection, scale_factor: int) -> tuple[MetaPosition, ...]:
-    """List the meta-positions that `slices` selects, in raster order."""
+def ordered_slices(order: Order, scale_factor: int) -> tuple[MetaPosition, ...]:
+    """List the meta-positions of all slices in an order, which begins with (0, 0).
+
+    `diagonal` takes the S diagonals of the grid one after another, the main one first and then those to its right,
+    which wrap around at the right edge; each from its top: by (n - m) mod S, then by m. With S = 2 these are (0,0),
+    (1,1), (0,1), (1,0). (NOTE: ours, as any order but `raster`.)
+    """
+    if not isinstance(order, str):
+        return order
     grid = [(m, n) for m in range(scale_factor) for n in range(scale_factor)]
-    return tuple({"first": grid[:1], "rest": grid[1:], "all": grid}[slices])
+    return tuple(
+        grid if order == "raster" else sorted(grid, key=lambda each: ((each[1] - each[0]) % scale_factor, each))
+    )
+
+
+def target_slices(slices: SliceSelection, scale_factor: int, order: Order = "raster") -> tuple[MetaPosition, ...]:
+    """List the meta-positions that `slices` selects, in the order of generation."""
+    grid = ordered_slices(order, scale_factor)
+    return {"first": grid[:1], "rest": grid[1:], "all": grid}[slices]
+
+
+def kind_of_cells(targets: tuple[MetaPosition, ...]) -> StageKind:
+    """Return the file in `spn/stages/` for targets in this order."""
+    return "cells" if list(targets) == sorted(targets) else "ordered"
 
 
 def tile(
@@ -123,14 +147,15 @@ def tile(
     known = [[0] * fine for _ in range(fine)]
     plans = []
     for name, section in sections.items():
+        targets = target_slices(section.slices, section.scale_factor, section.order)
         plan = StagePlan(
             name=name,
             scale_factor=section.scale_factor,
             image_bits=image_bits,
             bits=section.bits,
-            targets=target_slices(section.slices, section.scale_factor),
+            targets=targets,
             known=_coarsen(known, section.scale_factor),
-            kind="scale" if name in noises else "cells",
+            kind="scale" if name in noises else kind_of_cells(targets),
             noise=noises.get(name),
         )
         plans.append(plan)

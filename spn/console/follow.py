@@ -16,7 +16,7 @@ from spn.console.running import Job, start_job
 ALWAYS = frozenset({"reproduce"})
 """Rules that make no file, so that they always run when requested."""
 
-NESTED = frozenset({"ablations", "compare"})
+NESTED = frozenset({"ablations", "compare", "orders"})
 """Rules that run another Snakemake, which reports its own progress."""
 
 

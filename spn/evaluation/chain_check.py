@@ -13,7 +13,7 @@ from itertools import product
 import torch
 
 from spn.config import InputError, ModelSection, PixelCnnPpSection, StagePlan, tile
-from spn.config.tiling import SliceSelection, target_slices
+from spn.config.tiling import Order, SliceSelection, target_slices
 from spn.evaluation.check import MOST_IMAGES, TOLERANCE, takes
 from spn.evaluation.diffusion_check import Enumerated, chain_log_probs, num_draws
 from spn.evaluation.mass import images_of
@@ -32,6 +32,7 @@ class _Cells:
     scale_factor: int
     slices: SliceSelection
     bits: tuple[int, int]
+    order: Order
 
 
 def check_chain(
@@ -101,14 +102,14 @@ def _shrunk(chain: str, plans: Sequence[StagePlan], channels: int) -> Iterator[t
 def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> tuple[StagePlan, ...]:
     """Tile a chain again with one bit for each range between neighbouring `cuts`."""
     shared = math.gcd(*(plan.scale_factor for plan in plans if plan.scale_factor > 1))
-    cells = {
-        plan.name: _Cells(
-            plan.scale_factor * 2 // shared if plan.scale_factor > 1 else 1,
-            _slices(plan),
-            (cuts.index(plan.bits[0]), cuts.index(plan.bits[1])),
-        )
-        for plan in plans
-    }
+    cells = {}
+    for plan in plans:
+        size = plan.scale_factor * 2 // shared if plan.scale_factor > 1 else 1
+        bits = cuts.index(plan.bits[0]), cuts.index(plan.bits[1])
+        # Slices that remain keep their order.
+        order = dict.fromkeys(((0, 0), *((m, n) for m, n in plan.targets if max(m, n) < size)))
+        is_whole = plan.targets != ((0, 0),)
+        cells[plan.name] = _Cells(size, _slices(plan), bits, tuple(order) if is_whole else "raster")
     tiled = tile(chain, cells, len(cuts) - 1, {plan.name: plan.noise for plan in plans if plan.noise})
     return tuple(
         replace(new, num_classes=old.num_classes, captions=old.captions) for new, old in zip(tiled, plans, strict=True)
@@ -118,7 +119,7 @@ def _retiled(chain: str, plans: Sequence[StagePlan], cuts: tuple[int, ...]) -> t
 def _slices(plan: StagePlan) -> SliceSelection:
     """Return the selection of slices that gives a plan's targets."""
     kinds: tuple[SliceSelection, ...] = ("all", "first", "rest")
-    return next(kind for kind in kinds if target_slices(kind, plan.scale_factor) == plan.targets)
+    return next(kind for kind in kinds if {*target_slices(kind, plan.scale_factor)} == {*plan.targets})
 
 
 def _model(section: ModelSection, stage: Stage, generator: torch.Generator) -> Model:

@@ -33,10 +33,10 @@ def hidden_bits_leak(stage: Stage, slices: Tensor, generator: torch.Generator) -
     plan = stage.plan
     labels = torch.zeros(len(slices), dtype=torch.long) if plan.num_classes else None
     leaking = []
-    for position in stage.targets:
+    for number, position in enumerate(stage.targets):
         known = torch.tensor(plan.known)
-        for m, n in plan.targets:
-            known[m, n] |= plan.own_mask if (m, n) < position else 0
+        for m, n in plan.targets[:number]:
+            known[m, n] |= plan.own_mask
         unknown = ((1 << plan.image_bits) - 1 - known)[:, :, None, None, None].to(slices.dtype)
         noise = torch.randint(1 << plan.image_bits, slices.shape, generator=generator).to(slices.dtype)
         changed = slices ^ (noise & unknown)

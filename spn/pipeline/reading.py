@@ -78,7 +78,7 @@ def read_reconstruction(params: Params, first_stage: str, digest: str, results: 
 
 def read_completion(params: Params, chain: str, digest: str, results: Path) -> dict[str, Any] | None:
     """Read the figures of a chain's completions, None if there are none; raise InputError as for reconstructions."""
-    if params.completion is None:
+    if not params.is_completed(chain):
         return None
     path = completion_path(chain, results)
     _check_notes(path, completion_recipe(params, chain, digest))

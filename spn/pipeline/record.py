@@ -7,7 +7,7 @@ from typing import Any
 
 from spn import tracking
 from spn.config import Params
-from spn.files import write_json
+from spn.files import write_bytes, write_json
 from spn.notes import RECIPE, Notes
 from spn.paths import (
     COMPLETED,
@@ -36,8 +36,10 @@ from spn.pipeline.reading import (
     read_reconstruction,
     read_stage_metrics,
 )
+from spn.pipeline.shown import finished_samples
 from spn.provenance import load_verb, recipe_digest, record_recipe, trial_recipe
 from spn.report.curves import plot_curves
+from spn.report.pictures import draw_grid
 from spn.report.tables import statement
 
 
@@ -68,6 +70,10 @@ def record(
     files = _pictures(params, chain, results) | {PARAMS.name: params_file}
     with tempfile.TemporaryDirectory() as folder:
         files[CURVES] = Path(folder, CURVES)
+        if params.chains[chain].views:
+            files[PICTURE] = Path(folder, PICTURE)
+            images = finished_samples(params, chain, results)
+            write_bytes(files[PICTURE], draw_grid(images, params.data.white_level))
         plot_curves(params, {name: notes[name]["history"] for name in names}, files[CURVES], [chain])
         run_id = tracking.record_chain(
             store,
@@ -99,13 +105,14 @@ def _other_figures(params: Params, chain: str, digest: str, results: Path) -> di
 def _pictures(params: Params, chain: str, results: Path) -> dict[str, Path]:
     """Name the pictures of a chain alike for all chains; MLflow compares files of the same name, but none in folders.
 
-    `samples.png` are the finished samples, `samples_1.png` those after the first stage, and so on.
+    `samples.png` are the finished samples (but for a mixture of orders), `samples_1.png` those after the first stage,
+    and so on.
     """
     after = [samples_path(chain, stage, results).with_name(PICTURE) for stage in params.chains[chain].stages]
     pictures = {PICTURE: after[-1]} | {f"samples_{place}.png": path for place, path in enumerate(after, start=1)}
     if (codes := params.codes(chain)) is not None:
         pictures[RECONSTRUCTIONS] = stage_folder(codes, results) / RECONSTRUCTIONS
-    if params.completion is not None:
+    if params.is_completed(chain):
         pictures[COMPLETED] = completion_path(chain, results).with_name(COMPLETED)
     return pictures
 

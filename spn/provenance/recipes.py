@@ -24,6 +24,7 @@ CODE = {
     "evaluate": ("pipeline/evaluate.py:evaluate",),
     "sample_stage": ("pipeline/sample_stage.py:sample_stage",),
     "summarise": ("pipeline/summarise.py:summarise",),
+    "mix_orders": ("pipeline/mix_orders.py:mix_orders",),
     "export": ("pipeline/export.py:export",),
     "complete_chain": ("pipeline/complete_chain.py:complete_chain",),
     "codec": ("pipeline/codec.py:codec",),
@@ -280,14 +281,17 @@ def sampled_label(
 
 
 def summary_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
-    """Resolve everything that decides the figures of a chain."""
-    return {
+    """Resolve everything that decides the figures of a chain: sums of its stages', or of a mixture of orders."""
+    stages, views = params.chains[chain].stages, params.chains[chain].views
+    recipe = {
         "chain": chain,
-        "stages": {
-            stage: recipe_digest(evaluation_recipe(params, stage, data_digest)) for stage in params.chains[chain].stages
-        },
+        "stages": {stage: recipe_digest(evaluation_recipe(params, stage, data_digest)) for stage in stages},
         "code_digest": verb_digest("summarise"),
     }
+    if not views:
+        return recipe
+    code = {stage: verb_digest("mix_orders", params.stages[stage]) for stage in stages}
+    return recipe | {"views": list(views), "code_digest": code}
 
 
 def export_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
@@ -350,7 +354,9 @@ def _drawn(params: Params, chains: Sequence[str], data_digest: str) -> Recipe:
     names = dict.fromkeys(name for chain in chains if (name := params.codes(chain)) is not None)
     codes = {name: recipe_digest(codes_recipe(params, name, data_digest)) for name in names}
     drawn = {
-        chain: recipe_digest(completion_recipe(params, chain, data_digest)) for chain in chains if params.completion
+        chain: recipe_digest(completion_recipe(params, chain, data_digest))
+        for chain in chains
+        if params.is_completed(chain)
     }
     coded = {
         chain: recipe_digest(codec_recipe(params, chain, data_digest)) for chain in chains if params.is_coded(chain)

@@ -180,12 +180,11 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
         ),
         rate_path(chain): Result(rate_path(chain), lambda digest: codec_recipe(params, chain, digest), (model,)),
     }
-    figures = tuple(map(metrics_path, stages))
     codes = params.codes(chain)
     networks = (*stages, *([] if codes is None else [codes]))
     return [
         *results,
-        Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), figures),
+        Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), *_figures(params, chain)),
         Result(
             model,
             lambda digest: export_recipe(params, chain, digest),
@@ -203,9 +202,19 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
 def _tried(params: Params, chain: str) -> list[Path]:
     """List what is made with a chain's model file, where params.yaml asks for it."""
     return [
-        *([completion_path(chain)] if params.completion else []),
+        *([completion_path(chain)] if params.is_completed(chain) else []),
         *([rate_path(chain)] if params.is_coded(chain) else []),
     ]
+
+
+def _figures(params: Params, chain: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return what a chain's figures are made from, and the files written with them."""
+    stages = params.chains[chain].stages
+    figures = tuple(map(metrics_path, stages))
+    if not params.chains[chain].views:
+        return figures, ()
+    read = dict.fromkeys(read_path(params, stage) for stage in stages)
+    return (*figures, *read, *map(checkpoint_path, stages)), (NATS,)
 
 
 def audit(params: Params, sources: Path = SOURCES) -> Audit:

@@ -26,7 +26,9 @@ from spn.report.tables import (
     bits_text,
     chain_text,
     is_of_codes,
+    mixture_text,
     of_pixels,
+    shares_of,
     statement,
     total_text,
 )
@@ -92,7 +94,7 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
     """
     chain_metrics = of_pixels(chain_metrics)
     unit = f"bits/{'code' if any(map(is_of_codes, chain_metrics.values())) else 'dim'}"
-    styles = {name: style for name, style in _styles(params).items() if _has(chain_metrics, name)}
+    styles = {name: style for name, style in _bar_styles(params, chain_metrics).items() if _has(chain_metrics, name)}
     longest = max(metrics["bits_per_dim"] for metrics in chain_metrics.values())
     legend_columns = _legend_columns(styles, BARS_WIDTH)
     height = 0.45 * len(chain_metrics) + 1.4 + 0.2 * math.ceil(len(styles) / legend_columns)
@@ -115,7 +117,7 @@ def plot_bits_per_dim(params: Params, chain_metrics: ChainMetrics, path: Path) -
 
 
 def _has(chain_metrics: ChainMetrics, stage: str) -> bool:
-    return any(stage in metrics["stages"] for metrics in chain_metrics.values())
+    return any(stage in shares_of(metrics) for metrics in chain_metrics.values())
 
 
 def _styles(params: Params) -> Styles:
@@ -125,6 +127,12 @@ def _styles(params: Params) -> Styles:
         times, colour = divmod(index, len(COLOURS))
         styles[name] = COLOURS[colour], MARKERS[(index + times) % len(MARKERS)], HATCHES[times % len(HATCHES)]
     return styles
+
+
+def _bar_styles(params: Params, chain_metrics: ChainMetrics) -> Styles:
+    """Return the styles of stages, and of mixtures of orders, which are no sums of these."""
+    mixtures = (mixture_text(metrics) for metrics in chain_metrics.values() if "views" in metrics)
+    return _styles(params) | dict.fromkeys(mixtures, ("0.6", MARKERS[0], HATCHES[0]))
 
 
 def _legend_columns(names: Iterable[str], width: float) -> int:
@@ -157,7 +165,7 @@ def _curve_panel(panel: Axes, title: str, histories: dict[str, History], styles:
 
 def _stacked_bar(axes: Axes, row: int, metrics: Mapping[str, Any], styles: Styles, longest: float) -> None:
     left = 0.0
-    for name, stage in metrics["stages"].items():
+    for name, stage in shares_of(metrics).items():
         share = stage["bits_per_dim"]
         colour, _, hatch = styles[name]
         look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white"}

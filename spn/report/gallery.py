@@ -140,7 +140,7 @@ def _chain(params: Params, chain: str, metrics: Mapping[str, Any], gallery: Gall
     unit = "bits per code" if is_of_codes(metrics) else "bits/dim"
     said = f"{chain_text(chain, metrics)}: {total_text(metrics)} {unit}{', an upper bound' * bounds}"
     tempered = f"<p>{TEMPERED.format(unit=unit)}</p>\n" * bool(section.temperature or section.top_k)
-    samples = _scored(params, "sample", shown.after[section.stages[-1]], shown.bits, shown.tags, bounds)
+    samples = _scored(params, "sample", list(shown.after.values())[-1], shown.bits, shown.tags, bounds)
     real = _scored(params, "test image", gallery.real, shown.real_bits, shown.real_tags, bounds)
     return (
         f"<p>{escape(said)}, over the test split.</p>\n{_strip(params, chain, shown)}{tempered}"
@@ -169,7 +169,7 @@ def _first_slices(params: Params, chain: str, shown: Shown) -> Images | None:
     """Cut out what the first stages generate if it is the first slice alone."""
     alone: Images | None = None
     for stage, images in shown.after.items():
-        if params.stages[stage].slices != "first" or params.codes(chain) is not None:
+        if stage not in params.stages or params.stages[stage].slices != "first" or params.codes(chain) is not None:
             break
         alone = split_slices(images, params.stages[stage].scale_factor)[:, 0, 0]
     return alone

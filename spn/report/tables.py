@@ -70,7 +70,9 @@ def metrics_tree(params: Params, chain_metrics: ChainMetrics, pictured: Pictured
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
     figures: dict[str, Any] = {key: metrics[key] for key in ("bits_per_dim", "standard_error")}
-    if len(metrics["stages"]) > 1:
+    if "views" in metrics:
+        figures["views"] = {view: each["bits_per_dim"] for view, each in metrics["views"].items()}
+    elif len(metrics["stages"]) > 1:
         figures["stages"] = {name: stage["bits_per_dim"] for name, stage in metrics["stages"].items()}
     figures["num_parameters"] = metrics["num_parameters"]
     plain = {"estimate": "exact", "conditioning": "none", "dims": "sub-pixels"}
@@ -113,12 +115,23 @@ def is_bound(metrics: Mapping[str, Any]) -> bool:
 
 
 def chain_text(chain: str, metrics: Mapping[str, Any]) -> str:
-    """Return the name of a chain, with remarks if it is conditional, or generates codes instead of pixels."""
+    """Return a chain's name, remarking if it is a mixture of orders, conditional, or generates codes and no pixels."""
     remarks = [
+        *([mixture_text(metrics)] if "views" in metrics else []),
         *([f"{metrics['conditioning']}-conditional"] if metrics["conditioning"] != "none" else []),
         *([metrics["dims"]] if is_of_codes(metrics) else []),
     ]
     return f"{chain} ({', '.join(remarks)})" if remarks else chain
+
+
+def mixture_text(metrics: Mapping[str, Any]) -> str:
+    """Say of how many orders a chain is a mixture."""
+    return f"mixture of {len(metrics['views'])} orders"
+
+
+def shares_of(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the figures that add up to a chain's: those of its stages, or the whole of a mixture of orders."""
+    return {mixture_text(metrics): metrics} if "views" in metrics else metrics["stages"]
 
 
 def is_of_codes(metrics: Mapping[str, Any]) -> bool:
@@ -157,10 +170,25 @@ def table_rows(chain_metrics: ChainMetrics) -> list[tuple[str, ...]]:
             total_text(metrics),
             f"{metrics['num_parameters']:,}",
             *(_three_digits(metrics.get(key)) for key in _SPEEDS),
-            " + ".join(f"{bits_text(stage)} {name}" for name, stage in metrics["stages"].items()),
+            _parts_text(metrics),
         )
         for chain, metrics in chain_metrics.items()
     ]
+
+
+def _parts_text(metrics: Mapping[str, Any]) -> str:
+    """Write what adds up to a chain's figure, or what a mixture of orders mixes."""
+    if "views" in metrics:  # never a bound
+        return "mixed: " + ", ".join(f"{view['bits_per_dim']:.4f} {name}" for name, view in metrics["views"].items())
+    return " + ".join(f"{bits_text(stage)} {name}" for name, stage in metrics["stages"].items())
+
+
+def mixture_lines(chain_metrics: ChainMetrics) -> list[str]:
+    """Say what the figures of mixtures of orders are; nothing if there are none."""
+    names = [chain for chain, metrics in chain_metrics.items() if "views" in metrics]
+    if not names:
+        return []
+    return [f"{', '.join(names)}: the mean law of several orders of one network, exact; no figure of a single order"]
 
 
 def _three_digits(value: float | None) -> str:
@@ -233,6 +261,7 @@ def note_lines(params: Params, chain_metrics: ChainMetrics) -> list[str]:
     return [
         *draw_lines(chain_metrics),
         *code_lines(chain_metrics),
+        *mixture_lines(chain_metrics),
         *trial_lines(params, chain_metrics),
         *gap_lines(params, chain_metrics),
     ]
@@ -260,7 +289,7 @@ def shares_csv(chain_metrics: ChainMetrics) -> str:
     shares = (
         (f"{chain_text(chain, metrics)}{' (bound)' * is_bound(metrics)}", name, stage["bits_per_dim"])
         for chain, metrics in of_pixels(chain_metrics).items()
-        for name, stage in metrics["stages"].items()
+        for name, stage in shares_of(metrics).items()
     )
     return _csv(("chain", "stage", "bits_per_dim"), shares)
 

@@ -62,9 +62,12 @@ def score(
     options: ScoreOptions = {"label": only if caption is None else caption, "exact": exact}
     if batch_size is not None:
         options["batch_size"] = batch_size
-    nats = trained.nats(images, per="stage", **options)
+    if trained.views and maps is not None:
+        raise InputError(f"--map: expected a chain of one order, got {trained.chain}, a mixture of orders")
+    # Of a mixture of orders there is only the figure of whole images.
+    nats = {} if trained.views else trained.nats(images, per="stage", **options)
     stages = {name: bits_per_dim(each, trained.num_dims) for name, each in nats.items()}
-    total = np.sum(list(stages.values()), axis=0)
+    total = np.sum(list(stages.values()), axis=0) if stages else trained.bits_per_dim(images, **options)
     white = trained.params.data.white_level
     if maps is not None:
         bits = trained.nats(images, per="pixel", **options) / np.log(2)
@@ -80,6 +83,8 @@ def score(
 
 def _unit(model: ChainModel) -> str:
     unit = "bits/dim" if model.first_stage is None else "bits/code"
+    if model.views:
+        return f"{unit} (mixture of {len(model.views)} orders)"
     return f"{unit} (upper bound)" if model.is_bound else unit
 
 

@@ -39,6 +39,7 @@ def first_stage_card(first_stage: str, metrics: Mapping[str, Any]) -> str:
 def _sentence(metrics: Mapping[str, Any], statement: str) -> str:
     conditioning = metrics["conditioning"]
     given = "" if conditioning == "none" else f", given each image's {conditioning}"
+    given += f", a mixture of {len(metrics['views'])} orders" if "views" in metrics else ""
     return f"**{_bits(metrics)} {_unit(metrics)}**{given}: {statement}"
 
 

@@ -68,12 +68,13 @@ def record_chain(
 
 
 def _identity(chain: str, metrics: Mapping[str, Any]) -> dict[str, str]:
-    digests = [str(stage["recipe_digest"]) for stage in metrics["stages"].values()]
+    digests = [str(stage["recipe_digest"]) for stage in metrics["stages"].values()] + list(metrics.get("views", ()))
     return {"kind": "chain", "chain_digest": hashlib.sha256(json.dumps([chain, *digests]).encode()).hexdigest()}
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     figures = {f"{FIGURE}.{name}": float(stage["bits_per_dim"]) for name, stage in metrics["stages"].items()}
+    figures |= {f"{FIGURE}.{view}": float(each["bits_per_dim"]) for view, each in metrics.get("views", {}).items()}
     return figures | {key: value for key, value in numbers(metrics).items() if key != FIGURE}
 
 
@@ -81,7 +82,13 @@ def _tags(chain: str, metrics: Mapping[str, Any], recipes: Mapping[str, Recipe])
     """Return the tags by which the run is found."""
     of_stages = [labels(recipes[stage]) for stage in metrics["stages"]]
     distinct = {key: ", ".join(dict.fromkeys(each[key] for each in of_stages)) for key in of_stages[0]}
-    return distinct | {"chain": chain} | {key: metrics[key] for key in ("split", "estimate", "conditioning", "dims")}
+    mixture = {"views": ", ".join(metrics["views"])} if "views" in metrics else {}
+    return (
+        distinct
+        | mixture
+        | {"chain": chain}
+        | {key: metrics[key] for key in ("split", "estimate", "conditioning", "dims")}
+    )
 
 
 def _params(stages: Sequence[str], recipes: Mapping[str, Recipe], taken: Mapping[str, int]) -> dict[str, Any]:
@@ -97,6 +104,9 @@ def _params(stages: Sequence[str], recipes: Mapping[str, Recipe], taken: Mapping
 def _section(recipe: Recipe, taken: int | None) -> dict[str, Any]:
     """Return the section of a network from its recipe, with the training of the trial that was taken."""
     cells = {key: recipe["plan"][key] for key in _CELLS} if "plan" in recipe else {}
+    targets = recipe["plan"]["targets"] if "plan" in recipe else []
+    if targets != sorted(targets):
+        cells["order"] = targets
     training = recipe["training"] if taken is None else recipe["trials"][str(taken)]
     own = {key: value for key, value in recipe.items() if key not in _UNREADABLE}
     return cells | own.pop("first_stage", {}) | own | {"training": training}

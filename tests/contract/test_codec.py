@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from contract import SMALL, Problem, build_problem, chains
+from contract import SMALL, Problem, build_problem, chains, ordered_chains
 from families import SECTIONS
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from spn.codec.encoder import Stream, encode_images
 from spn.config import FamilySection, InputError
 from spn.image import split_slices
 
-CHAINS = chains(2, 4)
+CHAINS = chains(2, 4) | ordered_chains(2, 4)
 FAMILIES: dict[str, FamilySection] = {"spn": SMALL, **SECTIONS}
 COUNT = 5
 BITS_OF_A_STREAM = 64

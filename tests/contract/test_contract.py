@@ -3,7 +3,7 @@
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import contract
 import pytest
@@ -20,6 +20,7 @@ from contract import (
     Problem,
     build_problem,
     chains,
+    ordered_chains,
     three_way,
 )
 
@@ -28,7 +29,7 @@ from spn.generation import WholePasses, build_steps, keyed_uniforms, replay, wal
 from spn.image import split_slices
 from spn.models import Model
 
-CHAINS = chains(1, 2) | {"three_way": three_way()}
+CHAINS = chains(1, 2) | ordered_chains(1, 2) | {"three_way": three_way()}
 
 # (chain, channels, intensity, where the context enters): every kind of stage, every pair of the other three.
 WIDE = (
@@ -48,11 +49,17 @@ WIDE = (
     ("size_then_raster", 1, "embedded", "both"),
     ("uneven", 1, "scaled", "both"),
     ("three_way", 1, "scaled", "both"),
+    ("diagonal", 1, "scaled", "both"),
+    ("diagonal", 3, "embedded", "transformer"),
+    ("diagonal_multidimensional", 1, "embedded", "pixelcnn"),
+    ("orders_mixed", 1, "scaled", "both"),
+    ("diagonal_rest_before_first", 1, "embedded", "transformer"),
+    ("column_then_raster", 1, "scaled", "pixelcnn"),
 )
 
 # (chain, shape, bits): images of which there are at most 4,096.
 TINY = (
-    *((name, (2, 2, 1), 2) for name in chains(1, 2)),
+    *((name, (2, 2, 1), 2) for name in chains(1, 2) | ordered_chains(1, 2)),
     ("three_way", (2, 2, 1), 3),
     ("raster", (1, 2, 3), 2),
     ("depth", (1, 2, 3), 2),
@@ -88,7 +95,7 @@ def tiny_problem(name: str, shape: tuple[int, int, int], bits: int) -> Problem:
     return build_problem(chain, shape, bits)
 
 
-FAST = ("raster", "depth", "multidimensional", "low_before_rest")
+FAST = ("raster", "depth", "multidimensional", "low_before_rest", "orders_mixed")
 """Chains that the fast tests check."""
 WIDE_CASES = [pytest.param(case, marks=[pytest.mark.slow] * (case[0] not in FAST)) for case in WIDE]
 
@@ -111,12 +118,13 @@ def test_probabilities_of_everything_sum_to_one(check: Check, case: tuple[str, t
     check(tiny_problem(*case))
 
 
+@pytest.mark.parametrize("order", ["raster", "diagonal"])
 @pytest.mark.parametrize("scale_factor", [3, 4])
-def test_larger_scale_factors(scale_factor: int) -> None:
+def test_larger_scale_factors(scale_factor: int, order: Literal["raster", "diagonal"]) -> None:
     chain = {
         "first": Part(scale_factor, "first", (0, 1)),
-        "rest": Part(scale_factor, "rest", (0, 1)),
-        "low": Part(scale_factor, "all", (1, 2)),
+        "rest": Part(scale_factor, "rest", (0, 1), order),
+        "low": Part(scale_factor, "all", (1, 2), order),
     }
     problem = build_problem(chain, (scale_factor, 2 * scale_factor, 1), 2)
     for check in (*STAGE_CHECKS, contract.check_causality, contract.check_walk, contract.check_cached_walk):

@@ -20,6 +20,7 @@ from contract import (
     build_problem,
     chains,
     check_frequencies,
+    ordered_chains,
     resolve,
 )
 from experiment import tiny_params, write_params
@@ -33,12 +34,13 @@ from spn.evaluation.check import check_stage
 
 pytestmark = pytest.mark.slow
 
-CHAINS = chains(1, 2)
+CHAINS = chains(1, 2) | ordered_chains(1, 2)
 MIXTURE = SMALL.model_copy(update={"law": "mixture", "mixtures": 2})
 
 
 def stages() -> list[Problem]:
-    return [resolve(CHAINS["multidimensional"], (4, 4, 3), 2), resolve(CHAINS["low_before_rest"], (4, 4, 1), 2)]
+    names = {"multidimensional": (4, 4, 3), "low_before_rest": (4, 4, 1), "orders_mixed": (4, 4, 1)}
+    return [resolve(CHAINS[name], shape, 2) for name, shape in names.items()]
 
 
 def models() -> list[Problem]:
@@ -46,7 +48,8 @@ def models() -> list[Problem]:
 
 
 def samples() -> list[Problem]:
-    return [build_problem(CHAINS["multidimensional"], (2, 4, 1), 2), build_problem(CHAINS["raster"], (1, 2, 3), 2)]
+    names = {"multidimensional": (2, 4, 1), "raster": (1, 2, 3), "orders_mixed": (2, 4, 1)}
+    return [build_problem(CHAINS[name], shape, 2) for name, shape in names.items()]
 
 
 def tiny() -> list[Problem]:
@@ -55,6 +58,7 @@ def tiny() -> list[Problem]:
         build_problem(CHAINS["depth"], (1, 3, 1), 2),
         build_problem(CHAINS["raster"], (1, 1, 3), 2),
         build_problem(CHAINS["low_before_rest"], (2, 2, 1), 2, MIXTURE),
+        build_problem(CHAINS["orders_mixed"], (2, 2, 1), 2),
     ]
 
 
@@ -127,6 +131,9 @@ CAUGHT_BY: dict[Plant, set[str]] = {
     # `hidden_bits_leak` believes the plan.
     planted.plan_knows_what_comes_later: SHOWS_TOO_MUCH - {"hidden_bits_leak"},
     planted.later_slices_in_the_causal_window: SHOWS_TOO_MUCH,
+    planted.later_slices_in_the_window_of_an_order: SHOWS_TOO_MUCH,
+    # Normalised: it is a likelihood, but of raster order.
+    planted.slices_before_in_raster_order: SHOWS_TOO_MUCH - {"chain_mass"},
     planted.low_bits_shown_to_the_high_bit_stage: SHOWS_TOO_MUCH,
     planted.high_bits_shown_that_come_later: SHOWS_TOO_MUCH - {"samples_replay"},
     planted.window_shifted_onto_the_target: SHOWS_TOO_MUCH,
@@ -163,7 +170,7 @@ def checked() -> list[str]:
     """Run `spn check` on every stage of small chains, with mixtures in the second, and on these chains."""
     lines = []
     for (name, section), problem in zip(
-        (("multidimensional", SMALL), ("low_before_rest", MIXTURE)), stages(), strict=True
+        (("multidimensional", SMALL), ("low_before_rest", MIXTURE), ("orders_mixed", SMALL)), stages(), strict=True
     ):
         lines += [check_stage(plan, problem.shape, section, seed=1) for plan in problem.plans]
         sections = dict.fromkeys(CHAINS[name], section)

@@ -20,6 +20,7 @@ Jobs = dict[str, Any]
 """Jobs by the names of their logs, and the recipes of what they make."""
 
 OTHERS: dict[str, tuple[object, ...]] = {
+    "chains.*.views": (("identity", "rotate"),),
     "data.channels": (1, 3),
     "data.class_names": (("one", "two", "four"),),
     "data.filter": ("box", "lanczos"),
@@ -51,6 +52,7 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "stages.*.model.heads": (1, 2),
     "stages.*.model.intensity": ("scaled", "embedded"),
     "stages.*.model.law": ("softmax", "mixture"),
+    "stages.*.order": ("diagonal", "raster"),
     "stages.*.slices": ("first", "all"),
     "*stages.*.training.clip_norm": (2.0,),
     "*stages.*.training.precision": ("float32", "bfloat16"),

@@ -24,6 +24,7 @@ from spn.layers import (
 from spn.likelihood import Categorical
 from spn.models import Context, Steps, spn
 from spn.models.spn import SubscalePixelNetwork, SubscaleSteps
+from spn.stages import ordered
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -191,6 +192,18 @@ def plan_knows_what_comes_later(patch: pytest.MonkeyPatch) -> None:
 
 def later_slices_in_the_causal_window(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("spn.stages.cells.causal_offsets", window_offsets)
+
+
+def later_slices_in_the_window_of_an_order(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        "spn.stages.ordered._earlier",
+        lambda plan: torch.ones(*[plan.scale_factor] * 4, dtype=torch.bool).tolist(),
+    )
+
+
+def slices_before_in_raster_order(patch: pytest.MonkeyPatch) -> None:
+    sound = ordered._earlier
+    patch.setattr(ordered, "_earlier", lambda plan: sound(replace(plan, targets=tuple(sorted(plan.targets)))))
 
 
 def low_bits_shown_to_the_high_bit_stage(patch: pytest.MonkeyPatch) -> None:

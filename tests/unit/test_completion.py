@@ -20,9 +20,10 @@ CHAINS = {
     "size": ["first", "rest"],
     "multidimensional": ["first_high", "rest_high", "low"],
     "then_raster": ["first_high", "rest_high", "raster_low"],
+    "diagonal": ["first_high", "diagonal_rest", "diagonal_low"],
 }
-UPSCALED = ["subscale", "depth", "size", "multidimensional", "then_raster"]
-DEEPENED = ["depth", "multidimensional", "then_raster"]
+UPSCALED = ["subscale", "depth", "size", "multidimensional", "then_raster", "diagonal"]
+DEEPENED = ["depth", "multidimensional", "then_raster", "diagonal"]
 
 
 def every_chain() -> dict[str, Any]:
@@ -39,6 +40,8 @@ def every_chain() -> dict[str, Any]:
     }
     for name, (size, slices, bits) in cells.items():
         raw["stages"][name] = part | {"scale_factor": size, "slices": slices, "bits": bits}
+    raw["stages"]["diagonal_rest"] = raw["stages"]["rest_high"] | {"order": "diagonal"}
+    raw["stages"]["diagonal_low"] = part | {"slices": "all", "bits": [2, 4], "order": [[0, 0], [1, 0], [1, 1], [0, 1]]}
     return raw | {"chains": {name: {"stages": stages} for name, stages in CHAINS.items()}}
 
 

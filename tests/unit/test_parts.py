@@ -13,7 +13,7 @@ from perturbed import bases
 from torch import Tensor
 
 from spn.config import InputError, SpnSection, StagePlan, tile
-from spn.config.tiling import SliceSelection
+from spn.config.tiling import Order, SliceSelection
 from spn.data import resident
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import SPLITS, Layout, Origin, Split
@@ -40,6 +40,7 @@ class Part:
 
     def __init__(self, scale_factor: int, slices: SliceSelection, bits: tuple[int, int]) -> None:
         self.scale_factor, self.slices, self.bits = scale_factor, slices, bits
+        self.order: Order = "raster"
 
 
 def plans_of(parts: list[Part], image_bits: int) -> dict[str, StagePlan]:

@@ -84,6 +84,7 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
     "imagebart": (no_files, {}),
     "scales": (no_files, {}),
     "ablations": (no_files, {}),
+    "orders": (no_files, {}),
     "multidimensional": (cifar10, {"validation": 10}),
     "cifar10": (cifar10, {"validation": 10}),
     "pixelcnn_pp": (cifar10, {"validation": 10}),

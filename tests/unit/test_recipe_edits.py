@@ -129,8 +129,9 @@ TUNING: dict[str, Edit] = {
 }
 """Edits that only make stages with trials train again."""
 
-TUNED, SCALE = "with trials", "a scale"
-"""Stand for a stage with trials, and for a scale of a diffusion, both of family spn and law softmax."""
+TUNED, SCALE, ORDERED = "with trials", "a scale", "an order"
+"""Stand for a stage with trials, a scale of a diffusion, and a stage with an order of slices, all of family spn and law
+softmax."""
 FIRST_STAGE = "a first stage"
 
 SCIENCE_OF_CODES: dict[str, tuple[Edit, set[str]]] = {
@@ -138,9 +139,11 @@ SCIENCE_OF_CODES: dict[str, tuple[Edit, set[str]]] = {
     "the bound": (("stages/scale.py", "law.expected_log_prob", "2 * law.expected_log_prob"), {SCALE}),
     "the quantiser": (("first_stages/quantiser.py", ".argmin(-1)", ".argmax(-1)"), {FIRST_STAGE}),
     "the loss of a first stage": (("stages/reconstruction.py", "self.progress)", "1.0)"), {FIRST_STAGE}),
+    "an order": (("stages/ordered.py", "known | own", "own | known"), {ORDERED}),
     "the spacing": (("first_stages/spacing.py", "num_steps + 1", "num_steps + 2"), set()),
 }
-"""Edits that make scales or first stages train again. (A stage of codes has the spacing as a root of its own.)"""
+"""Edits that make scales, stages with an order or first stages train again. (A stage of codes has the spacing as a root
+of its own.)"""
 
 OF_FIRST_STAGES = {"the stage", "the windows", "the batches", "the seeds", "the step", "the optimiser", "averaging"}
 """Edits of `SCIENCE` that make first stages train again too."""
@@ -165,6 +168,7 @@ def digests():
 
     found = {f"{family}/{law}": train(kind="cells", family=family, law=law) for family, law in kinds}
     found |= {"a scale": train(kind="scale", family="spn", law="softmax")}
+    found |= {"an order": train(kind="ordered", family="spn", law="softmax")}
     found |= {"a first stage": train(kind="reconstruction")}
     return found | {"with trials": code.code_digest(*CODE["tune"], kind="cells", family="spn", law="softmax")}
 
@@ -205,7 +209,7 @@ def test_maintenance_leaves_every_recipe_as_it_is(changed: dict[str, set[str]], 
 def test_science_makes_just_its_own_stages_train_again(changed: dict[str, set[str]], edit: str) -> None:
     _, families, laws = SCIENCE[edit]
     expected = {f"{family}/{law}" for family in families for law in laws}
-    expected |= {SCALE} if "spn/softmax" in expected else set()
+    expected |= {SCALE, ORDERED} if "spn/softmax" in expected else set()
     expected |= {FIRST_STAGE} if edit in OF_FIRST_STAGES else set()
     assert changed[edit] == expected | ({TUNED} if "spn/softmax" in expected else set())
 
@@ -216,7 +220,5 @@ def test_what_chooses_among_trials_makes_just_tuned_stages_train_again(changed: 
 
 
 @pytest.mark.parametrize("edit", SCIENCE_OF_CODES)
-def test_science_of_codes_makes_just_scales_or_first_stages_train_again(
-    changed: dict[str, set[str]], edit: str
-) -> None:
+def test_science_of_other_kinds_makes_just_these_train_again(changed: dict[str, set[str]], edit: str) -> None:
     assert changed[edit] == SCIENCE_OF_CODES[edit][1]

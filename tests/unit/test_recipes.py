@@ -233,7 +233,7 @@ def test_a_verb_runs_its_own_code_and_what_its_section_chooses(monkeypatch: pyte
     model = PixelSnailSection(family="pixelsnail", width=8, blocks=1, law="softmax")
     train = ("training/step.py:Learner",)
     chosen = {"kind": "cells", "family": "pixelsnail", "law": "softmax"}
-    stage = StageSection.model_construct(model=model)
+    stage = StageSection.model_construct(scale_factor=1, slices="all", model=model)
     data = data_section(source="digits", name="digits", bits=5, validation=2, test=3)
     preprocess = ("data/preprocess.py:write_slices", "config/data.py:DigitsData")
     assert verb_digest("summarise") == code_digest("pipeline/summarise.py:summarise")

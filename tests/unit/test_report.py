@@ -441,6 +441,34 @@ def test_a_bound_is_nowhere_shown_as_exact(tmp_path: Path, figures: dict[str, Fi
     assert text_table(make_params(tmp_path, DIGITS), metrics).splitlines()[-1].startswith("upper bounds (≤), over")
 
 
+def test_a_mixture_of_orders_is_nowhere_shown_as_a_sum_or_a_single_order(
+    tmp_path: Path, figures: dict[str, Figure]
+) -> None:
+    metrics = make_metrics()
+    metrics["depth"] |= {
+        "bits_per_dim": 2.2,
+        "views": {"identity": {"bits_per_dim": 2.3}, "rotate": {"bits_per_dim": 2.25}},
+    }
+    written = write_small_report(tmp_path, DIGITS, metrics)
+    said = "depth (mixture of 2 orders)"
+    _, _, depth, _, note, _ = text_table(make_params(tmp_path, DIGITS), metrics).splitlines()
+    assert depth.startswith(said)
+    assert depth.endswith("mixed: 2.3000 identity, 2.2500 rotate")
+    assert note.startswith("depth: the mean law of several orders of one network, exact")
+    page = (written / "plots/gallery.html").read_text()
+    assert page.count(said) >= 2  # in the table, and above its samples
+    assert note in page
+    compared = json.loads((written / "metrics.json").read_text())["depth"]
+    assert compared["views"] == {"identity": 2.3, "rotate": 2.25}
+    assert "stages" not in compared
+    with (written / "plots/bits_per_dim.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["chain"].startswith("depth")]
+    assert rows == [{"chain": said, "stage": "mixture of 2 orders", "bits_per_dim": "2.2"}]
+    (axes,) = figures["bits_per_dim"].axes
+    assert said in [label.get_text() for label in axes.get_yticklabels()]
+    assert {"2.200"} <= {text.get_text() for text in axes.texts}
+
+
 @pytest.mark.parametrize(
     ("data", "num_images", "said"),
     [

@@ -54,7 +54,7 @@ def of_models(params: Params, chains: Sequence[str]) -> set[str]:
 
 
 def of_completions(params: Params, chains: Sequence[str]) -> set[str]:
-    return with_record("complete_chain", chains if params.completion else ())
+    return with_record("complete_chain", [chain for chain in chains if params.is_completed(chain)])
 
 
 def of_codecs(params: Params, chains: Sequence[str]) -> set[str]:
@@ -105,6 +105,12 @@ def with_its_chains(params: Params, key: list[str]) -> set[str]:
     return set().union(*(after_stage(params, ["stages", stage]) for stage in stages))
 
 
+def of_order(params: Params, key: list[str]) -> set[str]:
+    """A stage of several slices."""
+    section = params.stages[key[1]]
+    return set() if section.scale_factor == 1 or section.slices == "first" else after_stage(params, key)
+
+
 def cuts(params: Params) -> dict[int, set[int]]:
     """Where the bits of images are cut, by the scale factors that chains use: files of slices have the same images."""
     used = (params.stages[stage] for chain in params.chains.values() for stage in chain.stages)
@@ -151,6 +157,11 @@ def of_chain(params: Params, key: list[str]) -> set[str]:
     return {"report"}.union(*(after_stage(params, ["stages", stage]) for stage in params.chains[key[1]].stages))
 
 
+def of_views(params: Params, key: list[str]) -> set[str]:
+    """The figure of a chain, and what shows it."""
+    return {f"{verb}/{key[1]}" for verb in ("summarise", "export", "record")} | {"report"}
+
+
 def of_classes(params: Params, key: list[str]) -> set[str]:
     """Other classes: labels in the data, and the stages that are conditioned on them."""
     conditional = [name for name, stage in params.stages.items() if stage.conditioning != "none"]
@@ -182,6 +193,7 @@ LEAVES: dict[str, Scope] = {
     "stages.*.scale_factor": with_its_chains,
     "stages.*.bits": with_its_chains,
     "stages.*.slices": after_stage,  # where S = 1, the first slice is all of them
+    "stages.*.order": of_order,
     "stages.*.class_conditional": of_class,
     "stages.*.captioned": of_class,
     "stages.*.model.*": after_stage,
@@ -197,6 +209,7 @@ LEAVES: dict[str, Scope] = {
     "export.*": of_export,
     "data.licence": of_export,
     "chains.*.stages": of_chain,
+    "chains.*.views": of_views,
     "chains.*.temperature.*": after_sampling,
     "chains.*.top_k.*": after_sampling,
     "sampling.num_images": all_samples,
@@ -273,13 +286,13 @@ def fields_of(section: type[Section]) -> set[str]:
 
 
 TRAINING, GENERATING = ("train", "tune"), ("sample_stage", "complete_chain", "codec")
-STAGE_VERBS = (*TRAINING, "evaluate", "export", *GENERATING)
+STAGE_VERBS = (*TRAINING, "evaluate", "mix_orders", "export", *GENERATING)
 DRAWING = ("sample_stage", "complete_chain")
-NETWORKS = (*TRAINING, "evaluate", "export", "sample_stage", "codec")
+NETWORKS = (*TRAINING, "evaluate", "mix_orders", "export", "sample_stage", "codec")
 """Verbs that make networks of sections; `complete_chain` has them from the model file, whose recipe has their code."""
 READING = ("evaluate", "export", "sample_stage", "report")
-SCORING = ("evaluate", "export", *GENERATING)
-KINDS: tuple[StageKind, ...] = ("cells", "scale")
+SCORING = ("evaluate", "mix_orders", "export", *GENERATING)
+KINDS: tuple[StageKind, ...] = ("cells", "ordered", "scale")
 FIRST_STAGE_VERBS = ("train", "extract_codes")
 SHIFTED, STACKED = ("pixelcnn_pp", "pixelsnail"), ("spn", "gated_pixelcnn")
 EMBEDDED = (*STACKED, *SHIFTED)
@@ -330,10 +343,10 @@ MODULES: dict[str, Row] = {
     "data/preprocess.py": Row(("preprocess",)),
     "data/digest.py": of_source(*FILES),
     "data/hdf5.py": Row((*SCORING, "report"), first=("extract_codes",)),
-    "data/images.py": Row(("sample_stage", "report")),
+    "data/images.py": Row(("sample_stage", "record", "report")),
     "data/layout.py": Row(("preprocess", *SCORING, "report"), first=("extract_codes",)),
     "data/writing.py": Row(("preprocess",), first=("extract_codes",)),
-    "data/resident.py": Row(("tune", "evaluate", "export", "complete_chain", "report")),
+    "data/resident.py": Row(("tune", "evaluate", "mix_orders", "export", "complete_chain", "report")),
     "data/in_memory.py": Row(("export", "complete_chain", "report")),
     "data/sources/__init__.py": Row(("preprocess",)),
     "data/sources/source.py": Row(("preprocess",)),
@@ -344,7 +357,10 @@ MODULES: dict[str, Row] = {
     "data/sources/pictures.py": of_source("folder"),
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
-    "evaluation/evaluate.py": Row(("evaluate", "summarise", "export", "complete_chain", "codec", "report")),
+    "evaluation/evaluate.py": Row(
+        ("evaluate", "mix_orders", "summarise", "export", "complete_chain", "codec", "report")
+    ),
+    "evaluation/views.py": Row(("mix_orders", "report")),
     "evaluation/inpainting.py": staged(("complete_chain",)),
     "evaluation/neighbours.py": Row(("report",)),
     "evaluation/speed.py": Row(("record", "report")),
@@ -352,10 +368,12 @@ MODULES: dict[str, Row] = {
     "generation/sample.py": Row((*DRAWING, "export", "report")),
     "generation/captured.py": Row(DRAWING),
     "generation/samplers.py": Row(DRAWING),
-    "generation/uniforms.py": Row((*DRAWING, "export")),
+    "generation/uniforms.py": Row((*DRAWING, "export", "record", "report")),
+    "generation/views.py": Row(("record", "report")),
     "generation/*.py": Row(GENERATING),
     "image/bits.py": Row(("preprocess",), first=("extract_codes",)),
-    "image/slices.py": Row(("preprocess", "export", *GENERATING, "report"), first=("extract_codes",)),
+    "image/slices.py": Row(("preprocess", "mix_orders", "export", *GENERATING, "report"), first=("extract_codes",)),
+    "image/views.py": Row(("mix_orders", "record", "report")),
     "image/window.py": staged(NETWORKS, first=FIRST_STAGE_VERBS),
     "laws/__init__.py": staged(),
     "laws/softmax.py": staged(NETWORKS, laws=("softmax",)),
@@ -380,7 +398,7 @@ MODULES: dict[str, Row] = {
     "layers/recompute.py": staged(first=FIRST_STAGE_VERBS),
     "layers/pixel_head.py": staged(first=("train",)),
     "layers/*.py": staged(),
-    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "summarise", "export", "report")),
+    "likelihood/bits_per_dim.py": Row(("tune", "evaluate", "mix_orders", "summarise", "export", "report")),
     "likelihood/joint_mixture.py": staged(laws=MIXTURES),
     "likelihood/chunked.py": staged(),
     "likelihood/law.py": staged(),
@@ -397,15 +415,16 @@ MODULES: dict[str, Row] = {
     "api/model_file.py": Row(("export",)),
     "api/probe.py": Row(("export", "codec")),
     "pipeline/export.py": Row(("export",)),
-    "pipeline/reading.py": Row(("summarise", "export", "complete_chain", "codec", "record", "report")),
+    "pipeline/reading.py": Row(("mix_orders", "summarise", "export", "complete_chain", "codec", "record", "report")),
     "pipeline/links.py": Row(("record",)),
     "pipeline/record.py": Row(("record",)),
     "pipeline/report.py": Row(("report",)),
-    "pipeline/shown.py": Row(("report",)),
+    "pipeline/shown.py": Row(("record", "report")),
     "pipeline/sample_stage.py": Row(("sample_stage",)),
     "pipeline/opening.py": staged(READING),
+    "pipeline/mix_orders.py": Row(("mix_orders",)),
     "pipeline/summarise.py": Row(("summarise",)),
-    "report/pictures.py": Row(("sample_stage", "report"), first=("extract_codes",)),
+    "report/pictures.py": Row(("sample_stage", "record", "report"), first=("extract_codes",)),
     "report/comparison.py": Row(("record", "report")),
     "report/curves.py": Row(("record", "report")),
     "report/published.py": Row(("record", "report")),
@@ -413,13 +432,16 @@ MODULES: dict[str, Row] = {
     "report/bits.py": Row(("complete_chain",)),
     "report/completed.py": Row(("complete_chain",)),
     "report/*.py": Row(("report",)),
-    "seeds.py": Row((*TRAINING, "evaluate", "export", "complete_chain", "report"), first=FIRST_STAGE_VERBS),
+    "seeds.py": Row(
+        (*TRAINING, "evaluate", "mix_orders", "export", "complete_chain", "report"), first=FIRST_STAGE_VERBS
+    ),
     "stages/__init__.py": staged((*NETWORKS, "report"), first=FIRST_STAGE_VERBS),
     "stages/cells.py": staged((*NETWORKS, "report"), first=FIRST_STAGE_VERBS),
+    "stages/ordered.py": staged(NETWORKS, kinds=("ordered",)),
     "stages/scale.py": staged(NETWORKS, kinds=("scale",)),
     "stages/reconstruction.py": Row((), first=FIRST_STAGE_VERBS),
     "tracking/*.py": Row(("record",)),
-    "trained.py": staged(READING, first=("extract_codes",)),
+    "trained.py": staged(("mix_orders", *READING), first=("extract_codes",)),
     "training/batches.py": Row(TRAINING, first=("train",)),
     "training/ema.py": Row(TRAINING, first=("train",)),
     "training/finite.py": Row(TRAINING, first=("train",)),
@@ -527,7 +549,8 @@ def test_science_reads_of_sections_and_plans_what_recipes_have() -> None:
     plan = recipes.stage_recipe(bases()["captions"], "low", "")["plan"].keys()
     allowed = {"section": fields(), "plan": {*plan, "name", "image_bits", "kind"}}  # the stage's name, the data's bits
     wrong = []
-    for path in {path for family in FAMILIES for law in LAWS for path, _ in trained_by(family, law)}:
+    trained = [trained_by(*each) for each in itertools.product(FAMILIES, LAWS, ("cells", "ordered"))]
+    for path in {path for definitions in trained for path, _ in definitions}:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Attribute):
                 continue
@@ -537,5 +560,5 @@ def test_science_reads_of_sections_and_plans_what_recipes_have() -> None:
     assert wrong == []
 
 
-def trained_by(family: str, law: str) -> set[code.Definition]:
-    return code.reach(*recipes.CODE["train"], kind="cells", family=family, law=law)
+def trained_by(family: str, law: str, kind: str) -> set[code.Definition]:
+    return code.reach(*recipes.CODE["train"], kind=kind, family=family, law=law)

@@ -53,10 +53,43 @@ rule summarise:
         CHAIN / METRICS,
     log:
         "logs/summarise/{chain}.log",
+    wildcard_constraints:
+        chain=chains_of(is_mixture=False),
     conda:
         "../envs/spn.yaml"
     shell:
         "spn summarise {wildcards.chain} --output {output} > {log} 2>&1"
+
+
+rule mix_orders:
+    input:
+        read=lambda wildcards: [slices(stage) for stage in stages_of(wildcards)],
+        checkpoints=lambda wildcards: [
+            str(checkpoint_path(stage)) for stage in stages_of(wildcards)
+        ],
+        figures=lambda wildcards: [
+            str(stage_folder(stage) / file)
+            for stage in stages_of(wildcards)
+            for file in (METRICS, NATS)
+        ],
+        request=request(CHAIN / METRICS),
+    output:
+        metrics=CHAIN / METRICS,
+        nats=CHAIN / NATS,
+    log:
+        "logs/mix_orders/{chain}.log",
+    wildcard_constraints:
+        chain=chains_of(is_mixture=True),
+    conda:
+        "../envs/spn.yaml"
+    threads: 1
+    resources:
+        # One at most: all of it is done by one process.
+        gpu=0,
+    params:
+        folder=subpath(output.metrics, parent=True),
+    shell:
+        "spn mix_orders {wildcards.chain} --output {params.folder} --threads {threads} > {log} 2>&1"
 
 
 rule export:

@@ -62,6 +62,16 @@ def stages_of(wildcards) -> tuple[str, ...]:
     return parameters.chains[wildcards.chain].stages
 
 
+def chains_of(is_mixture: bool) -> str:
+    """Match the chains that are mixtures of orders, or those that are not."""
+    names = [
+        name
+        for name, chain in parameters.chains.items()
+        if bool(chain.views) == is_mixture
+    ]
+    return "|".join(names) or "no such chain"
+
+
 def samples_of(chain: str) -> list[str]:
     """List the samples of a chain after each stage, and their pictures."""
     paths = [samples_path(chain, stage) for stage in parameters.chains[chain].stages]
@@ -71,7 +81,7 @@ def samples_of(chain: str) -> list[str]:
 def tried(chain: str) -> list[str]:
     """List what is made with a chain's model file: completions and the size of coded images, if asked for."""
     return [
-        *([str(completion_path(chain))] if parameters.completion else []),
+        *([str(completion_path(chain))] if parameters.is_completed(chain) else []),
         *([str(rate_path(chain))] if parameters.is_coded(chain) else []),
     ]
 

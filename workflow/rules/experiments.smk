@@ -26,6 +26,16 @@ rule ablations:
         " {resources.options} --quiet rules progress host -- reproduce 2>&1 | tee {log}"
 
 
+use rule ablations as orders with:
+    input:
+        f"{REPOSITORY}/presets/orders.yaml",
+    log:
+        "logs/orders.log",
+    params:
+        workspace="experiments/orders",
+        snakefile=f"{REPOSITORY}/Snakefile",
+
+
 use rule ablations as compare with:
     input:
         f"{REPOSITORY}/presets/compare.yaml",

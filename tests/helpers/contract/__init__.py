@@ -9,7 +9,19 @@ from contract.model_checks import (
     check_no_blind_spot,
     check_walk,
 )
-from contract.problem import SMALL, Chain, Check, Part, Problem, build_problem, chains, resolve, scales, three_way
+from contract.problem import (
+    SMALL,
+    Chain,
+    Check,
+    Part,
+    Problem,
+    build_problem,
+    chains,
+    ordered_chains,
+    resolve,
+    scales,
+    three_way,
+)
 from contract.sample_checks import SAMPLE_CHECKS, check_frequencies, labels_in_turn, sample
 from contract.stage_checks import STAGE_CHECKS, check_contexts, check_later_bits_are_hidden, check_round_trip
 
@@ -35,6 +47,7 @@ __all__ = [
     "check_round_trip",
     "check_walk",
     "labels_in_turn",
+    "ordered_chains",
     "resolve",
     "sample",
     "scales",

@@ -9,7 +9,7 @@ from torch import Tensor
 from spn.config import FamilySection, SpnSection, StagePlan, tile
 from spn.config.captions import Tokens
 from spn.config.diffusion import Noise
-from spn.config.tiling import SliceSelection
+from spn.config.tiling import Order, SliceSelection
 from spn.image import split_slices
 from spn.models import Context, Model, StageShape, build_model
 from spn.stages import Stage, build_stage
@@ -25,6 +25,7 @@ class Part:
     scale_factor: int
     slices: SliceSelection
     bits: tuple[int, int]
+    order: Order = "raster"
 
 
 Chain = dict[str, Part]
@@ -73,6 +74,27 @@ def chains(high: int, bits: int) -> dict[str, Chain]:
             "first": Part(2, "first", every),
             "rest_high": Part(2, "rest", hi),
             "rest_low": Part(2, "rest", lo),
+        },
+    }
+
+
+def ordered_chains(high: int, bits: int) -> dict[str, Chain]:
+    """Name chains whose stages have orders of their own."""
+    every, hi, lo = (0, bits), (0, high), (high, bits)
+    other: Order = ((0, 0), (1, 0), (0, 1), (1, 1))
+    return {
+        "diagonal": {"diagonal": Part(2, "all", every, "diagonal")},
+        "diagonal_multidimensional": {
+            "first_high": Part(2, "first", hi, "diagonal"),
+            "rest_high": Part(2, "rest", hi, "diagonal"),
+            "low": Part(2, "all", lo, "diagonal"),
+        },
+        "orders_mixed": {"high": Part(2, "all", hi, "diagonal"), "low": Part(2, "all", lo, other)},
+        "diagonal_rest_before_first": {"rest": Part(2, "rest", every, "diagonal"), "first": Part(2, "first", every)},
+        "column_then_raster": {
+            "first": Part(2, "first", hi),
+            "rest": Part(2, "rest", hi, other),
+            "low": Part(1, "all", lo, "diagonal"),
         },
     }
 

@@ -40,14 +40,27 @@ def _expected_cells(
     size = plan.scale_factor
     reach = range(-size + 1, size)
     whole = [(di, dj) for di in reach for dj in reach]
-    causal = [(di, dj) for di, dj in whole if di < 0 or (di == 0 and dj < 0)]
-    later = [offset for offset in whole if offset not in causal]
+    is_raster = list(plan.targets) == sorted(plan.targets)
+    order = sorted((i, j) for i in range(size) for j in range(size)) if is_raster else [(0, 0), *plan.targets]
+    order = list(dict.fromkeys(order))
+    pairs = [(late, early) for number, late in enumerate(order) for early in order[:number]]
+    earlier = {each: [_minus(early, each) for late, early in pairs if late == each] for each in order}
+    causal = [offset for offset in whole if any(offset == _minus(early, late) for late, early in pairs)]
     cells: list[np.ndarray | None] = []
-    if any(_cell(image, size, at, known, offset) is not None for at, known in targets for offset in causal):
-        cells += [_cell(image, size, position, now, offset) for offset in causal]
-    if any(_cell(image, size, at, before, offset) is not None for at, _ in targets for offset in later):
+    if any(_cell(image, size, at, known, offset) is not None for at, known in targets for offset in earlier[at]):
+        cells += [_cell(image, size, position, now, each) if each in earlier[position] else None for each in causal]
+    if any(
+        _cell(image, size, at, before, offset) is not None
+        for at, _ in targets
+        for offset in whole
+        if offset not in earlier[at]
+    ):
         cells += [_cell(image, size, position, before, offset) for offset in whole]
     return cells
+
+
+def _minus(one: Position, other: Position) -> Position:
+    return one[0] - other[0], one[1] - other[1]
 
 
 def _cell(image: np.ndarray, size: int, position: Position, known: Known, offset: Position) -> np.ndarray | None:
