@@ -1,8 +1,8 @@
 """Every network of the presets at the papers' scale, once: `python -m benchmarks.papers [PRESET ...] [--output FILE]`.
 
 One real step of training and one batch of evaluation on random images, a single slice each, in float32 on one thread of
-the CPU. Each network has a process of its own, whose peak of memory is beside that of `spn plan`. A network that needs
-more memory than is free is left out, with the reason.
+the CPU, in seconds of its time. Each network has a process of its own, whose peak of memory is beside the one planned
+by `spn plan`. A network that needs more memory than is free is left out, with the reason.
 """
 
 import argparse
@@ -131,13 +131,13 @@ def measure(path: Path, name: str) -> Measured:
         learner = Learner(params, name, CPU)
         batch = random_batch(learner.stage)
         learner.initialise(batch)
-        start = time.perf_counter()
+        start = time.process_time()
         # Late enough that all terms of a first stage's loss act.
         loss, _, _ = learner.take(9 * section.steps // 10, batch, partial(learner.stage.loss, learner.model))
-        middle = time.perf_counter()
+        middle = time.process_time()
         with torch.inference_mode():
             evaluated = learner.stage.nats(cast(Model, learner.average.model), *batch).mean()
-        end = time.perf_counter()
+        end = time.process_time()
     sub_pixels = math.prod((stage.shape.height, stage.shape.width, stage.shape.channels))
     return Measured(
         found.num_parameters,

@@ -26,11 +26,11 @@ class Gpu:
 
 
 GPUS = {
-    "A100": Gpu(memory=80, bfloat16=312, float32=19.5, bandwidth=2.04),
-    "H100": Gpu(memory=80, bfloat16=989, float32=67, bandwidth=3.35),
-    "H200": Gpu(memory=141, bfloat16=989, float32=67, bandwidth=4.8),
-    "L40S": Gpu(memory=48, bfloat16=362, float32=91.6, bandwidth=0.864),
-    "RTX4090": Gpu(memory=24, bfloat16=165, float32=82.6, bandwidth=1.01),
+    "A100": Gpu(memory=80, bfloat16=312.0, float32=19.5, bandwidth=2.04),
+    "H100": Gpu(memory=80, bfloat16=989.0, float32=67.0, bandwidth=3.35),
+    "H200": Gpu(memory=141, bfloat16=989.0, float32=67.0, bandwidth=4.8),
+    "L40S": Gpu(memory=48, bfloat16=362.0, float32=91.6, bandwidth=0.864),
+    "RTX4090": Gpu(memory=24, bfloat16=165.0, float32=82.6, bandwidth=1.01),
 }
 """By name; the A100, H100 and H200 are those with SXM sockets, the A100 that of 80 GB."""
 
