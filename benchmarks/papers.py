@@ -23,7 +23,7 @@ from tabulate import tabulate
 from benchmarks.machine import cpu_name
 from spn.config import load_params
 from spn.files import write_text
-from spn.machine import free_bytes, onednn_matmul
+from spn.machine import onednn_matmul
 from spn.models import Model
 from spn.planning.cost import step_cost
 from spn.stages import Stage, build_stage
@@ -124,7 +124,7 @@ def measure(path: Path, name: str) -> Measured:
     params = params.model_copy(update={place: getattr(params, place) | {name: trained}})
     stage = build_stage(params.trained_plans[name], params.grid(name).shape)
     stage.progress = 1.0
-    found = Measured(stage.num_parameters(trained), step_cost(stage, trained, 1).peak, free_bytes(CPU))
+    found = Measured(stage.num_parameters(trained), step_cost(stage, trained, 1).peak, available_bytes())
     if not found.fits:
         return found
     with onednn_matmul(CPU):
@@ -161,11 +161,19 @@ def random_batch(stage: Stage) -> Batch:
     return slices, stage.positions(stage.targets[-1], 1), labels
 
 
+def available_bytes() -> int:
+    """Return the memory that is free or can be freed, as that which caches files."""
+    return _from_proc("/proc/meminfo", "MemAvailable")
+
+
 def _peak_bytes() -> int:
     """Return the most memory that this process held; what `resource` says counts the parent's too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (held,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return 1024 * held
+    return _from_proc("/proc/self/status", "VmHWM")
+
+
+def _from_proc(path: str, key: str) -> int:
+    (kibibytes,) = (line.split()[1] for line in Path(path).read_text().splitlines() if line.startswith(f"{key}:"))
+    return 1024 * int(kibibytes)
 
 
 def _page(rows: Sequence[Sequence[str]]) -> str:

@@ -253,7 +253,7 @@ class TestPapers:
         assert len(measured.cells()) == len(papers.HEADER) - 2
 
     def test_a_network_that_does_not_fit_is_left_out_with_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(papers, "free_bytes", lambda device: 1 << 20)
+        monkeypatch.setattr(papers, "available_bytes", lambda: 1 << 20)
         measured = papers.measure(papers.PRESETS / "photos.yaml", "first_high")
         assert not measured.fits
         assert "left out: 0.0 GiB were free" in measured.cells()
