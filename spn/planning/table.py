@@ -117,8 +117,9 @@ def _warning(params: Params, stage: StageForecast, machine: Machine) -> str:
     held, section = stage.step, params.trained(stage.name)
     fixed = held.weights + held.gradients + held.optimiser + held.average
     place = "first_stages" if isinstance(section, FirstStageSection) else "stages"
+    each = f" on each of {machine.num_gpus} GPUs" if machine.num_gpus > 1 else ""
     needs = (
-        f"warning: {place}.{stage.name}: training needs {_size(held.peak)} at batch_size {stage.batch_size} "
+        f"warning: {place}.{stage.name}: training needs {_size(held.peak)} at batch_size {stage.batch_size}{each} "
         f"(network and optimiser {_size(fixed)}, activations {_size(held.activations)}), "
         f"{machine.name} has {_size(machine.memory)}: "
     )

@@ -90,6 +90,7 @@ def test_a_warning_names_the_gpu_and_the_batch_of_all_of_them() -> None:
     stages = forecast(params, machine.speeds, {}, machine.memory, num_gpus=4)
     (line,) = warnings(params, stages, machine)
     assert line.startswith(f"warning: stages.{largest.name}: ")
+    assert " at batch_size 2 on each of 4 GPUs (" in line
     assert "one H100 has" in line
     assert "set training.batch_size to at most 4, train with --micro-batch 1," in line
 
