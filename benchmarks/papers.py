@@ -182,7 +182,8 @@ def _page(rows: Sequence[Sequence[str]]) -> str:
         "# The papers' networks, once",
         f"Measured on {cpu_name()}, torch {torch.__version__}, while other work ran. {__doc__}".strip(),
         "Losses are in nats per sub-pixel or code, of random levels, which no network can predict; those of `vq` are "
-        "its training loss and the mean absolute error in units of [-1, 1].",
+        "its training loss and the mean absolute error in units of [-1, 1]. The plan counts the gradients of the step "
+        "before too, which a first step has not.",
         table,
     )
     return "\n\n".join(paragraphs) + "\n"
