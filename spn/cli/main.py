@@ -130,6 +130,11 @@ def _add_stage_verbs(commands: Commands) -> None:
     plan = _verb(commands, "plan")
     plan.add_argument("--data", type=Path, default=DATA, help="folder of preprocessed files, if there are any")
     plan.add_argument("--recompute", action="store_true", help="plan for training with --recompute")
+    plan.add_argument(
+        "--gpu", metavar="NAME", help="plan for GPUs by their data sheet, such as H100, not for this machine"
+    )
+    # Not `gpus`, with which verbs that compute start a process for each.
+    plan.add_argument("--gpus", dest="num_gpus", type=_count, default=1, help="the number of these GPUs; default: 1")
     plan.add_argument("--json", dest="as_json", action="store_true", help="print every figure as JSON, no tables")
     _machine(plan)
 

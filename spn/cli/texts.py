@@ -67,7 +67,7 @@ EXAMPLES = {
     "evaluate": f"spn evaluate low {_DATA} {_LOW} --output results/stages/low",
     "adopt": "spn adopt first_high rest_high low",
     "check": "spn check low",
-    "plan": "spn plan --params presets/photos.yaml",
+    "plan": "spn plan --params presets/imagenet64.yaml --gpu H100 --gpus 8",
     "sample_stage": f"spn sample_stage multidimensional low {_DATA} {_LOW} --output results/chains/multidimensional/low"
     " --given results/chains/multidimensional/rest_high/samples.h5",
     "complete_chain": "spn complete_chain multidimensional --data data/digits/S2.h5 --output completed",

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spn import planning
-from spn.config import Params
-from spn.machine import total_bytes
+from spn.config import InputError, Params
 from spn.paths import DATA
 from spn.pipeline.place import choose_device
 from spn.planning.images import count_images
@@ -17,20 +16,30 @@ def plan(
     *,
     recompute: bool = False,
     as_json: bool = False,
+    gpu: str | None = None,
+    num_gpus: int = 1,
     device: str = "auto",
     threads: int = 1,
 ) -> Iterator[str]:
     """Forecast parameters, FLOPs, memory, sampling steps and times of every network, before anything runs.
 
     Yields the table and then warnings, or one JSON text. `data` is the folder of preprocessed files, if there are any.
+    With `gpu` the plan is not for this machine but for `num_gpus` GPUs of that name, each of which takes its share of
+    every batch. Raises InputError for GPUs that are not known, or a number of them without a name.
     """
-    place = choose_device(device, threads)
-    images, memory = count_images(params, data), total_bytes(place)
-    trainings = (training for name in params.trained_plans for training in params.trained(name).trainings)
-    speeds = planning.measure_speeds(place, {training.precision for training in trainings})
-    stages = planning.forecast(params, speeds, images, memory, recompute)
+    images, machine = count_images(params, data), _machine(params, gpu, num_gpus, device, threads)
+    stages = planning.forecast(params, machine.speeds, images, machine.memory, recompute, machine.num_gpus)
     if as_json:
         yield planning.plan_json(stages)
         return
-    yield planning.plan_table(params, stages, images, place)
-    yield from planning.warnings(params, stages, memory)
+    yield planning.plan_table(params, stages, images, machine)
+    yield from planning.warnings(params, stages, machine)
+
+
+def _machine(params: Params, gpu: str | None, num_gpus: int, device: str, threads: int) -> planning.Machine:
+    if gpu is not None:
+        return planning.stated_gpus(gpu, num_gpus)
+    if num_gpus > 1:
+        raise InputError(f"--gpus: expected --gpu with the name of the {num_gpus} GPUs, got none")
+    trainings = (training for name in params.trained_plans for training in params.trained(name).trainings)
+    return planning.this_machine(choose_device(device, threads), {training.precision for training in trainings})

@@ -1,6 +1,7 @@
 """Forecasts every network from the cost of its real code and the speed of the machine."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,20 +55,33 @@ class StageForecast:
 
 
 def forecast(
-    params: Params, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool = False
+    params: Params,
+    speeds: Speeds,
+    num_images: Mapping[Split, int],
+    memory: int,
+    recompute: bool = False,
+    num_gpus: int = 1,
 ) -> list[StageForecast]:
     """Forecast every network on a machine with these speeds and `memory` bytes of memory: first stages, then stages.
 
-    `num_images` counts the images of the splits that are known; `recompute` is the option of training.
+    `num_images` counts the images of the splits that are known; `recompute` is the option of training. Of several GPUs,
+    speeds and memory are those of one, and so are memory and batch of the forecast; each has its share of the images.
     """
-    return [_forecast(params, name, speeds, num_images, memory, recompute) for name in params.trained_plans]
+    shared = {split: -(-count // num_gpus) for split, count in num_images.items()}
+    return [_forecast(params, name, speeds, shared, memory, recompute, num_gpus) for name in params.trained_plans]
 
 
 def _forecast(
-    params: Params, name: str, speeds: Speeds, num_images: Mapping[Split, int], memory: int, recompute: bool
+    params: Params,
+    name: str,
+    speeds: Speeds,
+    num_images: Mapping[Split, int],
+    memory: int,
+    recompute: bool,
+    num_gpus: int = 1,
 ) -> StageForecast:
     stage, trained = build_stage(params.trained_plans[name], params.grid(name).shape), params.trained(name)
-    sections = [trained.model_copy(update={"training": each}) for each in trained.trainings]
+    sections = [trained.model_copy(update={"training": _share(each, num_gpus)}) for each in trained.trainings]
     # The state in which training ends, when all terms of its loss act.
     stage.progress = 1.0
     steps = [step_cost(stage, each, each.training.batch_size, recompute) for each in sections]
@@ -91,9 +105,14 @@ def _forecast(
         fitting_batch_size=_fitting_batch_size(batch_size, step, memory),
         step=step,
         seconds=_seconds(
-            params, stage, section, list(zip(sections, steps, strict=True)), speeds, num_images, recompute
+            params, stage, section, list(zip(sections, steps, strict=True)), speeds, num_images, recompute, num_gpus
         ),
     )
+
+
+def _share(training: TrainingSection, num_gpus: int) -> TrainingSection:
+    """Return the training of one of several GPUs, the one with the largest share of a batch."""
+    return training.model_copy(update={"batch_size": -(-training.batch_size // num_gpus)})
 
 
 def _seconds(
@@ -104,6 +123,7 @@ def _seconds(
     speeds: Speeds,
     num_images: Mapping[Split, int],
     recompute: bool,
+    num_gpus: int,
 ) -> Seconds:
     """Estimate the times of a network's rules; `section` is that of the training of which the rest is estimated."""
     validated = num_images.get("validation", 0)
@@ -123,7 +143,7 @@ def _seconds(
     return Seconds(
         train,
         evaluate=num_images["test"] * forward if "test" in num_images else None,
-        sample_stage=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images),
+        sample_stage=num_slices * _sampling_seconds(stage, section, speeds, params.sampling.num_images, num_gpus),
     )
 
 
@@ -166,12 +186,11 @@ def _fitting_batch_size(batch_size: int, held: StepCost, memory: int) -> int:
     return min(batch_size, max(0, batch_size * (memory - constant) // (held.peak - constant)))
 
 
-def _sampling_seconds(stage: Stage, section: StageSection, speeds: Speeds, num_images: int) -> float:
-    """Add up the walks over one slice of every image, batch by batch."""
+def _sampling_seconds(stage: Stage, section: StageSection, speeds: Speeds, num_images: int, num_gpus: int) -> float:
+    """Add up the walks over one slice of every image, batch by batch; of several GPUs, by the one with most batches."""
     full, rest = divmod(num_images, SAMPLING_BATCH_SIZE)
-    batches = {SAMPLING_BATCH_SIZE: full, rest: 1} if rest else {SAMPLING_BATCH_SIZE: full}
+    batches = ([SAMPLING_BATCH_SIZE] * full + [rest] * (rest > 0))[::num_gpus]
     return sum(
         count * speeds.sampling.seconds(sampling_work(stage, section, batch_size))
-        for batch_size, count in batches.items()
-        if count
+        for batch_size, count in Counter(batches).items()
     )

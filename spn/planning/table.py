@@ -4,20 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-import torch
 from tabulate import tabulate
 
 from spn.config import FirstStageSection, Params, StageSection
 from spn.data.layout import Split
 from spn.planning.files import file_sizes
 from spn.planning.forecast import StageForecast
+from spn.planning.machine import Machine
 
 UNKNOWN = "-"
 """Shown for a figure that does not exist, or that depends on an unknown number of images."""
 
 
 def plan_table(
-    params: Params, stages: Sequence[StageForecast], num_images: Mapping[Split, int], device: torch.device
+    params: Params, stages: Sequence[StageForecast], num_images: Mapping[Split, int], machine: Machine
 ) -> str:
     """Lay out the cost of every stage and chain; the last lines explain the figures."""
     by_name = {stage.name: stage for stage in stages}
@@ -37,7 +37,7 @@ def plan_table(
         tabulate(table, tablefmt="plain", colalign=("left", *["right"] * len(table[0][1:])), disable_numparse=True)
         for table in tables
     )
-    return "\n\n".join([*texts, _statement(params, num_images, device)])
+    return "\n\n".join([*texts, _statement(params, num_images, machine)])
 
 
 def plan_json(stages: Sequence[StageForecast]) -> str:
@@ -45,9 +45,9 @@ def plan_json(stages: Sequence[StageForecast]) -> str:
     return json.dumps({"stages": {stage.name: asdict(stage) for stage in stages}}, indent=2)
 
 
-def warnings(params: Params, stages: Sequence[StageForecast], memory: int) -> list[str]:
-    """Return a line for each stage whose training needs more than `memory` bytes, saying what would make it fit."""
-    return [_warning(params, stage, memory) for stage in stages if stage.step.peak > memory]
+def warnings(params: Params, stages: Sequence[StageForecast], machine: Machine) -> list[str]:
+    """Return a line for each stage whose training needs more than the memory, saying what would make it fit."""
+    return [_warning(params, stage, machine) for stage in stages if stage.step.peak > machine.memory]
 
 
 SIZES = ("stage", "parameters", "slices", "pixels", "sub-pixels", "context reach", "forward GFLOP", "training GFLOP")
@@ -91,19 +91,18 @@ def duration(seconds: float) -> str:
     return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
 
 
-def _statement(params: Params, num_images: Mapping[Split, int], device: torch.device) -> str:
+def _statement(params: Params, num_images: Mapping[Split, int], machine: Machine) -> str:
     test = (
         f"{num_images['test']:,} test images" if "test" in num_images else "test images, whose number is not known yet"
     )
     tuned = any(params.stages[name].trials for name in params.stage_plans)
-    place = f"cpu, threads: {torch.get_num_threads()}" if device.type == "cpu" else torch.cuda.get_device_name(device)
     lines = (
         "slices, pixels, sub-pixels: walked to sample an image.",
         "context reach: distance in pixels at which context is seen, of the largest that there is; -: no context.",
         "forward GFLOP: live, of all slices of an image; training GFLOP: of the one that a step draws, with backward.",
         "activations: kept for backward; peak: the maximum of everything at once, without the kernels' own buffers.",
-        f"times: estimates for this machine ({place}) from a probe of a few seconds; evaluate: {test}; "
-        f"sample_stage: {params.sampling.num_images:,} images.",
+        *([f"batch: the share of one of {machine.num_gpus} GPUs."] * (machine.num_gpus > 1)),
+        f"times: {machine.basis}; evaluate: {test}; sample_stage: {params.sampling.num_images:,} images.",
         "files: without notes and labels; -: the number of images is not known yet.",
         *(
             ["codes: a first stage is trained, then encodes all images; then its stages train."]
@@ -114,18 +113,19 @@ def _statement(params: Params, num_images: Mapping[Split, int], device: torch.de
     return "\n".join(lines)
 
 
-def _warning(params: Params, stage: StageForecast, memory: int) -> str:
+def _warning(params: Params, stage: StageForecast, machine: Machine) -> str:
     held, section = stage.step, params.trained(stage.name)
     fixed = held.weights + held.gradients + held.optimiser + held.average
     place = "first_stages" if isinstance(section, FirstStageSection) else "stages"
+    each = f" on each of {machine.num_gpus} GPUs" if machine.num_gpus > 1 else ""
     needs = (
-        f"warning: {place}.{stage.name}: training needs {_size(held.peak)} at batch_size {stage.batch_size} "
+        f"warning: {place}.{stage.name}: training needs {_size(held.peak)} at batch_size {stage.batch_size}{each} "
         f"(network and optimiser {_size(fixed)}, activations {_size(held.activations)}), "
-        f"this machine has {_size(memory)}: "
+        f"{machine.name} has {_size(machine.memory)}: "
     )
     if stage.fitting_batch_size:
         where = "batch_size in training and trials" if section.trials else "training.batch_size"
-        changes = [f"set {where} to at most {stage.fitting_batch_size}"]
+        changes = [f"set {where} to at most {stage.fitting_batch_size * machine.num_gpus}"]
     else:
         changes = ["not even a batch_size of 1 fits; narrow the model"]
     if stage.fitting_batch_size and isinstance(section, StageSection):

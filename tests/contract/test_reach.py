@@ -7,7 +7,7 @@ import torch
 from contract import SMALL
 from experiment import tiny_params, write_params
 from families import BART, GATED, PLUS_PLUS, SNAIL
-from made_up_machine import PLENTY, SPEEDS
+from made_up_machine import PLENTY, SPEEDS, machine
 
 from spn.config import FamilySection, load_params
 from spn.evaluation.dependence import sight
@@ -111,7 +111,7 @@ def test_spn_plan_says_the_reach(tmp_path: Path) -> None:
     raw["stages"]["low"]["model"] |= {"embedder_layers": 2, "embedder_dilation": 2}
     params = load_params(write_params(tmp_path, raw))
     stages = forecast(params, SPEEDS, {"test": 10}, PLENTY)
-    table = plan_table(params, stages, {"test": 10}, torch.device("cpu"))
+    table = plan_table(params, stages, {"test": 10}, machine())
     (low,) = (line for line in table.split("\n\n")[0].splitlines() if line.startswith("low "))
     assert " 7 of 7 " in low
     (raster,) = (line for line in table.split("\n\n")[0].splitlines() if line.startswith("raster "))

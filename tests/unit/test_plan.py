@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from experiment import tiny_params, write_params
-from made_up_machine import PLENTY, SPEEDS
+from made_up_machine import PLENTY, SPEEDS, machine
 from ruamel.yaml import YAML
 from torch import Tensor
 
@@ -223,7 +223,7 @@ def test_a_forecast_names_what_the_configuration_says(stages: list[StageForecast
         assert stage.batch_size == stage.fitting_batch_size == 8
         assert stage.seconds.evaluate is not None
     assert [stage.num_slices for stage in stages] == [1, 4, 4]
-    assert warnings(params, stages, PLENTY) == []
+    assert warnings(params, stages, machine()) == []
 
 
 def test_training_that_will_not_fit_is_warned_of() -> None:
@@ -231,7 +231,7 @@ def test_training_that_will_not_fit_is_warned_of() -> None:
     peaks = [step_cost(stage_of(params, name), params.stages[name], 8).peak for name in params.stage_plans]
     memory = max(peaks) - 1
     stages = forecast(params, SPEEDS, {}, memory)
-    (line,) = warnings(params, stages, memory)
+    (line,) = warnings(params, stages, machine(memory))
     (tight,) = [stage for stage in stages if stage.step.peak > memory]
     assert line.startswith(f"warning: stages.{tight.name}: training needs ")
     assert "batch_size to at most 7" in line
@@ -248,7 +248,7 @@ def test_a_network_too_large_for_any_batch_is_told() -> None:
     params = Params.model_validate_json(json.dumps(raw))
     (stage,) = forecast(params, SPEEDS, {}, 1000)
     assert stage.seconds.evaluate is None  # as nobody knows of how many images
-    (line,) = warnings(params, [stage], 1000)
+    (line,) = warnings(params, [stage], machine(1000))
     assert "not even a batch_size of 1 fits" in line
 
 
@@ -281,7 +281,7 @@ def test_a_preset_is_planned() -> None:
     params = shallow(PHOTOS)
     images = count_images(params, Path("nowhere"))
     stages = forecast(params, SPEEDS, images, 16 << 30)
-    table = plan_table(params, stages, images, CPU)
+    table = plan_table(params, stages, images, machine())
     lines = table.splitlines()
     for name in params.stage_plans:
         assert sum(line.startswith(f"{name} ") for line in lines) == 3

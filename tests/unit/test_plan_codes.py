@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from experiment import codes_params, write_params
-from made_up_machine import PLENTY, SPEEDS
+from made_up_machine import PLENTY, SPEEDS, machine
 from torch import Tensor
 
 from spn.cli import main
@@ -103,7 +103,7 @@ def test_kept_memory_is_what_autograd_keeps() -> None:
 def test_a_first_stage_that_does_not_fit_is_warned_of_without_advice_that_does_not_apply() -> None:
     memory = 1000
     stages = [replace(stage, fitting_batch_size=0) for stage in default_plan().values()]
-    lines = warnings(default(), stages, memory)
+    lines = warnings(default(), stages, machine(memory))
     assert lines[0].startswith("warning: first_stages.vq: training needs ")
     assert lines[0].endswith("not even a batch_size of 1 fits; narrow the model, or train with --recompute")
     assert lines[1].endswith("narrow the model, or train with --recompute")
@@ -111,7 +111,7 @@ def test_a_first_stage_that_does_not_fit_is_warned_of_without_advice_that_does_n
 
 
 def test_the_table_has_the_first_stage_and_the_files() -> None:
-    table = plan_table(default(), list(default_plan().values()), IMAGES, CPU)
+    table = plan_table(default(), list(default_plan().values()), IMAGES, machine())
     assert sum(line.startswith("vq ") for line in table.splitlines()) == 3
     assert "estimated time  train  extract_codes  evaluate  sample_stage" in " ".join(table.splitlines())
     assert "results/stages/vq/codes.h5" in table

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from experiment import MODEL, TRAINING
-from PIL import Image
 from source_files import real_file
 
 from spn.config import Params, load_params
@@ -68,14 +67,16 @@ def kodak(name: str) -> Fill:
     return fill
 
 
-def imagenet64(sources: Path) -> None:
-    """Write tiles of the ImageNet sample as a down-sampled release has them."""
-    with Image.open(real_file("imagenet-sample/imagenet_sample_1000_64x64.png")) as picture:
-        grid = np.asarray(picture.convert("RGB"))
-    tiles = grid.reshape(20, 64, 50, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
-    (sources / "imagenet64").mkdir()
-    np.save(sources / "imagenet64" / "train.npy", tiles[:60])
-    np.save(sources / "imagenet64" / "val.npy", tiles[60:80])
+def classes(name: str) -> Fill:
+    """Sort the pictures into two classes."""
+
+    def fill(sources: Path) -> None:
+        for number, picture in enumerate(sorted(real_file("kodak").iterdir())):
+            folder = sources / name / f"class{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            os.symlink(picture, folder / picture.name)
+
+    return fill
 
 
 CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
@@ -92,8 +93,14 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
     "tiny_imagenet_cpu": (kodak("tiny_imagenet"), {"validation": 4, "test": 4}),
     "mnist": (mnist, {}),
     "folder": (kodak("my_images"), {"validation": 4, "test": 4}),
-    "imagenet64": (imagenet64, {"validation": 4}),
+    "imagenet32": (kodak("imagenet32"), {"validation": 4, "test": 4}),
+    "imagenet64": (kodak("imagenet64"), {"validation": 4, "test": 4}),
+    "imagenet128": (kodak("imagenet128"), {"validation": 4, "test": 4}),
+    "imagenet256": (kodak("imagenet256"), {"validation": 4, "test": 4}),
     "celeba_hq256": (kodak("celeba_hq"), {"validation": 4, "test": 4}),
+    "imagebart_ffhq": (kodak("ffhq"), {"validation": 4, "test": 4}),
+    "imagebart_lsun": (kodak("lsun_churches"), {"validation": 4, "test": 4}),
+    "imagebart_imagenet": (classes("imagenet256"), {"validation": 4, "test": 4, "num_classes": 2}),
 }
 """How to fill sources/, and which counts suit so few images."""
 

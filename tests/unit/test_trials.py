@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import torch
 from experiment import tiny_params
-from made_up_machine import PLENTY, SPEEDS
+from made_up_machine import PLENTY, SPEEDS, machine
 from params_file import GONE, Mistakes, as_written, changed, error_of, load, plain
 from torch import Tensor
 
@@ -475,11 +475,11 @@ def test_the_plan_says_that_it_counts_trials_and_which_batches_do_not_fit() -> N
         (tiny(), "training.batch_size"),
     ):
         stages = forecast(params, SPEEDS, {}, 0)
-        assert ("trials of a stage: " in plan_table(params, stages, {}, CPU)) == (params != tiny())
+        assert ("trials of a stage: " in plan_table(params, stages, {}, machine())) == (params != tiny())
         low = next(each for each in stages if each.name == "low")
         (line,) = [
             each
-            for each in warnings(params, forecast(params, SPEEDS, {}, low.step.peak - 1), low.step.peak - 1)
+            for each in warnings(params, forecast(params, SPEEDS, {}, low.step.peak - 1), machine(low.step.peak - 1))
             if "stages.low" in each
         ]
         assert f"at batch_size {low.batch_size} " in line

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import spn
-from benchmarks import codecs, cpu, gpu, results
+from benchmarks import codecs, cpu, gpu, papers, results
 from benchmarks.common_imagebart import CommonScale, common_scale
 from benchmarks.common_snail import CommonPixelSnail
 from benchmarks.common_style import CommonDecoder
@@ -227,3 +227,41 @@ class TestRuns:
             "benchmarks", {"device": "machine"}, Peaks(float32=1e9, bfloat16=2e9, float32_routes={}), [], tmp_path
         )
         assert {path.name for path in tmp_path.iterdir()} == {"benchmarks.json", "benchmarks.md"}
+
+
+class TestPapers:
+    def test_every_network_of_a_small_preset_takes_a_step_and_is_evaluated(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        page = tmp_path / "papers.md"
+        assert papers.main(["photos", "--output", str(page)]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 3
+        rows = [line for line in page.read_text().splitlines() if line.startswith("| photos")]
+        for row, name in zip(rows, ("first_high", "rest_high", "low"), strict=True):
+            cells = [cell.strip() for cell in row.strip("|").split("|")]
+            assert cells[1] == name
+            seconds, loss = float(cells[3]), float(cells[7])
+            # Torch alone holds as much as these networks, so peaks are only seen to be there.
+            assert float(cells[5]) > 0
+            assert seconds >= 0
+            assert 0 < loss < 20
+
+    def test_a_first_stage_is_measured_with_all_terms_of_its_loss(self) -> None:
+        measured = papers.measure(papers.PRESETS / "imagebart.yaml", "vq")
+        assert measured.fits
+        assert 0 < measured.evaluated < 2
+        assert len(measured.cells()) == len(papers.HEADER) - 2
+
+    def test_a_network_that_does_not_fit_is_left_out_with_the_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(papers, "available_bytes", lambda: 1 << 20)
+        measured = papers.measure(papers.PRESETS / "photos.yaml", "first_high")
+        assert not measured.fits
+        assert "left out: 0.0 GiB were free" in measured.cells()
+
+    def test_a_loss_that_is_not_finite_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        broken = papers.Measured(1, planned=1, free=2, loss=float("nan"), evaluated=1.0)
+        monkeypatch.setattr(papers, "_alone", lambda path, name: broken)
+        assert papers.main(["photos"]) == 1
+
+    def test_all_presets_at_the_papers_scale_are_there(self) -> None:
+        assert all((papers.PRESETS / f"{preset}.yaml").exists() for preset in papers.PAPERS)
