@@ -51,7 +51,8 @@ def fixed_point(model: Model, choose: Choose) -> Draw:
     """Iterate whole passes, all sub-pixels at once, until nothing changes (Jacobi iteration; Song et al. 2021).
 
     With fixed uniforms, a slice solves a triangular system of equations. Its only solution is the sample of the walk.
-    The iteration reaches it after at most as many passes as there are sub-pixels, in practice after far fewer.
+    The iteration reaches it after at most as many passes as there are sub-pixels, in practice after far fewer. Drawing
+    raises RuntimeError if it does not, because a law then depends on levels that come after it.
     """
     return partial(_solve, model, choose)
 
@@ -60,11 +61,13 @@ def fixed_point(model: Model, choose: Choose) -> Draw:
 def _solve(model: Model, choose: Choose, context: Context, uniforms: Uniforms) -> Levels:
     embedded_context = model.embed_context(context)
     levels = torch.zeros(uniforms.shape, dtype=torch.long, device=uniforms.device)
-    while True:
+    num_dims = uniforms[0].numel()
+    for _ in range(num_dims + 1):
         found = choose(model.laws(model.embed_target(levels), embedded_context, context), uniforms)
         if torch.equal(found, levels):
             return levels
         levels = found
+    raise RuntimeError(f"expected a sample after {num_dims} passes: a law depends on levels that come after it")
 
 
 def choosing(temperature: float = 1.0, top_k: int | None = None) -> Choose:

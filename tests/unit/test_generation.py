@@ -1,5 +1,6 @@
 """Sampling, beside the contract: the classes of images, what its progress says, and batches of every size."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from contract import build_problem, chains, labels_in_turn
 
-from spn.generation import SAMPLERS, choosing, keyed_uniforms, sample_chain_stage
+from spn.generation import SAMPLERS, choosing, keyed_uniforms, sample_chain_stage, sample_stage
 from spn.generation.sample import sample_labels
 from spn.likelihood import Categorical
 from spn.models import Context, Model
@@ -92,6 +93,16 @@ class Skewed(Model):
     def laws(self, embedded: torch.Tensor, embedded_context: torch.Tensor | None, context: Context) -> Categorical:
         """Return that law."""
         return Categorical(torch.tensor([1.0, 3.0], dtype=torch.float64).log().expand(*embedded.shape[:-1], 2))
+
+
+def test_passes_that_reach_no_sample_end() -> None:
+    """As under a law that depends on its own level: 0 and 1 take turns for ever."""
+    (stage, model), *_ = PROBLEM.parts
+    turns = itertools.cycle((1, 0))
+    draw = SAMPLERS["fixed_point"](model, lambda law, uniforms: torch.full(uniforms.shape, next(turns)))
+    slices = torch.zeros(1, 1, 1, 2, 3, 1, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="expected a sample after 6 passes"):
+        sample_stage(stage, draw, slices, range(1), 1)
 
 
 @pytest.mark.parametrize("sampler", ["plain", "fixed_point"])

@@ -96,7 +96,7 @@ def test_the_likeliest_pictures_come_first_in_the_grid(
     results: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[str] = []
-    monkeypatch.setattr("spn.report.bits._show", lambda axes, image, white, title: shown.append(title))
+    monkeypatch.setattr("spn.report.bits.show_picture", lambda axes, image, white, title: shown.append(title))
     run("sample -n 5 -o array.npy", results)
     assert run("score array.npy --grid grid.png", results) == 0
     figures = [float(title.split("\n")[1]) for title in shown]
@@ -110,7 +110,7 @@ def test_sources_are_compared_with_what_is_made_of_the_first(
 ) -> None:
     """Every figure is that of pictures that are made here by hand."""
     shown: list[str] = []
-    monkeypatch.setattr("spn.report.bits._show", lambda axes, image, white, title: shown.append(title))
+    monkeypatch.setattr("spn.report.bits.show_picture", lambda axes, image, white, title: shown.append(title))
     model = spn.load(results, chain="depth")
     own, other = model.sample(5, seed=1), model.sample(3, seed=2, temperature=2.0)
     np.save("own.npy", own)

@@ -158,8 +158,9 @@ def of_chain(params: Params, key: list[str]) -> set[str]:
 
 
 def of_views(params: Params, key: list[str]) -> set[str]:
-    """The figure of a chain, and what shows it."""
-    return {f"{verb}/{key[1]}" for verb in ("summarise", "export", "record")} | {"report"}
+    """The figure of a chain, what is made with its model file, and what shows them."""
+    jobs = {f"{verb}/{key[1]}" for verb in ("summarise", "export", "record")} | {"report"}
+    return jobs | of_models(params, [key[1]])
 
 
 def of_classes(params: Params, key: list[str]) -> set[str]:
