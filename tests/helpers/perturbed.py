@@ -80,6 +80,10 @@ def bases() -> dict[str, Params]:
     bart = {"family": "imagebart", "width": 12, "heads": 2, "decoder_layers": 1}
     found["imagebart"] = with_family(found["params"], bart)
     found["captions"] = with_captions(with_family(validated(told), bart))
+    arrays = values_of(found["imagenet64"])
+    shared = {key: arrays["data"][key] for key in ("name", "bits", "split_seed", "size", "channels", "validation")}
+    arrays["data"] = shared | {"source": "arrays", "release": "imagenet-64-original"}
+    found["arrays"] = validated(arrays)
     tuned = values_of(found["params"])
     for stage in tuned["stages"].values():
         stage["trials"] = [stage["training"] | {"steps": steps} for steps in (5, 6)]
