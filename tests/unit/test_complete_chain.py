@@ -1,5 +1,7 @@
 """What a chain draws of test images for the report: which parts are given, and what is measured of the rest."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from spn import ChainModel
 from spn.config import CompletionSection, load_params
 from spn.evaluation.inpainting import mean_and_error
 from spn.pipeline.complete_chain import _complete, _measure, _pixel_bits
+from spn.provenance import results_of
 
 SECTION = CompletionSection(masks=("left",), num_images=3, draws=2, repeats=1)
 
@@ -62,3 +65,14 @@ def test_the_bits_of_pixels_add_up_to_those_of_images(models: dict[str, ChainMod
     for model in models.values():
         bits = _pixel_bits(model, images(), None)
         np.testing.assert_allclose(bits.sum((1, 2)), model.nats(images().numpy()) / np.log(2), rtol=1e-5)
+
+
+def test_what_is_made_with_a_model_file_is_needed_where_it_is_shown(tmp_path: Path) -> None:
+    params = load_params(write_params(tmp_path, rgb_params() | {"completion": {}, "codec": {}}))
+    needs = {str(result.path): {str(need) for need in result.needs} for result in results_of(params)}
+    for chain in params.chains:
+        made = {f"results/chains/{chain}/{file}" for file in ("completion/metrics.json", "rate.json")}
+        for path in made:
+            assert needs[path] == {f"results/chains/{chain}/model.safetensors"}
+        assert made <= needs[f"mlflow/chains/{chain}.json"]
+        assert made <= needs["results/plots/report.json"]
