@@ -1,11 +1,13 @@
 """What a chain draws of test images for the report: which parts are given, and what is measured of the rest."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from experiment import write_params
+from matplotlib.axes import Axes
 from model_files import made_up, rgb_params
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from spn.config import CompletionSection, load_params
 from spn.evaluation.inpainting import mean_and_error
 from spn.pipeline.complete_chain import _complete, _measure, _pixel_bits
 from spn.provenance import results_of
+from spn.report.completed import draw_completed
 
 SECTION = CompletionSection(masks=("left",), num_images=3, draws=2, repeats=1)
 
@@ -76,3 +79,17 @@ def test_what_is_made_with_a_model_file_is_needed_where_it_is_shown(tmp_path: Pa
             assert needs[path] == {f"results/chains/{chain}/model.safetensors"}
         assert made <= needs[f"mlflow/chains/{chain}.json"]
         assert made <= needs["results/plots/report.json"]
+
+
+def test_every_image_has_its_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, sound = list[np.ndarray](), Axes.imshow
+
+    def noting(axes: Axes, drawn: np.ndarray, **options: Any) -> Any:
+        shown.append(np.asarray(drawn))
+        return sound(axes, drawn, **options)
+
+    monkeypatch.setattr(Axes, "imshow", noting)
+    bits = np.arange(24.0).reshape(2, 3, 4)
+    draw_completed(torch.zeros(2, 6, 8, 1, dtype=torch.uint8), [], bits, 15)
+    maps = [drawn for drawn in shown if drawn.shape == (3, 4)]
+    assert np.array_equal(maps, bits)
