@@ -183,13 +183,17 @@ class TestRuns:
     ) -> None:
         monkeypatch.setattr("shutil.which", lambda name: None)
         model = spn.load(write_model(tmp_path, tiny_params(), "depth"))
-        header, _, *lines = codecs.table(model, list(model.sample(4, seed=1))).splitlines()
+        pictures = list(model.sample(4, seed=1))
+        header, _, *lines = codecs.table(model, pictures).splitlines()
         assert [line.split("|")[1].strip() for line in lines] == ["PNG", "WebP", "spn, depth"]
         names = [name.strip() for name in header.split("|")[2:5]]
         ours = dict(zip(names, (float(cell) for cell in lines[-1].split("|")[2:5]), strict=True))
         assert names == ["single files", "all in one", "with the weights"]
         assert ours["all in one"] < ours["single files"] < ours["with the weights"]
         assert capsys.readouterr().err.startswith("no cjxl and djxl found")
+        # The sizes are those of all files, however many of them are decoded.
+        fewer = codecs.table(model, pictures, num_decoded=1).splitlines()[2:]
+        assert [line.split("|")[:5] for line in fewer] == [line.split("|")[:5] for line in lines]
 
     def test_strict_run_fails_on_a_missed_must(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         missed = Row("group", "step", "us", spread([300.0]), target=Target(200, 100, at_most=True))
