@@ -16,6 +16,7 @@ import torch
 from experiment import MODEL, TRAINING
 from source_files import real_file
 
+from benchmarks import crops
 from spn.config import Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
@@ -67,6 +68,10 @@ def kodak(name: str) -> Fill:
     return fill
 
 
+def photographs(sources: Path) -> None:
+    assert crops.main([str(real_file("kodak")), str(sources / "photographs"), "--reduce", "4"]) == 0
+
+
 def classes(name: str) -> Fill:
     """Sort the pictures into two classes."""
 
@@ -91,6 +96,7 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
     "pixelcnn_pp": (cifar10, {"validation": 10}),
     "cifar10_cpu": (cifar10, {"validation": 10}),
     "tiny_imagenet_cpu": (kodak("tiny_imagenet"), {"validation": 4, "test": 4}),
+    "photographs_cpu": (photographs, {}),
     "mnist": (mnist, {}),
     "folder": (kodak("my_images"), {"validation": 4, "test": 4}),
     "imagenet32": (kodak("imagenet32"), {"validation": 4, "test": 4}),
