@@ -11,7 +11,7 @@ from spn.layers.causal import (
     vertical_row,
 )
 from spn.layers.gated import GatedLayer, GatedLayerSteps
-from spn.layers.gated_resnet import GatedResnet, GatedResnetRows, GatedResnetSteps
+from spn.layers.gated_resnet import GatedResnet, GatedResnetRows, GatedResnetSteps, Stream
 from spn.layers.gated_stacks import GatedStacks, GatedStacksSteps
 from spn.layers.intensity import EmbeddedIntensity, Intensity, ScaledIntensity, build_intensity
 from spn.layers.masked_head import MaskedHead, MaskedHeadSteps
@@ -69,6 +69,7 @@ __all__ = [
     "ShiftedStartSteps",
     "ShiftedUpsampling",
     "SliceEmbedder",
+    "Stream",
     "StrictAttention",
     "StrictAttentionSteps",
     "TransformerSteps",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from spn.shapes import AnyFeatures
+from spn.shapes import AnyFeatures, Features
 
 Margins = tuple[int, int, int]
 """Columns of zeros to the left and to the right, and rows of zeros above."""
@@ -65,6 +65,40 @@ class _ConcatElu(torch.autograd.Function):
         of_elu = torch.ops.aten.elu_backward(gradient, factor, 1.0, 1 / factor, True, result)
         first, second = _inner(of_elu, ctx.margins).chunk(2, dim=-1)
         return first - second, None, None
+
+
+def shared_concat_elu(
+    features: Features, margins: Margins
+) -> tuple[Float[Tensor, "batch _ _ both"], Float[Tensor, "batch height width both"]]:
+    """Return `concat_elu` of the features twice, with margins of zeros and without, for layers of both kinds."""
+    if torch.compiler.is_compiling():
+        plain = concat_elu(features)
+        left, right, above = margins
+        return F.pad(plain, (0, 0, left, right, above, 0)), plain
+    return _SharedConcatElu.apply(features, margins)  # type: ignore[no-untyped-call]
+
+
+class _SharedConcatElu(torch.autograd.Function):
+    """The gradients of all layers that read the result are added up before they pass through elu, once."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, margins: Margins) -> tuple[Tensor, Tensor]:
+        plain = _ConcatElu.forward(ctx, features, (0, 0, 0), 0.0)
+        left, right, above = margins
+        ctx.margins = margins
+        ctx.set_materialize_grads(False)
+        return F.pad(plain, (0, 0, left, right, above, 0)), plain
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_padded: Tensor | None, of_plain: Tensor | None) -> tuple[Tensor | None, None]:
+        plain, _ = ctx.saved_tensors
+        inner = None if of_padded is None else _inner(of_padded, ctx.margins)
+        gradient = of_plain if inner is None else inner if of_plain is None else of_plain + inner
+        if gradient is None:
+            return None, None
+        first, second = torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, True, plain).chunk(2, dim=-1)
+        return first - second, None
 
 
 def _inner(features: Tensor, margins: Margins) -> Tensor:

@@ -1,16 +1,32 @@
 """The gated residual block of PixelCNN++ (Salimans et al. 2017), which PixelSNAIL uses as well."""
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spn.layers.elementwise import Dropout, concat_elu
+from spn.layers.elementwise import Dropout, Margins, concat_elu, shared_concat_elu
 from spn.layers.pixel import PixelLinear
 from spn.layers.shifted import ShiftedConv, ShiftedConvSteps, shifted_row
 from spn.layers.weight_norm import SPREAD, normalised
-from spn.shapes import AnyFeatures, OneHot, Pixel, Row
+from spn.shapes import AnyFeatures, Features, OneHot, Pixel, Row
+
+
+class Stream:
+    """Features of a stream of convolutions; `concat_elu` of them is computed once for all layers that read it."""
+
+    def __init__(self, features: Features, margins: Margins) -> None:
+        """`margins` are those of the stream's own convolutions."""
+        self.features, self.margins = features, margins
+
+    @cached_property
+    def entering(self) -> tuple[Float[Tensor, "batch _ _ both"], Float[Tensor, "batch height width both"]]:
+        """`concat_elu` of the features, with the margins and without."""
+        return shared_concat_elu(self.features, self.margins)
 
 
 class GatedResnet(nn.Module):
@@ -38,6 +54,20 @@ class GatedResnet(nn.Module):
         if self.beside:
             assert beside is not None
             hidden = hidden + self.beside(concat_elu(beside))
+        return self._gated(features, hidden, label)
+
+    def advance(self, stream: Stream, beside: Sequence[Stream], label: OneHot | None) -> Features:
+        """Advance a stream as `forward` does, by a block of convolutions, but share `concat_elu` with other layers."""
+        assert isinstance(self.first, ShiftedConv)
+        hidden = self.first.inside(stream.entering[0])
+        if self.beside:
+            # concat_elu puts all negatives after all features.
+            halves = [each.entering[1].chunk(2, dim=-1) for each in beside]
+            both = [half for sign in zip(*halves, strict=True) for half in sign]
+            hidden = hidden + self.beside(beside[0].entering[1] if len(beside) == 1 else torch.cat(both, dim=-1))
+        return self._gated(stream.features, hidden, label)
+
+    def _gated(self, features: AnyFeatures, hidden: AnyFeatures, label: OneHot | None) -> AnyFeatures:
         gates = _convolved(self.second, hidden, self.dropout.rate_now)
         if self.label is not None:
             gates = gates + self.label(label)[:, None, None]

@@ -26,6 +26,7 @@ from spn.layers import (
     ShiftedStart,
     ShiftedStartSteps,
     ShiftedUpsampling,
+    Stream,
     UpsamplingSteps,
     down_right_shifted,
     down_shift,
@@ -39,6 +40,8 @@ from spn.models.interface import Context, Model, StageShape, Steps, build_embedd
 from spn.shapes import Features, Levels, OneHot, Pixel, Row
 
 RESOLUTIONS = 3
+DOWN_SHIFTED, DOWN_RIGHT_SHIFTED = (1, 1, 1), (1, 0, 1)
+"""Margins of the convolutions of both streams."""
 
 
 class Resolution(Recomputing):
@@ -68,21 +71,28 @@ class Resolution(Recomputing):
 
     def forward(self, u: Features, ul: Features, label: OneHot | None) -> tuple[Features, Features]:
         """Advance both streams up to the lowest resolution and back to this one."""
-        us, uls = [u], [ul]
+        us, uls = [Stream(u, DOWN_SHIFTED)], [Stream(ul, DOWN_RIGHT_SHIFTED)]
         for of_u, of_ul in zip(self.up_u, self.up_ul, strict=True):
-            us.append(self.run_layer(of_u, us[-1], None, label))
-            uls.append(self.run_layer(of_ul, uls[-1], us[-1], label))
+            us.append(self._advance(of_u, us[-1], [], label))
+            uls.append(self._advance(of_ul, uls[-1], [us[-1]], label))
         if self.below:
-            u, ul = self.below(self.enter_u(us[-1]), self.enter_ul(uls[-1]), label)
-            u, ul = self.leave_u(u), self.leave_ul(ul)
+            u, ul = self.below(self.enter_u(us[-1].features), self.enter_ul(uls[-1].features), label)
+            now_u, now_ul = Stream(self.leave_u(u), DOWN_SHIFTED), Stream(self.leave_ul(ul), DOWN_RIGHT_SHIFTED)
         else:
-            u, ul = us.pop(), uls.pop()
+            now_u, now_ul = us.pop(), uls.pop()
         for of_u, of_ul in zip(self.down_u, self.down_ul, strict=True):
             kept_u, kept_ul = us.pop(), uls.pop()
-            u = self.run_layer(of_u, u, kept_u if self.short_cuts else None, label)
-            ul = self.run_layer(of_ul, ul, torch.cat((u, kept_ul), dim=-1) if self.short_cuts else u, label)
+            now_u = self._advance(of_u, now_u, [kept_u] if self.short_cuts else [], label)
+            now_ul = self._advance(of_ul, now_ul, [now_u, kept_ul] if self.short_cuts else [now_u], label)
         assert not us, "every output on the way up has its short-cut on the way down"
-        return u, ul
+        return now_u.features, now_ul.features
+
+    def _advance(self, block: nn.Module, stream: Stream, beside: list[Stream], label: OneHot | None) -> Stream:
+        """Advance a stream by one block; one that is computed again keeps its features alone."""
+        if self.recompute:
+            given = torch.cat([each.features for each in beside], dim=-1) if beside else None
+            return Stream(self.run_layer(block, stream.features, given, label), stream.margins)
+        return Stream(cast(GatedResnet, block).advance(stream, beside, label), stream.margins)
 
 
 def _leave(filters: int, stride: int, sees_right: bool) -> nn.Module:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spn.layers import GatedResnet, RasterTransformer, Recomputing, ShiftedUpsampling
-from spn.layers.elementwise import Dropout, concat_elu, gate
+from spn.layers import GatedResnet, RasterTransformer, Recomputing, ShiftedUpsampling, Stream
+from spn.layers.elementwise import Dropout, concat_elu, gate, shared_concat_elu
 from spn.likelihood import DiscretisedMixture
 from spn.machine import onednn_matmul
 
@@ -75,6 +75,41 @@ def test_concat_elu_takes_single_pixels() -> None:
 def test_concat_elu_has_the_gradient_of_its_values() -> None:
     features = draws(2, 3, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda each: concat_elu(each, (1, 1, 1)), features)
+
+
+@pytest.mark.parametrize("read", ["padded", "plain", "both"])
+@pytest.mark.parametrize("margins", [(1, 1, 1), (1, 0, 1)])
+def test_a_shared_concat_elu_is_the_plain_formula_for_every_layer_that_reads_it(
+    margins: tuple[int, int, int], read: str
+) -> None:
+    def of(padded: Tensor, plain: Tensor) -> Tensor:
+        return torch.cat(
+            [each.flatten() for each, name in ((padded, "padded"), (plain, "plain")) if read in (name, "both")]
+        )
+
+    assert_same(
+        lambda each: of(*shared_concat_elu(each, margins)),
+        lambda each: of(plain_concat_elu(each, margins), plain_concat_elu(each)),
+        with_edges(2, 3, 4, 5),
+    )
+
+
+@pytest.mark.parametrize("kernel", [(2, 3), (2, 2)])
+@pytest.mark.parametrize("num_beside", [0, 1, 2])
+def test_a_block_shares_what_it_reads_and_computes_the_same(kernel: tuple[int, int], num_beside: int) -> None:
+    torch.manual_seed(0)
+    block = GatedResnet(6, kernel, 6 * num_beside, 0, 0.0).double()
+    margins = (1, kernel[1] - 2, 1)
+    every = [draws(2, 4, 4, 6, seed=seed).requires_grad_() for seed in range(1 + num_beside)]
+    features, *beside = every
+
+    def gradients(result: Tensor) -> list[Tensor]:
+        return [result, *torch.autograd.grad(result.square().sum(), [*every, *block.parameters()])]
+
+    streams = [Stream(each, margins) for each in every]
+    expected = gradients(block(features, torch.cat(beside, dim=-1) if beside else None, None))
+    actual = gradients(block.advance(streams[0], streams[1:], None))
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_concat_elu_passes_on_what_is_not_a_number() -> None:
@@ -150,9 +185,9 @@ def test_a_block_made_again_has_the_same_dropout_and_gradients() -> None:
 
 def test_compiled_formulas_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     features = with_edges(2, 3, 4, 12)
-    expected = [concat_elu(features, (1, 1, 1)), concat_elu(features), gate(features, 2)]
+    expected = [concat_elu(features, (1, 1, 1)), *shared_concat_elu(features, (1, 1, 1)), gate(features, 2)]
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    actual = [concat_elu(features, (1, 1, 1)), concat_elu(features), gate(features, 2)]
+    actual = [concat_elu(features, (1, 1, 1)), *shared_concat_elu(features, (1, 1, 1)), gate(features, 2)]
     torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-15)
 
 
