@@ -1,14 +1,11 @@
 """The tour runs as it stands, with the model that is shipped beside it, and shows pictures."""
 
-from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 from workspace import ROOT
-
-import spn
 
 TOUR = ROOT / "examples/tour.ipynb"
 KEPT = ROOT / "test-output"
@@ -34,13 +31,3 @@ def is_picture(output: Any) -> bool:
 def texts(cell: Any) -> list[str]:
     """Return what a cell printed; progress bars, on stderr, have times."""
     return [output.text for output in cell.get("outputs", ()) if output.get("name") == "stdout"]
-
-
-def test_the_shipped_model_is_what_its_card_says() -> None:
-    """A file of an earlier commit still means the same under this code: loading computes its probe again."""
-    path = Path(TOUR.parent / "digits.safetensors")
-    assert path.stat().st_size < 1_000_000
-    model = spn.load(path)
-    assert (model.chain, list(model.stages)) == ("multidimensional", ["first_high", "rest_high", "low"])
-    assert model.notes["figures"]["num_images"] == 360
-    assert model.notes["figures"]["estimate"] == "exact"
