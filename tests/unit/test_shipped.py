@@ -1,5 +1,6 @@
 """The models in examples/: RESULTS.md and README state what their files do, and their figures are computed again."""
 
+import os
 import pickle
 import re
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import ROOT
+from pages import ROOT, blocks
 from source_files import images_of, real_file
 
 import spn
@@ -57,6 +58,19 @@ def test_the_figure_of_cifar10_holds_on_some_test_images(name: str, tmp_path: Pa
     bits = model.bits_per_dim(np.ascontiguousarray(images))
     error = bits.std(ddof=1) / len(bits) ** 0.5
     assert abs(bits.mean() - model.notes["figures"]["bits_per_dim"]) < 3 * error
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_one_minute_after_installing(tmp_path: Path) -> None:
+    (script,) = (block for block in blocks(ROOT / "README.md") if "make install &&" in block)
+    commands = [line for line in script.splitlines() if line.startswith("spn ")]
+    assert {command.split()[1] for command in commands} >= {"sample", "score", "encode", "upscale", "inpaint"}
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-euo", "pipefail", "-c", "\n".join(commands)], cwd=tmp_path, env=environment, check=True)
+    assert len(list((tmp_path / "pictures").iterdir())) == 16
+    for name in ("pictures.spn", "lower.png", "larger.png"):
+        assert (tmp_path / name).stat().st_size > 0, name
 
 
 def test_every_figure_of_the_readme_is_one_of_the_results() -> None:

@@ -248,7 +248,7 @@ def test_a_line_of_a_model_trains_all_stages_of_its_family_unless_they_are_adopt
 def test_commands_of_the_pages_run(workspace: Workspace) -> None:
     """Those of spn and Snakemake that need nothing but the experiment; others are run by other tests."""
     presets = ("compare", "ablations", "orders", "presets/")
-    elsewhere = ("...", "profile", "experiments/", "KEY", "init", "adopt", "MODEL", *presets)
+    elsewhere = ("...", "profile", "experiments/", "examples/", "KEY", "init", "adopt", "MODEL", *presets)
     found = dict.fromkeys(
         command.split(" > ")[0].replace("multidimensional", "depth")
         for page, command in commands()
