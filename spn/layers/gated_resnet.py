@@ -1,7 +1,6 @@
 """The gated residual block of PixelCNN++ (Salimans et al. 2017), which PixelSNAIL uses as well."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import cast
 
 import torch
@@ -22,11 +21,13 @@ class Stream:
     def __init__(self, features: Features, margins: Margins) -> None:
         """`margins` are those of the stream's own convolutions."""
         self.features, self.margins = features, margins
+        self._entering: tuple[Tensor, Tensor] | None = None
 
-    @cached_property
     def entering(self) -> tuple[Float[Tensor, "batch _ _ both"], Float[Tensor, "batch height width both"]]:
-        """`concat_elu` of the features, with the margins and without."""
-        return shared_concat_elu(self.features, self.margins)
+        """Return `concat_elu` of the features, with the margins and without."""
+        if self._entering is None:
+            self._entering = shared_concat_elu(self.features, self.margins)
+        return self._entering
 
 
 class GatedResnet(nn.Module):
@@ -59,12 +60,12 @@ class GatedResnet(nn.Module):
     def advance(self, stream: Stream, beside: Sequence[Stream], label: OneHot | None) -> Features:
         """Advance a stream as `forward` does, by a block of convolutions, but share `concat_elu` with other layers."""
         assert isinstance(self.first, ShiftedConv)
-        hidden = self.first.inside(stream.entering[0])
+        hidden = self.first.inside(stream.entering()[0])
         if self.beside:
             # concat_elu puts all negatives after all features.
-            halves = [each.entering[1].chunk(2, dim=-1) for each in beside]
+            halves = [each.entering()[1].chunk(2, dim=-1) for each in beside]
             both = [half for sign in zip(*halves, strict=True) for half in sign]
-            hidden = hidden + self.beside(beside[0].entering[1] if len(beside) == 1 else torch.cat(both, dim=-1))
+            hidden = hidden + self.beside(beside[0].entering()[1] if len(beside) == 1 else torch.cat(both, dim=-1))
         return self._gated(stream.features, hidden, label)
 
     def _gated(self, features: AnyFeatures, hidden: AnyFeatures, label: OneHot | None) -> AnyFeatures:

@@ -1,5 +1,8 @@
 """The contract for every other model family, and for every law: in stages of every kind, whole and step by step."""
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -215,6 +218,29 @@ def test_every_weight_learns_and_recomputing_changes_no_loss(family: str, high_l
         halved = loss()
     assert halved.dtype == torch.float32
     torch.testing.assert_close(halved, kept, atol=0.1, rtol=0)
+
+
+COMPILED = """
+import sys
+import torch
+from families import SECTIONS
+from spn.evaluation.random_problem import random_context
+from spn.models import StageShape, build_model
+
+shape = StageShape(4, 4, 3, 4, 0, 4, num_positions=1)
+model = build_model(SECTIONS[sys.argv[1]], shape).eval()
+context, levels = random_context(shape, 2, torch.Generator().manual_seed(1)), torch.randint(4, (2, 4, 4, 3))
+loss = lambda levels: -model(levels, context).log_prob(levels).mean()
+torch.testing.assert_close(torch.compile(loss, backend="eager", fullgraph=True)(levels), loss(levels))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["spn_mixture", "gated_pixelcnn", "pixelcnn_pp", "pixelsnail", "imagebart"])
+def test_a_family_compiles_to_one_graph(family: str) -> None:
+    """Breaks between graphs would cost what `--compile` gains; in a process where types are not checked."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, map(str, sys.path)))}
+    subprocess.run([sys.executable, "-c", COMPILED, family], env=environment, check=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are captured on CUDA alone")
