@@ -36,7 +36,7 @@ def _on_this_machine(gpus: int) -> list[str]:
 
 
 def _on_nodes(nodes: int, gpus: int) -> list[str]:
-    """Return the command that starts torchrun on every node of a Slurm job; they meet on this one, which is the first."""
+    """Return the command that starts torchrun on every node of a Slurm job; this one, the first, is where they meet."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         raise InputError(f"--nodes: expected 1 outside of a Slurm job, got {nodes}")
