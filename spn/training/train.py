@@ -35,7 +35,7 @@ Weights: TypeAlias = dict[str, Tensor]
 
 ESTIMATE = "validation_bits_per_dim_estimate"
 
-STALE = "as a file system shows old files to some nodes for a while"
+STALE = "as a shared file system may show old files to some nodes for a while"
 
 FollowTrial: TypeAlias = Callable[[int], AbstractContextManager[Observe]]
 """Accompanies a trial, given by its number from 0, and returns what its rows are passed to."""

@@ -60,7 +60,8 @@ class Author:
     def start_again(self, job: Job) -> None:
         """Let a job that Slurm has queued again start now, and not after some minutes."""
         self.wait_for_state(job, "PENDING")
-        self.cluster.run("scontrol", "update", f"JobId={job.id}", "StartTime=now")
+        # A node that it was on refuses it within the second in which it ended there.
+        self.cluster.run("scontrol", "update", f"JobId={job.id}", "StartTime=now+3")
         self.wait_for_state(job, "RUNNING")
 
     def wait_for_state(self, job: Job, state: str) -> None:
