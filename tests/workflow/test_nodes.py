@@ -40,12 +40,11 @@ class Story:
             self.preempted, self.saved = self.log(), author.step("low")
             author.start_again(preempted)
             lost = author.stop("low")
-            self.resumed = self.log()
-            self.lost_node = self.second_node(lost)
-            cluster.kill_node(self.lost_node)
+            cluster.kill_node(self.second_node(lost))
             for process in author.trainings("low"):
                 process.resume()
             self.end(lost)
+            self.resumed = self.log()  # not before, because it comes through srun, which was stopped
             author.start_again(lost)
             assert snakemake.wait(3 * SECONDS) == 0, said(author.workspace)
         self.last, self.left = self.log(), author.trainings("low")
