@@ -19,7 +19,8 @@ from workspace import fresh
 from spn.checkpoint import load_tensors
 from spn.cli import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+# Its jobs start Snakemake again and again, which takes long on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 
 STEPS = 120
 TRAINED = "results/stages/low"
@@ -40,6 +41,8 @@ class Story:
             self.preempted, self.saved = self.log(), author.step("low")
             author.start_again(preempted)
             lost = author.stop("low")
+            training = [process.environ() for process in author.trainings("low")]
+            self.places = [variables["SLURMD_NODENAME"] for variables in training if "RANK" in variables]
             cluster.kill_node(self.second_node(lost))
             for process in author.trainings("low"):
                 process.resume()
@@ -92,6 +95,7 @@ def test_two_nodes_train_as_one_process(story: Story) -> None:
     for job in story.jobs:
         assert re.fullmatch(r"node\[\d[-,]\d\]", job.node)
         assert job.gpus == 2
+    assert len(story.places) == len(set(story.places)) == 2
     assert "process 2 of 2" in story.last
     ours, whole = (read_history(story.folder / place / "history.csv") for place in (TRAINED, "whole"))
     assert len(ours) == len(whole)

@@ -24,7 +24,8 @@ from spn.checkpoint import load_tensors
 from spn.cli import main
 from spn.tracking import load_experiment
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+# Its jobs start Snakemake again and again, which takes long on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 
 STEPS = {"high": 80, "low": 120}
 WAITING = "waiting for another process that trains it now"
