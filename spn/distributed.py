@@ -1,7 +1,8 @@
 """A job of several processes: their ranks, what they agree on, and how they share work.
 
-torchrun starts one process for each GPU of the job. Without torchrun there is one process and no communication.
-Messages go over gloo, between CPUs, so that none waits for a GPU; gradients have a separate process group.
+torchrun starts one process for each GPU of the job, on each of its nodes. Without torchrun there is one process and no
+communication. Messages go over gloo, between CPUs, so that none waits for a GPU; gradients have a separate process
+group.
 """
 
 import os
@@ -31,7 +32,7 @@ def is_one_of_several() -> bool:
 
 
 def local_rank() -> int:
-    """Return the rank of this process on its machine, which is the number of its GPU."""
+    """Return the rank of this process on its node, which is the number of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if is_one_of_several() else 0
 
 
@@ -47,14 +48,19 @@ def joined(recipe_digest: str) -> Iterator[None]:
     dist.init_process_group("gloo")
     _groups.append(dist.group.WORLD)
     try:
-        if len(set(collect([recipe_digest]))) > 1:
-            raise InputError(
-                f"process {rank() + 1} of {num_processes()}: expected the same parameters, code and data in all of "
-                "them, got others, edited while they started; run the same command again"
-            )
+        agree("parameters, code and data", recipe_digest, "edited while they started")
         yield
     finally:
         dist.destroy_process_group()
+
+
+def agree(what: str, mine: object, reason: str) -> None:
+    """Raise InputError if what a process has read is not the same in all of them; every process must call this."""
+    if len(set(collect([mine]))) > 1:
+        raise InputError(
+            f"process {rank() + 1} of {num_processes()}: expected the same {what} in all of them, got others, "
+            f"{reason}; run the same command again"
+        )
 
 
 def num_processes() -> int:

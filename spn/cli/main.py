@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from spn import __version__
 from spn.cli.model_verbs import add_model_verbs
+from spn.cli.processes import start_processes
 from spn.cli.run import run_verb
 from spn.cli.texts import EXAMPLES, HELP, MORE
 from spn.config import InputError
@@ -20,8 +21,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; on a user's mistake print one line and return exit status 2."""
     options = vars(_parser().parse_args(arguments))
-    _share_among_gpus(options.pop("gpus", 0), sys.argv[1:] if arguments is None else arguments)
+    gpus, nodes = options.pop("gpus", 0), options.pop("nodes", 1)
     try:
+        start_processes(gpus, nodes, sys.argv[1:] if arguments is None else arguments)
         return run_verb(**options)
     except InputError as error:
         print(f"spn: error: {error}", file=sys.stderr)
@@ -32,23 +34,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (FloatingPointError, OSError, WriteError) as error:  # OSError: outside the pipeline's own files
         print(f"spn: error: {error}", file=sys.stderr)
         return 1
-
-
-def _share_among_gpus(count: int, arguments: list[str]) -> None:
-    """With several GPUs, become torchrun, which runs the same command once per GPU and returns its exit status.
-
-    Does nothing in the processes that torchrun started.
-    """
-    if count < 2:
-        return
-    from spn.distributed import is_one_of_several
-
-    if is_one_of_several():
-        return
-    # The option --threads decides; otherwise torchrun would choose a number and warn.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    os.execv(sys.executable, [sys.executable, *torchrun, "-m", "spn", *arguments])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,6 +83,9 @@ def _add_stage_verbs(commands: Commands) -> None:
         "--micro-batch",
         type=_count,
         help="images of a process in memory at once; gradients are added up: less memory, the same but for rounding",
+    )
+    train.add_argument(
+        "--nodes", type=_count, default=1, help="nodes of the Slurm job; with several, srun starts torchrun on each"
     )
     _machine(train)
     _processes(train)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from spn.checkpoint import load_tensors, save_tensors
 from spn.config import Params
 from spn.data.hdf5 import SliceFile
-from spn.distributed import is_first
+from spn.distributed import agree, is_first
 from spn.files import write_text
 from spn.notes import FILES, RECIPE, Notes, content_digest, read_tensor_notes
 from spn.paths import CHECKPOINT, HISTORY
@@ -34,6 +34,8 @@ from spn.training.trials import best_trial
 Weights: TypeAlias = dict[str, Tensor]
 
 ESTIMATE = "validation_bits_per_dim_estimate"
+
+STALE = "as a shared file system may show old files to some nodes for a while"
 
 FollowTrial: TypeAlias = Callable[[int], AbstractContextManager[Observe]]
 """Accompanies a trial, given by its number from 0, and returns what its rows are passed to."""
@@ -73,6 +75,7 @@ def train_stage(
     recipe = training_recipe(params, name, data.digest)
     checkpoint = output / CHECKPOINT
     notes = trained_notes(checkpoint, recipe)
+    agree("checkpoint", notes is not None, STALE)
     weights: Weights | None = None
     if notes is not None:
         _pass_on(notes, observe, follow_trial)
@@ -142,6 +145,7 @@ class _Job:
             trainer.state.restore(path)
         else:
             trainer.initialise()
+        agree("state of the training", trainer.state.step, STALE)
         for row in trainer.state.history:
             observe(row)
         trainer.advance(path, observe, bar)

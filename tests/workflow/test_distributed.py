@@ -174,6 +174,31 @@ def test_sigterm_stops_two_at_the_same_step_and_one_goes_on(folder: Path, monkey
     assert [point.step for point in curve] == [row["step"] for row in read_tensor_notes(state)["history"]]
 
 
+@pytest.mark.parametrize(
+    ("what", "places"), [("checkpoint", ("one/low", "none")), ("state of the training", ("none", "none"))]
+)
+def test_processes_that_find_another_state_refuse_to_work_together(
+    folder: Path, what: str, places: tuple[str, str]
+) -> None:
+    port = {"MASTER_PORT": str(host_store())}
+    logs = [f"{what}{rank}" for rank in range(2)]
+    processes = [
+        start(
+            folder,
+            [*train_command("low", output), "--runs", runs],
+            logs[rank],
+            torchrun_variables(rank, 2) | port,
+        )
+        for rank, (output, runs) in enumerate(zip(places, ("one/low/runs", "none/runs"), strict=True))
+    ]
+    for rank, process in enumerate(processes):
+        process.join(60)
+        assert process.exitcode == 2
+        told = f"process {rank + 1} of 2: expected the same {what} in all of them"
+        assert told in (folder / logs[rank]).read_text()
+    assert not list((folder / "none").rglob("*.safetensors"))
+
+
 def end_together(rank: int, ports: list[int]) -> None:
     """Leave groups one after the other, at once after something was agreed on, while DistributedDataParallel lives."""
     torch.set_num_threads(1)

@@ -1,13 +1,10 @@
 """The tiny experiment on a real Slurm, in one run that meets the faults of clusters; the results are those of none.
 
-What happened is read from Slurm's records, Snakemake's words and the logs. Trainings are stopped (SIGSTOP) before
-anything is done to them, so that nothing depends on who is faster.
+What happened is read from Slurm's records, Snakemake's words and the logs.
 """
 
 import contextlib
 import re
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,33 +12,25 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
+from disturbed import SECONDS, SNAKEMAKE, Author, edit, said, started
 from experiment import tiny_params
-from ruamel.yaml import YAML
 from slurm import Cluster, Job, wait_for
 from tracked import open_at
 from workspace import EVERYTHING, Workspace, fresh
 
 from spn.checkpoint import load_tensors
 from spn.cli import main
-from spn.notes import read_tensor_notes
 from spn.tracking import load_experiment
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+# Its jobs start Snakemake again and again, which takes long on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 
-PROFILE = "workflow/profiles/slurm"
-# A toy's jobs take seconds.
-SOONER = ("--slurm-init-seconds-before-status-checks", "6", "--max-status-checks-per-second", "10")
-SNAKEMAKE = ("snakemake", "--profile", PROFILE, *SOONER)
 STEPS = {"high": 80, "low": 120}
 WAITING = "waiting for another process that trains it now"
 AWAY = "Falling back to 'sacct'"
 """What Snakemake says where the scheduler does not answer."""
-OUTPUT = "snakemake.txt"
-SECONDS = 180
-"""Longest wait for a step of the story; most take ten."""
 
 
 @dataclass(frozen=True)
@@ -69,79 +58,26 @@ class Story:
         return (self.workspace.folder / f"logs/{job}.log").read_text()
 
 
-class Author:
-    """Does to the trainings of a workspace what a cluster would."""
-
-    def __init__(self, cluster: Cluster, workspace: Workspace) -> None:
-        """Take a cluster and a workspace whose commands lead to it."""
-        self.cluster, self.workspace = cluster, workspace
-        self.stopped: dict[str, list[int]] = {stage: [] for stage in STEPS}
-
-    def disturb_low(self, orphan: Job) -> None:
-        """Cancel what a killed Snakemake left, then the training that waited for it; kill the node of the next."""
-        self.cancel(orphan)
-        self.cancel(self.stop("low"))
-        lost = self.stop("low")
-        self.cluster.kill_node(lost.node)
-        self.start_again(lost)
-
-    def disturb_high(self, late: Job) -> None:
-        """Leave a training to its time limit, and let a more important job have the node of the next."""
-        self.wait_for_state(late, "TIMEOUT")
-        preempted = self.stop("high")
-        self.cluster.take(preempted.node)
-        self.start_again(preempted)
-
-    def stop(self, stage: str) -> Job:
-        """Wait until a training has saved more than it has by now; stop it, and give its job."""
-        before = self.step(stage)
-        wait_for(lambda: self.step(stage) > before, SECONDS)
-        trainings = [process for process in psutil.process_iter() if self.trains(process, stage)]
-        for process in trainings:
-            process.suspend()
-        self.stopped[stage].append(self.step(stage))
-        assert self.stopped[stage][-1] < STEPS[stage]
-        return self.cluster.job_of(trainings[0])
-
-    def step(self, stage: str) -> int:
-        """Return the step of the saved state of a training; 0 where there is none."""
-        states = list((self.workspace.folder / "runs").glob(f"{stage}-*.safetensors"))
-        return read_tensor_notes(states[0])["step"] if states else 0
-
-    def trains(self, process: psutil.Process, stage: str) -> bool:
-        """Tell whether a process is `spn train` of a stage here, or torchrun that started it."""
-        with contextlib.suppress(psutil.Error):
-            return process.cwd() == str(self.workspace.folder) and ("train", stage) in pairwise(process.cmdline())
-        return False
-
-    def cancel(self, job: Job) -> None:
-        """Cancel a job and wait until it has ended."""
-        self.cluster.run("scancel", job.id)
-        self.wait_for_state(job, "CANCELLED")
-
-    def start_again(self, job: Job) -> None:
-        """Let a job that Slurm has queued again start now, and not after some minutes."""
-        self.wait_for_state(job, "PENDING")
-        self.cluster.run("scontrol", "update", f"JobId={job.id}", "StartTime=now")
-        self.wait_for_state(job, "RUNNING")
-
-    def wait_for_state(self, job: Job, state: str) -> None:
-        """Wait until Slurm has it that a job is in a state."""
-        wait_for(lambda: self.cluster.run("squeue", "-ht", "all", "-j", job.id, "-o", "%T").strip() == state, SECONDS)
+def disturb_low(author: Author, orphan: Job) -> None:
+    """Cancel what a killed Snakemake left, then the training that waited for it; kill the node of the next."""
+    author.cancel(orphan)
+    author.cancel(author.stop("low"))
+    lost = author.stop("low")
+    author.cluster.kill_node(lost.node)
+    author.start_again(lost)
 
 
-def edit(workspace: Workspace, rule: str, **resources: str) -> None:
-    """Change what a rule asks for in the profile, as a user would."""
-    path, yaml = workspace.folder / PROFILE / "config.yaml", YAML()
-    profile = yaml.load(path)
-    profile["set-resources"][rule].update(resources)
-    with path.open("w") as file:
-        yaml.dump(profile, file)
+def disturb_high(author: Author, late: Job) -> None:
+    """Leave a training to its time limit, and let a more important job have the node of the next."""
+    author.wait_for_state(late, "TIMEOUT")
+    preempted = author.stop("high")
+    author.cluster.take(preempted.node)
+    author.start_again(preempted)
 
 
 def tell(cluster: Cluster, workspace: Workspace) -> Story:
     """Run the experiment and let the faults happen; one chain is finished before they begin."""
-    author = Author(cluster, workspace)
+    author = Author(cluster, workspace, STEPS)
     raster = ("results/stages/raster/metrics.json", "results/chains/raster/raster/samples.h5")
     with started(workspace, "--", "results/stages/low/checkpoint.safetensors", *raster) as snakemake:
         orphan = author.stop("low")
@@ -157,34 +93,10 @@ def tell(cluster: Cluster, workspace: Workspace) -> Story:
         wait_for(lambda: AWAY in said(workspace), SECONDS)
         cluster.start_controller()
         with ThreadPoolExecutor() as pool:
-            for disturbing in (pool.submit(author.disturb_low, orphan), pool.submit(author.disturb_high, late)):
+            for disturbing in (pool.submit(disturb_low, author, orphan), pool.submit(disturb_high, author, late)):
                 disturbing.result()
         assert snakemake.wait(3 * SECONDS) == 0, said(workspace)
     return Story(workspace, said(workspace), cluster.jobs(), author.stopped)
-
-
-@contextlib.contextmanager
-def started(workspace: Workspace, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start Snakemake with the profile; it does not outlive the context."""
-    with (
-        (workspace.folder / OUTPUT).open("wb") as output,
-        subprocess.Popen(
-            [*SNAKEMAKE, *arguments],
-            cwd=workspace.folder,
-            env=workspace.environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def said(workspace: Workspace) -> str:
-    """Read what Snakemake has said by now."""
-    return (workspace.folder / OUTPUT).read_text()
 
 
 @pytest.fixture(scope="module")

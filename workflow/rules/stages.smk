@@ -20,14 +20,17 @@ rule train:
     resources:
         # Options of the machine, for example --set-resources train:options=--recompute, or in a profile.
         options="",
-        # With several, a process for each.
+        # With several, a process for each. Of all nodes together, as for Slurm.
         gpu=0,
+        nodes=1,
+        # Where this is set, even to nothing, Snakemake starts the job without srun, which would keep it on one node.
+        mpi="",
     params:
         folder=subpath(output.checkpoint, parent=True),
     shell:
         # `exec` replaces the shell, so that SIGTERM reaches spn and Snakemake waits until it has saved its state.
-        "exec spn train {wildcards.stage} --data {input.data} --output {params.folder}"
-        " --threads {threads} --gpus {resources.gpu} {resources.options} > {log} 2>&1"
+        "exec spn train {wildcards.stage} --data {input.data} --output {params.folder} --threads {threads}"
+        " --gpus {resources.gpu} --nodes {resources.nodes} {resources.options} > {log} 2>&1"
 
 
 rule evaluate:
