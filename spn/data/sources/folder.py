@@ -1,6 +1,7 @@
 """A folder or zip of images; `spn.data.sources.picture` turns each into an image of levels."""
 
 from collections.abc import Iterator, Mapping
+from heapq import merge
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def open_folder(section: FolderData, root: Path, resources: Resources) -> Source
     if pictures.bad and section.unreadable == "refuse":
         raise InputError(_complaint(place, len(names), section, pictures.bad))
     rule = f"resized by {section.filter} from the largest centre square" if section.fit == "resize" else "centre crop"
-    count = len(pictures.digests)
+    count = len(pictures.names)
     return Source(
         release=f"{section.release or section.name}, {count} images, {section.size}x{section.size} {rule}",
         digest=_digest(pictures, section),
@@ -80,19 +81,19 @@ def _find(section: FolderData, root: Path) -> Path:
 
 
 def _pools(pictures: Pictures, place: Path, labels: Mapping[str, int] | None) -> dict[Split, Pool]:
-    at = {name: number for number, name in enumerate(pictures.digests)}
+    at = {name: number for number, name in enumerate(pictures.names)}
     return {
         split: PicturePool(
             pictures.images, [at[name] for name in names], None if labels is None else [labels[name] for name in names]
         )
-        for split, names in by_split(tuple(at), place).items()
+        for split, names in by_split(pictures.names, place).items()
     }
 
 
 def _digest(pictures: Pictures, section: FolderData) -> str:
     """Hash the usable files and, if folders are classes, the names of the others, because they count as classes."""
     named = dict.fromkeys(pictures.bad, "") if section.num_classes else {}
-    return listing_sha256(sorted((pictures.digests | named).items()))
+    return listing_sha256(merge(pictures.digests(), sorted(named.items())))
 
 
 def _complaint(place: Path, count: int, section: FolderData, bad: dict[str, str]) -> str:
