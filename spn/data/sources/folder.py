@@ -1,6 +1,6 @@
 """A folder or zip of images; `spn.data.sources.picture` turns each into an image of levels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from spn.data.sources.subfolders import by_split, class_labels
 
 
 class PicturePool(Pool):
-    """The decoded pictures with the indices `chosen`; `labels` has the label of each, or is None."""
+    """The decoded pictures with the indices `chosen`; `labels` has the label of each, or is None.
+
+    Both are arrays, because lists of millions of numbers take four times the memory.
+    """
 
     def __init__(
         self,
         images: UInt8[np.ndarray, "_ size size channel"],
-        chosen: list[int],
-        labels: list[int] | None,
+        chosen: Int64[np.ndarray, " picture"],
+        labels: Int64[np.ndarray, " picture"] | None,
     ) -> None:
         self.images = images
         self.chosen = chosen
@@ -40,7 +43,7 @@ class PicturePool(Pool):
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
         """Yield the pictures at `indices`."""
         for index in indices:
-            yield self.images[self.chosen[index]], None if self.labels is None else self.labels[index]
+            yield self.images[self.chosen[index]], None if self.labels is None else int(self.labels[index])
 
 
 def open_folder(section: FolderData, root: Path, resources: Resources) -> Source:
@@ -84,10 +87,16 @@ def _pools(pictures: Pictures, place: Path, labels: Mapping[str, int] | None) ->
     at = {name: number for number, name in enumerate(pictures.names)}
     return {
         split: PicturePool(
-            pictures.images, [at[name] for name in names], None if labels is None else [labels[name] for name in names]
+            pictures.images,
+            _integers(at[name] for name in names),
+            None if labels is None else _integers(labels[name] for name in names),
         )
         for split, names in by_split(pictures.names, place).items()
     }
+
+
+def _integers(values: Iterable[int]) -> Int64[np.ndarray, " picture"]:
+    return np.fromiter(values, np.int64)
 
 
 def _digest(pictures: Pictures, section: FolderData) -> str:

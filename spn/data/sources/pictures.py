@@ -18,7 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from threading import Thread
 from typing import TypeAlias
 
@@ -31,6 +32,7 @@ from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP
 from spn.data.sources.picture import PictureError, decode_picture
 from spn.data.sources.source import Resources
 from spn.data.sources.spool import Result, open_spool
+from spn.data.sources.subfolders import path_parts
 from spn.provenance.code import code_digest
 
 MAX_FILE_BYTES = 1 << 28
@@ -81,12 +83,12 @@ def list_pictures(place: Path) -> tuple[str, ...]:
     else:
         archive = _open_zip(place)
         names = archive.namelist()
-        for name in map(PurePosixPath, names):
-            if name.is_absolute() or ".." in name.parts:
+        for name in names:
+            if name.startswith("/") or ".." in path_parts(name):
                 raise InputError(f"{place}: expected names inside the archive, got {name}")
         if sum(member.compress_size for member in archive.infolist()) > place.stat().st_size:
             raise InputError(f"{place}: expected members that lie side by side, got some that overlap")
-    return tuple(sorted({name for name in names if _is_picture(PurePosixPath(name))}))
+    return tuple(sorted({name for name in names if _is_picture(name)}))
 
 
 def decode_pictures(place: Path, names: tuple[str, ...], section: FolderData, resources: Resources) -> Pictures:
@@ -220,6 +222,6 @@ def _open_zip(place: Path) -> zipfile.ZipFile:
         raise InputError(f"{place}: expected a zip archive, got: {' '.join(str(error).split())}") from error
 
 
-def _is_picture(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in PICTURE_FORMATS and not hidden
+def _is_picture(name: str) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path_parts(name))
+    return splitext(name)[1].lower() in PICTURE_FORMATS and not hidden
