@@ -1,13 +1,14 @@
 """ImageNet's scale: a million small pictures preprocessed: `python -m benchmarks.million [--count N] [--folder DIR]`.
 
 The preset `imagenet32` reads a zip of PNGs of 32x32: 5,000 pictures of blurred noise under a million names, each with
-other bytes. `spn preprocess` runs in one process and in two, by the clock on the wall, and is killed (SIGKILL) once half
-is decoded, and run again; all files must be the same. Memory is that of all its processes, without what is mapped from
-files, read twenty times a second. A million needs 9 GB of disk.
+other bytes. `spn preprocess` is killed (SIGKILL) once half of them are decoded, and run again; then it runs whole, to
+the same file. A tenth of them is read by two processes and by one, in turn. Memory is that of all processes, without
+what is mapped from files. A million needs 12 GB of disk.
 """
 
 import argparse
 import io
+import resource
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from PIL import Image
 
 from benchmarks.machine import cpu_name
 from benchmarks.measure import spread
-from benchmarks.table import Row, markdown
+from benchmarks.table import Row, faster, markdown
 from spn.data.digest import file_sha256
 
 GROUP = "Preprocessing {:,} pictures"
@@ -34,16 +35,16 @@ PRESET = Path(__file__).parents[1] / "presets" / "imagenet32.yaml"
 DISTINCT = 5_000
 SIDE = 32
 LEVELS_BYTES = 3 * SIDE**2
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a run of `spn preprocess` took, and the SHA-256 of its file; memory is in bytes."""
+    """What a run of `spn preprocess` took: seconds by the clock and of all its processes' time, and bytes of memory."""
 
     seconds: float
+    cpu_seconds: float
     memory: int
-    digest: str
 
 
 def main() -> None:
@@ -58,30 +59,36 @@ def main() -> None:
 
 
 def measure(count: int, folder: Path) -> list[Row]:
-    """Preprocess a tenth of the pictures, for the growth of memory; then all of them, whole and interrupted."""
-    tenth = _whole(_prepare(folder / "tenth", count // 10), 1)
-    place = _prepare(folder / "all", count)
-    one, two = (_whole(place, processes) for processes in (1, 2))
-    file_bytes = _output(place).stat().st_size
-    resumed = _interrupted(place, 2, count)
-    assert one.digest == two.digest == resumed.digest, "expected the same bytes from all runs"
-    group, grown = GROUP.format(count), (one.memory - tenth.memory) / (count - count // 10)
+    """Preprocess all pictures, interrupted and whole, and a tenth of them, for the growth of memory."""
+    few, all_ = _prepare(folder / "few", count // 10), _prepare(folder / "all", count)
+    two, one = _whole(few, 2), _whole(few, 1)
+    _killed(all_, 1, count)
+    resumed, resumed_file = _whole(all_, 1), file_sha256(_output(all_))
+    whole = _whole(all_, 1)
+    assert file_sha256(_output(all_)) == resumed_file, "expected the same bytes from both"
+    file_bytes = _output(all_).stat().st_size
+    group, grown = GROUP.format(count), (whole.memory - one.memory) / (count - count // 10)
     return [
-        _row(group, "two processes, against one", "pictures/s", count / two.seconds, count / one.seconds),
-        _row(group, "going on after a kill in the middle, against anew", "s", resumed.seconds, two.seconds),
-        _row(group, "peak of memory, one process; against a tenth", "MB", one.memory / 1e6, tenth.memory / 1e6),
-        _row(group, "peak of memory, two processes and their parent", "MB", two.memory / 1e6),
-        _row(group, "growth of memory, one process, against levels", "bytes/picture", grown, LEVELS_BYTES),
-        _row(group, "size of the file, against levels", "MB", file_bytes / 1e6, count * LEVELS_BYTES / 1e6),
+        Row(group, "one process", "pictures per second of its time", spread([count / whole.cpu_seconds])),
+        _row(group, "going on after a kill in the middle, against anew", "s", resumed.seconds, whole.seconds),
+        _row(group, "the same, its time", "s", resumed.cpu_seconds, whole.cpu_seconds),
+        faster(
+            group,
+            f"two processes against one, {count // 10:,} pictures",
+            [two.seconds],
+            [one.seconds],
+            count // 10,
+            "pictures/s",
+        ),
+        _row(group, "peak of memory, against a tenth of the pictures", "MB", whole.memory / 1e6, one.memory / 1e6),
+        _row(group, "what it grows by, against the levels", "bytes/picture", grown, LEVELS_BYTES),
+        _row(group, "size of the file, against the levels", "MB", file_bytes / 1e6, count * LEVELS_BYTES / 1e6),
     ]
 
 
-def _row(group: str, name: str, unit: str, ours: float, baseline: float | None = None) -> Row:
-    """Compare single measurements; the ratio says how many times as good ours is."""
-    if baseline is None:
-        return Row(group, name, unit, spread([ours]))
-    ratio = ours / baseline if unit == "pictures/s" else baseline / ours
-    return Row(group, name, unit, spread([ours]), spread([baseline]), spread([ratio]))
+def _row(group: str, name: str, unit: str, ours: float, baseline: float) -> Row:
+    """Compare single measurements, of which less is better."""
+    return Row(group, name, unit, spread([ours]), spread([baseline]), spread([baseline / ours]))
 
 
 def _prepare(place: Path, count: int) -> Path:
@@ -113,21 +120,21 @@ def _numbered(png: bytes, number: int) -> bytes:
 
 
 def _whole(place: Path, processes: int) -> Done:
-    """Preprocess without interruption."""
-    start = time.perf_counter()
+    """Preprocess to the end."""
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
     with _preprocess(place, processes) as command:
         memory = _watch(command, lambda: False)
     assert command.returncode == 0, (place / "log").read_text()
-    return Done(time.perf_counter() - start, memory, file_sha256(_output(place)))
+    done = Done(time.perf_counter() - start, _cpu_seconds() - cpu_start, memory)
+    print(f"{place.name}: {done}", file=sys.stderr)
+    return done
 
 
-def _interrupted(place: Path, processes: int, count: int) -> Done:
-    """Kill it once half of the levels are written, and take the time of the run after."""
-    _output(place).unlink()
+def _killed(place: Path, processes: int, count: int) -> None:
+    """Preprocess until half of the levels are written."""
     with _preprocess(place, processes) as command:
         _watch(command, lambda: _kept_bytes(place) >= count * LEVELS_BYTES / 2)
     assert command.returncode == -signal.SIGKILL, "expected it to be killed in the middle"
-    return _whole(place, processes)
 
 
 @contextmanager
@@ -150,6 +157,12 @@ def _watch(command: "subprocess.Popen[bytes]", is_over: Callable[[], bool]) -> i
             command.kill()
         time.sleep(POLL_SECONDS)
     return peak
+
+
+def _cpu_seconds() -> float:
+    """Return the time of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _anonymous_bytes(process: psutil.Process) -> int:
