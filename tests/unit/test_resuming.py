@@ -20,9 +20,10 @@ from spn.data import seal
 from spn.data.preprocess import write_slices
 from spn.data.sources import pictures, spool
 from spn.data.sources.picture import decode_picture
-from spn.data.sources.spool import Kept, Spool, keeping
+from spn.data.sources.spool import Kept, Spool
 from spn.data.writing import SliceWriter
 from spn.files import WriteError
+from spn.pipeline.preprocess import keeping
 
 COUNT, NOTED = 60, 10
 """Pictures, and how many are decoded between two notes: the clock of these tests ticks at each."""

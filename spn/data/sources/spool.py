@@ -17,13 +17,10 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
-import PIL
 from jaxtyping import UInt8
 
 from spn.config import InputError
-from spn.files import json_digest, read_json, write_json, writing
-from spn.lock import locked
-from spn.provenance import Recipe
+from spn.files import read_json, write_json, writing
 
 NOTE_SECONDS = 60.0
 """Time between two notes."""
@@ -57,30 +54,6 @@ class Kept:
         with suppress(OSError):
             self.note.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
-
-
-@contextmanager
-def keeping(runs: Path, recipe: Recipe) -> Iterator[Kept]:
-    """Yield where the pictures of one file of slices are kept under `runs`; remove them once it is written.
-
-    Meanwhile no other process may write a file of this recipe: it waits. After an error, the pictures stay if there is
-    a note of them.
-    """
-    data = recipe["data"]
-    # All pictures are decoded before unreadable ones are refused, so that whoever then skips them need not wait again.
-    decoding = recipe | {"data": {key: value for key, value in data.items() if key != "unreadable"}}
-    origin = {"recipe": decoding, "pillow": PIL.__version__}
-    name = f"{data['name']}-S{recipe['scale_factor']}-{json_digest(origin)[:16]}"
-    kept = Kept(runs / f"{name}.pictures", origin)
-    waiting = f"{data['name']}: waiting for another process that preprocesses it now"
-    with locked(runs / f".{name}.lock", waiting, "do not preprocess these pictures twice at once"):
-        try:
-            yield kept
-        except BaseException:
-            if not kept.note.exists():
-                kept.remove()
-            raise
-        kept.remove()
 
 
 class Spool:
