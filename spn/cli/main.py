@@ -60,6 +60,9 @@ def _add_data_verbs(commands: Commands) -> None:
     preprocess = _verb(commands, "preprocess")
     preprocess.add_argument("--scale-factor", type=_count, required=True, help="that of the stages which read the file")
     preprocess.add_argument("--sources", type=Path, default=SOURCES, help="where the source files lie")
+    preprocess.add_argument(
+        "--runs", type=Path, default=RUNS, help="folder in which decoded pictures are kept meanwhile"
+    )
     preprocess.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
     preprocess.add_argument(
         "--threads", type=_count, default=1, help="processes that decode the pictures of a folder or zip; same file"

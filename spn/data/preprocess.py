@@ -15,6 +15,7 @@ from spn.config import DataSection, InputError
 from spn.data.layout import SPLITS, Layout, Origin, Split
 from spn.data.sources import Item, Resources, Source, open_source
 from spn.data.sources.source import shown
+from spn.data.sources.spool import Kept
 from spn.data.writing import SliceWriter, create_slices
 from spn.notes import RECIPE
 from spn.provenance import Recipe, source_state
@@ -51,18 +52,21 @@ def write_slices(
     progress: bool = True,
     recipe: Recipe | None = None,
     processes: int = 1,
+    kept: Kept | None = None,
 ) -> None:
     """Write the images of a `data` section to `output`, in slices and bit ranges; print one line that counts them.
 
     The source's files lie below `root`. Raises InputError, and writes nothing, if a file is missing, damaged or changed
     meanwhile, or if the source has not the stated digest. The line has the digest, so that it can be stated, and names
     the first skipped files; stderr gets a line for each. `recipe` is noted in the file; the workflow makes a file
-    without one again. `processes` decode pictures; their number does not change the file.
+    without one again. `processes` decode pictures; their number does not change the file. If these are `kept`, another
+    call goes on from them.
     """
     layout = Layout(scale_factor, cuts, section.shape)
     assert layout.bits == section.bits
     state = source_state(section, root)
-    source = open_source(section, root, Resources(processes, _existing_folder(output), progress))
+    kept = None if kept is None else kept.of(state)
+    source = open_source(section, root, Resources(processes, _existing_folder(output), progress, kept))
     _check_digest(section, source, root)
     counts = {split: source.count(split) for split in SPLITS}
     labelled = {split for split in SPLITS if source.labelled(split)}

@@ -70,9 +70,9 @@ def survey(place: Path, size: int, processes: int) -> Survey:
         )
     section = FolderData(source="folder", name="pictures", bits=8, size=size, channels=3, fit="resize", filter="box")
     pictures = decode_pictures(place, names, section, Resources(processes, progress=True))
-    if not pictures.digests:
+    if not pictures.names:
         raise InputError(f"{place}: expected pictures that can be used, got none: {shown(pictures.bad)}")
-    usable = tuple(pictures.digests)
+    usable = pictures.names
     return Survey(
         place=place,
         num_pictures=len(names),

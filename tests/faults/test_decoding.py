@@ -1,6 +1,9 @@
-"""Processes that decode pictures end with the command that started them, however that ends, and leave nothing."""
+"""Processes that decode pictures end with the command that started them, however that ends, and the next goes on."""
 
+import json
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
@@ -41,12 +44,30 @@ if __name__ == "__main__":
 """
 """The command, where the zip is spoilt between the listing of its names and the decoding."""
 
+NOTING = """
+import sys
+from spn.cli import main
+from spn.data.sources import spool
+
+spool.NOTE_SECONDS = 0.2
+if __name__ == "__main__":
+    arguments = ["preprocess", "--scale-factor", "2", "--threads", "2"]
+    sys.exit(main([*arguments, "--output", f"{sys.argv[1]}/S2.h5", "--runs", f"{sys.argv[1]}/runs"]))
+"""
+"""The command, with five notes a second of what it has decoded."""
+KILLS = 6
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return write_experiment(tmp_path, COUNT)
+
+
+def write_experiment(tmp_path: Path, count: int) -> Path:
+    """Write params.yaml, and a folder with so many pictures."""
     (tmp_path / "sources/pictures").mkdir(parents=True)
     Image.fromarray(random_images(1, 600, 600, 3)[0]).save(tmp_path / "one.png")
-    for number in range(COUNT):
+    for number in range(count):
         os.link(tmp_path / "one.png", tmp_path / f"sources/pictures/{number:04}.png")
     data = {"source": "folder", "name": "pictures", "bits": 5, "size": 8, "channels": 1, "fit": "resize"}
     write_params(tmp_path, tiny_params() | {"data": data | {"filter": "box", "validation": 2, "test": 2}})
@@ -85,11 +106,14 @@ def workers_at_work(command: subprocess.Popen[str]) -> list[psutil.Process]:
     pytest.fail("no two processes decode")
 
 
-def assert_nothing_left(folder: Path, children: list[psutil.Process]) -> None:
+def assert_nothing_left(folder: Path, children: list[psutil.Process], pictures: int = 0) -> None:
+    """Of less than a minute there is no note, but pictures lie there if the command could not remove them."""
     _, alive = psutil.wait_procs(children, timeout=SECONDS)
     assert alive == []
-    assert {path.name for path in folder.iterdir()} - {"data", ".cache"} == {"one.png", "params.yaml", "sources"}
+    made = {"data", ".cache", "runs"}
+    assert {path.name for path in folder.iterdir()} - made == {"one.png", "params.yaml", "sources"}
     assert not (folder / "data").exists() or not any((folder / "data").iterdir())
+    assert sorted(path.suffix for path in (folder / "runs").iterdir()) == [".lock", *[".pictures"] * pictures]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -101,7 +125,7 @@ def test_all_end_with_the_command(folder: Path, command: subprocess.Popen[str], 
         command.send_signal(number)
     said = command.communicate(timeout=SECONDS)[1]
     assert command.returncode == -number
-    assert_nothing_left(folder, children)
+    assert_nothing_left(folder, children, pictures=number != signal.SIGINT)
     assert said.count("Traceback") <= (number == signal.SIGINT)  # none of theirs
 
 
@@ -132,3 +156,38 @@ def test_a_zip_that_goes_away_is_told_in_one_line(folder: Path) -> None:
         .startswith("spn: error: sources/pictures.zip: expected a zip archive, got: ")
     )
     assert not (folder / "data").exists()
+
+
+def done(folder: Path) -> int:
+    """Return how many pictures the last note counts; 0 where there is none."""
+    notes = list((folder / "out/runs").glob("*.json"))
+    return int(json.loads(notes[0].read_text())["done"]) if notes else 0
+
+
+def test_whatever_kills_it_the_next_goes_on_to_the_same_file(tmp_path: Path) -> None:
+    """SIGKILL and SIGTERM at random moments, from the start of the process on, but later each time."""
+    count = COUNT // 4
+    folder, moments, counts = write_experiment(tmp_path, count), random.Random(1), [0]
+    (folder / "script.py").write_text(NOTING)
+    command = [sys.executable, "script.py"]
+    for kill in range(KILLS):
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen([*command, "out"], cwd=folder, stdout=log, stderr=log)
+        deadline = time.monotonic() + SECONDS
+        while kill and done(folder) <= counts[-1] and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
+        assert process.poll() is None, "ended before it was killed"
+        process.send_signal(signal.SIGTERM if kill % 3 == 2 else signal.SIGKILL)
+        process.wait()
+        counts.append(done(folder))
+        assert not list((folder / "out").glob("*.h5"))
+    assert counts == sorted(counts)
+    assert 0 < counts[2] < counts[-1] < count
+    subprocess.run([*command, "whole"], cwd=folder, check=True, capture_output=True)
+    finished = subprocess.run([*command, "out"], cwd=folder, check=True, capture_output=True, text=True)
+    begun = re.search(rf" (\d+)/{count} ", finished.stderr)
+    assert begun is not None
+    assert int(begun[1]) == counts[-1]
+    assert (folder / "out/S2.h5").read_bytes() == (folder / "whole/S2.h5").read_bytes()
+    assert [path.suffix for path in (folder / "out/runs").iterdir()] == [".lock"]

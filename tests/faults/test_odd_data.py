@@ -39,7 +39,16 @@ def write_pictures(root: Path, pictures: dict[str, np.ndarray]) -> Path:
 
 
 def preprocess(root: Path, params: dict[str, Any]) -> int:
-    arguments = ["--params", write_params(root, params), "--scale-factor", "2", "--sources", root]
+    arguments = [
+        "--params",
+        write_params(root, params),
+        "--scale-factor",
+        "2",
+        "--sources",
+        root,
+        "--runs",
+        root / "runs",
+    ]
     return main(["preprocess", *map(str, arguments), "--output", str(root / "S2.h5")])
 
 

@@ -138,7 +138,19 @@ def source_target(name: str, folder: Path) -> Target:
     def read() -> dict[str, bytes]:
         output.unlink(missing_ok=True)
         path = write_params(folder, params)
-        verb("preprocess", "--params", path, "--scale-factor", "1", "--sources", folder, "--output", output)
+        verb(
+            "preprocess",
+            "--params",
+            path,
+            "--scale-factor",
+            "1",
+            "--sources",
+            folder,
+            "--runs",
+            folder / "runs",
+            "--output",
+            output,
+        )
         # Not the whole file, which also says what bytes the source had: some in an archive are of no picture.
         return {"slices": SliceFile(output).digest.encode()}
 

@@ -19,7 +19,7 @@ Edit = tuple[str, str, str]
 
 PLUMBING: dict[str, Edit] = {
     "a message of the lock": ("training/lock.py", "waiting for another process that trains it now", "waiting"),
-    "how long the lock waits": ("training/lock.py", "POLL_SECONDS = 5.0", "POLL_SECONDS = 1.0"),
+    "how long the lock waits": ("lock.py", "POLL_SECONDS = 5.0", "POLL_SECONDS = 1.0"),
     "how slices are sealed": ("data/seal.py", "CHUNK = ", "CHUNK = 2 * "),
     "how weights are saved": ("checkpoint.py", "sort_keys=True)", "sort_keys=True, indent=1)"),
     "how often the state is saved": ("training/trainer.py", "SAVE_SECONDS = 60", "SAVE_SECONDS = 300"),

@@ -343,7 +343,7 @@ def recipe_of(data: Path, folder: Path) -> dict[str, Any]:
 def test_a_second_training_waits_for_the_first(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lock, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("spn.lock.POLL_SECONDS", 0.01)
     recipe, runs, order = recipe_of(data, tmp_path), tmp_path / "runs", list[str]()
     state = lock.state_path(runs, recipe)
     assert state.parent == runs

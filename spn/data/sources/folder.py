@@ -1,6 +1,7 @@
 """A folder or zip of images; `spn.data.sources.picture` turns each into an image of levels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import merge
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,16 @@ from spn.data.sources.subfolders import by_split, class_labels
 
 
 class PicturePool(Pool):
-    """The decoded pictures with the indices `chosen`; `labels` has the label of each, or is None."""
+    """The decoded pictures with the indices `chosen`; `labels` has the label of each, or is None.
+
+    Both are arrays, because lists of millions of numbers take four times the memory.
+    """
 
     def __init__(
         self,
         images: UInt8[np.ndarray, "_ size size channel"],
-        chosen: list[int],
-        labels: list[int] | None,
+        chosen: Int64[np.ndarray, " picture"],
+        labels: Int64[np.ndarray, " picture"] | None,
     ) -> None:
         self.images = images
         self.chosen = chosen
@@ -39,7 +43,7 @@ class PicturePool(Pool):
     def stream(self, indices: Int64[np.ndarray, " image"]) -> Iterator[Item]:
         """Yield the pictures at `indices`."""
         for index in indices:
-            yield self.images[self.chosen[index]], None if self.labels is None else self.labels[index]
+            yield self.images[self.chosen[index]], None if self.labels is None else int(self.labels[index])
 
 
 def open_folder(section: FolderData, root: Path, resources: Resources) -> Source:
@@ -55,7 +59,7 @@ def open_folder(section: FolderData, root: Path, resources: Resources) -> Source
     if pictures.bad and section.unreadable == "refuse":
         raise InputError(_complaint(place, len(names), section, pictures.bad))
     rule = f"resized by {section.filter} from the largest centre square" if section.fit == "resize" else "centre crop"
-    count = len(pictures.digests)
+    count = len(pictures.names)
     return Source(
         release=f"{section.release or section.name}, {count} images, {section.size}x{section.size} {rule}",
         digest=_digest(pictures, section),
@@ -80,19 +84,25 @@ def _find(section: FolderData, root: Path) -> Path:
 
 
 def _pools(pictures: Pictures, place: Path, labels: Mapping[str, int] | None) -> dict[Split, Pool]:
-    at = {name: number for number, name in enumerate(pictures.digests)}
+    at = {name: number for number, name in enumerate(pictures.names)}
     return {
         split: PicturePool(
-            pictures.images, [at[name] for name in names], None if labels is None else [labels[name] for name in names]
+            pictures.images,
+            _integers(at[name] for name in names),
+            None if labels is None else _integers(labels[name] for name in names),
         )
-        for split, names in by_split(tuple(at), place).items()
+        for split, names in by_split(pictures.names, place).items()
     }
+
+
+def _integers(values: Iterable[int]) -> Int64[np.ndarray, " picture"]:
+    return np.fromiter(values, np.int64)
 
 
 def _digest(pictures: Pictures, section: FolderData) -> str:
     """Hash the usable files and, if folders are classes, the names of the others, because they count as classes."""
     named = dict.fromkeys(pictures.bad, "") if section.num_classes else {}
-    return listing_sha256(sorted((pictures.digests | named).items()))
+    return listing_sha256(merge(pictures.digests(), sorted(named.items())))
 
 
 def _complaint(place: Path, count: int, section: FolderData, bad: dict[str, str]) -> str:

@@ -1,8 +1,8 @@
 """Reads and decodes the picture files of a folder or zip once each, in one process or several.
 
-The levels go to an unnamed file, which is mapped into memory and vanishes with the process, so that they need no memory
-and nothing is ever left behind. Processes decode a few pictures at a time, and only their parent writes, in the order
-of the names, so that the number of processes does not change the result.
+The levels go to a file, which is mapped into memory, so that they need none; a killed run goes on behind what it had
+written (`spn.data.sources.spool`). Processes decode a few pictures at a time, and only their parent writes, in the
+order of the names, so that the number of processes does not change the result.
 """
 
 import hashlib
@@ -10,18 +10,18 @@ import multiprocessing
 import os
 import signal
 import stat
-import tempfile
 import zipfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from threading import Thread
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,7 +31,8 @@ from spn.config import PICTURE_FORMATS, FolderData, InputError
 from spn.data.sources.files import BOUNDED_METHODS, DAMAGED_ZIP
 from spn.data.sources.picture import PictureError, decode_picture
 from spn.data.sources.source import Resources
-from spn.files import writing
+from spn.data.sources.spool import Result, open_spool
+from spn.data.sources.subfolders import path_parts
 from spn.provenance.code import code_digest
 
 MAX_FILE_BYTES = 1 << 28
@@ -45,22 +46,31 @@ AHEAD = 3
 DECODING = "data/sources/pictures.py:_decode"
 """The code that must be the same in all processes."""
 
-Result: TypeAlias = tuple[str, UInt8[np.ndarray, "size size channel"]] | str
-"""The SHA-256 of a picture's file and its levels; or the reason why it cannot be used."""
 Reader: TypeAlias = Callable[[str], bytes]
 """Reads a file by its name; raises PictureError if it cannot."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Decoded pictures: the SHA-256 of each usable file by its name, and for each `bad` file the reason.
+    """Decoded pictures: the sorted names of the usable ones, their `records`, and for each `bad` file the reason.
 
-    `images` has the levels of usable files, in the order of `digests`.
+    A record has the SHA-256 of a picture's file and its levels, as the fields `sha256` and `levels`.
     """
 
-    digests: dict[str, str]
+    names: tuple[str, ...]
     bad: dict[str, str]
-    images: UInt8[np.ndarray, "image size size channel"]
+    records: np.ndarray
+
+    @property
+    def images(self) -> UInt8[np.ndarray, "image size size channel"]:
+        """The levels of all usable pictures."""
+        levels: np.ndarray = self.records["levels"]
+        return levels
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Yield the name of each usable picture and the SHA-256 of its file."""
+        for name, record in zip(self.names, self.records, strict=True):
+            yield name, record["sha256"].tobytes().hex()
 
 
 def list_pictures(place: Path) -> tuple[str, ...]:
@@ -73,49 +83,36 @@ def list_pictures(place: Path) -> tuple[str, ...]:
     else:
         archive = _open_zip(place)
         names = archive.namelist()
-        for name in map(PurePosixPath, names):
-            if name.is_absolute() or ".." in name.parts:
+        for name in names:
+            if name.startswith("/") or ".." in path_parts(name):
                 raise InputError(f"{place}: expected names inside the archive, got {name}")
         if sum(member.compress_size for member in archive.infolist()) > place.stat().st_size:
             raise InputError(f"{place}: expected members that lie side by side, got some that overlap")
-    return tuple(sorted({name for name in names if _is_picture(PurePosixPath(name))}))
+    return tuple(sorted({name for name in names if _is_picture(name)}))
 
 
 def decode_pictures(place: Path, names: tuple[str, ...], section: FolderData, resources: Resources) -> Pictures:
     """Read and decode all pictures of these names once."""
-    digests: dict[str, str] = {}
-    bad: dict[str, str] = {}
-    scratch = resources.scratch or Path(tempfile.gettempdir())
-    with writing(scratch):
-        # Without a buffer, because flushing it on closing would fail again on a full disk.
-        spool = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - it is closed below
     with (
-        spool,
-        closing(_decode_all(place, names, section, resources.processes)) as results,
-        tqdm(total=len(names), desc=f"decode {place.name}", unit="image", disable=not resources.progress) as bar,
+        open_spool(section.shape, resources.scratch, resources.kept) as spool,
+        closing(_decode_all(place, names[spool.done :], section, resources.processes)) as results,
+        tqdm(
+            total=len(names),
+            initial=spool.done,
+            desc=f"decode {place.name}",
+            unit="image",
+            disable=not resources.progress,
+        ) as bar,
     ):
-        for name, result in zip(names, results, strict=True):
-            if isinstance(result, str):
-                bad[name] = result
-            else:
-                digests[name], levels = result
-                with writing(scratch):
-                    _write(spool, levels)
+        for name, result in zip(names[spool.done :], results, strict=True):
+            spool.append(name, result)
             bar.update()
-        shape = (len(digests), *section.shape)
-        images = np.asarray(np.memmap(spool, np.uint8, "r", 0, shape)) if digests else np.empty(shape, np.uint8)
-    return Pictures(digests, bad, images)
-
-
-def _write(spool: IO[bytes], levels: UInt8[np.ndarray, "size size channel"]) -> None:
-    left = levels.tobytes()
-    while left:
-        left = left[spool.write(left) :]
+        return Pictures(tuple(name for name in names if name not in spool.bad), spool.bad, spool.records())
 
 
 def _decode_all(place: Path, names: tuple[str, ...], section: FolderData, processes: int) -> Generator[Result]:
     """Decode pictures, in the order of their names."""
-    parts = [names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)]
+    parts = (names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER))
     if processes == 1:
         read = _open_reader(place)
         yield from (result for part in parts for result in _decode(read, section, part))
@@ -125,7 +122,7 @@ def _decode_all(place: Path, names: tuple[str, ...], section: FolderData, proces
 
 
 def _decode_in_processes(
-    place: Path, parts: list[tuple[str, ...]], section: FolderData, processes: int
+    place: Path, parts: Iterable[tuple[str, ...]], section: FolderData, processes: int
 ) -> Generator[list[Result]]:
     """Decode parts in several processes, which end with this generator; only a few parts wait to be written."""
     context = multiprocessing.get_context("spawn")
@@ -181,7 +178,7 @@ def _decode(read: Reader, section: FolderData, names: tuple[str, ...]) -> list[R
         except PictureError as error:
             results.append(str(error))
         else:
-            results.append((hashlib.sha256(content).hexdigest(), levels))
+            results.append((hashlib.sha256(content).digest(), levels))
     return results
 
 
@@ -225,6 +222,6 @@ def _open_zip(place: Path) -> zipfile.ZipFile:
         raise InputError(f"{place}: expected a zip archive, got: {' '.join(str(error).split())}") from error
 
 
-def _is_picture(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in PICTURE_FORMATS and not hidden
+def _is_picture(name: str) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path_parts(name))
+    return splitext(name)[1].lower() in PICTURE_FORMATS and not hidden

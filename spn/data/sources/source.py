@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from spn.config import InputError
 from spn.config.data import SourceSection
 from spn.data.layout import SPLITS, Split
+from spn.data.sources.spool import Kept
 
 Item = tuple[UInt8[np.ndarray, "height width channel"], int | None]
 """One image and its label."""
@@ -30,6 +31,8 @@ class Resources:
     scratch: Path | None = None
     """Folder of temporary files; None for the system's."""
     progress: bool = False
+    kept: Kept | None = None
+    """Where decoded pictures are kept, if a killed run shall go on from them."""
 
 
 class Pool(ABC):

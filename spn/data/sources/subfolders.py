@@ -1,11 +1,17 @@
 """Reads the split and the class of each image from the sub-folders of a folder or zip."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from sys import intern
 
 from spn.config import InputError
 from spn.data.layout import SPLITS, Split
 
 NAMES_SHOWN = 5
+
+
+def path_parts(name: str) -> tuple[str, ...]:
+    """Split a relative POSIX path as PurePosixPath does, in a tenth of the time; there may be millions."""
+    return tuple(part for part in name.split("/") if part not in ("", "."))
 
 
 def by_split(names: tuple[str, ...], where: Path) -> dict[Split, list[str]]:
@@ -56,11 +62,11 @@ def class_folders(names: tuple[str, ...], where: Path) -> tuple[str, ...]:
 
 def _split_folders(names: tuple[str, ...], where: Path) -> dict[Split, tuple[str, ...]]:
     """Find the folder of each split, as the parts of its path; without split folders, all images are for training."""
-    parts = [PurePosixPath(name).parts for name in names]
-    tops = {part[0] for part in parts}
-    has_one_top = len(tops) == 1 and not tops & set(SPLITS) and all(len(part) > 2 for part in parts)
-    top = parts[0][:1] if has_one_top else ()
-    heads = {part[len(top)] for part in parts}
+    # One after the other: the parts of a million names are not for memory.
+    tops = {path_parts(name)[0] for name in names}
+    has_one_top = len(tops) == 1 and not tops & set(SPLITS) and all(len(path_parts(name)) > 2 for name in names)
+    top = tuple(tops) if has_one_top else ()
+    heads = {path_parts(name)[1] for name in names} if has_one_top else tops
     if not heads & set(SPLITS):
         return {"train": top}
     if "train" not in heads or heads - set(SPLITS):
@@ -71,22 +77,22 @@ def _split_folders(names: tuple[str, ...], where: Path) -> dict[Split, tuple[str
 
 
 def _lies_in(name: str, folder: tuple[str, ...]) -> bool:
-    return PurePosixPath(name).parts[: len(folder)] == folder
+    return path_parts(name)[: len(folder)] == folder
 
 
 def _class_names(names: tuple[str, ...], folder: tuple[str, ...], where: Path) -> dict[str, str]:
-    parts = {name: PurePosixPath(name).parts[len(folder) :] for name in names if _lies_in(name, folder)}
-    if outside := [name for name, part in parts.items() if len(part) < 2]:
+    inside, depth = [name for name in names if _lies_in(name, folder)], len(folder)
+    if outside := [name for name in inside if len(path_parts(name)) < depth + 2]:
         raise InputError(
             f"{where}: expected each image in the folder of its class, as data.num_classes is stated, "
             f"got {_shown(outside)}"
         )
-    return {name: part[0] for name, part in parts.items()}
+    return {name: intern(path_parts(name)[depth]) for name in inside}
 
 
 def _lying_in_the_only(classes: list[str], names: tuple[str, ...], folder: tuple[str, ...]) -> str:
     """Name images directly in the only class folder: one stray image turns the common folder into a class."""
-    direct = [name for name in names if _lies_in(name, folder) and len(PurePosixPath(name).parts) == len(folder) + 2]
+    direct = [name for name in names if _lies_in(name, folder) and len(path_parts(name)) == len(folder) + 2]
     return f", with {_shown(direct)} directly in it" if len(classes) == 1 and direct else ""
 
 
