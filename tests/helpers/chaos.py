@@ -34,7 +34,7 @@ PLACES = (
     "mlflow",
     *(f"logs/{rule}/{stage}.log" for rule in ("train", "evaluate") for stage in STAGES),
     *(f"logs/sample_stage/{CHAIN}/{stage}.log" for stage in STAGES),
-    *(f"logs/{rule}/{CHAIN}.log" for rule in ("summarise", "export", "complete_chain", "codec", "record")),
+    *(f"logs/{rule}/{CHAIN}.log" for rule in ("summarise", "export", "record")),
     "logs/report.log",
     "logs/reproduce.log",
 )

@@ -88,11 +88,8 @@ def verbs() -> Iterator[list[str]]:
         yield ["evaluate", stage, *read, "--output", output]
         yield ["sample_stage", CHAIN, stage, *read, *given, "--output", samples]
         given = ["--given", f"{samples}/samples.h5"]
-    chain = f"results/chains/{CHAIN}"
-    yield ["summarise", CHAIN, "--output", f"{chain}/metrics.json"]
-    yield ["export", CHAIN, "--data", data, "--output", chain]
-    yield ["complete_chain", CHAIN, "--data", data, "--output", f"{chain}/completion"]
-    yield ["codec", CHAIN, "--data", data, "--output", f"{chain}/rate.json"]
+    yield ["summarise", CHAIN, "--output", f"results/chains/{CHAIN}/metrics.json"]
+    yield ["export", CHAIN, "--data", data, "--output", f"results/chains/{CHAIN}"]
     yield ["record", CHAIN, "--output", f"mlflow/chains/{CHAIN}.json"]
     yield ["report", "--data", data]
     yield ["verify"]

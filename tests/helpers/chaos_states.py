@@ -39,8 +39,6 @@ PARAMS: dict[str, tuple[Any, ...]] = {
     "stages.low.training.optimiser.learning_rate": (0.01, 0.02),
     "chains.depth.temperature": ({"high": 1.0}, {"high": 0.5}),
     "sampling.seed": (1, 2),
-    "completion.seed": (1, 2),
-    "codec.num_images": (3, 4),
 }
 """What is edited in params.yaml, by dotted key."""
 
@@ -50,9 +48,8 @@ NUM_POSITIONS |= {"pictures": 4, "model": len(LINES), "comment": len(COMMENTS), 
 BASE: State = dict.fromkeys(NUM_POSITIONS, 0)
 FINAL: tuple[State, ...] = (
     BASE,
-    BASE
-    | {"seed": 1, "stages.low.training.optimiser.learning_rate": 1, "pictures": 1, "comment": 1, "codec.num_images": 1},
-    BASE | {"chains.depth.temperature": 1, "sampling.seed": 1, "completion.seed": 1, "pictures": 3, "model": 1},
+    BASE | {"seed": 1, "stages.low.training.optimiser.learning_rate": 1, "pictures": 1, "comment": 1},
+    BASE | {"chains.depth.temperature": 1, "sampling.seed": 1, "pictures": 3, "model": 1},
     BASE | {"stages.high.training.steps": 1, "pictures": 2, "evaluation": 1},
 )
 """Where rounds may end; few, so that they share the undisturbed runs with which they are compared."""
@@ -72,8 +69,6 @@ def params_of(state: State) -> dict[str, Any]:
         },
         "chains": {CHAIN: {"stages": list(STAGES)}},
         "sampling": {"num_images": 4, "seed": 1},
-        "completion": {"masks": ["upper"], "num_images": 2, "draws": 1},
-        "codec": {},
     }
     for key, values in PARAMS.items():
         *path, last = key.split(".")
