@@ -193,6 +193,11 @@ def peak_megabytes() -> float:
     return int(line.split()[1]) / 1024
 
 
+def files_in(folder: Path) -> list[Path]:
+    """List everything but locks, which are empty."""
+    return sorted(path for path in folder.rglob("*") if path.suffix != ".lock")
+
+
 def run(folder: Path) -> None:
     from spn.cli import main
 
@@ -214,15 +219,17 @@ def run(folder: Path) -> None:
             "1",
             "--sources",
             root,
+            "--runs",
+            root,
             "--output",
             root / "out.h5",
         ]
-        before = sorted(folder.parent.rglob("*"))
+        before = files_in(folder.parent)
         with contextlib.redirect_stderr(errors):
             status = main([str(argument) for argument in arguments])
         said = [line for line in errors.getvalue().splitlines() if line.startswith("spn: error: ")]
         done = {"name": name, "status": status, "said": said, "megabytes": peak_megabytes()}
-        print(json.dumps(done | {"written": sorted(folder.parent.rglob("*")) != before}), flush=True)
+        print(json.dumps(done | {"written": files_in(folder.parent) != before}), flush=True)
 
 
 if __name__ == "__main__":
