@@ -31,7 +31,6 @@ PLUMBING = {
     "config": "recipes hold what it decides: defaults, tilings, temperatures, levels of white",
     "console": "shows progress",
     "data/seal.py": "how damaged slices are detected",
-    "data/sources/spool.py": "how decoded pictures are kept until they are written",
     "distributed.py": "the processes of a job, which compute what one process would",
     "files.py": "how files are written",
     "lock.py": "lets one job at a time make something",

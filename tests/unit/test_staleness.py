@@ -356,6 +356,7 @@ MODULES: dict[str, Row] = {
     "data/sources/jpeg.py": of_source("folder"),
     "data/sources/picture.py": of_source("folder"),
     "data/sources/pictures.py": of_source("folder"),
+    "data/sources/spool.py": of_source("folder"),
     "data/sources/subfolders.py": of_source("folder"),
     **{f"data/sources/{source}.py": of_source(source) for source in SOURCES},
     "evaluation/evaluate.py": Row(
