@@ -57,8 +57,7 @@ def keeping(runs: Path, recipe: Recipe) -> Iterator[Kept]:
     with locked(runs / f".{name}.lock", waiting, "do not preprocess these pictures twice at once"):
         try:
             yield kept
-        except BaseException:
+            kept.remove()
+        finally:
             if not kept.note.exists():
                 kept.remove()
-            raise
-        kept.remove()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiment import tiny_params, write_params
+from experiment import raster_params, write_params
 from PIL import Image
 
 MEGABYTE = 1 << 20
@@ -205,11 +205,7 @@ def run(folder: Path) -> None:
         root = folder / str(number)
         root.mkdir()
         write(root)
-        params = tiny_params()
-        params["data"] = {"name": "set", "bits": 5, **keys}
-        params["stages"] = {"raster": params["stages"]["raster"]}
-        params["stages"]["raster"]["model"] |= {"width": 6, "pixelcnn_width": 6}
-        params["chains"] = {"raster": {"stages": ["raster"]}}
+        params = raster_params({"name": "set", "bits": 5, **keys})
         path, errors = write_params(root, params), io.StringIO()
         arguments = [
             "preprocess",

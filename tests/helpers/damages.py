@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiment import tiny_params, write_params
+from experiment import raster_params, tiny_params, write_params
 from PIL import Image
 
 from spn.cli import main
@@ -128,11 +128,7 @@ def source_target(name: str, folder: Path) -> Target:
     folder.mkdir()
     make, keys = SOURCES[name]
     files = make(folder, np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8))
-    params = tiny_params()
-    params["data"] = {"name": "set", "bits": 8, "validation": 2, **keys}
-    params["stages"] = {"raster": params["stages"]["raster"] | {"bits": [0, 8]}}
-    params["stages"]["raster"]["model"] |= {"width": 6, "pixelcnn_width": 6}
-    params["chains"] = {"raster": {"stages": ["raster"]}}
+    params = raster_params({"name": "set", "bits": 8, "validation": 2, **keys})
     output = folder / "out.h5"
 
     def read() -> dict[str, bytes]:

@@ -59,6 +59,14 @@ def tiny_params() -> dict[str, Any]:
     }
 
 
+def raster_params(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a fresh params.yaml of one raster chain over RGB images of a `data` section."""
+    params = tiny_params()
+    stage = params["stages"]["raster"] | {"bits": [0, data["bits"]]}
+    stage["model"] |= {"width": 6, "pixelcnn_width": 6}
+    return params | {"data": data, "stages": {"raster": stage}, "chains": {"raster": {"stages": ["raster"]}}}
+
+
 def codes_params() -> dict[str, Any]:
     """Add a first stage, and a chain of two scales over its codes."""
     raw = tiny_params()
