@@ -1,4 +1,8 @@
-"""What `spn train --nodes` refuses; on a real Slurm it is tested with the workflow."""
+"""What `spn train --nodes` refuses, and becomes; on a real Slurm it is tested with the workflow."""
+
+import os
+import socket
+import sys
 
 import pytest
 
@@ -22,3 +26,24 @@ def test_nodes_without_a_job_or_a_gpu_each_are_refused(
         monkeypatch.setenv("SLURM_JOB_ID", job)
     assert main([*TRAIN, "--nodes", "2", "--gpus", gpus]) == 2
     assert capsys.readouterr().err == f"spn: error: {told}\n"
+
+
+class BecameAnotherError(Exception):
+    """Stands for the process becoming another program."""
+
+
+def test_nodes_of_a_job_meet_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[str] = []
+
+    def become(program: str, command: list[str]) -> None:
+        became.extend([program, *command])
+        raise BecameAnotherError
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(os, "execvp", become)
+    with pytest.raises(BecameAnotherError):
+        main([*TRAIN, "--nodes", "2", "--gpus", "4"])
+    assert became[:5] == ["srun", "srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    assert {"--nnodes=2", "--rdzv-id=7", "--rdzv-backend=c10d", sys.executable} <= {*became}
+    assert any(word.startswith(f"--rdzv-endpoint={socket.gethostname()}:") for word in became)
+    assert became[-len(TRAIN) - 6 :] == ["-m", "spn", *TRAIN, "--nodes", "2", "--gpus", "4"]

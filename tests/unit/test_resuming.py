@@ -219,7 +219,7 @@ def test_pictures_of_another_recipe_are_not_taken_up(root: Path, monkeypatch: py
     assert_leaves_another_recipe(root, monkeypatch)
 
 
-def test_recipes_keep_their_pictures_apart(tmp_path: Path) -> None:
+def test_recipes_keep_their_pictures_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of(section())
     others = [recipe_of(section(size=4)), recipe | {"code_digest": "of other code"}, recipe | {"scale_factor": 4}]
     names = set()
@@ -227,6 +227,9 @@ def test_recipes_keep_their_pictures_apart(tmp_path: Path) -> None:
         with keeping(tmp_path, each) as kept:
             names.add(kept.path.name)
     assert len(names) == 1 + len(others)
+    monkeypatch.setattr("PIL.__version__", "another")  # which may decode otherwise
+    with keeping(tmp_path, recipe) as kept:
+        assert kept.path.name not in names
 
 
 @pytest.mark.usefixtures("clock")

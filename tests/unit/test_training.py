@@ -19,7 +19,7 @@ from spn.models.pixelcnn_pp import PixelCnnPp
 from spn.provenance import stage_recipe
 from spn.seeds import derive_seed, seeded
 from spn.stages import Stage
-from spn.training import train_stage
+from spn.training import train, train_stage
 from spn.training.batches import batch_indices, draw_positions
 from spn.training.history import Row
 from spn.training.optimiser import learning_rate
@@ -156,6 +156,19 @@ def test_what_is_trained_is_not_trained_again(data: Path, tmp_path: Path, monkey
     rows: list[Row] = []
     assert_same(weights, run(params, data, tmp_path, observe=rows.append))
     assert rows[-1]["step"] == 6
+
+
+def test_processes_are_asked_what_they_found(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several nodes, of which one may see old files: what the processes of a job must agree on."""
+    asked: list[tuple[str, object]] = []
+    monkeypatch.setattr(train, "agree", lambda what, mine, reason: asked.append((what, mine)))
+    params = changed(tmp_path)
+    run(params, data, tmp_path)
+    (tmp_path / "out" / "checkpoint.safetensors").unlink()
+    run(params, data, tmp_path)
+    run(params, data, tmp_path)
+    step = "state of the training"
+    assert asked == [("checkpoint", False), (step, 0), ("checkpoint", False), (step, 6), ("checkpoint", True)]
 
 
 def _forbidden(self: object) -> None:
