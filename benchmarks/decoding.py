@@ -26,7 +26,7 @@ section = FolderData(source="folder", name="made", bits=8, size=32, channels=3, 
 names = list_pictures(place)
 start = time.perf_counter()
 pictures = decode_pictures(place, names, section, Resources(processes, place.parent))
-print(json.dumps([time.perf_counter() - start, hashlib.sha256(pictures.images).hexdigest()]))
+print(json.dumps([time.perf_counter() - start, hashlib.sha256(pictures.images.tobytes()).hexdigest()]))
 """
 """Decodes in a process of its own, as the command line does; processes would load this one's modules otherwise."""
 

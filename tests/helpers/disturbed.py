@@ -66,7 +66,10 @@ class Author:
 
     def wait_for_state(self, job: Job, state: str) -> None:
         """Wait until Slurm has it that a job is in a state."""
-        wait_for(lambda: self.cluster.run("squeue", "-ht", "all", "-j", job.id, "-o", "%T").strip() == state, SECONDS)
+        try:
+            wait_for(lambda: self.cluster.run("squeue", "-ht", "all", "-j", job.id, "-o", "%T").strip() == state, SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"not {state}: {self.cluster.run('scontrol', 'show', 'job', job.id)}") from error
 
     def _trains(self, process: psutil.Process, stage: str) -> bool:
         with contextlib.suppress(psutil.Error):

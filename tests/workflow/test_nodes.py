@@ -40,6 +40,9 @@ class Story:
             self.end(preempted)
             self.preempted, self.saved = self.log(), author.step("low")
             author.start_again(preempted)
+            # Its log comes through srun, which is stopped too.
+            wait_for(lambda: first_step(self.log()) >= self.saved, SECONDS)
+            self.resumed = self.log()
             lost = author.stop("low")
             training = [process.environ() for process in author.trainings("low")]
             self.places = [variables["SLURMD_NODENAME"] for variables in training if "RANK" in variables]
@@ -47,7 +50,6 @@ class Story:
             for process in author.trainings("low"):
                 process.resume()
             self.end(lost)
-            self.resumed = self.log()  # not before, because it comes through srun, which was stopped
             author.start_again(lost)
             assert snakemake.wait(3 * SECONDS) == 0, said(author.workspace)
         self.last, self.left = self.log(), author.trainings("low")
@@ -127,10 +129,9 @@ def test_a_job_one_of_whose_two_nodes_is_lost_ends_and_resumes(story: Story) -> 
 
 
 def first_step(log: str) -> int:
-    """Return the step that the progress bar in a log begins with."""
+    """Return the step that the progress bar in a log begins with; -1 before there is one."""
     shown = re.search(rf" (\d+)/{STEPS} ", log)
-    assert shown is not None
-    return int(shown[1])
+    return int(shown[1]) if shown else -1
 
 
 def test_no_process_is_left(story: Story) -> None:
