@@ -67,9 +67,13 @@ class Author:
     def wait_for_state(self, job: Job, state: str) -> None:
         """Wait until Slurm has it that a job is in a state."""
         try:
-            wait_for(lambda: self.cluster.run("squeue", "-ht", "all", "-j", job.id, "-o", "%T").strip() == state, SECONDS)
+            wait_for(
+                lambda: self.cluster.run("squeue", "-ht", "all", "-j", job.id, "-o", "%T").strip() == state, SECONDS
+            )
         except AssertionError as error:
-            raise AssertionError(f"not {state}: {self.cluster.run('scontrol', 'show', 'job', job.id)}") from error
+            logs = (self.workspace.folder / OUTPUT, self.cluster.folder / "slurmctld.log")
+            ends = (path.read_text(errors="replace")[-3000:] for path in logs)
+            raise AssertionError("\n\n".join((f"job {job.id} was not {state} in time", *ends))) from error
 
     def _trains(self, process: psutil.Process, stage: str) -> bool:
         with contextlib.suppress(psutil.Error):
