@@ -36,14 +36,7 @@ class _ConcatElu(torch.autograd.Function):
         # exp - 1 is twice as fast as expm1; in float32 or better its error is that of a rounded 1.
         low = torch.minimum(features, negated).to(torch.promote_types(features.dtype, torch.float32))
         low = low.exp_().sub_(1).to(features.dtype)
-        left, right, above = margins
-        if any(margins):
-            batch, height, width, num = features.shape
-            result = features.new_empty(batch, above + height, left + width + right, 2 * num)
-            for margin in (result[:, :above], result[:, above:, :left], result[:, above:, left + width :]):
-                margin.zero_()
-        else:
-            result = features.new_empty(*features.shape[:-1], 2 * features.shape[-1])
+        result = _between(features, margins)
         first, second = _inner(result, margins).chunk(2, dim=-1)
         torch.maximum(features, low, out=first)
         torch.maximum(negated, low, out=second)
@@ -84,10 +77,11 @@ class _SharedConcatElu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, margins: Margins) -> tuple[Tensor, Tensor]:
         plain = _ConcatElu.forward(ctx, features, (0, 0, 0), 0.0)
-        left, right, above = margins
+        padded = _between(features, margins)
+        _inner(padded, margins).copy_(plain)
         ctx.margins = margins
         ctx.set_materialize_grads(False)
-        return F.pad(plain, (0, 0, left, right, above, 0)), plain
+        return padded, plain
 
     @staticmethod
     @once_differentiable
@@ -99,6 +93,18 @@ class _SharedConcatElu(torch.autograd.Function):
             return None, None
         first, second = torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, True, plain).chunk(2, dim=-1)
         return first - second, None
+
+
+def _between(features: Tensor, margins: Margins) -> Tensor:
+    """Make room for twice as many features between margins of zeros."""
+    if not any(margins):
+        return features.new_empty(*features.shape[:-1], 2 * features.shape[-1])
+    left, right, above = margins
+    batch, height, width, num = features.shape
+    room = features.new_empty(batch, above + height, left + width + right, 2 * num)
+    for margin in (room[:, :above], room[:, above:, :left], room[:, above:, left + width :]):
+        margin.zero_()
+    return room
 
 
 def _inner(features: Tensor, margins: Margins) -> Tensor:

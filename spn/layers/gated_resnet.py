@@ -42,7 +42,7 @@ class GatedResnet(nn.Module):
     ) -> None:
         super().__init__()
         self.first = _convolution(2 * filters, filters, kernel)
-        self.beside = normalised(nn.Linear(2 * num_beside, filters)) if num_beside else None
+        self.beside = normalised(_OfStreams(2 * num_beside, filters)) if num_beside else None
         self.second = _convolution(2 * filters, 2 * filters, kernel, scale=0.1)
         self.label = nn.Linear(num_classes, 2 * filters, bias=False) if num_classes else None
         if self.label is not None:
@@ -62,10 +62,7 @@ class GatedResnet(nn.Module):
         assert isinstance(self.first, ShiftedConv)
         hidden = self.first.inside(stream.entering()[0])
         if self.beside:
-            # concat_elu puts all negatives after all features.
-            halves = [each.entering()[1].chunk(2, dim=-1) for each in beside]
-            both = [half for sign in zip(*halves, strict=True) for half in sign]
-            hidden = hidden + self.beside(beside[0].entering()[1] if len(beside) == 1 else torch.cat(both, dim=-1))
+            hidden = hidden + self.beside(*(each.entering()[1] for each in beside))
         return self._gated(stream.features, hidden, label)
 
     def _gated(self, features: AnyFeatures, hidden: AnyFeatures, label: OneHot | None) -> AnyFeatures:
@@ -73,6 +70,20 @@ class GatedResnet(nn.Module):
         if self.label is not None:
             gates = gates + self.label(label)[:, None, None]
         return _gated(features, gates)
+
+
+class _OfStreams(nn.Linear):
+    """A linear map of `concat_elu` of streams of equal width, of which they may come together or one by one."""
+
+    def forward(self, *streams: AnyFeatures) -> AnyFeatures:
+        """Map `concat_elu` of all streams, or add up what is made of each, which needs no copy of them side by side."""
+        # concat_elu puts all negatives after all features.
+        weights = self.weight.unflatten(1, (2, len(streams), -1))
+        outputs = F.linear(streams[0], weights[:, :, 0].flatten(1), self.bias)
+        for index, stream in enumerate(streams[1:], start=1):
+            weight = weights[:, :, index].flatten(1)
+            outputs = torch.addmm(outputs.flatten(0, -2), stream.flatten(0, -2), weight.T).view_as(outputs)
+        return outputs
 
 
 def _convolution(num_in: int, num_out: int, kernel: tuple[int, int], scale: float = 1.0) -> nn.Module:

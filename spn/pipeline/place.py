@@ -6,11 +6,13 @@ import torch
 
 from spn.config import InputError
 from spn.distributed import is_one_of_several, local_rank, num_processes, rank
+from spn.machine import keep_freed_memory
 
 
 def choose_device(name: str, threads: int) -> torch.device:
     """Choose the device and set the number of threads; each of several processes gets its own GPU."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and is_one_of_several():

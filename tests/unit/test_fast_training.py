@@ -1,5 +1,8 @@
 """What is done for speed and memory alone changes no result."""
 
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,21 @@ from spn.training.trainer import Trainer
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 4, 3)
 LEVELS = 5
+
+
+# Counts the pages that two rounds of 256 MiB, in blocks of 4, take from the system after the first rounds.
+PAGES = """
+import resource, sys, torch
+from spn.pipeline.place import choose_device
+if sys.argv[1] == "kept":
+    choose_device("cpu", 1)
+def use():
+    blocks = [torch.ones(2**20) for _ in range(64)]
+use(), use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use(), use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +272,13 @@ def test_slices_that_fit_are_read_once(experiment: tuple[Params, Path], monkeypa
     for _ in range(3):
         slices.slices("train", torch.tensor([1, 2]))
     assert reads == [100]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_is_used_again() -> None:
+    command = [sys.executable, "-c", PAGES]
+    given_back, kept = (int(subprocess.check_output([*command, how])) for how in ("given back", "kept"))
+    assert kept < given_back / 10
 
 
 def test_free_memory_is_what_the_machine_has_free_and_the_job_may_still_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_data_dependent_initialisation_gives_each_layer_zero_mean_and_its_scale(
     model(levels, context)
     assert len(seen) == len(normalised_layers(model)) > 40
     kinds = {type(layer).__name__ for layer in seen}
-    assert kinds == {f"Parametrized{kind}" for kind in ("Conv2d", "_Doubling", "Linear", "_PlanarLinear")}
+    assert kinds == {f"Parametrized{kind}" for kind in ("Conv2d", "_Doubling", "_OfStreams", "_PlanarLinear")}
     for layer, outputs in seen.items():
         mean, spread = moments(layer, outputs)
         scale = initial_scale(layer).expand_as(spread).double()
