@@ -200,5 +200,6 @@ def test_dvc_keeps_comments_and_layout(path: Path, tmp_path: Path) -> None:
     lines = rewritten(path, tmp_path, f"++stages.{first}.training.steps=12345")
     assert len(lines) <= 4
     changed = load_params(tmp_path / "params.yaml").model_dump()["stages"]
-    steps[first]["training"]["steps"] = 12345
+    for training in (steps[first]["training"], *steps[first]["trials"]):
+        training["steps"] = 12345
     assert changed == steps
