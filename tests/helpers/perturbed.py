@@ -236,11 +236,19 @@ def _another(key: str, value: object) -> object:
 
 
 def _move_cut(values: Values, stage: str) -> None:
-    """Move a cut between bits, in all stages that have it."""
+    """Move a cut between bits, in all stages that have it and are in its chains, or in chains that share stages."""
     bits = values["stages"][stage]["bits"]
     cut = bits[0] or bits[1]
-    for other in values["stages"].values():
-        other["bits"] = [bit - 1 if bit == cut else bit for bit in other["bits"]]
+    for name in _with_its_chains(values, stage):
+        values["stages"][name]["bits"] = [bit - 1 if bit == cut else bit for bit in values["stages"][name]["bits"]]
+
+
+def _with_its_chains(values: Values, stage: str) -> set[str]:
+    chains = [{*chain["stages"]} for chain in values["chains"].values()]
+    names = {stage}
+    while more := set().union(*(chain for chain in chains if chain & names)) - names:
+        names |= more
+    return names
 
 
 def _share_scale(values: Values, stage: str, scale: int) -> None:
