@@ -4,8 +4,9 @@ Trainings are stopped (SIGSTOP) before anything is done to them, so that nothing
 """
 
 import contextlib
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import psutil
@@ -22,6 +23,8 @@ SNAKEMAKE = ("snakemake", "--profile", PROFILE, *SOONER)
 OUTPUT = "snakemake.txt"
 SECONDS = 300
 """Longest wait for a step of the story; most take ten on an idle machine."""
+MARGIN = 10
+"""Steps that a stopped training still has before it, at least: with none, it would end when it is told to stop."""
 
 
 class Author:
@@ -35,12 +38,11 @@ class Author:
     def stop(self, stage: str) -> Job:
         """Wait until a training has saved more than it has by now; stop it, and give its job."""
         before = self.step(stage)
-        wait_for(lambda: self.step(stage) > before, SECONDS)
+        self.wait(lambda: self.step(stage) > before, f"{stage} to save more than step {before}")
         trainings = self.trainings(stage)
-        for process in trainings:
-            process.suspend()
+        self.wait(lambda: self._suspends(trainings), f"{stage} to be stopped outside of MLflow's database")
         self.stopped[stage].append(self.step(stage))
-        assert self.stopped[stage][-1] < self.steps[stage]
+        assert self.stopped[stage][-1] <= self.steps[stage] - MARGIN, f"{stage} was as good as trained: {self.stopped}"
         return self.cluster.job_of(trainings[0])
 
     def step(self, stage: str) -> int:
@@ -55,7 +57,7 @@ class Author:
     def cancel(self, job: Job) -> None:
         """Cancel a job and wait until it has ended."""
         self.cluster.run("scancel", job.id)
-        self.wait_for_state(job, "CANCELLED")
+        self.wait_for_end(job, "CANCELLED")
 
     def start_again(self, job: Job) -> None:
         """Let a job that Slurm has queued again start now, and not after some minutes."""
@@ -66,14 +68,35 @@ class Author:
 
     def wait_for_state(self, job: Job, state: str) -> None:
         """Wait until Slurm has it that a job is in a state."""
+        query = ("squeue", "-ht", "all", "-j", job.id, "-o", "%T")
+        self.wait(lambda: self.cluster.run(*query).strip() == state, f"job {job.id} of {job.name} to be {state}")
+
+    def wait_for_end(self, job: Job, state: str) -> None:
+        """Wait until a job has ended in a state; its processes outlive it by seconds, in which they save once more."""
+        self.wait_for_state(job, state)
+        self.wait(lambda: not self.cluster.runs(job), f"the processes of job {job.id} of {job.name} to end")
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until a condition holds; else say what was waited for, with the ends of the logs."""
         try:
-            wait_for(
-                lambda: self.cluster.run("squeue", "-ht", "all", "-j", job.id, "-o", "%T").strip() == state, SECONDS
-            )
+            wait_for(condition, SECONDS)
         except AssertionError as error:
             logs = (self.workspace.folder / OUTPUT, self.cluster.folder / "slurmctld.log")
-            ends = (path.read_text(errors="replace")[-3000:] for path in logs)
-            raise AssertionError("\n\n".join((f"job {job.id} was not {state} in time", *ends))) from error
+            ends = (path.read_text(errors="replace")[-3000:] for path in logs if path.exists())
+            told = (f"waited in vain for {what}; stopped so far: {self.stopped}", *ends)
+            raise AssertionError("\n\n".join(told)) from error
+
+    def _suspends(self, trainings: list[psutil.Process]) -> bool:
+        """Stop processes, unless one is at MLflow's database just now: stopped, it would keep all others out of it."""
+        for process in trainings:
+            process.suspend()
+        database = sqlite3.connect(self.workspace.folder / "mlflow.db", timeout=0, isolation_level=None)
+        with contextlib.closing(database), contextlib.suppress(sqlite3.OperationalError):
+            database.execute("BEGIN EXCLUSIVE")
+            return True
+        for process in trainings:
+            process.resume()
+        return False
 
     def _trains(self, process: psutil.Process, stage: str) -> bool:
         with contextlib.suppress(psutil.Error):

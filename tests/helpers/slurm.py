@@ -171,6 +171,10 @@ class Cluster:
         number = process.environ()["SLURM_JOB_ID"]
         return next(job for job in reversed(self.jobs()) if job.id == number)
 
+    def runs(self, job: Job) -> bool:
+        """Tell whether a process of a job is left, whatever Slurm says of it."""
+        return any(_variable(each, "SLURM_JOB_ID") == job.id for each in self._processes())
+
     def take(self, node: str) -> None:
         """Let a more important job have a node: Slurm sends the others SIGTERM, and queues them again."""
         place = ("--partition=urgent", "--exclusive", f"--nodelist={node}")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from disturbed import SECONDS, Author, edit, said, started
 from experiment import read_history, tiny_params
-from slurm import Cluster, Job, wait_for
+from slurm import Cluster, Job
 from tracked import open_at
 from workspace import fresh
 
@@ -41,7 +41,7 @@ class Story:
             self.preempted, self.saved = self.log(), author.step("low")
             author.start_again(preempted)
             # Its log comes through srun, which is stopped too.
-            wait_for(lambda: first_step(self.log()) >= self.saved, SECONDS)
+            author.wait(lambda: first_step(self.log()) >= self.saved, f"the log of step {self.saved}")
             self.resumed = self.log()
             lost = author.stop("low")
             training = [process.environ() for process in author.trainings("low")]
@@ -62,7 +62,7 @@ class Story:
     def end(self, job: Job) -> None:
         """Wait until Slurm has queued a job again, and all its processes have ended."""
         self.author.wait_for_state(job, "PENDING")
-        wait_for(lambda: not self.author.trainings("low"), SECONDS)
+        self.author.wait(lambda: not self.author.trainings("low"), "the trainings to end")
 
     def second_node(self, job: Job) -> str:
         """Return the second node of a running job."""

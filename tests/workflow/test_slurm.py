@@ -16,7 +16,7 @@ import pytest
 import torch
 from disturbed import SECONDS, SNAKEMAKE, Author, edit, said, started
 from experiment import tiny_params
-from slurm import Cluster, Job, wait_for
+from slurm import Cluster, Job
 from tracked import open_at
 from workspace import EVERYTHING, Workspace, fresh
 
@@ -69,7 +69,7 @@ def disturb_low(author: Author, orphan: Job) -> None:
 
 def disturb_high(author: Author, late: Job) -> None:
     """Leave a training to its time limit, and let a more important job have the node of the next."""
-    author.wait_for_state(late, "TIMEOUT")
+    author.wait_for_end(late, "TIMEOUT")
     preempted = author.stop("high")
     author.cluster.take(preempted.node)
     author.start_again(preempted)
@@ -82,20 +82,21 @@ def tell(cluster: Cluster, workspace: Workspace) -> Story:
     with started(workspace, "--", "results/stages/low/checkpoint.safetensors", *raster) as snakemake:
         orphan = author.stop("low")
         for rule in ("evaluate", "sample_stage"):
-            wait_for(lambda rule=rule: f"(Rule: {rule})" in said(workspace), SECONDS)
+            author.wait(lambda rule=rule: f"(Rule: {rule})" in said(workspace), f"the end of {rule}")
         snakemake.kill()
     workspace.run(*SNAKEMAKE, "--unlock")
     with started(workspace) as snakemake:
         late = author.stop("high")
         log = workspace.folder / "logs/train/low.log"
-        wait_for(lambda: WAITING in log.read_text(errors="replace"), SECONDS)
+        author.wait(lambda: WAITING in log.read_text(errors="replace"), "low to wait for the orphan")
         cluster.kill_controller()
-        wait_for(lambda: AWAY in said(workspace), SECONDS)
+        author.wait(lambda: AWAY in said(workspace), "Snakemake to miss the scheduler")
         cluster.start_controller()
         with ThreadPoolExecutor() as pool:
             for disturbing in (pool.submit(disturb_low, author, orphan), pool.submit(disturb_high, author, late)):
                 disturbing.result()
         assert snakemake.wait(3 * SECONDS) == 0, said(workspace)
+    print("STOPPED", author.stopped, flush=True)
     return Story(workspace, said(workspace), cluster.jobs(), author.stopped)
 
 
@@ -109,7 +110,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         params["stages"][stage]["training"] |= {"steps": steps, "validate_every": 5}
     workspace.write_params(params)
     edit(workspace, "train", gpu="dict(high=2).get(wildcards.stage, 1)")
-    edit(workspace, "train", runtime="dict(high=2).get(wildcards.stage, 720) * attempt")
+    edit(workspace, "train", runtime="dict(high=2).get(wildcards.stage, 720) * attempt ** 2")
     edit(workspace, "evaluate", mem_mb="dict(high=200).get(wildcards.stage, 16000) * attempt ** 4")
     with Cluster(folder / "slurm", num_nodes=3) as cluster:
         return tell(cluster, replace(workspace, variables=cluster.variables))
@@ -221,7 +222,7 @@ def test_a_training_goes_on_where_it_was_stopped(story: Story) -> None:
 def test_a_job_out_of_time_is_tried_again_with_more(story: Story) -> None:
     first, second, _ = story.of("train/high")
     assert first.state == "TIMEOUT"
-    assert (first.minutes, second.minutes) == (2, 4)
+    assert (first.minutes, second.minutes) == (2, 8)
     assert f"SLURM-job '{first.id}' failed, SLURM status is: 'TIMEOUT'" in story.output
     assert "DUE TO TIME LIMIT" in story.slurm_log(first)
 
