@@ -19,6 +19,8 @@ LEAST_SIDE = 16
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration, as published: five steps bring singular values in (0, 1] near 1."""
 STEPS = 5
+LEAST_NORM = 1e-7
+"""Norm below which a matrix is not made larger, as published: what has all but vanished is no direction."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -100,11 +102,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch rows columns"]:
-    """Return about U V^T of the singular value decomposition U S V^T, by Newton-Schulz iteration."""
+    """Return about U V^T of the singular value decomposition U S V^T, by Newton-Schulz iteration.
+
+    A matrix of a norm below `LEAST_NORM` remains small; one of zeros remains that.
+    """
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[-2] > matrix.shape[-1]
     wide = matrix.mT if is_tall else matrix
-    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)  # a gradient of zeros stays one
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=LEAST_NORM)
     for _ in range(STEPS):
         gram = wide @ wide.mT
         wide = a * wide + (b * gram + c * gram @ gram) @ wide

@@ -31,6 +31,13 @@ def test_the_size_of_a_gradient_does_not_matter(scale: float) -> None:
     torch.testing.assert_close(orthogonal(scale * matrix), orthogonal(matrix), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-40, 1e-28, 1e-22, 1e-16])
+def test_a_gradient_that_has_all_but_vanished_moves_nothing(scale: float) -> None:
+    """A branch that the rest of a network does not listen to has such gradients, whose squares are below float32."""
+    torch.manual_seed(2)
+    assert orthogonal(scale * torch.randn(3, 48, 64)).abs().max() < 1e-3  # which nan is not
+
+
 def test_a_step_is_that_by_hand() -> None:
     torch.manual_seed(3)
     shapes = [(32, 16), (16, 32), (32, 16)]  # two of one shape, and one of another with as many entries
