@@ -1,7 +1,7 @@
 """A model's codec beside others on the same pictures: `python -m benchmarks.codecs MODEL PICTURES`.
 
-PICTURES is a folder, or an array uint8 [N, H, W, C] of levels (.npy). Every picture as a file of its own, and all in
-one: an archive of the model, and for the others one mosaic of all pictures if they are of one size. Every file is
+PICTURES is a folder, or an array uint8 [N, H, W, C] of levels (.npy). Every picture as a file of its own and, if they
+are of one size, all in one: an archive of the model, and one mosaic of all pictures for the others. Every file is
 decoded and compared, but with `--decode N` only N of the single files, because a model decodes them slowly. JPEG XL is
 measured where `cjxl` and `djxl` are found (Debian: libjxl-tools).
 """
@@ -73,12 +73,12 @@ def table(model: ChainModel, levels: Sequence[Pixels], num_decoded: int | None =
     """
     shown = [brightness(each, model.params.data.white_level) for each in levels]
     num_dims, weights = sum(each.size for each in levels), model.path.stat().st_size
+    are_alike = len({each.shape for each in shown}) == 1
     rows = []
     for name, codec in _codecs().items():
         single = _cost(codec, shown, num_decoded)
-        together = _mosaic_cost(codec, shown) if len({each.shape for each in shown}) == 1 else None
-        rows.append(_row(name, single, together, num_dims, 0))
-    single, together = _cost(_ours(model), levels, num_decoded), _archive(model, levels)
+        rows.append(_row(name, single, _mosaic_cost(codec, shown) if are_alike else None, num_dims, 0))
+    single, together = _cost(_ours(model), levels, num_decoded), _archive(model, levels) if are_alike else None
     rows.append(_row(f"spn, {model.chain}", single, together, num_dims, weights))
     header = ("", "single files", "all in one", "with the weights", "encode, ms", "decode, ms", "decode, all in one")
     return tabulate(rows, header, "github", disable_numparse=True, colalign=("left", *["right"] * 6))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from experiment import tiny_params
@@ -194,6 +195,9 @@ class TestRuns:
         # The sizes are those of all files, however many of them are decoded.
         fewer = codecs.table(model, pictures, num_decoded=1).splitlines()[2:]
         assert [line.split("|")[:5] for line in fewer] == [line.split("|")[:5] for line in lines]
+        # Pictures of several sizes have no mosaic, so that an archive would be beside nothing.
+        mixed = codecs.table(model, [*pictures, np.concatenate(pictures[:2])], num_decoded=1).splitlines()[2:]
+        assert [line.split("|")[3].strip() for line in mixed] == [""] * 3
 
     def test_strict_run_fails_on_a_missed_must(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         missed = Row("group", "step", "us", spread([300.0]), target=Target(200, 100, at_most=True))
