@@ -1,7 +1,7 @@
 """The file of coded pictures: a header, streams one after another, and a checksum.
 
     header    magic, format, then every field of `Header`, then the CRC-32 of all of this
-    stream    offset of rounding (1 byte), length (4), CRC-32 of the pixels that it codes (4), content
+    stream    offset of rounding of the first run (1 byte), length (4), CRC-32 of the pixels that it codes (4), content
     ...
     end       CRC-32 of everything before it
 
@@ -19,7 +19,7 @@ from spn.codec.exponentials import tables_digest
 from spn.config import InputError
 
 MAGIC = b"SPNc"
-FORMAT = 1
+FORMAT = 2
 DIGEST_BYTES = 8
 """Bytes of a digest that are kept: enough to tell files of a lifetime apart."""
 

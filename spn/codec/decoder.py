@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spn.codec.encoder import Images, Known, Parts
 from spn.codec.integer_law import integer_law
-from spn.codec.rounding import Grid
+from spn.codec.rounding import Grid, steps_of_run
 from spn.codec.stream import SymbolDecoder
 from spn.codec.symbols import level_of
 from spn.generation import build_steps, walk
@@ -31,7 +31,8 @@ class ImageDecoder:
     def __init__(self, streams: Sequence[bytes], offsets: Sequence[int], counts: Sequence[int]) -> None:
         """Start with the number of images of each stream (`counts`), and its offset of rounding."""
         self._decoder = SymbolDecoder(streams, counts)
-        self._grid = Grid(np.repeat(np.array(offsets), counts))
+        self._offsets, self._counts, self._step = np.array(offsets), counts, 0
+        self._grid = Grid(np.repeat(self._offsets, counts))
 
     @torch.inference_mode()
     def run(
@@ -76,9 +77,18 @@ class ImageDecoder:
 
     def _choose(self, law: Law, given: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Return the given levels, decoding those that are unknown."""
+        self._begin_step()
         levels = given.numpy()
         coded = np.flatnonzero(levels == UNKNOWN)
         if not len(coded):
             return given
         found = level_of(integer_law(law, self._grid), partial(self._decoder.decode, coded))
         return torch.from_numpy(np.where(levels == UNKNOWN, found, levels))
+
+    def _begin_step(self) -> None:
+        """Decode the offsets of the runs that begin here; those of the first come before the streams."""
+        starts = [number for number, count in enumerate(self._counts) if self._step % steps_of_run(count) == 0]
+        if self._step and starts:
+            self._offsets[starts] = [self._decoder.decode_offset(number) for number in starts]
+            self._grid = Grid(np.repeat(self._offsets, self._counts))
+        self._step += 1

@@ -3,14 +3,24 @@
 Networks for coding compute in float64, in which two machines, batch sizes or numbers of threads differ by about 1e-13.
 Values are rounded to a grid, and the encoder moves the grid by one of 256 offsets such that no value lies within
 `GUARD` of where rounding goes up or down. A decoder within this distance then rounds every value as the encoder did.
+The more values, the fewer offsets suit them all, and none those of a photograph; so each run of sub-pixels has its own.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 OFFSETS = 256
 GUARD = 1e-10
 """Distance that a rounded value keeps from an edge of rounding, in its own unit: 1000 times what machines differ by."""
+
+
+RUN = 1 << 16
+"""Sub-pixels of a run. With ten components each, a mixture's means rule out two thirds of the offsets."""
+
+
+def steps_of_run(num_images: int) -> int:
+    """Return the steps of a run, in each of which a sub-pixel of each of so many images is coded."""
+    return max(1, RUN // num_images)
 
 
 class Grid:
@@ -19,8 +29,8 @@ class Grid:
     def __init__(self, offset: Int64[np.ndarray, " _"], notes_edges: bool = False) -> None:
         """`offset` is that of every sub-pixel, or of all of them."""
         self._offset, self._notes_edges = offset, notes_edges
-        self.is_usable: Bool[np.ndarray, "256"] = np.ones(OFFSETS, dtype=bool)
-        """Whether all values so far keep their distance at each offset, as far as noted."""
+        self.ruled_out: list[tuple[Int64[np.ndarray, " near"], Int64[np.ndarray, " near"]]] = []
+        """Numbers of sub-pixels whose values do not keep their distance, and the offsets at which, as far as noted."""
 
     def round(
         self, values: Float64[np.ndarray, "*batch _"], points: Int64[np.ndarray, "..."]
@@ -42,4 +52,4 @@ class Grid:
         nearest = np.rint(moved)
         is_near = np.abs(moved - nearest) < guard * OFFSETS
         # At offset o the edges are where steps + o / 256 is whole.
-        self.is_usable[(-nearest[is_near].astype(np.int64)) % OFFSETS] = False
+        self.ruled_out.append((np.nonzero(is_near)[0], (-nearest[is_near].astype(np.int64)) % OFFSETS))

@@ -11,10 +11,12 @@ import constriction
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from spn.codec.symbols import FREQUENCY_BITS, NUM_SYMBOLS, Symbol
+from spn.codec.symbols import FREQUENCY_BITS, NUM_SYMBOLS, SYMBOL_BITS, Symbol
 from spn.config import InputError
 
 _SYMBOL = constriction.stream.model.Categorical(perfect=False)
+_EQUAL = (1 << FREQUENCY_BITS) // NUM_SYMBOLS
+"""The frequency of each of 16 symbols that are as likely."""
 
 
 class SymbolEncoder:
@@ -36,6 +38,11 @@ class SymbolEncoder:
         rows[every[is_followed], value[is_followed] + 1] = above[is_followed]
         self._encoder.encode(value.astype(np.int32), _SYMBOL, rows)
 
+    def encode_offset(self, offset: int) -> None:
+        """Append an offset of rounding, whose values are all as likely."""
+        value = np.array([offset >> SYMBOL_BITS, offset % NUM_SYMBOLS])
+        self.encode(Symbol(value, value * _EQUAL, np.full(2, _EQUAL)))
+
     def finish(self) -> bytes:
         """Return the stream."""
         return self._encoder.get_compressed().astype("<u4").tobytes()
@@ -51,6 +58,12 @@ class SymbolDecoder:
             for stream in streams
         ]
         self._images = np.repeat(np.arange(len(counts)), counts)
+
+    def decode_offset(self, stream: int) -> int:
+        """Decode an offset of rounding from one of the streams."""
+        rows = np.full((2, NUM_SYMBOLS), _EQUAL - 1, dtype=np.float32)
+        high, low = _decode(self._decoders[stream], rows).tolist()
+        return int(high << SYMBOL_BITS | low)
 
     def decode(
         self, coded: Int64[np.ndarray, " symbol"], frequencies: Int64[np.ndarray, "batch 16"]

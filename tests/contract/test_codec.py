@@ -140,8 +140,31 @@ def test_a_value_at_an_edge_of_rounding_moves_the_grid(monkeypatch: pytest.Monke
     assert torch.equal(decoded(problem, [stream], [1], images, nothing_known(images)), images)
     monkeypatch.setattr("spn.codec.rounding.GUARD", 1.0)
     images = problem.images(COUNT)
-    with pytest.raises(RuntimeError, match=r"^expected an offset of rounding for 5 images, found none; encode fewer"):
+    with pytest.raises(RuntimeError, match=r"^expected an offset of rounding for every run of sub-pixels, found none"):
         encoded(problem, images, nothing_known(images))
+
+
+@pytest.mark.parametrize("run", [7, 192])
+def test_each_run_of_a_stream_has_its_own_offset(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a large picture has some: with so wide a guard, none suits all values, and one suits those of a run."""
+    problem = problem_of("spn_placed", "depth")
+    images = problem.images(COUNT)
+    known = nothing_known(images)
+    known[1, 2:] = True
+    parts = (slice(0, 3), slice(3, COUNT))
+    whole = [encoded(problem, images[part], known[part]) for part in parts]
+    monkeypatch.setattr("spn.codec.rounding.GUARD", 3e-7)
+    with pytest.raises(RuntimeError, match=r"^expected an offset of rounding for every run"):
+        encoded(problem, images[parts[0]], known[parts[0]])
+    monkeypatch.setattr("spn.codec.rounding.RUN", run)
+    streams = [encoded(problem, images[part], known[part], batch_size=2) for part in parts]
+    assert torch.equal(decoded(problem, streams, [3, 2], images, known), images)
+    # Each further run costs the byte of its offset.
+    for before, after, count in zip(whole, streams, (3, 2), strict=True):
+        runs = math.ceil(8 * 8 * 3 * 2 / max(1, run // count))
+        rest = 8 * len(after.content) - after.ideal_bits - 8 * (runs - 1)
+        assert -1 <= rest <= BITS_OF_A_STREAM
+        assert after.nats == before.nats
 
 
 @pytest.mark.parametrize("planted", ["another offset", "a flipped bit"])

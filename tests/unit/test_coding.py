@@ -126,8 +126,8 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "expected the bytes that were written, got others",
     ),
     "another format": (
-        lambda whole: whole[:4] + b"\x02" + whole[5:],
-        "expected format 1, got 2: written by another version of spn",
+        lambda whole: whole[:4] + b"\x01" + whole[5:],
+        "expected format 2, got 1: written by another version of spn",
     ),
 }
 
