@@ -59,7 +59,7 @@ def encode_images(
     steps = sum(images[0].numel() // stage.plan.scale_factor**2 * len(stage.targets) for stage, _ in parts)
     offsets = np.zeros(-(-steps // steps_of_run(len(images))), dtype=np.int64)
     while True:
-        encoder = _Encoder(offsets, steps_of_run(len(images)))
+        encoder = _Encoder(offsets, len(images))
         for batch in torch.arange(len(images)).split(batch_size):
             encoder.run(parts, images[batch], known[batch], None if labels is None else labels[batch])
             observe(len(batch))
@@ -74,8 +74,8 @@ def encode_images(
 class _Encoder:
     """Collects bits and frequencies batch by batch, and puts them in the order in which a decoder needs them."""
 
-    def __init__(self, offsets: Int64[np.ndarray, " run"], steps_of_run: int) -> None:
-        self._offsets, self._steps_of_run, self._nats = offsets, steps_of_run, 0.0
+    def __init__(self, offsets: Int64[np.ndarray, " run"], num_images: int) -> None:
+        self._offsets, self._steps_of_run, self._nats = offsets, steps_of_run(num_images), 0.0
         self.is_usable: Bool[np.ndarray, "run 256"] = np.ones((len(offsets), OFFSETS), dtype=bool)
         """Whether all values of each run keep their distance at each offset."""
         self._batches: list[list[tuple[InOrder, ...]]] = []

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -239,14 +239,14 @@ def _move_cut(values: Values, stage: str) -> None:
     """Move a cut between bits, in all stages that have it and are in its chains, or in chains that share stages."""
     bits = values["stages"][stage]["bits"]
     cut = bits[0] or bits[1]
-    for name in _with_its_chains(values, stage):
+    for name in with_its_chains(stage, [chain["stages"] for chain in values["chains"].values()]):
         values["stages"][name]["bits"] = [bit - 1 if bit == cut else bit for bit in values["stages"][name]["bits"]]
 
 
-def _with_its_chains(values: Values, stage: str) -> set[str]:
-    chains = [{*chain["stages"]} for chain in values["chains"].values()]
-    names = {stage}
-    while more := set().union(*(chain for chain in chains if chain & names)) - names:
+def with_its_chains(stage: str, chains: Iterable[Sequence[str]]) -> set[str]:
+    """Name a stage, the others of its chains, and those of chains that share stages with these."""
+    names, sets = {stage}, [{*chain} for chain in chains]
+    while more := set().union(*(chain for chain in sets if chain & names)) - names:
         names |= more
     return names
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import get_args
 
 import pytest
-from perturbed import bases, jobs_of, leaves, validated, with_another
+from perturbed import bases, jobs_of, leaves, validated, with_another, with_its_chains
 
 from spn.config import Params
 from spn.config.data import SourceSection
@@ -96,12 +96,9 @@ def of_draws(params: Params, key: list[str]) -> set[str]:
     )
 
 
-def with_its_chains(params: Params, key: list[str]) -> set[str]:
+def after_its_chains(params: Params, key: list[str]) -> set[str]:
     """What a stage generates is what the others of its chain do not, and of chains that share stages with it."""
-    stages, before = {key[1]}, 0
-    while len(stages) > before:
-        before = len(stages)
-        stages |= {stage for chain in params.chains.values() if stages & {*chain.stages} for stage in chain.stages}
+    stages = with_its_chains(key[1], [chain.stages for chain in params.chains.values()])
     return set().union(*(after_stage(params, ["stages", stage]) for stage in stages))
 
 
@@ -191,8 +188,8 @@ LEAVES: dict[str, Scope] = {
     **dict.fromkeys(("data.source", "data.name", "data.bits", "data.split_seed", "data.limit.*"), everything),
     **dict.fromkeys(("data.validation", "data.test", "data.size", "data.stride", "data.channels"), everything),
     **dict.fromkeys(("data.fit", "data.filter", "data.unreadable", "data.release", "data.first_label"), everything),
-    "stages.*.scale_factor": with_its_chains,
-    "stages.*.bits": with_its_chains,
+    "stages.*.scale_factor": after_its_chains,
+    "stages.*.bits": after_its_chains,
     "stages.*.slices": after_stage,  # where S = 1, the first slice is all of them
     "stages.*.order": of_order,
     "stages.*.class_conditional": of_class,
