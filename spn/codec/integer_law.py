@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from functools import cache
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
@@ -52,15 +53,15 @@ class IntegerLaw(ABC):
         """
 
 
-def integer_law(law: Law, grid: Grid, part: slice = slice(None)) -> IntegerLaw:
-    """Round a part of laws of any batch shape, flattened; laws that agree to within the guard give equal weights.
+def integer_law(law: Law, grid: Grid, part: range | None = None) -> IntegerLaw:
+    """Round laws of any batch shape, flattened; laws that agree to within the guard give equal weights.
 
-    Raises TypeError for a law that is neither a softmax nor a mixture.
+    `part` selects some of the flattened laws. Raises TypeError for a law that is neither a softmax nor a mixture.
     """
     if isinstance(law, Categorical):
         return IntegerSoftmax(_rows(law.logits, part), grid)
     if isinstance(law, DiscretisedMixture):
-        high = None if law.high is None else law.high.flatten()[part].numpy().astype(np.int64)
+        high = None if law.high is None else _rows(law.high[..., None], part)[:, 0].astype(np.int64)
         weights, means, scales = (_rows(each, part) for each in (law.log_weights, law.means, law.log_scales))
         return IntegerMixture(weights, means, scales, law.num_levels, high, law.high_levels, grid)
     raise TypeError(f"expected a softmax or a mixture, got {type(law).__name__}")
@@ -155,8 +156,12 @@ def _all_levels() -> tuple[Int64[np.ndarray, "1 1 1"], Int64[np.ndarray, "1 1 1"
     return _side(np.array([[[-_OUTSIDE], [_OUTSIDE]]]))
 
 
-def _rows(values: Tensor, part: slice) -> Float64[np.ndarray, "batch _"]:
-    return values.flatten(0, -2)[part].double().numpy()
+def _rows(values: Tensor, part: range | None) -> Float64[np.ndarray, "batch _"]:
+    if part is None:
+        return values.flatten(0, -2).double().numpy()
+    # Not a part of the flattened values: laws may lie component by component, and flattening would copy them all.
+    numbers = torch.arange(part.start, part.stop)
+    return values[torch.unravel_index(numbers, values.shape[:-1])].double().numpy()
 
 
 def _as_exponents(rounded: Int64[np.ndarray, "..."], point: int) -> Int64[np.ndarray, "..."]:
