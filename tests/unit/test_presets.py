@@ -68,8 +68,11 @@ def kodak(name: str) -> Fill:
     return fill
 
 
-def photographs(sources: Path) -> None:
-    assert crops.main([str(real_file("kodak")), str(sources / "photographs"), "--reduce", "4"]) == 0
+def photographs(name: str, *options: str) -> Fill:
+    def fill(sources: Path) -> None:
+        assert crops.main([str(real_file("kodak")), str(sources / name), *options]) == 0
+
+    return fill
 
 
 def classes(name: str) -> Fill:
@@ -96,7 +99,8 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
     "pixelcnn_pp": (cifar10, {"validation": 10}),
     "cifar10_cpu": (cifar10, {"validation": 10}),
     "tiny_imagenet_cpu": (kodak("tiny_imagenet"), {"validation": 4, "test": 4}),
-    "photographs_cpu": (photographs, {}),
+    "photographs_cpu": (photographs("photographs", "--reduce", "4"), {}),
+    "photographs_128_cpu": (photographs("photographs_128", "--size", "128"), {}),
     "mnist": (mnist, {}),
     "folder": (kodak("my_images"), {"validation": 4, "test": 4}),
     "imagenet32": (kodak("imagenet32"), {"validation": 4, "test": 4}),
