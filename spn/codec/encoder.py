@@ -136,12 +136,11 @@ class _Encoder:
         """Return value, frequencies below and frequency of every symbol of the levels, each of which is in a run."""
         flat, runs_of, parts = levels.flatten().numpy(), runs.flatten().numpy(), []
         for first in range(0, len(flat), BLOCK):
-            part = range(first, min(first + BLOCK, len(flat)))
-            here = slice(part.start, part.stop)
-            grid = Grid(self._offsets[runs_of[here]], notes_edges=True)
-            symbols = symbols_of(integer_law(law, grid, part), flat[here])
+            part = slice(first, first + BLOCK)
+            grid = Grid(self._offsets[runs_of[part]], notes_edges=True)
+            symbols = symbols_of(integer_law(law, grid, part), flat[part])
             for sub_pixels, offsets in grid.ruled_out:
-                self.is_usable[runs_of[here][sub_pixels], offsets] = False
+                self.is_usable[runs_of[part][sub_pixels], offsets] = False
             parts.append(np.stack([np.stack(symbol, axis=-1) for symbol in symbols], axis=1).astype(np.int32))
         return torch.from_numpy(np.concatenate(parts)).view(*levels.shape, -1, 3)
 

@@ -53,7 +53,7 @@ class IntegerLaw(ABC):
         """
 
 
-def integer_law(law: Law, grid: Grid, part: range | None = None) -> IntegerLaw:
+def integer_law(law: Law, grid: Grid, part: slice | None = None) -> IntegerLaw:
     """Round laws of any batch shape, flattened; laws that agree to within the guard give equal weights.
 
     `part` selects some of the flattened laws. Raises TypeError for a law that is neither a softmax nor a mixture.
@@ -156,11 +156,11 @@ def _all_levels() -> tuple[Int64[np.ndarray, "1 1 1"], Int64[np.ndarray, "1 1 1"
     return _side(np.array([[[-_OUTSIDE], [_OUTSIDE]]]))
 
 
-def _rows(values: Tensor, part: range | None) -> Float64[np.ndarray, "batch _"]:
+def _rows(values: Tensor, part: slice | None) -> Float64[np.ndarray, "batch _"]:
     if part is None:
         return values.flatten(0, -2).double().numpy()
     # Not a part of the flattened values: laws may lie component by component, and flattening would copy them all.
-    numbers = torch.arange(part.start, part.stop)
+    numbers = torch.arange(*part.indices(values.shape[:-1].numel()))
     return values[torch.unravel_index(numbers, values.shape[:-1])].double().numpy()
 
 
