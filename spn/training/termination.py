@@ -17,16 +17,17 @@ def noting_sigterm() -> Iterator[Callable[[], bool]]:
 
     Signals reach only the main thread. In any other thread this does nothing, and SIGTERM has its usual effect.
     """
-    noted = threading.Event()
+    # Not an Event: setting one takes a lock, for which a second SIGTERM within the first would wait for ever.
+    noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield noted.is_set
+        yield lambda: False
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        noted.set()
+        noted.append(number)
 
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield noted.is_set
+        yield lambda: bool(noted)
     finally:
         signal.signal(signal.SIGTERM, before)
