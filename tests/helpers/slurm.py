@@ -272,7 +272,8 @@ class Cluster:
                 # It has overwritten its variables, but keeps the log of its node.
                 files = {file.path for file in process.open_files()}
                 return next((node for node in self.nodes if f"{self.folder}/slurmd.{node}.log" in files), None)
-            if _variable(process, "SLURM_CONF") == self.variables["SLURM_CONF"]:
+            # By the folder of the wrapper: the plugin removes SLURM_CONF inside a job.
+            if str(self.folder / "bin") in (_variable(process, "PATH") or "").split(os.pathsep):
                 return _variable(process, "SLURMD_NODENAME")
         return None
 
