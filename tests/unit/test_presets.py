@@ -98,6 +98,7 @@ CASES: dict[str, tuple[Fill, dict[str, Any]]] = {
     "cifar10": (cifar10, {"validation": 10}),
     "pixelcnn_pp": (cifar10, {"validation": 10}),
     "cifar10_cpu": (cifar10, {"validation": 10}),
+    "cifar10_hour": (cifar10, {"validation": 10}),
     "tiny_imagenet_cpu": (kodak("tiny_imagenet"), {"validation": 4, "test": 4}),
     "photographs_cpu": (photographs("photographs", "--reduce", "4"), {}),
     "photographs_128_cpu": (photographs("photographs_128", "--size", "128"), {}),
