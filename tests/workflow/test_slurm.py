@@ -27,7 +27,7 @@ from spn.tracking import load_experiment
 # Its jobs start Snakemake again and again, which takes long on a busy machine.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster"), pytest.mark.timeout(1800)]
 
-STEPS = {"high": 80, "low": 120}
+STEPS = {"high": 160, "low": 300}
 WAITING = "waiting for another process that trains it now"
 AWAY = "Falling back to 'sacct'"
 """What Snakemake says where the scheduler does not answer."""
