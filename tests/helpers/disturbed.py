@@ -41,6 +41,8 @@ class Author:
         self.wait(lambda: self.step(stage) > before, f"{stage} to save more than step {before}")
         trainings = self.trainings(stage)
         self.wait(lambda: self._suspends(trainings), f"{stage} to be stopped outside of MLflow's database")
+        jobs = {training.environ()["SLURM_JOB_ID"] for training in trainings}
+        assert len(jobs) == 1, f"{stage} is trained by several jobs: {jobs}"
         self.stopped[stage].append(self.step(stage))
         assert self.stopped[stage][-1] <= self.steps[stage] - MARGIN, f"{stage} was as good as trained: {self.stopped}"
         return self.cluster.job_of(trainings[0])
@@ -83,8 +85,16 @@ class Author:
         except AssertionError as error:
             logs = (self.workspace.folder / OUTPUT, self.cluster.folder / "slurmctld.log")
             ends = (path.read_text(errors="replace")[-3000:] for path in logs if path.exists())
-            told = (f"waited in vain for {what}; stopped so far: {self.stopped}", *ends)
+            trainings = [line for stage in self.steps for line in self._told(stage)]
+            told = (f"waited in vain for {what}; stopped so far: {self.stopped}", *ends, "\n".join(trainings))
             raise AssertionError("\n\n".join(told)) from error
+
+    def _told(self, stage: str) -> Iterator[str]:
+        """Describe the processes that train a stage."""
+        for training in self.trainings(stage):
+            with contextlib.suppress(psutil.Error):
+                job = training.environ().get("SLURM_JOB_ID")
+                yield f"{stage}: process {training.pid} of job {job} is {training.status()}"
 
     def _suspends(self, trainings: list[psutil.Process]) -> bool:
         """Stop processes, unless one is at MLflow's database just now: stopped, it would keep all others out of it."""
