@@ -166,7 +166,8 @@ def test_each_run_of_a_stream_has_its_own_offset(run: int, monkeypatch: pytest.M
         runs = math.ceil(8 * 8 * 3 * 2 / max(1, run // count))
         rest = 8 * len(after.content) - after.ideal_bits - 8 * (runs - 1)
         assert -1 <= rest <= BITS_OF_A_STREAM
-        assert after.nats == before.nats
+        # Another batch may round otherwise, on some processors.
+        assert after.nats == pytest.approx(before.nats, rel=1e-12)
 
 
 @pytest.mark.parametrize("planted", ["another offset", "a flipped bit"])
