@@ -154,7 +154,8 @@ def test_each_run_of_a_stream_has_its_own_offset(run: int, monkeypatch: pytest.M
     known = nothing_known(images)
     known[1, 2:] = True
     parts = (slice(0, 3), slice(3, COUNT))
-    whole = [encoded(problem, images[part], known[part]) for part in parts]
+    # In the same batches, because on some processors others round otherwise.
+    whole = [encoded(problem, images[part], known[part], batch_size=2) for part in parts]
     monkeypatch.setattr("spn.codec.rounding.GUARD", 3e-7)
     with pytest.raises(RuntimeError, match=r"^expected an offset of rounding for every run"):
         encoded(problem, images[parts[0]], known[parts[0]])
@@ -166,8 +167,7 @@ def test_each_run_of_a_stream_has_its_own_offset(run: int, monkeypatch: pytest.M
         runs = math.ceil(8 * 8 * 3 * 2 / max(1, run // count))
         rest = 8 * len(after.content) - after.ideal_bits - 8 * (runs - 1)
         assert -1 <= rest <= BITS_OF_A_STREAM
-        # Another batch may round otherwise, on some processors.
-        assert after.nats == pytest.approx(before.nats, rel=1e-12)
+        assert after.nats == before.nats
 
 
 @pytest.mark.parametrize("planted", ["another offset", "a flipped bit"])
