@@ -17,11 +17,11 @@ def noting_sigterm() -> Iterator[Callable[[], bool]]:
 
     Signals reach only the main thread. In any other thread this does nothing, and SIGTERM has its usual effect.
     """
-    # Not an Event: setting one takes a lock, for which a second SIGTERM within the first would wait for ever.
-    noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    # Not an Event: setting one takes a lock, for which a second SIGTERM within the first would wait for ever.
+    noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
