@@ -29,7 +29,6 @@ from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.generation.views import apply_views, drawn_views
 from spn.image import apply_view
 from spn.likelihood import bits_per_dim
-from spn.machine import onednn_matmul
 from spn.notes import TENSORS_SEAL
 from spn.stages import build_stage
 
@@ -247,8 +246,7 @@ class ChainModel:
             return like(images, np.sum(maps, axis=0).sum(-1))
         if per not in ("image", "stage"):
             raise InputError(f"per: expected image, stage or pixel, got {per}")
-        with onednn_matmul(place):
-            nats = {name: stage_nats(*part, reader, "test", place, batch_size) for name, part in parts.items()}
+        nats = {name: stage_nats(*part, reader, "test", place, batch_size) for name, part in parts.items()}
         if per == "stage":
             return {name: like(images, each) for name, each in nats.items()}
         return like(images, np.sum(list(nats.values()), axis=0))

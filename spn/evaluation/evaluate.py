@@ -28,6 +28,7 @@ from spn.distributed import collect, is_first, share
 from spn.files import check_file, write_bytes
 from spn.image import join_slices
 from spn.likelihood import bits_per_dim
+from spn.machine import onednn_matmul
 from spn.models import Model
 from spn.seeds import derive_seed
 from spn.shapes import Labels, Positions, Slices
@@ -114,7 +115,7 @@ def _of_slices(
     name = f"{stage.plan.name} on {split}"
     batches = share(slices_of_images.split(batch_size))
     parts = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), onednn_matmul(device):
         for batch in tqdm(
             batches, desc=name, unit="batch", dynamic_ncols=True, delay=SHOWN_AFTER, disable=not is_first()
         ):

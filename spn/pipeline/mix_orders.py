@@ -10,7 +10,6 @@ from spn.data.hdf5 import SliceFile
 from spn.evaluation.evaluate import Metrics, chain_metrics, load_nats, save_nats, stage_nats
 from spn.evaluation.views import ViewedSlices, mix_nats, mixture_metrics
 from spn.files import write_json
-from spn.machine import onednn_matmul
 from spn.notes import FILES, RECIPE
 from spn.paths import METRICS, NATS, RESULTS, checkpoint_path, stage_folder
 from spn.pipeline.names import stages_of
@@ -58,6 +57,5 @@ def _nats_of(
     for stage in params.chains[chain].stages:
         slices = ViewedSlices(SliceFile(read_path(params, stage)), view)
         trained, model = load_trained(params, stage, digest, checkpoint_path(stage, results), place)
-        with onednn_matmul(place):
-            found.append(stage_nats(trained, model, slices, "test", place))
+        found.append(stage_nats(trained, model, slices, "test", place))
     return np.sum(found, axis=0)

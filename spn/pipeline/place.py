@@ -6,7 +6,7 @@ import torch
 
 from spn.config import InputError
 from spn.distributed import is_one_of_several, local_rank, num_processes, rank
-from spn.machine import keep_freed_memory
+from spn.machine import keep_freed_memory, onednn_matmul
 
 
 def choose_device(name: str, threads: int) -> torch.device:
@@ -24,7 +24,8 @@ def choose_device(name: str, threads: int) -> torch.device:
         raise InputError(f"--device: expected a device of this machine, got {name}: {error}") from error
 
 
-def log_place(stage: str, place: torch.device, products: str) -> None:
-    """Write to the log which device and process work on a stage."""
+def log_place(stage: str, place: torch.device) -> None:
+    """Write to the log which device and process work on a stage, and how float32 matrices are multiplied."""
     which = f" (process {rank() + 1} of {num_processes()})" if num_processes() > 1 else ""
-    print(f"{stage} on {place}{which}: {products}", file=sys.stderr)
+    with onednn_matmul(place) as products:
+        print(f"{stage} on {place}{which}: {products}", file=sys.stderr)

@@ -20,7 +20,6 @@ from spn.generation.sample import sample_labels
 from spn.generation.views import undo_views
 from spn.image import apply_view, join_slices
 from spn.likelihood import bits_per_dim
-from spn.machine import onednn_matmul
 from spn.notes import FILES
 from spn.paths import NATS, checkpoint_path, codes_path, samples_path, stage_folder, summary_path
 from spn.pipeline.opening import open_slices
@@ -80,10 +79,9 @@ def _sample_bits(
     levels = undo_views(generated, params.chains[chain].views, params.sampling.seed)[:SCORED]
     labels, nats = _sampled_labels(params, chain), []
     parts = [load_trained(params, name, digest, checkpoint_path(name, results), place) for name in names]
-    with onednn_matmul(place):
-        for view in params.chains[chain].views or ("identity",):
-            reader = ImagesInMemory(apply_view(levels, view), labels)
-            nats.append(np.sum([stage_nats(*part, reader, "test", place) for part in parts], axis=0))
+    for view in params.chains[chain].views or ("identity",):
+        reader = ImagesInMemory(apply_view(levels, view), labels)
+        nats.append(np.sum([stage_nats(*part, reader, "test", place) for part in parts], axis=0))
     return bits_per_dim(mix_nats(np.stack(nats)), math.prod(levels.shape[1:]))
 
 

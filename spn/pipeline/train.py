@@ -51,10 +51,10 @@ def train(
     with (
         joined(recipe_digest(recipe)),
         training_lock(runs, recipe),
-        onednn_matmul(place) as products,
+        onednn_matmul(place),
         _recorded(params, stage, slices.digest, experiment, checkpoint) as (observe, follow_trial),
     ):
-        log_place(stage, place, products)
+        log_place(stage, place)
         train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute, micro_batch, follow_trial)
     return checkpoint
 

@@ -21,6 +21,7 @@ from spn.evaluation.evaluate import (
     monte_carlo,
     save_nats,
     stage_nats,
+    sub_pixel_nats,
 )
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.models import build_model
@@ -62,6 +63,26 @@ def test_a_bound_repeats_and_leaves_the_random_numbers_of_others_alone(
         assert torch.rand(1) == expected
     assert np.array_equal(nats["low"], nats["low again"])
     assert not np.array_equal(nats["low"], nats["high"])
+
+
+@pytest.mark.parametrize(("evaluate", "nats"), [(stage_nats, Stage.nats), (sub_pixel_nats, Stage.sub_pixel_nats)])
+def test_every_evaluation_multiplies_alike(
+    data: tuple[Params, SliceFile], monkeypatch: pytest.MonkeyPatch, evaluate: Any, nats: Any
+) -> None:
+    settings, seen = torch.backends.mkldnn.matmul, []  # type: ignore[attr-defined]
+    former = settings.fp32_precision
+    monkeypatch.setattr("spn.machine._product_error", lambda: 0.0)  # of a processor whose products stay float32
+
+    def noting(*arguments: Any) -> torch.Tensor:
+        seen.append(settings.fp32_precision)
+        return nats(*arguments)
+
+    monkeypatch.setattr(Stage, nats.__name__, noting)
+    plan = Stage(data[0].stage_plans["low"], data[0].data.shape)
+    model = build_model(data[0].stages["low"].model, plan.shape)
+    evaluate(plan, model, data[1], "test", CPU)
+    assert set(seen) == {"bf16"}
+    assert settings.fp32_precision == former != "bf16"
 
 
 @pytest.mark.parametrize(
