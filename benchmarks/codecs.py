@@ -1,7 +1,8 @@
-"""A model's codec beside others on the same pictures: `python -m benchmarks.codecs MODEL PICTURES`.
+"""Models' codecs beside others on the same pictures: `python -m benchmarks.codecs PICTURES [MODEL...]`.
 
-PICTURES is a folder, or an array uint8 [N, H, W, C] of levels (.npy). Every picture as a file of its own and, if they
-are of one size, all in one: an archive of the model, and one mosaic of all pictures for the others. Every file is
+PICTURES is an array uint8 [N, H, W, C] of levels (.npy), a file of slices (.h5), of which the test images are taken in
+their order, or, beside a model that says how levels are shown, a folder. Every picture as a file of its own and, if
+they are of one size, all in one: an archive of a model, and one mosaic of all pictures for the others. Every file is
 decoded and compared, but with `--decode N` only N of the single files, because a model decodes them slowly. JPEG XL is
 measured where `cjxl` and `djxl` are found (Debian: libjxl-tools).
 """
@@ -26,6 +27,8 @@ from tabulate import tabulate
 
 import spn
 from spn.api import ChainModel
+from spn.data.hdf5 import SliceFile
+from spn.image import join_slices
 from spn.report.pictures import brightness
 from spn.tools.lossless import SUFFIXES, read_lossless
 
@@ -52,8 +55,8 @@ class Cost(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.codecs", description=__doc__)
-    parser.add_argument("model", type=Path)
     parser.add_argument("pictures", type=Path)
+    parser.add_argument("models", type=Path, nargs="*")
     parser.add_argument("--limit", type=int, help="take the first so many pictures")
     parser.add_argument("--decode", type=int, help="decode only the first so many single files")
     options = parser.parse_args(arguments)
@@ -61,34 +64,43 @@ def main(arguments: list[str] | None = None) -> None:
         if (count := getattr(options, name)) is not None and count < 1:
             parser.error(f"--{name}: expected at least 1, got {count}")
     torch.set_num_threads(1)
-    model = spn.load(options.model)
-    levels = _levels(model, options.pictures)[: options.limit]
-    print(table(model, levels, options.decode))
+    models = [spn.load(path) for path in options.models]
+    if options.pictures.is_dir() and not models:
+        parser.error(f"MODEL: expected one beside the folder {options.pictures}, got none")
+    print(table(_levels(options.pictures, models)[: options.limit], models, options.decode))
 
 
-def table(model: ChainModel, levels: Sequence[Pixels], num_decoded: int | None = None) -> str:
+def table(levels: Sequence[Pixels], models: Sequence[ChainModel] = (), num_decoded: int | None = None) -> str:
     """Return a Markdown table of bits per sub-pixel and milliseconds a picture.
 
-    `num_decoded` of the single files are decoded and compared, by default all.
+    `num_decoded` of the single files are decoded and compared, by default all. The other codecs get levels of fewer
+    bits spread to 8, by the bits of the models, which are all alike.
     """
-    shown = [brightness(each, model.params.data.white_level) for each in levels]
-    num_dims, weights = sum(each.size for each in levels), model.path.stat().st_size
+    white = {model.params.data.white_level for model in models} or {255}
+    if len(white) > 1:
+        raise ValueError(f"expected models of the same levels, got white at {sorted(white)}")
+    shown = [brightness(each, max(white)) for each in levels]
+    num_dims = sum(each.size for each in levels)
     are_alike = len({each.shape for each in shown}) == 1
     rows = []
     for name, codec in _codecs().items():
         single = _cost(codec, shown, num_decoded)
         rows.append(_row(name, single, _mosaic_cost(codec, shown) if are_alike else None, num_dims, 0))
-    single, together = _cost(_ours(model), levels, num_decoded), _archive(model, levels) if are_alike else None
-    rows.append(_row(f"spn, {model.chain}", single, together, num_dims, weights))
+    for model in models:
+        single, together = _cost(_ours(model), levels, num_decoded), _archive(model, levels) if are_alike else None
+        rows.append(_row(f"spn, {model.chain}", single, together, num_dims, model.path.stat().st_size))
     header = ("", "single files", "all in one", "with the weights", "encode, ms", "decode, ms", "decode, all in one")
     return tabulate(rows, header, "github", disable_numparse=True, colalign=("left", *["right"] * 6))
 
 
-def _levels(model: ChainModel, place: Path) -> list[Pixels]:
+def _levels(place: Path, models: Sequence[ChainModel]) -> list[Pixels]:
     if place.suffix == ".npy":
         return list(np.load(place, allow_pickle=False))
+    if place.suffix == ".h5":
+        file = SliceFile(place)
+        return list(join_slices(file.slices("test", torch.arange(file.num_images("test")))).numpy())
     paths = sorted(each for each in place.iterdir() if each.suffix.lower() in SUFFIXES)
-    return [read_lossless(path, model.params.data).levels.numpy() for path in paths]
+    return [read_lossless(path, models[0].params.data).levels.numpy() for path in paths]
 
 
 def _codecs() -> dict[str, Codec]:

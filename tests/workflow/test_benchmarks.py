@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiment import tiny_params
+from experiment import tiny_params, write_params
 from model_files import write_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -36,7 +36,9 @@ from benchmarks.same_weights import common_decoder
 from benchmarks.sampling import compare_samples, first_pixels, uniforms_of
 from benchmarks.table import Row, Target, faster, markdown
 from benchmarks.training import bart_difference
-from spn.config import SpnSection
+from spn.config import SpnSection, load_params
+from spn.data.preprocess import write_slices
+from spn.data.sources import open_source
 from spn.generation import SAMPLERS, choosing
 from spn.planning.work import imagined
 
@@ -185,7 +187,7 @@ class TestRuns:
         monkeypatch.setattr("shutil.which", lambda name: None)
         model = spn.load(write_model(tmp_path, tiny_params(), "depth"))
         pictures = list(model.sample(4, seed=1))
-        header, _, *lines = codecs.table(model, pictures).splitlines()
+        header, _, *lines = codecs.table(pictures, [model]).splitlines()
         assert [line.split("|")[1].strip() for line in lines] == ["PNG", "WebP", "spn, depth"]
         names = [name.strip() for name in header.split("|")[2:5]]
         ours = dict(zip(names, (float(cell) for cell in lines[-1].split("|")[2:5]), strict=True))
@@ -193,11 +195,30 @@ class TestRuns:
         assert ours["all in one"] < ours["single files"] < ours["with the weights"]
         assert capsys.readouterr().err.startswith("no cjxl and djxl found")
         # The sizes are those of all files, however many of them are decoded.
-        fewer = codecs.table(model, pictures, num_decoded=1).splitlines()[2:]
+        fewer = codecs.table(pictures, [model], num_decoded=1).splitlines()[2:]
         assert [line.split("|")[:5] for line in fewer] == [line.split("|")[:5] for line in lines]
         # Pictures of several sizes have no mosaic, so that an archive would be beside nothing.
-        mixed = codecs.table(model, [*pictures, np.concatenate(pictures[:2])], num_decoded=1).splitlines()[2:]
+        mixed = codecs.table([*pictures, np.concatenate(pictures[:2])], [model], num_decoded=1).splitlines()[2:]
         assert [line.split("|")[3].strip() for line in mixed] == [""] * 3
+
+    def test_codecs_without_a_model_code_the_test_images_of_a_file_of_slices(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shutil.which", lambda name: None)
+        params = load_params(write_params(tmp_path, tiny_params()))
+        slices, array = tmp_path / "S2.h5", tmp_path / "test.npy"
+        write_slices(params.data, 2, (0, 5), tmp_path, slices, progress=False)
+        np.save(array, np.stack([image for image, _ in open_source(params.data, tmp_path).stream("test")])[:3])
+        capsys.readouterr()
+        tables = []
+        for pictures in (slices, array):
+            codecs.main([str(pictures), "--limit", "3"])
+            tables.append([line.split("|")[:4] for line in capsys.readouterr().out.splitlines()])
+        assert tables[0] == tables[1]
+        assert [row[1].strip() for row in tables[0][2:]] == ["PNG", "WebP"]
+        with pytest.raises(SystemExit):
+            codecs.main([str(tmp_path)])
+        assert "MODEL: expected one beside the folder" in capsys.readouterr().err
 
     def test_strict_run_fails_on_a_missed_must(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         missed = Row("group", "step", "us", spread([300.0]), target=Target(200, 100, at_most=True))
