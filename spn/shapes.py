@@ -1,4 +1,4 @@
-"""Names for the shapes of tensors that several modules share; jaxtyping checks them in every test."""
+"""Names for the shapes of tensors that several modules share; jaxtyping checks them in every fast test."""
 
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor

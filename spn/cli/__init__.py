@@ -1,4 +1,4 @@
-"""The command line: one verb per rule of the workflow. It parses options and calls `spn.pipeline`."""
+"""The command line: it parses options, and calls the verbs of rules (`spn.pipeline`) or of people (`spn.tools`)."""
 
 from spn.cli.main import main
 

@@ -87,7 +87,7 @@ EXAMPLES = {
     "encode": f"spn encode {_MODEL} pictures -o pictures.spn",
     "decode": f"spn decode {_MODEL} pictures.spn -o decoded",
     "info": f"spn info {_MODEL}",
-    "card": f"spn card {_MODEL} -o README.md",
+    "card": f"spn card {_MODEL} -o card.md",
     "watch": "spn watch",
     "schema": "spn schema > params.schema.json",
 }

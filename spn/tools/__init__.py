@@ -1,1 +1,4 @@
-"""Verbs for people, one file each: they take a model file and need neither params.yaml nor data."""
+"""Verbs for people, one file each with helpers that they share; they need neither params.yaml nor data of slices.
+
+They take a model file; `init` takes a folder of pictures.
+"""

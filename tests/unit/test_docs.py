@@ -66,7 +66,7 @@ def test_the_page_of_using_a_model_runs_as_it_stands(tmp_path: Path) -> None:
         "scores.csv",
         "bits.png",
         "sorted.png",
-        "README.md",
+        "card.md",
         "hub/config.json",
         *drawn,
     ):
