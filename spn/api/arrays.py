@@ -18,18 +18,20 @@ def as_levels(images: Array, shape: tuple[int, int, int], bits: int, what: str =
 
     Any type of whole numbers is accepted. Raises InputError with the expected and the actual type, shape or level.
     """
-    # Copied, because torch warns of arrays that cannot be written to.
-    levels = images.cpu() if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    images = images if isinstance(images, Tensor) else np.asarray(images)
+    kind = str(images.dtype).removeprefix("torch.")
+    if not kind.lstrip("<>=").startswith(("int", "uint", "i", "u")):
+        raise InputError(f"{what}: expected whole numbers (uint8), got {kind}")
+    # In NumPy, because torch has no minimum of unsigned numbers of more than 8 bits.
+    levels = images.cpu().numpy() if isinstance(images, Tensor) else images
     height, width, channels = shape
-    if levels.dtype.is_floating_point or levels.dtype.is_complex or levels.dtype is torch.bool:
-        raise InputError(f"{what}: expected whole numbers (uint8), got {str(levels.dtype).removeprefix('torch.')}")
     if levels.ndim != 4 or tuple(levels.shape[1:]) != shape or not len(levels):
         raise InputError(f"{what}: expected [N, {height}, {width}, {channels}], N > 0, got {list(levels.shape)}")
     lowest, highest = int(levels.min()), int(levels.max())
     if lowest < 0 or highest >= 1 << bits:
         found = lowest if lowest < 0 else highest
         raise InputError(f"{what}: expected levels 0 to {(1 << bits) - 1} ({bits} bits), got {found}")
-    return levels.to(torch.uint8)
+    return torch.from_numpy(levels.astype(np.uint8))
 
 
 def as_picture(picture: Array, channels: int, bits: int) -> UInt8[Tensor, "height width channel"]:

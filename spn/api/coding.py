@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, prod
+from math import lcm, log, prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,7 @@ MOST_DIMS = 1 << 28
 """The most sub-pixels of a file: 89 million pixels of RGB."""
 IMAGES_PER_STREAM = 64
 """Default number of images that share a stream; each stream ends with about 32 bits of its own."""
+MOST_IMAGES_PER_STREAM = (1 << 16) - 1
 ENCODING_BATCH_SIZE = 16
 """Default number of images per pass."""
 DECODING_BATCH_SIZE = 256
@@ -75,7 +76,8 @@ def encode(
     """Encode pictures of levels [H, W, C] of any size, for a conditional chain with a label for each.
 
     A chain of convolutions alone codes every picture as a whole; others, or with `in_tiles` all, code tiles of the size
-    of the model's images. Raises InputError for a chain of codes, or one whose likelihood is a bound.
+    of the model's images. Raises InputError for a chain of codes, or one whose likelihood is a bound, and for `names`
+    that are not one for each picture, all different.
     """
     check_exact(model)
     height, width, channels = model.shape
@@ -170,10 +172,19 @@ def _check_header(model: "ChainModel", header: Header) -> None:
         raise InputError(f"expected pictures of 1 to {MOST_DIMS:,} sub-pixels together, got {num_dims:,}")
     tiles = [model.shape[:2]] + [(0, 0)] * takes_any_size(model)
     is_of_model = (header.channels, header.bits) == (model.shape[2], model.params.data.bits) and header.tile in tiles
-    if not is_of_model or header.images_per_stream < 1:
+    if not is_of_model:
         raise InputError(
             f"expected {model.shape[2]} channels of {model.params.data.bits} bits in tiles of one of {tiles}, "
             f"got {header.channels} of {header.bits} in tiles of {header.tile}"
+        )
+    if not 1 <= header.images_per_stream <= MOST_IMAGES_PER_STREAM:
+        raise InputError(
+            f"images_per_stream: expected 1 to {MOST_IMAGES_PER_STREAM:,}, got {header.images_per_stream:,}"
+        )
+    if header.names and not len({*header.names}) == len(header.names) == len(header.sizes):
+        raise InputError(
+            f"names: expected a different one for each of {len(header.sizes)} pictures, got {len({*header.names})} in "
+            f"{len(header.names)}"
         )
     conditioned = bool(model.params.num_classes(model.chain))
     if len(header.labels) != conditioned * len(header.sizes):
@@ -187,7 +198,7 @@ def takes_any_size(model: "ChainModel") -> bool:
 
 def _groups(model: "ChainModel", header: Header) -> list[Group]:
     # The sides of slices are multiples of 4, as PixelCNN++ wants them.
-    multiple = 4 * max(stage.plan.scale_factor for stage, _ in model.stages.values())
+    multiple = 4 * lcm(*(stage.plan.scale_factor for stage, _ in model.stages.values()))
     return group_pictures(header.sizes, header.tile, multiple, header.images_per_stream)
 
 

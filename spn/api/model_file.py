@@ -161,6 +161,8 @@ def _build(
     """Build the stages with their weights."""
     weights: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
+        if key == PICTURES:  # which a stage may be called like
+            continue
         name, _, rest = key.partition("/")
         weights.setdefault(name, {})[rest] = value
     parts = {}

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from spn.config import PICTURE_FORMATS, DataSection, FolderData, InputError
-from spn.data.sources.picture import MODES, PictureError, decode_picture
+from spn.data.sources.picture import MODES, PictureError, decode_picture, is_deep
 from spn.evaluation.inpainting import Mask
 
 
@@ -77,6 +77,8 @@ def _read(path: Path, height: int, width: int, mode: str) -> UInt8[np.ndarray, "
                 raise InputError(f"{path}: expected {width}x{height} pixels (width x height), got {found}")
             if picture.mode not in MODES:
                 raise InputError(f"{path}: expected levels of at most 8 bits, got mode {picture.mode}")
+            if is_deep(picture):
+                raise InputError(f"{path}: expected levels of at most 8 bits, got more")
             return np.array(picture.convert(mode))
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: expected a picture, got another kind of file") from error

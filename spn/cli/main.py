@@ -111,7 +111,12 @@ def _add_stage_verbs(commands: Commands) -> None:
 
     adopt = _verb(commands, "adopt")
     adopt.add_argument("stage", nargs="+")
-    adopt.add_argument("--images", type=_count, default=100, help="number of test images to evaluate and compare")
+    adopt.add_argument(
+        "--images",
+        type=_count,
+        default=100,
+        help="number of test images to evaluate and compare; for a bound at least so many, because its noise is a function of whole batches",
+    )
     adopt.add_argument("--results", type=Path, default=RESULTS)
     _machine(adopt)
 

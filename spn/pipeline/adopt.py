@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from math import gcd
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,14 +25,16 @@ from spn.evaluation.evaluate import EVALUATION_BATCH_SIZE, load_nats, stage_nats
 from spn.files import read_json
 from spn.image import split_bits
 from spn.notes import FILES, RECIPE
-from spn.paths import NATS, RESULTS, checkpoint_path, metrics_path, slices_path, stage_folder
+from spn.paths import NATS, RESULTS, checkpoint_path, metrics_path, stage_folder
 from spn.pipeline.names import check_stage
+from spn.pipeline.opening import open_slices
 from spn.pipeline.place import choose_device
 from spn.provenance import (
     Recipe,
     differing_keys,
     git_commit,
     load_verb,
+    read_path,
     recipe_digest,
     stage_recipe,
     training_verb,
@@ -64,27 +67,30 @@ def adopt(
     """Adopt checkpoints: give them the current code's recipe if evaluating them gives the stored nats.
 
     Evaluates the first `images` of the test split, or all if there are fewer, and compares with the stored nats, image
-    by image. The checkpoint's notes record the old digest of code. Yields a line for each stage. Raises InputError, and
-    leaves the checkpoint unchanged, if anything but code differs, or if the nats do.
+    by image; where these are a bound, so many more that batches are whole. The checkpoint's notes record the old digest
+    of code. Yields a line for each stage. Raises InputError, and leaves the checkpoint unchanged, if anything but code
+    differs, or if the nats do.
     """
     place = choose_device(device, threads)
     for name in stage:
         check_stage(params, name)
         load_verb(training_verb(params, name), params.stages[name])
-        plan = params.stage_plans[name]
-        data = SliceFile(slices_path(params.data.name, plan.scale_factor))
+        measured, data = open_slices(params, name, read_path(params, name, results))
+        plan = measured.stage_plans[name]
         path = checkpoint_path(name, results)
         weights, notes = load_tensors(path)
-        old, new = notes.get(RECIPE) or {}, stage_recipe(params, name, data.digest)
+        old, new = notes.get(RECIPE) or {}, stage_recipe(measured, name, data.digest)
         if old == new:
             yield f"{name}: already has the current recipe"
             continue
         _check_code_alone_differs(path, old, new, data, plan)
-        kept = _kept_nats(name, old, results)[:images]
         try:
-            trained, model = build_trained(params, name, weights, place)
+            trained, model = build_trained(measured, name, weights, place)
         except RuntimeError as error:
             raise InputError(f"{path}: expected the weights of the network that this code builds: {error}") from error
+        # The noise of a bound is a function of the batches.
+        count = whole_batches(images, len(trained.targets)) if measured.is_bound(name) else images
+        kept = _kept_nats(name, old, results)[:count]
         difference = _compare(path, stage_nats(trained, model, data, "test", place, num_images=len(kept)), kept)
         adopted = {
             CODE: old[CODE],
@@ -100,6 +106,12 @@ def adopt(
             f"{name}: adopted from code {old[CODE][:12]}: the nats of {len(kept)} test images differ by at most "
             f"{difference:.2g}; taken on your word: {adopted['on_trust']}"
         )
+
+
+def whole_batches(images: int, targets: int) -> int:
+    """Return the least number of images, at least `images`, whose target slices fill whole batches of evaluation."""
+    together = EVALUATION_BATCH_SIZE // gcd(EVALUATION_BATCH_SIZE, targets)
+    return -(-images // together) * together
 
 
 def _compare(path: Path, nats: Nats, kept: Nats) -> float:

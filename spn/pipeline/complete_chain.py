@@ -114,7 +114,7 @@ def _complete(
 def _measure(model: ChainModel, completion: Completion, images: Images, labels: Labels | None) -> dict[str, Any]:
     """Return the error of what was drawn, and the bits of what is hidden if the chain states them exactly."""
     figures = {"absolute_error": mean_and_error(absolute_errors(completion.drawn, images, completion.hidden))}
-    if len(model.stages) == 1 and model.first_stage is None:
+    if len(model.stages) == 1 and model.first_stage is None and not model.is_bound:
         ((stage, network),) = model.stages.values()
         classes = None if labels is None else labels.to(model.device)
         bits = conditional_bits(stage, network, images.to(model.device), completion.hidden.to(model.device), classes)

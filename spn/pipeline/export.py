@@ -63,7 +63,7 @@ def export(
     for name in names:
         noise = params.stage_plans[name].noise
         if noise is not None and not noise.is_measured:
-            params, _ = open_slices(params, name, read_path(params, name))
+            params, _ = open_slices(params, name, read_path(params, name, results), digest)
     cpu = torch.device("cpu")
     parts = {name: Part(*load_trained(params, name, digest, checkpoint_path(name, results), cpu)) for name in names}
     codes = params.codes(chain)
@@ -79,7 +79,7 @@ def export(
     }
     weights: torch.dtype = getattr(torch, params.export.weights)
     if weights != torch.float32:
-        again = _figures(_evaluated(params, chain, parts, weights, place))
+        again = _figures(_evaluated(params, chain, parts, weights, place, digest, results))
         full = notes["figures"]["bits_per_dim"]
         notes |= {"figures": again, "half": {"bits_per_dim": again["bits_per_dim"], "full_bits_per_dim": full}}
     tensors, notes = contents(Loaded(of_chain(params, chain), chain, parts, first, notes), weights)
@@ -120,12 +120,18 @@ def _training(params: Params, name: str, digest: str, results: Path) -> Notes:
 
 
 def _evaluated(
-    params: Params, chain: str, parts: dict[str, Part], weights: torch.dtype, place: torch.device
+    params: Params,
+    chain: str,
+    parts: dict[str, Part],
+    weights: torch.dtype,
+    place: torch.device,
+    digest: str,
+    results: Path,
 ) -> Metrics:
     """Evaluate a chain with rounded weights, in float32, over the whole test split."""
     stages = {}
     for name, part in parts.items():
-        _, slices = open_slices(params, name, read_path(params, name))
+        _, slices = open_slices(params, name, read_path(params, name, results), digest)
         network = copy.deepcopy(part.network).to(weights).float().to(place)
         stage = build_stage(part.stage.plan, params.grid(name).shape, place)
         draws = stage_draws(stage, network, slices, "test", place)

@@ -24,6 +24,7 @@ from spn.paths import (
     PICTURE,
     RECONSTRUCTIONS,
     RECORDS,
+    RESULTS,
     RUNS,
     SOURCES,
     checkpoint_path,
@@ -139,11 +140,11 @@ def _of_first_stage(params: Params, name: str) -> list[Result]:
     ]
 
 
-def read_path(params: Params, name: str) -> Path:
-    """Return the path of the file that a network reads: slices, or codes."""
+def read_path(params: Params, name: str, results: Path = RESULTS) -> Path:
+    """Return the path of the file that a network reads: slices, or codes, which lie in the folder of results."""
     codes = params.stages[name].codes if name in params.stages else None
     plan = params.trained_plans[name]
-    return slices_path(params.data.name, plan.scale_factor) if codes is None else codes_path(codes)
+    return slices_path(params.data.name, plan.scale_factor) if codes is None else codes_path(codes, results)
 
 
 def _of_stage(params: Params, stage: str) -> list[Result]:

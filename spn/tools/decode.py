@@ -32,6 +32,8 @@ def decode(
     try:
         header, _ = unpack_header(content)
         names = [_stem(name) for name in header.names or [f"{number:04}.png" for number in range(len(header.sizes))]]
+        if len({*names}) < len(names):
+            raise InputError("expected pictures whose names differ without their suffixes, got some of one name")
         _, pictures = decode_pictures(trained, content, batch_size or DECODING_BATCH_SIZE)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error

@@ -22,6 +22,10 @@ SEED = 1
 """Seeds the noise."""
 
 
+MADE = ("mirrored", "shifted by a pixel", "negative", "pixels shuffled", "constant", "noise")
+"""Names of the sources that are made of the first one."""
+
+
 def compare_sources(
     model: ChainModel, read: Mapping[str, Images], total: Any, unit: str, output: Path, options: ScoreOptions
 ) -> str:
@@ -45,14 +49,15 @@ def made_of(own: Images, white_level: int) -> dict[str, Images]:
     noise = draws.integers(0, white_level + 1, own.shape, dtype=np.uint8)
     greys = np.linspace(0, white_level, min(len(own), white_level + 1)).round().astype(np.uint8)
     places = torch.from_numpy(draws.permutation(own.shape[1] * own.shape[2]))
-    return {
-        "mirrored": own.flip(2),
-        "shifted by a pixel": torch.cat([own[:, :, :1], own[:, :, :-1]], dim=2),
-        "negative": white_level - own,
-        "pixels shuffled": own.flatten(1, 2)[:, places].view(own.shape),
-        "constant": torch.from_numpy(greys)[:, None, None, None].expand(-1, *own.shape[1:]).clone(),
-        "noise": torch.from_numpy(noise),
-    }
+    made = (
+        own.flip(2),
+        torch.cat([own[:, :, :1], own[:, :, :-1]], dim=2),
+        white_level - own.clamp(max=white_level),  # because a model may sample levels above white
+        own.flatten(1, 2)[:, places].view(own.shape),
+        torch.from_numpy(greys)[:, None, None, None].expand(-1, *own.shape[1:]).clone(),
+        torch.from_numpy(noise),
+    )
+    return dict(zip(MADE, made, strict=True))
 
 
 def tabulate_sources(bits: Mapping[str, Any], unit: str) -> str:

@@ -13,18 +13,30 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.ExifTags import TAGS
 
 from spn.codec.tiles import Picture
 from spn.config import DataSection, InputError
-from spn.data.sources.picture import DAMAGED
+from spn.data.sources.picture import DAMAGED, is_deep
 from spn.report.pictures import brightness
 
 FORMATS = ("PNG", "BMP", "TIFF", "PPM")
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
 """Pillow's modes that are coded, and what they are coded as."""
-REMARKS = {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP", "comment": "comment"}
+REMARKS = {
+    "icc_profile": "colour profile",
+    "gamma": "gamma",
+    "chromaticity": "chromaticities",
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "comment": "comment",
+}
 """What a picture may have beside its pixels, by Pillow's names."""
+NOT_TEXT = {"XML:com.adobe.xmp"}
+"""Texts of a PNG that are something else."""
+TIFF_TEXT = (270, 305, 306, 315, 33432)
+"""Tags of TIFF: description, software, date, artist and copyright."""
 
 Pixels = UInt8[np.ndarray, "height width channel"]
 
@@ -66,8 +78,8 @@ def _read(path: Path) -> tuple[Pixels, list[str]]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:
                 _check(path, picture)
-                left_out = [name for key, name in REMARKS.items() if key in picture.info]
-                return np.atleast_3d(np.array(picture.convert(MODES[picture.mode]))), left_out
+                pixels = np.atleast_3d(np.array(picture.convert(MODES[picture.mode])))
+                return pixels, _left_out(picture)  # once it is loaded, because remarks may come after the pixels
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -77,6 +89,13 @@ def _read(path: Path) -> tuple[Pixels, list[str]]:
         raise InputError(f"{path}: expected a whole picture ({kinds}), got: {' '.join(str(error).split())}") from error
 
 
+def _left_out(picture: Image.Image) -> list[str]:
+    remarks = [name for key, name in REMARKS.items() if key in picture.info]
+    texts = [key for key in getattr(picture, "text", {}) if key not in NOT_TEXT]
+    tags = getattr(picture, "tag_v2", {})
+    return remarks + [f"text {key}" for key in (*texts, *(TAGS[tag] for tag in TIFF_TEXT if tag in tags))]
+
+
 def _check(path: Path, picture: Image.Image) -> None:
     if (frames := getattr(picture, "n_frames", 1)) > 1:
         raise InputError(f"{path}: expected one frame, got {frames}")
@@ -84,3 +103,5 @@ def _check(path: Path, picture: Image.Image) -> None:
         raise InputError(f"{path}: expected a picture without transparency, got one with it (mode {picture.mode})")
     if picture.mode not in MODES:
         raise InputError(f"{path}: expected grey or RGB of at most 8 bits, got mode {picture.mode}")
+    if is_deep(picture):
+        raise InputError(f"{path}: expected grey or RGB of at most 8 bits, got more")

@@ -44,7 +44,7 @@ seed: 1  # of weights, batches and dropout
 
 data:
   source: folder
-  name: {name}  # sources/{name}/ or sources/{name}.zip
+  name: "{name}"  # sources/{name}/ or sources/{name}.zip
   bits: {BITS}
   split_seed: 1
   size: {size}

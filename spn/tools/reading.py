@@ -51,9 +51,12 @@ def read_levels(
 
 def _load(path: Path) -> Array:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: expected an array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: expected an array (.npy), got several (.npz)")
+    return array
 
 
 def _check_mode(path: Path, channels: int) -> None:

@@ -17,7 +17,7 @@ from spn.config import InputError
 from spn.likelihood import bits_per_dim
 from spn.pipeline.place import choose_device
 from spn.report.bits import draw_maps, draw_sorted
-from spn.tools.foreign import compare_sources
+from spn.tools.foreign import MADE, compare_sources
 from spn.tools.reading import read_levels
 
 FORMATS = ("table", "csv", "json")
@@ -55,6 +55,8 @@ def score(
             raise InputError(f"{option}: expected a file ending in .png, got {path}")
     if sources is not None and not len({*pictures}) == len(pictures) <= MOST_SOURCES:
         raise InputError(f"--sources: expected at most {MOST_SOURCES} different folders or arrays, got {len(pictures)}")
+    if sources is not None and (taken := {*MADE} & {*map(str, pictures)}):
+        raise InputError(f"--sources: expected other names than those of the sources made here, got {', '.join(taken)}")
     trained = load(model, chain, choose_device(device, threads))
     read = [read_levels([path], trained.params.data, fit=fit) for path in pictures]
     names, levels = [name for part, _ in read for name in part], [each for _, each in read]

@@ -41,7 +41,13 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         groups: list[dict[str, Any]] = [
             {"params": matrices, "momentum": momentum},
-            {"params": others, "betas": betas, "lr": learning_rate * relative_rate, "relative_rate": relative_rate},
+            {
+                "params": others,
+                "betas": betas,
+                "lr": learning_rate * relative_rate,
+                "relative_rate": relative_rate,
+                "fused": True,  # by which torch sends the steps of a loaded state to the device of the parameters
+            },
         ]
         super().__init__([group for group in groups if group["params"]], {"lr": learning_rate})
 

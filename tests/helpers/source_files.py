@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,29 @@ def positions(images: np.ndarray, among: np.ndarray) -> list[int]:
     places = {image.tobytes(): place for place, image in enumerate(among)}
     assert len(places) == len(among)
     return [places[image.tobytes()] for image in images]
+
+
+def deep_rgb(height: int, width: int) -> dict[str, bytes]:
+    """Make files of RGB with 16 bits a channel, of which Pillow drops 8 in silence: PNG, PPM (two kinds) and TIFF."""
+    levels = np.random.default_rng(0).integers(0, 1 << 16, (height, width, 3), dtype=np.uint16)
+    rows = levels.astype(">u2").reshape(height, -1).tobytes()
+    lines = b"".join(b"\0" + each.astype(">u2").tobytes() for each in levels)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0)
+    png = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    size = f"{width} {height} 65535\n".encode()
+    # Tags of one number each but for the three depths, which lie behind the directory, and then the pixels.
+    depths = 8 + 2 + 9 * 12 + 4
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, depths), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, depths + 6), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(rows))]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *each) for each in tags)
+    tiff = b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 0) + struct.pack("<3H", 16, 16, 16)
+    return {
+        "deep_rgb.png": b"\x89PNG\r\n\x1a\n" + png,
+        "deep_rgb.ppm": b"P6 " + size + rows,
+        "deep_rgb_plain.ppm": b"P3 " + size + " ".join(map(str, levels.flatten().tolist())).encode(),
+        "deep_rgb.tif": tiff + levels.astype("<u2").tobytes(),
+    }

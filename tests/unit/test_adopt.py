@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from experiment import tiny_params, write_params
+from experiment import codes_params, tiny_params, write_params
 
 from spn.checkpoint import load_tensors, save_tensors
 from spn.cli import main
@@ -21,6 +21,7 @@ from spn.data.sources import open_source
 from spn.files import read_json, write_json
 from spn.notes import RECIPE, content_digest
 from spn.paths import METRICS, NATS, checkpoint_path, metrics_path
+from spn.pipeline.adopt import whole_batches
 from spn.provenance import recipe_digest, stage_recipe
 
 # One worker trains what is adopted.
@@ -49,14 +50,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def change_recipe(change: Callable[[dict[str, Any]], object]) -> None:
+def change_recipe(change: Callable[[dict[str, Any]], object], stage: str = "low") -> None:
     """Change the recipe in the checkpoint, and what the figures say of it."""
-    weights, notes = load_tensors(checkpoint_path("low"))
+    weights, notes = load_tensors(checkpoint_path(stage))
     change(notes[RECIPE])
-    save_tensors(checkpoint_path("low"), weights, notes)
-    metrics = read_json(metrics_path("low"))
+    save_tensors(checkpoint_path(stage), weights, notes)
+    metrics = read_json(metrics_path(stage))
     metrics[RECIPE]["training"] = metrics["recipe_digest"] = recipe_digest(notes[RECIPE])
-    write_json(metrics_path("low"), metrics)
+    write_json(metrics_path(stage), metrics)
 
 
 @pytest.fixture
@@ -228,3 +229,34 @@ def test_weights_of_another_network_are_refused(folder: Path, capsys: pytest.Cap
 def test_a_stage_without_a_checkpoint_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["adopt", "high"]) == 2
     assert capsys.readouterr().err.startswith(f"spn: error: {checkpoint_path('high')}: ")
+
+
+def test_a_bound_on_codes_is_adopted_over_whole_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its stage reads codes in place of images, and the noise of its bound is a function of the batches."""
+    monkeypatch.chdir(tmp_path)
+    raw = codes_params()
+    raw["data"] |= {"test": 140, "limit": {"train": 100, "validation": 12, "test": 140}}
+    write_params(tmp_path, raw)
+    images, first, codes = "data/digits/S1.h5", "results/stages/vq", "results/stages/codes2"
+    assert main(["preprocess", "--scale-factor", "1", "--output", images]) == 0
+    assert main(["train", "vq", "--data", images, "--output", first, "--device", "cpu"]) == 0
+    weights = f"{first}/checkpoint.safetensors"
+    assert main(["extract_codes", "vq", "--data", images, "--checkpoint", weights, "--output", first]) == 0
+    data = f"{first}/codes.h5"
+    assert main(["train", "codes2", "--data", data, "--output", codes, "--device", "cpu"]) == 0
+    weights = f"{codes}/checkpoint.safetensors"
+    assert main(["evaluate", "codes2", "--data", data, "--checkpoint", weights, "--output", codes]) == 0
+    change_recipe(lambda recipe: recipe.update(code_digest=OLD), "codes2")
+    capsys.readouterr()
+    assert main(["adopt", "codes2", "--images", "5", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("codes2: adopted from code 000000000000: the nats of 128 test images differ by at most 0; ")
+    assert main(["train", "codes2", "--data", data, "--output", codes, "--device", "cpu"]) == 0
+    assert "adopted" in load_tensors(checkpoint_path("codes2"))[1]
+
+
+@pytest.mark.parametrize(("images", "targets", "expected"), [(100, 1, 128), (100, 4, 128), (5, 3, 128), (129, 64, 130)])
+def test_batches_are_whole(images: int, targets: int, expected: int) -> None:
+    assert whole_batches(images, targets) == expected

@@ -13,6 +13,7 @@ from model_files import assert_mistake, made_up_models
 
 import spn
 from spn import ChainModel
+from spn.api.arrays import as_levels
 from spn.config import InputError
 from spn.generation import keyed_uniforms
 from spn.image import split_slices
@@ -169,6 +170,13 @@ def grey(*shape: int, level: float = 1, dtype: Any = np.uint8) -> Any:
 
 MISTAKES = {
     "type": ("depth", "nats", (grey(2, 8, 8, 3, dtype=np.float32),), {}, r"images: .* \(uint8\), got float32"),
+    "record": (
+        "depth",
+        "nats",
+        (grey(2, 8, 8, 3, dtype="i4,i4"),),
+        {},
+        r"images: expected whole numbers \(uint8\), got",
+    ),
     "shape": ("depth", "nats", (grey(2, 8, 8, 1),), {}, r"images: expected \[N, 8, 8, 3\], N > 0, got \[2, 8, 8, 1\]"),
     "one": ("depth", "nats", (grey(8, 8, 3),), {}, r"images: expected \[N, 8, 8, 3\], N > 0, got \[8, 8, 3\]"),
     "none": ("depth", "nats", (grey(0, 8, 8, 3),), {}, r"images: expected .* N > 0, got \[0, 8, 8, 3\]"),
@@ -212,3 +220,14 @@ def test_mistakes_are_told_in_one_line(
     models: dict[str, ChainModel],
 ) -> None:
     assert_mistake(models[name], method, arguments, options, line)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "u4", "u8", "i1", "i8", ">i2", ">u4"])
+def test_any_type_of_whole_numbers_will_do(kind: str, models: dict[str, ChainModel]) -> None:
+    levels = np.arange(8 * 8 * 3).reshape(1, 8, 8, 3) % 16
+    expected = as_levels(levels.astype(np.uint8), (8, 8, 3), 4)
+    assert torch.equal(as_levels(levels.astype(kind), (8, 8, 3), 4), expected)
+    if kind[0] != ">":
+        assert torch.equal(as_levels(torch.from_numpy(levels.astype(kind)), (8, 8, 3), 4), expected)
+    with pytest.raises(InputError, match="expected levels 0 to 15"):
+        as_levels((levels + 1).astype(kind), (8, 8, 3), 4)

@@ -195,6 +195,36 @@ def test_pictures_that_do_not_fit_are_refused(picture: Any, message: str, models
         models["raster"].encode([picture])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ["a.png", "a.png"]}, "names: expected a different one for each of 2 pictures, got 1 in 2"),
+        ({"names": ["a.png"]}, "names: expected a different one for each of 2 pictures, got 1 in 1"),
+        ({"images_per_stream": 0}, "images_per_stream: expected 1 to 65,535, got 0"),
+        ({"images_per_stream": 1 << 16}, "images_per_stream: expected 1 to 65,535, got 65,536"),
+    ],
+)
+def test_options_that_no_file_can_hold_are_refused(
+    options: dict[str, Any], message: str, models: dict[str, ChainModel]
+) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        models["raster"].encode(pictures(((8, 8), (5, 9))), **options)
+
+
+def test_stages_may_have_any_scale_factors(tmp_path: Path) -> None:
+    """Such as 3 and 4, of which neither divides the other."""
+    raw: dict[str, Any] = rgb_params()
+    raw["data"] |= {"size": 12}
+    network = {"family": "gated_pixelcnn", "width": 6, "layers": 1, "embedder_layers": 1}
+    for name, factor in (("high", 3), ("low", 4)):
+        raw["stages"][name] |= {"scale_factor": factor, "model": network}
+    del raw["stages"]["raster"], raw["chains"]["raster"]
+    model = spn.load(write_model(tmp_path / "odd", raw, "depth"))
+    given = pictures(((12, 12), (7, 13)))
+    found = model.decode(model.encode(given).content)
+    assert all(np.array_equal(one, other) for one, other in zip(found, given, strict=True))
+
+
 @pytest.mark.slow
 def test_a_thousand_damages_are_noticed(models: dict[str, ChainModel]) -> None:
     """Flipped bits, lost and doubled bytes anywhere: each is refused, and nothing is decoded."""

@@ -10,6 +10,7 @@ import torch
 from experiment import tiny_params
 from model_files import PP, loading_once, rgb_params, write_model
 from PIL import Image, PngImagePlugin
+from source_files import deep_rgb
 
 import spn
 from spn.cli import main
@@ -92,11 +93,12 @@ def test_pictures_of_every_kind_come_back(
 
 def test_what_is_left_out_is_named(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     info = PngImagePlugin.PngInfo()
+    info.add_text("Description", "what it shows")
     exif = Image.Exif()
     exif[274] = 6  # to be turned when shown; the pixels are coded as they are stored
     Image.fromarray(noise(4, 8, 3)).save(place / "a.png", icc_profile=b"profile", exif=exif, pnginfo=info)
     assert run(f"encode {model} a.png -o coded.spn") == 0
-    assert capsys.readouterr().out.startswith("a.png: left out: colour profile, EXIF\n")
+    assert capsys.readouterr().out.startswith("a.png: left out: colour profile, EXIF, text Description\n")
     assert run(f"decode {model} coded.spn -o decoded") == 0
     with Image.open("decoded/a.png") as opened:
         assert opened.size == (8, 4)
@@ -128,6 +130,10 @@ MISTAKES = {
     "encode MODEL cut.png -o x.spn": "cut.png: expected a whole picture (PNG, BMP, TIFF, PPM), got: ",
     "encode MODEL alpha.png -o x.spn": "alpha.png: expected a picture without transparency, got one with",
     "encode MODEL deep.png -o x.spn": "deep.png: expected grey or RGB of at most 8 bits, got mode I;16",
+    "encode MODEL deep_rgb.png -o x.spn": "deep_rgb.png: expected grey or RGB of at most 8 bits, got more",
+    "encode MODEL deep_rgb.ppm -o x.spn": "deep_rgb.ppm: expected grey or RGB of at most 8 bits, got more",
+    "encode MODEL deep_rgb.tif -o x.spn": "deep_rgb.tif: expected grey or RGB of at most 8 bits, got more",
+    "encode MODEL deep_rgb_plain.ppm -o x.spn": "deep_rgb_plain.ppm: expected grey or RGB of at most 8 bits, got more",
     "encode MODEL frames.tif -o x.spn": "frames.tif: expected one frame, got 2",
     "encode MODEL photo.jpg -o x.spn": "photo.jpg: expected a whole picture (PNG, BMP, TIFF, PPM), got: cannot",
     "encode MODEL empty -o x.spn": "empty: expected pictures (.png, .bmp, .tif, .tiff, .ppm, .pgm), found none",
@@ -148,6 +154,8 @@ def test_mistakes(text: str, model: Path, coded: bytes, place: Path, capsys: pyt
     Image.fromarray(noise(32, 32, 3)).save("photo.jpg", format="JPEG")
     Image.fromarray(noise(8, 8, 4)).save("alpha.png")
     Image.fromarray(noise(8, 8).astype(np.uint16) * 3).save("deep.png")
+    for name, content in deep_rgb(8, 8).items():
+        (place / name).write_bytes(content)
     good.save("frames.tif", save_all=True, append_images=[good])
     (place / "text.png").write_text("no picture")
     (place / "cut.png").write_bytes((place / "good.png").read_bytes()[:100])

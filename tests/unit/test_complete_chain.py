@@ -64,6 +64,15 @@ def test_the_error_is_that_of_drawn_levels_alone(models: dict[str, ChainModel]) 
         assert figures == {"absolute_error": pytest.approx(expected, rel=1e-9)}, name
 
 
+def test_only_an_exact_likelihood_tells_the_bits_of_what_is_hidden(tmp_path: Path) -> None:
+    for law in ("mixture", "dequantised"):
+        raw: dict[str, Any] = rgb_params()
+        raw["stages"]["raster"]["model"]["law"] = law
+        model = ChainModel(made_up(load_params(write_params(tmp_path, raw)), "raster"), tmp_path)
+        part = _complete(model, images(), CompletionSection(masks=("lower",), draws=2, repeats=1), None)["lower"]
+        assert ("conditional_bits_per_dim" in _measure(model, part, images(), None)) == (law == "mixture")
+
+
 def test_the_bits_of_pixels_add_up_to_those_of_images(models: dict[str, ChainModel]) -> None:
     for model in models.values():
         bits = _pixel_bits(model, images(), None)

@@ -9,6 +9,7 @@ import pytest
 from experiment import codes_params, tiny_params
 from model_files import loading_once, rgb_params, write_model
 from PIL import Image
+from source_files import deep_rgb
 
 import spn
 from spn.cli import main
@@ -166,6 +167,9 @@ MISTAKES = {
     "deepen small.png": "small.png: expected 8x8 pixels (width x height), got 4x4",
     "deepen clear.png": "clear.png: expected an opaque picture, got a transparent one (mode RGBA); --fit reduces",
     "deepen 16.png": "16.png: expected levels of at most 8 bits, got mode I;16",
+    "deepen deep_rgb.png": "deep_rgb.png: expected levels of at most 8 bits, got more",
+    "upscale deep_rgb_plain.ppm --fit": "deep_rgb_plain.ppm: expected a picture of at least 4x4 pixels, got: levels",
+    "inpaint one.png --mask deep_rgb.tif": "deep_rgb.tif: expected levels of at most 8 bits, got more",
     "inpaint deep.png --mask mask.png": "deep.png: expected 4 bits (16 levels), got 8 bits with others of their 256",
     "inpaint one.png --mask small.png": "small.png: expected 8x8 pixels (width x height), got 4x4",
     "inpaint one.png --mask upper --pick best": "--pick: expected likelihood, got best",
@@ -183,6 +187,8 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
     save("noisy.png", pixels("deep.png")[:4, :4])
     save("clear.png", np.concatenate([pixels("one.png"), np.full((8, 8, 1), 9)], -1))
     Image.fromarray(np.zeros((8, 8), np.uint16)).save("16.png")
+    for name, content in deep_rgb(8, 8).items():
+        (place / name).write_bytes(content)
     before = {*Path().iterdir()}
     chain = command.split()[0]
     command, chain = (command.split(maxsplit=1)[1], chain) if chain in ("raster", "latent") else (command, "both")

@@ -29,10 +29,10 @@ def draw(folder: Path, count: int, shape: tuple[int, ...] = (12, 16, 3), suffix:
         Image.fromarray(levels).save(folder / f"{number}{suffix}")
 
 
-def written(found: Survey, folder: Path, size: int = 8, choice: Choice | None = None) -> Params:
+def written(found: Survey, folder: Path, size: int = 8, choice: Choice | None = None, name: str = "mine") -> Params:
     """Return the params.yaml that is written for pictures, read back."""
     path = folder / "params.yaml"
-    path.write_text(params_text("mine", found, size, 30.0, choice or first_choice(size, num_images(found)["train"])))
+    path.write_text(params_text(name, found, size, 30.0, choice or first_choice(size, num_images(found)["train"])))
     return load_params(path)
 
 
@@ -54,6 +54,12 @@ def test_pictures_are_counted_and_those_that_cannot_be_used(tmp_path: Path) -> N
     assert not found.is_grey
     assert not found.classes
     assert folder_data(written(found, tmp_path)).unreadable == "skip"
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "null", "true", "0x1F", "no"])
+def test_a_name_that_yaml_takes_for_something_else_is_a_name(name: str, tmp_path: Path) -> None:
+    draw(tmp_path / "pictures", 5)
+    assert written(survey(tmp_path / "pictures", 8, processes=1), tmp_path, name=name).data.name == name
 
 
 def test_a_zip_is_looked_at_as_its_folder(tmp_path: Path) -> None:

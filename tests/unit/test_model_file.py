@@ -40,6 +40,14 @@ def test_what_is_written_is_loaded(chain: str, make: Callable[[], dict[str, Any]
     assert model.params.chains[chain].temperature == make()["chains"][chain].get("temperature", {})
 
 
+def test_a_stage_may_be_called_like_the_probe(tmp_path: Path) -> None:
+    raw = rgb_params()
+    raw["stages"]["probe"] = raw["stages"].pop("raster")
+    raw["chains"]["raster"]["stages"] = ["probe"]
+    model = spn.load(write_model(tmp_path, raw, "raster"))
+    assert model.sample(1, seed=1).shape == (1, 8, 8, 3)
+
+
 def test_bytes_are_the_same_again(tmp_path: Path) -> None:
     first, second = (write_model(tmp_path / each, rgb_params(), "depth").read_bytes() for each in ("a", "b"))
     assert first == second

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from experiment import codes_params
 from model_files import loading_once, rgb_params, write_model
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 import spn
 from spn.cli import main
 from spn.data.images import read_images
+from spn.tools.foreign import MADE, made_of
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,13 @@ def test_sources_are_compared_with_what_is_made_of_the_first(
     assert "source" not in capsys.readouterr().out
 
 
+def test_sources_are_made_of_levels_up_to_white_alone() -> None:
+    own = torch.tensor([0, 16, 17, 31], dtype=torch.uint8).view(1, 2, 2, 1)
+    made = made_of(own, 16)
+    assert made.keys() == {*MADE}
+    assert made["negative"].flatten().tolist() == [16, 0, 0, 0]
+
+
 def test_larger_pictures_are_fitted_if_asked(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (40, 24), (90, 160, 30)).save("large.png")
     assert run("score large.png", results) == 2
@@ -205,6 +214,7 @@ MISTAKES = {
     "score text.txt": "text.txt: expected a picture, got another kind of file",
     "score image.png --format xml": "--format: expected one of table, csv, json, got xml",
     "score image.png --map out.svg": "--map: expected a file ending in .png, got out.svg",
+    "score constant --sources out.png": "--sources: expected other names than those of the sources made here, got",
     "score image.png image.png --sources out.png": "--sources: expected at most 12 different folders or arrays, got 2",
     "card -o out.html": "--output: expected a file ending in .md, or a folder without a suffix, got out.html",
 }

@@ -116,3 +116,22 @@ def test_every_parameter_is_in_one_group_with_its_rate() -> None:
     assert sorted(map(id, every)) == sorted(map(id, model.parameters()))
     assert (matrices["lr"], others["lr"]) == (0.02, pytest.approx(0.005))
     assert others["relative_rate"] == pytest.approx(0.25)
+
+
+def test_a_loaded_state_goes_to_the_device_of_the_parameters() -> None:
+    """A step on a GPU needs all of it there; a meta tensor is on another device too."""
+
+    def optimiser(device: str) -> Muon:
+        torch.manual_seed(5)
+        weights = [nn.Parameter(torch.randn(shape, device=device)) for shape in ((16, 16), (3,))]
+        return Muon(weights[:1], weights[1:], learning_rate=0.1, relative_rate=0.5, momentum=0.9, betas=(0.9, 0.99))
+
+    saved, loaded = optimiser("cpu"), optimiser("meta")
+    for group in saved.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.ones_like(weight)
+    saved.step()
+    state = loaded.state_dict() | {"state": saved.state_dict()["state"]}
+    loaded.load_state_dict(state)
+    found = {name: value.device.type for each in loaded.state.values() for name, value in each.items()}
+    assert found == dict.fromkeys(("momentum", "step", "exp_avg", "exp_avg_sq"), "meta")

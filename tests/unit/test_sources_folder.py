@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from source_files import data_section, images_of, labels_of, positions, random_images, real_file
+from source_files import data_section, deep_rgb, images_of, labels_of, positions, random_images, real_file
 
 from spn.config import DataSection, FolderData, InputError
 from spn.data.layout import SPLITS
@@ -169,6 +169,7 @@ BAD = {
     "empty.png": b"",
     "small.png": encoded(PICTURES[0, :7]),
     "deep.png": encoded(PICTURES[0, :, :, 0].astype(np.uint16) * 257),
+    **deep_rgb(24, 24),
     "bomb.png": huge_png(10_000, 10_000),
     "larger_bomb.png": huge_png(100_000, 100_000),
 }
@@ -180,7 +181,7 @@ def test_all_bad_files_are_listed_in_one_line(tmp_path: Path, write: Write) -> N
     with pytest.raises(InputError) as caught:
         open_source(folder_section(), tmp_path)
     message = str(caught.value)
-    assert "got 8 of 20 that are not" in message
+    assert "got 12 of 24 that are not" in message
     assert all(name in message for name in BAD)
     assert "7x24" in message
     assert "\n" not in message

@@ -5,6 +5,7 @@ Pillow's `convert`, without colour management; crop; resize on the stored levels
 """
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -35,17 +36,36 @@ DAMAGED = (
 """Errors of Pillow's decoders for files that are damaged, truncated, too large or of another kind."""
 
 
+DEEP = re.compile(";16[BLN]")
+"""In Pillow's raw modes: 16 bits a channel, in some order of bytes."""
+
+
 class PictureError(ValueError):
     """A picture cannot be used; the message says why in a few words."""
 
 
+def is_deep(opened: Image.Image) -> bool:
+    """Tell whether a file that is open, and not loaded yet, has more than 8 bits a channel.
+
+    Of modes that have 8, such as RGB, Pillow drops the others in silence when it loads them.
+    """
+    for codec, _, _, arguments in getattr(opened, "tile", ()):
+        each = arguments if isinstance(arguments, tuple) else (arguments,)
+        if codec.startswith("ppm") and each[-1] > 255:
+            return True
+        if any(isinstance(argument, str) and DEEP.search(argument) for argument in each):
+            return True
+    return False
+
+
 def decode_picture(content: bytes, section: FolderData) -> UInt8[np.ndarray, "size size channel"]:
-    """Decode, orient, convert and fit one picture; raise PictureError if it is damaged or too small."""
+    """Decode, orient, convert and fit one picture; raise PictureError if it cannot be used."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=sorted(set(PICTURE_FORMATS.values()))) as opened:
+                deep = is_deep(opened)
                 picture = ImageOps.exif_transpose(opened)
     except DAMAGED as error:
         raise PictureError(_reason(error)) from error
@@ -53,6 +73,8 @@ def decode_picture(content: bytes, section: FolderData) -> UInt8[np.ndarray, "si
         raise PictureError(damage)
     if picture.mode not in MODES:
         raise PictureError(f"levels of mode {picture.mode}")
+    if deep:
+        raise PictureError("levels of more than 8 bits")
     if min(picture.size) < section.size:
         raise PictureError(f"{picture.height}x{picture.width}")
     levels = np.asarray(_fit(picture, section))

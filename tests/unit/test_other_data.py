@@ -1,0 +1,58 @@
+"""Figures are of the data of their stages: where other images lie in the workspace now, nothing is computed on them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiment import tiny_params, write_params
+
+from spn.cli import main
+
+pytestmark = pytest.mark.slow
+
+DATA, KEPT = "data/digits/S2.h5", "kept.h5"
+
+
+VIEWS: dict[str, Any] = {"chains": {"depth": {"stages": ["high", "low"], "views": ["identity", "flip_horizontal"]}}}
+HALF: dict[str, Any] = {"export": {"weights": "bfloat16"}}
+
+
+def write(sections: dict[str, Any], split_seed: int = 1) -> None:
+    raw = tiny_params() | sections
+    raw["data"]["split_seed"] = split_seed
+    write_params(Path(), raw)
+
+
+def preprocess() -> None:
+    assert main(["preprocess", "--scale-factor", "2", "--output", DATA]) == 0
+
+
+def test_no_figure_is_computed_on_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(HALF)
+    preprocess()
+    for stage in ("high", "low"):
+        folder = f"results/stages/{stage}"
+        weights = f"{folder}/checkpoint.safetensors"
+        assert main(["train", stage, "--data", DATA, "--output", folder, "--device", "cpu"]) == 0
+        assert main(["evaluate", stage, "--data", DATA, "--checkpoint", weights, "--output", folder]) == 0
+    shutil.copy(DATA, KEPT)
+    chain = "results/chains/depth"
+    assert main(["summarise", "depth", "--output", f"{chain}/metrics.json"]) == 0
+    for sections, command in ((HALF, ["export", "depth", "--data", KEPT]), (VIEWS, ["mix_orders", "depth"])):
+        shutil.copy(KEPT, DATA)
+        write(sections)
+        command += ["--output", chain, "--device", "cpu"]
+        assert main(command) == 0
+        before = {path: path.read_bytes() for path in Path(chain).iterdir()}
+        write(sections, split_seed=2)
+        preprocess()
+        write(sections)
+        capsys.readouterr()
+        assert main(command) == 2
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("spn: error"))
+        assert line.startswith(f"spn: error: {DATA}: expected images of digest ")
+        assert before == {path: path.read_bytes() for path in Path(chain).iterdir()}
