@@ -115,7 +115,7 @@ def _add_stage_verbs(commands: Commands) -> None:
         "--images",
         type=_count,
         default=100,
-        help="number of test images to evaluate and compare; for a bound at least so many, because its noise is a function of whole batches",
+        help="number of test images to evaluate and compare; for a bound at least so many, in whole batches",
     )
     adopt.add_argument("--results", type=Path, default=RESULTS)
     _machine(adopt)
