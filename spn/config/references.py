@@ -1,5 +1,6 @@
 """Checks of references between the sections of params.yaml, and that every chain is a tiling."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from spn.config.counts import check_counts
@@ -51,6 +52,7 @@ def check_references(params: "Params") -> None:
                 )
         _check_codes(params, name, chain)
         _check_views(params, name, chain)
+        _check_schedules(params, name, chain)
         _check_caption(params, name, chain)
         if len(set(chain.stages)) < len(chain.stages):
             raise InputError(f"chains.{name}.stages: expected each stage once, got {', '.join(chain.stages)}")
@@ -80,6 +82,17 @@ def _check_order(stage: str, order: Order, scale_factor: int) -> None:
         raise InputError(
             f"stages.{stage}.order: expected [0, 0] first, which slices: first and upscaling rely on, got {got}"
         )
+
+
+def _check_schedules(params: "Params", name: str, chain: "ChainSection") -> None:
+    """Check that scales that follow each other are of one schedule; spaced ones are measured after training begins."""
+    for before, stage in pairwise(chain.stages):
+        one, two = params.stages[before].diffusion, params.stages[stage].diffusion
+        if one and two and one.scale > 1 and one.schedule != two.schedule:
+            raise InputError(
+                f"chains.{name}.stages: expected scale {one.scale - 1} of schedule {one.schedule} after {before}, got "
+                f"{stage} of {two.schedule}"
+            )
 
 
 def _check_views(params: "Params", name: str, chain: "ChainSection") -> None:

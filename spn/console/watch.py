@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from spn.console.running import Job, read_running
@@ -14,17 +15,18 @@ NOTHING = "nothing runs here; snakemake --cores all reproduce makes missing resu
 
 
 def watch(once: bool = False) -> None:
-    """Show the progress of every job that runs in this folder, until nothing runs."""
+    """Show the progress of every job that runs in this folder, until nothing runs, or until Ctrl-C."""
     root, shown = Path.cwd(), ""
-    while (running := read_running(root)) is not None:
-        text = _block(*running, root)
-        if text != shown:
-            print(_over(shown) + text, flush=True)
-            shown = text
-        if once:
-            return
-        time.sleep(EVERY)
-    print(NOTHING if not shown else "nothing runs any more")
+    with suppress(KeyboardInterrupt):
+        while (running := read_running(root)) is not None:
+            text = _block(*running, root)
+            if text != shown:
+                print(_over(shown) + text, flush=True)
+                shown = text
+            if once:
+                return
+            time.sleep(EVERY)
+        print(NOTHING if not shown else "nothing runs any more")
 
 
 def _block(line: str, jobs: list[Job], root: Path) -> str:

@@ -15,7 +15,7 @@ def listing_sha256(digests: Iterable[tuple[str, str]]) -> str:
     """Compute the SHA-256 of the lines that `sha256sum` prints for files with these (name, SHA-256), in this order."""
     listing = hashlib.sha256()
     for name, digest in digests:
-        listing.update(f"{digest}  {name}\n".encode())
+        listing.update(f"{digest}  {name}\n".encode(errors="surrogateescape"))  # any name that Linux has
     return listing.hexdigest()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 from torch.nn import functional as F
@@ -74,7 +75,10 @@ def load_weights(path: Path, sha256: str) -> Weights:
         raise InputError(f"{path}: expected the weights of the perceptual loss: {error.strerror}") from error
     if (actual := hashlib.sha256(content).hexdigest()) != sha256:
         raise InputError(f"{path}: expected a file of SHA-256 {sha256}, as params.yaml says, got {actual}")
-    tensors = load(content)
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise InputError(f"{path}: expected a safetensors file, got another: {error}") from error
     names = [f"features.{number}.{name}" for block in BLOCKS for number in block for name in ("weight", "bias")]
     if missing := [name for name in names if name not in tensors]:
         raise InputError(f"{path}: expected VGG16's {missing[0]}, found {', '.join(sorted(tensors)[:3])} and others")

@@ -19,28 +19,30 @@ class CapturedWalk:
     def __init__(self, steps: Steps, context: Context, given: Given, choose: Choose) -> None:
         self._steps, self._choose = steps, choose
         self._given = given.clone()
-        self._pool = torch.cuda.graph_pool_handle()
-        steps.begin(context)
-        rows = range(given.shape[1])
-        # Warm up on a separate stream, as capture demands, so that libraries are initialised outside the graphs.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for row in rows:
-                self._walk_row(row)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._rows = [self._capture(row) for row in rows]
+        with torch.cuda.device(given.device):  # which need not be the current one
+            self._pool = torch.cuda.graph_pool_handle()
+            steps.begin(context)
+            rows = range(given.shape[1])
+            # Warm up on a separate stream, as capture demands, so that libraries are initialised outside the graphs.
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for row in rows:
+                    self._walk_row(row)
+            torch.cuda.current_stream().wait_stream(stream)
+            self._rows = [self._capture(row) for row in rows]
 
     @torch.inference_mode()
     def __call__(self, context: Context, given: Given) -> Levels:
         """Walk slices as `walk` does."""
-        self._steps.begin(context)
-        self._given.copy_(given)
-        rows = []
-        for graph, levels in self._rows:
-            graph.replay()
-            rows.append(levels.clone())
-        return torch.stack(rows, dim=1)
+        with torch.cuda.device(self._given.device):
+            self._steps.begin(context)
+            self._given.copy_(given)
+            rows = []
+            for graph, levels in self._rows:
+                graph.replay()
+                rows.append(levels.clone())
+            return torch.stack(rows, dim=1)
 
     def _capture(self, row: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()

@@ -17,9 +17,11 @@ def choose_device(name: str, threads: int) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and is_one_of_several():
         name = f"cuda:{local_rank()}"
-        torch.cuda.set_device(name)  # because NCCL uses the current device
     try:
-        return torch.empty(0, device=name).device
+        place = torch.empty(0, device=name).device
+        if place.type == "cuda":
+            torch.cuda.set_device(place)  # because NCCL uses the current device
+        return place
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device: expected a device of this machine, got {name}: {error}") from error
 

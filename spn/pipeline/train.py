@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spn import tracking
 from spn.config import InputError, Params
-from spn.distributed import is_first, joined
+from spn.distributed import is_first, joined, num_processes
 from spn.machine import onednn_matmul
 from spn.paths import CHECKPOINT, HANDLE, RUNS
 from spn.pipeline.names import check_trained
@@ -48,15 +48,27 @@ def train(
     params, slices = open_slices(params, stage, data)
     recipe = training_recipe(params, stage, slices.digest)
     checkpoint = output / CHECKPOINT
-    with (
-        joined(recipe_digest(recipe)),
-        training_lock(runs, recipe),
-        onednn_matmul(place),
-        _recorded(params, stage, slices.digest, experiment, checkpoint) as (observe, follow_trial),
-    ):
-        log_place(stage, place)
-        train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute, micro_batch, follow_trial)
+    with joined(recipe_digest(recipe)):
+        _check_batches(params, stage)
+        with (
+            training_lock(runs, recipe),
+            onednn_matmul(place),
+            _recorded(params, stage, slices.digest, experiment, checkpoint) as (observe, follow),
+        ):
+            log_place(stage, place)
+            train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute, micro_batch, follow)
     return checkpoint
+
+
+def _check_batches(params: Params, stage: str) -> None:
+    """Raise InputError unless every batch has an image for each process."""
+    smallest = min(each.batch_size for each in params.trained(stage).trainings)
+    if smallest < num_processes():
+        kind = "first_stages" if stage in params.first_stages else "stages"
+        raise InputError(
+            f"{kind}.{stage}.training.batch_size: expected at least the number of processes, {num_processes()}, got "
+            f"{smallest}"
+        )
 
 
 @contextmanager

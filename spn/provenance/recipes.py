@@ -72,13 +72,18 @@ def _chosen(section: StageSection | FirstStageSection | DataSection | None) -> d
     return {} if section is None else {"source": section.source}
 
 
+def images_recipe(params: Params) -> Recipe:
+    """Resolve what decides the images of a source, except its content."""
+    # Not `source_digest`, which may refuse a source but does not change the slices.
+    return params.data.model_dump(mode="json", exclude=APART)
+
+
 def slices_recipe(params: Params, scale_factor: int) -> Recipe:
     """Resolve everything that decides the slices in an HDF5 file, except the content of the source."""
     return {
         "scale_factor": scale_factor,
         "cuts": list(params.cuts[scale_factor]),
-        # Not `source_digest`, which may refuse a source but does not change the slices.
-        "data": params.data.model_dump(mode="json", exclude=APART),
+        "data": images_recipe(params),
         "code_digest": verb_digest("preprocess", params.data),
     }
 

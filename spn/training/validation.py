@@ -9,7 +9,7 @@ from torch import Tensor
 from spn.data.resident import ResidentSlices, send
 from spn.distributed import any_of, collect, num_processes, rank
 from spn.likelihood import bits_per_dim
-from spn.seeds import seeded
+from spn.seeds import derive_seed, seeded
 from spn.stages import Stage
 from spn.training.batches import draw_positions
 from spn.training.step import Learner
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def estimate(learner: Learner, data: ResidentSlices, terminated: Callable[[], bool] = lambda: False) -> float | None:
     """Estimate the bits/dim of the EMA weights on the validation split, always with the same slice per image.
 
-    The slices do not depend on the training section, so that the estimates of trials can be compared. Returns None if
-    a process is `terminated` meanwhile.
+    The slices do not depend on the training section, so that the estimates of trials can be compared. The noise of a
+    bound is a function of the stage and the batches, so that a training that was killed has the rows of one that was
+    not. Returns None if a process is `terminated` meanwhile.
     """
     stage, model = learner.stage, cast("Model", learner.average.model)
     num_images, batch_size = data.num_images("validation"), 2 * learner.section.batch_size
@@ -37,7 +38,10 @@ def estimate(learner: Learner, data: ResidentSlices, terminated: Callable[[], bo
         for indices, position in batches[first + rank() : first + rank() + 1]:
             labels = data.labels("validation", indices) if stage.plan.num_classes else None
             slices = data.slices("validation", indices)
-            parts.append(stage.nats(model, slices, send(position, slices.device), labels))
+            with torch.random.fork_rng([slices.device] if slices.is_cuda else []):
+                torch.manual_seed(derive_seed(learner.seed, learner.name, "validation", int(indices[0])))
+                nats = stage.nats(model, slices, send(position, slices.device), labels)
+            parts.append(nats.cpu())  # because another process may have another device
     return figure_of_image(stage, torch.cat(collect(parts)).mean().item())
 
 

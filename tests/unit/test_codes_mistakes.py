@@ -50,6 +50,11 @@ def schedule_that_does_not_end_in_noise(raw: dict[str, Any]) -> None:
     raw["schedules"]["even"] = {"name": "listed", "shares": [0.5, 0.25]}
 
 
+def scales_of_two_schedules(raw: dict[str, Any]) -> None:
+    raw["schedules"]["other"] = {"name": "geometric", "scales": 2}
+    raw["stages"]["codes1"]["diffusion"] = {"schedule": "other", "scale": 1}
+
+
 def class_that_is_not_there(raw: dict[str, Any]) -> None:
     raw["sampling"]["class"] = 10
 
@@ -72,6 +77,11 @@ def class_that_is_not_there(raw: dict[str, Any]) -> None:
             schedule_that_does_not_end_in_noise,
             "schedules.even.shares",
             "expected a schedule that ends in noise, which keeps 0 of the codes, got 0.25",
+        ),
+        (
+            scales_of_two_schedules,
+            "chains.latent.stages",
+            "expected scale 1 of schedule even after codes2, got codes1 of other",
         ),
         (class_that_is_not_there, "sampling.class", "expected one of the classes 0 to 9, got 10"),
     ],

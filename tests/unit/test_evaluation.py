@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from experiment import read_history, tiny_params, write_params
+from model_files import rgb_params
 
+from spn.cli import main
 from spn.config import InputError, Params, load_params
 from spn.data.hdf5 import SliceFile
 from spn.data.preprocess import write_slices
@@ -25,11 +28,14 @@ from spn.evaluation.evaluate import (
 )
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.models import build_model
+from spn.pipeline.opening import open_slices
+from spn.pipeline.train import _check_batches
 from spn.stages import Stage
 from spn.training import train_stage, trainer
 from spn.training.history import Row
 from spn.training.state import TrainingState
 from spn.training.trainer import Trainer
+from spn.training.validation import estimate
 
 CPU = torch.device("cpu")
 STEP, VALIDATION, SAVING = 1.0, 100.0, 10_000.0
@@ -267,3 +273,62 @@ def test_the_error_of_draws_is_that_of_their_mean_over_images() -> None:
     found = monte_carlo(draws, num_dims=4)
     assert found == {"draws": 2, "standard_error_of_draws": pytest.approx(math.sqrt(2 / 2) / 2 / 4 / math.log(2))}
     assert monte_carlo(draws[:1], num_dims=4) == {}
+
+
+@pytest.mark.parametrize("law", ["softmax", "dequantised"])
+def test_validation_repeats_and_gathers_on_the_cpu(
+    data: tuple[Params, SliceFile], monkeypatch: pytest.MonkeyPatch, law: str
+) -> None:
+    """Also that of a bound, whose noise must not be that which the last step left; processes have several devices."""
+    raw = tiny_params()
+    raw["stages"]["low"]["model"]["law"] = law
+    params = load_params(write_params(data[1].path.parent, raw))
+    learner = Trainer(params, "low", data[1], {}, CPU)
+    moved: list[torch.Tensor] = []
+    nats = Stage.nats
+
+    def elsewhere(*arguments: Any) -> Any:
+        found = nats(*arguments)
+        moved.append(found)
+        return SimpleNamespace(cpu=lambda: found)
+
+    monkeypatch.setattr(Stage, "nats", elsewhere)
+    figures = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        figures.add(estimate(learner.learner, learner.data))
+    assert len(figures) == 1
+    assert moved
+
+
+def test_slices_of_other_images_are_refused(data: tuple[Params, SliceFile], tmp_path: Path) -> None:
+    """Also where a stage of convolutions alone would take them."""
+    raw: dict[str, Any] = rgb_params()
+    raw["data"] |= {"bits": 5}
+    for name, bits in (("raster", [0, 5]), ("high", [0, 2]), ("low", [2, 5])):
+        raw["stages"][name]["bits"] = bits
+    colours = load_params(write_params(tmp_path, raw))
+    with pytest.raises(InputError, match=f"^{data[1].path}: expected images of 8x8x3 for low, got 8x8x1$"):
+        open_slices(colours, "low", data[1].path)
+
+
+def test_slices_of_another_data_section_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = load_params(write_params(tmp_path, tiny_params()))
+    assert main(["preprocess", "--scale-factor", "2", "--output", "S2.h5"]) == 0
+    assert open_slices(params, "low", Path("S2.h5"))[0] is params
+    raw = tiny_params()
+    raw["data"]["split_seed"] = 2
+    line = r"^S2.h5: made from another recipe than params.yaml asks for: data.split_seed: expected 2, got 1$"
+    with pytest.raises(InputError, match=line):
+        open_slices(load_params(write_params(tmp_path, raw)), "low", Path("S2.h5"))
+
+
+@pytest.mark.parametrize(("processes", "fits"), [(8, True), (9, False)])
+def test_every_process_has_an_image_of_every_batch(
+    data: tuple[Params, SliceFile], monkeypatch: pytest.MonkeyPatch, processes: int, fits: bool
+) -> None:
+    monkeypatch.setattr("spn.pipeline.train.num_processes", lambda: processes)
+    line = "^stages.low.training.batch_size: expected at least the number of processes, 9, got 8$"
+    with nullcontext() if fits else pytest.raises(InputError, match=line):
+        _check_batches(data[0], "low")

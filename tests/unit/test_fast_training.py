@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from experiment import tiny_params, write_params
 from torch import Tensor
 
 from spn import machine
-from spn.config import Params, load_params
+from spn.config import InputError, Params, load_params
 from spn.data import resident
 from spn.data.hdf5 import SliceFile
 from spn.data.layout import Split
@@ -23,6 +24,7 @@ from spn.evaluation.evaluate import stage_nats
 from spn.likelihood import Categorical, Chunked, Law, chunked
 from spn.machine import FLOAT32_ERROR, onednn_matmul
 from spn.models import build_model
+from spn.pipeline.place import choose_device
 from spn.provenance import stage_recipe
 from spn.stages import Stage
 from spn.training.trainer import Trainer
@@ -322,3 +324,14 @@ def test_exact_nats_do_not_depend_on_the_batches(experiment: tuple[Params, Path]
     for batch_size in (1, 3, 4, 128):
         actual = stage_nats(plan, model, file, "test", CPU, batch_size)
         torch.testing.assert_close(torch.from_numpy(actual), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("rank", ["0", "3"])
+def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch, "empty", Mock(side_effect=RuntimeError("invalid device ordinal")))
+    monkeypatch.setattr(torch.cuda, "set_device", Mock(side_effect=AttributeError))
+    line = f"^--device: expected a device of this machine, got cuda:{rank}: invalid device ordinal$"
+    with pytest.raises(InputError, match=line):
+        choose_device("cuda", 1)

@@ -92,6 +92,10 @@ def test_other_weights_are_refused(section: PerceptualSection) -> None:
     path.unlink()
     with pytest.raises(InputError, match=f"{path}: expected the weights of the perceptual loss: No such file"):
         Perceptual(section).distance(images(), images())
+    torch.save({"features.0.weight": torch.zeros(1)}, path)  # as torchvision has it
+    changed = section.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    with pytest.raises(InputError, match=f"{path}: expected a safetensors file, got another: "):
+        Perceptual(changed).distance(images(), images())
     save_file({"features.0.weight": torch.zeros(1)}, path)
     changed = section.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
     with pytest.raises(InputError, match=r"expected VGG16's features.0.bias, found features.0.weight and others"):

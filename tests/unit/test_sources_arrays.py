@@ -184,3 +184,11 @@ def test_real_pictures_as_an_imagenet_release(folder: Path) -> None:
     assert labels_of(source, "test") == list(range(800, 1000))
     places = positions(images_of(source, "train"), tiles)
     assert labels_of(source, "train") == [place % 200 for place in places]
+
+
+def test_files_of_a_split_have_labels_all_or_none(folder: Path) -> None:
+    np.savez(folder / "train_1.npz", data=TRAIN, labels=np.ones(20, np.int64))
+    np.save(folder / "train_2.npy", TRAIN)
+    np.save(folder / "val.npy", VAL)
+    with pytest.raises(InputError, match=r"train_2.npy: expected labels, as train_1.npz of the same split has, found"):
+        open_source(arrays(), folder.parent)

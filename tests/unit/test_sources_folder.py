@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import os
 import shutil
 import struct
 import zipfile
@@ -463,3 +464,27 @@ def test_real_grey_jpegs_among_coloured_ones(tmp_path: Path) -> None:
     images = np.concatenate([images_of(source, split) for split in SPLITS])
     grey = (images == images[..., :1]).all(axis=(1, 2, 3))
     assert 0 < grey.sum() < 30
+
+
+def test_a_name_that_is_not_utf8_is_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path, png_contents())
+    before = open_source(folder_section(), tmp_path)
+    folder = next(path for path in tmp_path.iterdir() if path.is_dir())
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(PICTURES[0]))
+    source = open_source(folder_section(), tmp_path)
+    assert source.digest != before.digest
+    assert sum(map(source.count, SPLITS)) == sum(map(before.count, SPLITS)) + 1
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not an image") as caught:
+        open_source(folder_section(), tmp_path)
+    assert "caf\\udce9.png" in str(caught.value).encode().decode()
+
+
+def test_a_linked_folder_inside_is_refused(tmp_path: Path) -> None:
+    """Half of the pictures would be missing without a word."""
+    write_folder(tmp_path, png_contents())
+    folder = next(path for path in tmp_path.iterdir() if path.is_dir())
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "dog").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"/dog: expected a folder inside, got a link to one"):
+        open_source(folder_section(), tmp_path)

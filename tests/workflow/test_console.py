@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -359,3 +360,11 @@ def test_a_dead_snakemake_runs_nothing(tmp_path: Path) -> None:
 def test_watch_needs_no_torch() -> None:
     code = "import sys, spn.cli.main; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_ctrl_c_ends_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.sleep", Mock(side_effect=KeyboardInterrupt))
+    write_running(tmp_path, "0 of 1 jobs done", [])
+    assert main(["watch"]) == 0
+    assert capsys.readouterr().out == "0 of 1 jobs done\n"

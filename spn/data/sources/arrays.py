@@ -65,6 +65,11 @@ class ArrayPool(Pool):
     def __init__(self, files: list[ArrayFile], shape: tuple[int, int, int]) -> None:
         self.files = files
         self.shape = shape
+        labelled = {file.labels is not None: file.path for file in files}
+        if len(labelled) > 1:
+            raise InputError(
+                f"{labelled[False]}: expected labels, as {labelled[True].name} of the same split has, found none"
+            )
 
     @property
     def labelled(self) -> bool:

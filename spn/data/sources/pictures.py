@@ -76,10 +76,18 @@ class Pictures:
 def list_pictures(place: Path) -> tuple[str, ...]:
     """List the names of the images in a folder or zip, sorted, without hidden files and those that macOS adds.
 
-    Raises InputError if `place` is neither a folder nor a zip, or is a malicious zip.
+    Raises InputError if `place` is neither a folder nor a zip, is a malicious zip, or has a link to a folder.
     """
     if place.is_dir():
-        names: Iterable[str] = (path.relative_to(place).as_posix() for path in place.rglob("*"))
+        paths = [(path, path.relative_to(place).as_posix()) for path in place.rglob("*")]
+        if linked := sorted(
+            name for path, name in paths if path.is_symlink() and path.is_dir() and not _is_hidden(name)
+        ):
+            raise InputError(
+                f"{place / linked[0]}: expected a folder inside, got a link to one, which is not looked into; links to "
+                "pictures, and one to the folder of all of them, will do"
+            )
+        names: Iterable[str] = (name for _, name in paths)
     else:
         archive = _open_zip(place)
         names = archive.namelist()
@@ -223,5 +231,8 @@ def _open_zip(place: Path) -> zipfile.ZipFile:
 
 
 def _is_picture(name: str) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path_parts(name))
-    return splitext(name)[1].lower() in PICTURE_FORMATS and not hidden
+    return splitext(name)[1].lower() in PICTURE_FORMATS and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path_parts(name))

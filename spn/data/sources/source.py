@@ -91,7 +91,8 @@ class Source:
 def shown(files: Mapping[str, str]) -> str:
     """List the first few unusable files, each with the reason, and count the rest."""
     more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
-    return ", ".join(f"{name} ({reason})" for name, reason in islice(files.items(), NAMES_SHOWN)) + more
+    text = ", ".join(f"{name} ({reason})" for name, reason in islice(files.items(), NAMES_SHOWN)) + more
+    return text.encode(errors="backslashreplace").decode()  # of names that are not UTF-8
 
 
 def draw_parts(
