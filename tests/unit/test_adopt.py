@@ -165,6 +165,9 @@ def test_parameters_and_data_are_never_adopted(folder: Path, change: str, capsys
     params = tiny_params()
     edit(params)
     write_params(folder, params)
+    if change == "the data":
+        assert refused(capsys).startswith(f"{DATA}: made from another recipe than params.yaml asks for: {message}")
+        assert main(["preprocess", "--scale-factor", "2", "--output", DATA]) == 0
     line = refused(capsys)
     assert line.startswith(f"{checkpoint_path('low')}: expected a checkpoint of these parameters and data")
     assert line.endswith(message)
