@@ -19,7 +19,7 @@ from spn.paths import MODEL, RESULTS, checkpoint_path, summary_path
 from spn.pipeline.names import stages_of
 from spn.pipeline.opening import open_slices
 from spn.pipeline.place import choose_device
-from spn.pipeline.reading import notes_of_training
+from spn.pipeline.reading import check_digest, notes_of_training
 from spn.provenance import (
     check_recipe,
     export_recipe,
@@ -63,7 +63,7 @@ def export(
     for name in names:
         noise = params.stage_plans[name].noise
         if noise is not None and not noise.is_measured:
-            params, _ = open_slices(params, name, read_path(params, name, results), digest)
+            params, _ = open_slices(params, name, read_path(params, name, results))
     cpu = torch.device("cpu")
     parts = {name: Part(*load_trained(params, name, digest, checkpoint_path(name, results), cpu)) for name in names}
     codes = params.codes(chain)
@@ -131,7 +131,8 @@ def _evaluated(
     """Evaluate a chain with rounded weights, in float32, over the whole test split."""
     stages = {}
     for name, part in parts.items():
-        _, slices = open_slices(params, name, read_path(params, name, results), digest)
+        _, slices = open_slices(params, name, read_path(params, name, results))
+        check_digest(slices, digest)
         network = copy.deepcopy(part.network).to(weights).float().to(place)
         stage = build_stage(part.stage.plan, params.grid(name).shape, place)
         draws = stage_draws(stage, network, slices, "test", place)

@@ -6,15 +6,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from spn.config import Params
+from spn.data.hdf5 import SliceFile
 from spn.evaluation.evaluate import Metrics, chain_metrics, load_nats, save_nats, stage_nats
 from spn.evaluation.views import ViewedSlices, mix_nats, mixture_metrics
 from spn.files import write_json
 from spn.notes import FILES, RECIPE
 from spn.paths import METRICS, NATS, RESULTS, checkpoint_path, stage_folder
 from spn.pipeline.names import stages_of
-from spn.pipeline.opening import open_slices
 from spn.pipeline.place import choose_device
-from spn.pipeline.reading import data_digest, read_stage_metrics
+from spn.pipeline.reading import check_digest, data_digest, read_stage_metrics
 from spn.provenance import load_verb, read_path, summary_recipe
 from spn.trained import load_trained
 
@@ -55,7 +55,8 @@ def _nats_of(
     """Evaluate all stages of a chain over one view of the test images."""
     place, found = choose_device(device, threads), []
     for stage in params.chains[chain].stages:
-        slices = ViewedSlices(open_slices(params, stage, read_path(params, stage), digest)[1], view)
+        slices = SliceFile(read_path(params, stage))
+        check_digest(slices, digest)
         trained, model = load_trained(params, stage, digest, checkpoint_path(stage, results), place)
-        found.append(stage_nats(trained, model, slices, "test", place))
+        found.append(stage_nats(trained, model, ViewedSlices(slices, view), "test", place))
     return np.sum(found, axis=0)

@@ -9,16 +9,13 @@ from spn.notes import RECIPE
 from spn.provenance import check_recipe, codes_recipe, images_recipe
 
 
-def open_slices(params: Params, name: str, path: Path, digest: str | None = None) -> tuple[Params, SliceFile]:
+def open_slices(params: Params, name: str, path: Path) -> tuple[Params, SliceFile]:
     """Open the slices, or the codes, that a network reads.
 
     Returns them with the parameters, completed by what the codes' file measured for spaced schedules. Raises InputError
-    if the images or codes have another shape, are made by another `data` section, first stage or recipe, or if the
-    images are not those of the `digest`, where one is given.
+    if the images or codes have another shape, or are made by another `data` section, first stage or recipe.
     """
     slices = SliceFile(path)
-    if digest is not None and slices.digest != digest:
-        raise InputError(f"{path}: expected images of digest {digest}, of which the figures are, got {slices.digest}")
     codes = params.stages[name].codes if name in params.stages else None
     found = (slices.notes.get(RECIPE) or {}).get("first_stage")
     if found != codes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spn.config import InputError, Params
+from spn.data.hdf5 import SliceFile
 from spn.evaluation.speed import sampling_speed, training_speed
 from spn.files import read_json
 from spn.notes import RECIPE, Notes, check_files, read_notes
@@ -133,3 +134,11 @@ def check_samples(params: Params, chain: str, digest: str, results: Path) -> Non
     """Raise InputError unless the samples of a chain and their pictures match the parameters and the code."""
     for stage in stages_of(params, chain):
         _check_notes(samples_path(chain, stage, results), sampling_recipe(params, chain, stage, digest))
+
+
+def check_digest(slices: SliceFile, digest: str) -> None:
+    """Raise InputError unless a file holds the images of this digest, on which something was evaluated."""
+    if slices.digest != digest:
+        raise InputError(
+            f"{slices.path}: expected images of digest {digest}, of which the figures are, got {slices.digest}"
+        )
