@@ -29,6 +29,7 @@ MOST_DIMS = 1 << 28
 IMAGES_PER_STREAM = 64
 """Default number of images that share a stream; each stream ends with about 32 bits of its own."""
 MOST_IMAGES_PER_STREAM = (1 << 16) - 1
+"""What the header holds of that number."""
 ENCODING_BATCH_SIZE = 16
 """Default number of images per pass."""
 DECODING_BATCH_SIZE = 256

@@ -336,7 +336,7 @@ def record_recipe(params: Params, chain: str, data_digest: str, experiment: Mapp
 def report_recipe(params: Params, data_digest: str) -> Recipe:
     """Resolve everything that decides the tables and figures of the whole experiment, except times."""
     return {
-        "data": params.data.model_dump(mode="json", exclude=APART),
+        "data": images_recipe(params),
         "num_real_images": params.sampling.num_images,
         "white_level": params.data.white_level,
         "images": data_digest,
