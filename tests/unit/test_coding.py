@@ -72,6 +72,15 @@ def test_images_come_back_as_an_array_and_cost_their_likelihood(models: dict[str
     assert coded.ideal_bits / coded.num_dims == pytest.approx(bits, rel=1e-3)
 
 
+def test_the_figures_of_several_streams_add_up(models: dict[str, ChainModel]) -> None:
+    model = models["depth"]
+    images = model.sample(4, seed=3)
+    one, many = (model.encode(images, images_per_stream=count) for count in (4, 1))
+    assert (one.num_streams, many.num_streams) == (1, 4)
+    assert many.nats == pytest.approx(one.nats, rel=1e-10)
+    assert many.ideal_bits == pytest.approx(one.ideal_bits, rel=1e-3)
+
+
 def test_classes_lie_in_the_file(models: dict[str, ChainModel]) -> None:
     model = models["classes"]
     images = model.sample(4, seed=1)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from spn import ChainModel
 from spn.config import CompletionSection, load_params
-from spn.evaluation.inpainting import mean_and_error
+from spn.evaluation.inpainting import conditional_bits, hidden_half, mean_and_error
 from spn.pipeline.complete_chain import _complete, _measure, _pixel_bits
 from spn.provenance import results_of
+from spn.report.bits import draw_maps
 from spn.report.completed import draw_completed
 
 SECTION = CompletionSection(masks=("left",), num_images=3, draws=2, repeats=1)
@@ -90,15 +91,32 @@ def test_what_is_made_with_a_model_file_is_needed_where_it_is_shown(tmp_path: Pa
         assert made <= needs["results/plots/report.json"]
 
 
-def test_every_image_has_its_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown, sound = list[np.ndarray](), Axes.imshow
+def test_every_image_has_its_own_map(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown, sound = list[tuple[np.ndarray, Any]](), Axes.imshow
 
     def noting(axes: Axes, drawn: np.ndarray, **options: Any) -> Any:
-        shown.append(np.asarray(drawn))
+        shown.append((np.asarray(drawn), options.get("vmax")))
         return sound(axes, drawn, **options)
 
     monkeypatch.setattr(Axes, "imshow", noting)
     bits = np.arange(24.0).reshape(2, 3, 4)
     draw_completed(torch.zeros(2, 6, 8, 1, dtype=torch.uint8), [], bits, 15)
-    maps = [drawn for drawn in shown if drawn.shape == (3, 4)]
-    assert np.array_equal(maps, bits)
+    draw_maps(tmp_path / "maps.png", np.zeros((2, 6, 8, 1), np.uint8), bits, ["a", "b"], np.ones(2), 15)
+    maps, highest = zip(*(each for each in shown if each[0].shape == (3, 4)), strict=True)
+    assert np.array_equal(maps, [*bits, *bits])
+    assert highest == (23.0,) * 4  # one scale of colours for all
+
+
+def test_the_bits_of_what_is_hidden_are_those_of_its_pixels(models: dict[str, ChainModel]) -> None:
+    model = models["raster"]
+    ((stage, network),) = model.stages.values()
+    found = conditional_bits(stage, network, images(), hidden_half("lower", 8, 8), None)
+    assert found is not None
+    expected = _pixel_bits(model, images(), None)[:, 4:].sum((1, 2)) / (4 * 8 * 3)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_a_mean_and_its_error_are_those_by_hand() -> None:
+    found = mean_and_error(torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64))
+    assert found == {"mean": pytest.approx(3), "standard_error": pytest.approx((7 / 3) ** 0.5)}
+    assert mean_and_error(torch.tensor([2.0], dtype=torch.float64)) == {"mean": 2.0, "standard_error": None}

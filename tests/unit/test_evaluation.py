@@ -275,6 +275,13 @@ def test_the_error_of_draws_is_that_of_their_mean_over_images() -> None:
     assert monte_carlo(draws[:1], num_dims=4) == {}
 
 
+def test_errors_of_the_draws_of_stages_add_up_in_quadrature() -> None:
+    parts = {
+        name: figures([1.0, 3.0], draws=2, standard_error_of_draws=error) for name, error in (("a", 3.0), ("b", 4.0))
+    }
+    assert chain_metrics("c", parts)["standard_error_of_draws"] == pytest.approx(5)
+
+
 @pytest.mark.parametrize("law", ["softmax", "dequantised"])
 def test_validation_repeats_and_gathers_on_the_cpu(
     data: tuple[Params, SliceFile], monkeypatch: pytest.MonkeyPatch, law: str

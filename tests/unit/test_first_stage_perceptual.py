@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from spn.config import InputError
 from spn.config.first_stage import PerceptualSection, VqSection
@@ -49,6 +50,27 @@ def test_the_distance_is_that_of_features(section: PerceptualSection) -> None:
     torch.testing.assert_close(
         perceptual.distance(values[1:], images(seed=3)[1:]), perceptual.distance(values, images(seed=3))[1:]
     )
+
+
+def test_the_distance_is_that_by_hand(section: PerceptualSection) -> None:
+    """Of VGG16's own normalisation of RGB in [0, 1], and of its last output before each pooling, of unit length."""
+    weights = load_file(Path("sources", section.weights))
+
+    def features(values: Tensor) -> list[Tensor]:
+        mean, deviation = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        now, found = ((values.permute(0, 3, 1, 2) + 1) / 2 - mean) / deviation, []
+        for block in ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)):
+            now = F.max_pool2d(now, 2) if found else now
+            for number in block:
+                weight, bias = (weights[f"features.{number}.{part}"] for part in ("weight", "bias"))
+                now = F.conv2d(now, weight, bias, padding=1).relu()
+            found.append(now / now.norm(dim=1, keepdim=True).clamp(min=1e-12))
+        return found
+
+    one, other = images(), images(seed=3)
+    differences = (each - its for each, its in zip(features(one), features(other), strict=True))
+    expected = sum((each.square().sum(1).mean((1, 2)) for each in differences), torch.zeros(2))
+    torch.testing.assert_close(Perceptual(section).distance(one, other), expected)
 
 
 def test_grey_images_are_seen_as_rgb(section: PerceptualSection) -> None:

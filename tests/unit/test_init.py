@@ -1,5 +1,6 @@
 """`spn init`: what it finds among pictures, what it writes for them, and mistakes, which leave nothing."""
 
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -163,6 +164,21 @@ def test_the_largest_network_with_enough_steps_is_taken(costs: tuple[Params, Cho
     assert taken == {10: (0, "time"), 400: (1, "time"), 700: (2, "time")}
     plenty = choose(*costs, SPEEDS, seconds_for(3, 10_000), 1 << 40, num_validation=10)
     assert (plenty.network, plenty.limited_by) == (NETWORKS[-1], None)
+
+
+def test_several_validations_take_at_most_a_tenth_of_the_time(costs: tuple[Params, Choice]) -> None:
+    seconds, num_images, counts = seconds_for(0, 5000), 2000, set()
+    choice = choose(*costs, SPEEDS, seconds, 1 << 40, num_validation=num_images)
+    for stage, each in choice.schedules.items():
+        validation = num_images * choice.network.width**2 * SECOND / each.batch_size
+        counts.add(count := math.ceil(each.steps / each.validate_every))
+        assert count == 1 or count * validation <= 0.1 * SHARES[stage] * seconds, stage
+    assert any(1 < count < budget.VALIDATIONS for count in counts)
+
+
+@pytest.mark.parametrize(("steps", "rounded"), [(7, 7), (99, 99), (123, 120), (1999, 1900)])
+def test_steps_are_rounded_down_to_two_digits(steps: int, rounded: int) -> None:
+    assert budget._rounded(steps) == rounded
 
 
 def test_networks_fit_in_memory(costs: tuple[Params, Choice]) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from spn.config import tile
 from spn.config.diffusion import Noise
-from spn.generation import SAMPLERS, choosing, inpaint_chain_stage, sample_stage
+from spn.generation import SAMPLERS, choosing, forcing, inpaint_chain_stage, sample_stage
+from spn.generation.inpaint import _Task
 from spn.image import join_slices, split_slices
 
 BITS, SHAPE, COUNT, SEED = 3, (4, 4, 2), 3, 7
@@ -121,3 +122,28 @@ def test_repeats_draw_a_scale_anew() -> None:
     once, thrice = (fill("scales", images(), hidden_pixels(), repeats) for repeats in (1, 3))
     assert not torch.equal(once, thrice)
     assert torch.equal(fill("raster", images(), hidden_pixels(), 3), fill("raster", images(), hidden_pixels()))
+
+
+def task_of_scale(scale: int, known: Tensor, hidden: Tensor) -> tuple[_Task, Noise]:
+    stage, model = list(problem("scales").parts)[3 - scale]  # the last scale comes first
+    assert stage.plan.noise is not None
+    draw = SAMPLERS["cached"](model, forcing(choosing()))
+    parts = split_slices(known, 1), split_slices(hidden[..., None], 1)
+    return _Task(stage, draw, *parts, range(len(known)), SEED, None, lambda: None), stage.plan.noise
+
+
+@pytest.mark.parametrize(("scale", "survival"), [(3, 0.4), (2, 0.8), (1, 1.0)])
+def test_known_pixels_are_as_noised_as_those_of_their_scale(scale: int, survival: float) -> None:
+    known = torch.full((400, *SHAPE), 5, dtype=torch.uint8)
+    task, noise = task_of_scale(scale, known, torch.zeros(known.shape[:3], dtype=torch.bool))
+    kept = (task._known_at(noise) == 5).double().mean().item()
+    # What does not survive is any level, with equal chances. The same draws for every scale would keep 0.56 for 0.475.
+    assert kept == pytest.approx(survival + (1 - survival) / 2**BITS, abs=0.02)
+
+
+def test_what_is_known_of_the_scale_above_stays_when_it_is_drawn_again() -> None:
+    task, noise = task_of_scale(2, images(), hidden_pixels())
+    filled, above = split_slices(images(4), 1), split_slices(images(3), 1)
+    again = join_slices(task._noised_again(filled, above, noise, "again"))
+    assert torch.equal(again[~hidden_pixels()], images(3)[~hidden_pixels()])
+    assert not torch.equal(again, images(3))

@@ -144,6 +144,8 @@ def test_sources_are_made_of_levels_up_to_white_alone() -> None:
     made = made_of(own, 16)
     assert made.keys() == {*MADE}
     assert made["negative"].flatten().tolist() == [16, 0, 0, 0]
+    noise = made_of(torch.zeros(4, 8, 8, 1, dtype=torch.uint8), 3)["noise"]
+    assert noise.unique().tolist() == [0, 1, 2, 3]
 
 
 def test_larger_pictures_are_fitted_if_asked(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:

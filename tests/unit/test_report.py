@@ -354,6 +354,8 @@ def test_figures_are_the_same_again_and_show_their_data(
         [(0, pytest.approx(2 + 1 / 3))],
         [(0, pytest.approx(0.1)), (pytest.approx(0.1), pytest.approx(1.6))],
     ]
+    (axes,) = figures["bits_per_dim"].axes
+    assert {text.get_text(): text.get_position()[0] for text in axes.texts}["1.600"] == pytest.approx(0.1 + 1.6 / 2)
     totals = (2 + 1 / 3, 2.3)
     assert whiskers(figures["bits_per_dim"]) == [pytest.approx((total - 1 / 7, total + 1 / 7)) for total in totals]
 

@@ -394,3 +394,20 @@ def test_rmsprop_takes_the_step_by_hand() -> None:
         velocity = 0.5 * velocity + gradient / (math.sqrt(square) + 1e-8)
         weight -= 0.1 * velocity
         assert float(model.get_parameter("one").detach()) == pytest.approx(weight, rel=1e-5)
+
+
+def test_a_row_is_the_mean_of_its_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spn.training.trainer.ROWS", 1)  # so that it covers all of them
+    trainer, rows, steps = trainer_of(folder, steps=4, validate_every=4), list[Any](), list[Any]()
+    sound = trainer.train_step
+
+    def noting() -> Any:
+        steps.append(sound())
+        return steps[-1]
+
+    monkeypatch.setattr(trainer, "train_step", noting)
+    trainer.advance(folder / "state.safetensors", rows.append)
+    (row,) = rows
+    loss, norm = (sum(step[part].item() for step in steps) / 4 for part in (0, 1))
+    assert row["gradient_norm"] == pytest.approx(norm, rel=1e-6)
+    assert row["train_bits_per_dim_estimate"] == pytest.approx(figure_of_image(trainer.stage, loss), rel=1e-6)
