@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("models", type=Path, nargs="*")
     parser.add_argument("--limit", type=int, help="take the first so many pictures")
     parser.add_argument("--decode", type=int, help="decode only the first so many single files")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     for name in ("limit", "decode"):
         if (count := getattr(options, name)) is not None and count < 1:
             parser.error(f"--{name}: expected at least 1, got {count}")
@@ -67,6 +67,10 @@ def main(arguments: list[str] | None = None) -> None:
     models = [spn.load(path) for path in options.models]
     if options.pictures.is_dir() and not models:
         parser.error(f"MODEL: expected one beside the folder {options.pictures}, got none")
+    if options.pictures.suffix == ".h5":
+        bits, given = SliceFile(options.pictures).bits, {model.params.data.bits for model in models}
+        if (given or {8}) != {bits}:  # a model says what is white among fewer bits
+            parser.error(f"MODEL: expected models of {bits} bits for {options.pictures}, got {sorted(given) or 'none'}")
     print(table(_levels(options.pictures, models)[: options.limit], models, options.decode))
 
 

@@ -74,6 +74,11 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def printable(text: str) -> str:
+    """Return a text from outside with escapes for what no output should hold: control characters, and no UTF-8."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` by renaming."""
     with replacing(path) as temporary:

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm, log, prod
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,7 +79,7 @@ def encode(
 
     A chain of convolutions alone codes every picture as a whole; others, or with `in_tiles` all, code tiles of the size
     of the model's images. Raises InputError for a chain of codes, or one whose likelihood is a bound, and for `names`
-    that are not one for each picture, all different.
+    that are not those of files, one for each picture, all different without their suffixes.
     """
     check_exact(model)
     height, width, channels = model.shape
@@ -182,14 +183,23 @@ def _check_header(model: "ChainModel", header: Header) -> None:
         raise InputError(
             f"images_per_stream: expected 1 to {MOST_IMAGES_PER_STREAM:,}, got {header.images_per_stream:,}"
         )
-    if header.names and not len({*header.names}) == len(header.names) == len(header.sizes):
-        raise InputError(
-            f"names: expected a different one for each of {len(header.sizes)} pictures, got {len({*header.names})} in "
-            f"{len(header.names)}"
-        )
+    _check_names(header)
     conditioned = bool(model.params.num_classes(model.chain))
     if len(header.labels) != conditioned * len(header.sizes):
         raise InputError(f"expected a class for each of {len(header.sizes)} pictures, got {len(header.labels)}")
+
+
+def _check_names(header: Header) -> None:
+    """Raise InputError unless all pictures can be decoded into one folder, each by its name."""
+    for name in header.names:
+        if PurePath(name).name != name or not PurePath(name).stem.strip(".") or "\0" in name:
+            raise InputError(f"names: expected names of files without folders, got {name!r}")
+    stems = {PurePath(name).stem for name in header.names}
+    if header.names and not len(stems) == len(header.names) == len(header.sizes):
+        raise InputError(
+            f"names: expected one for each of {len(header.sizes)} pictures, all different without their suffixes, got "
+            f"{len(stems)} in {len(header.names)}"
+        )
 
 
 def takes_any_size(model: "ChainModel") -> bool:

@@ -120,6 +120,9 @@ def unpack_header(content: bytes) -> tuple[Header, int]:
     try:
         rest = json.loads(zlib.decompressobj().decompress(content[middle:end], _MOST_HEADER_BYTES))
         sizes = [(int(rows), int(columns)) for rows, columns in rest.pop("sizes")] * int(rest.pop("count", 1))
+        for name, kind in (("names", str), ("labels", int), ("greys", int)):
+            if not all(isinstance(each, kind) for each in rest.get(name, ())):
+                raise TypeError(f"{name} of another type")
         fields = Header(
             content[start + _FIXED.size : middle].decode(), model, recipes, channels, bits, (height, width), per_stream,
             sizes, **rest,

@@ -24,13 +24,14 @@ class CapturedWalk:
             steps.begin(context)
             rows = range(given.shape[1])
             # Warm up on a separate stream, as capture demands, so that libraries are initialised outside the graphs.
+            # Capture on it too: torch's own stream for captures lies on the device that captured first.
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for row in rows:
                     self._walk_row(row)
             torch.cuda.current_stream().wait_stream(stream)
-            self._rows = [self._capture(row) for row in rows]
+            self._rows = [self._capture(row, stream) for row in rows]
 
     @torch.inference_mode()
     def __call__(self, context: Context, given: Given) -> Levels:
@@ -44,9 +45,9 @@ class CapturedWalk:
                 rows.append(levels.clone())
             return torch.stack(rows, dim=1)
 
-    def _capture(self, row: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(self, row: int, stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
             levels = self._walk_row(row)
         return graph, levels
 

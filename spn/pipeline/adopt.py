@@ -90,8 +90,9 @@ def adopt(
             raise InputError(f"{path}: expected the weights of the network that this code builds: {error}") from error
         # The noise of a bound is a function of the batches.
         count = whole_batches(images, len(trained.targets)) if measured.is_bound(name) else images
-        kept = _kept_nats(name, old, results)[:count]
-        difference = _compare(path, stage_nats(trained, model, data, "test", place, num_images=len(kept)), kept)
+        kept = _kept_nats(measured, name, old, results)[:count]
+        nats = stage_nats(trained, model, data, "test", place, num_images=len(kept))
+        difference = _compare(path, nats, kept, place if measured.is_bound(name) else None)
         adopted = {
             CODE: old[CODE],
             DATA: old[DATA],
@@ -114,13 +115,18 @@ def whole_batches(images: int, targets: int) -> int:
     return -(-images // together) * together
 
 
-def _compare(path: Path, nats: Nats, kept: Nats) -> float:
-    """Return the largest difference of nats; raise InputError, naming the checkpoint, if it is too large."""
+def _compare(path: Path, nats: Nats, kept: Nats, noise_of: torch.device | None) -> float:
+    """Return the largest difference of nats; raise InputError, naming the checkpoint, if it is too large.
+
+    `noise_of` is the device of a bound, whose noise depends on the device's kind.
+    """
     differences = np.abs(nats - kept)
     if not (differences <= TOLERANCE + ROUNDING * np.abs(kept)).all():
         raise InputError(
             f"{path}: expected the stored nats, image by image, to {TOLERANCE:g}; "
-            f"under this code they differ by up to {differences.max():.3g}: train again"
+            f"under this code they differ by up to {differences.max():.3g}: "
+            + (f"evaluate on the device that made them ({noise_of} draws noise of its own), or " if noise_of else "")
+            + "train again"
         )
     return float(differences.max())
 
@@ -152,10 +158,16 @@ def _former_digest(data: SliceFile, plan: StagePlan) -> str:
     return listing_sha256((name, digest.hexdigest()) for name, digest in sorted(digests.items()))
 
 
-def _kept_nats(stage: str, old: Recipe, results: Path) -> Nats:
-    """Read the nats of each test image, stored when the checkpoint was evaluated."""
+def _kept_nats(params: Params, stage: str, old: Recipe, results: Path) -> Nats:
+    """Read the nats of each test image, stored when the checkpoint was evaluated; those of a bound of equal draws."""
     path = metrics_path(stage, results)
     metrics = read_json(path)
     if metrics.get(RECIPE, {}).get("training") != recipe_digest(old):
         raise InputError(f"{path}: expected the figures of the checkpoint beside it, got those of another training")
+    noise = params.stage_plans[stage].noise
+    if noise and (drawn := metrics[RECIPE]["draws"]) != noise.draws:
+        raise InputError(
+            f"stages.{stage}.diffusion.draws: expected {drawn}, of which {path} has the bound to compare with, got "
+            f"{noise.draws}"
+        )
     return load_nats(stage_folder(stage, results) / NATS, metrics[FILES][NATS])

@@ -5,7 +5,6 @@ from pathlib import Path, PurePath
 from spn.api import load
 from spn.api.coding import DECODING_BATCH_SIZE
 from spn.api.coding import decode as decode_pictures
-from spn.codec.container import unpack_header
 from spn.config import InputError
 from spn.files import write_bytes
 from spn.pipeline.place import choose_device
@@ -30,17 +29,14 @@ def decode(
     trained = load(model, chain)
     content = read_coded(file)
     try:
-        header, _ = unpack_header(content)
-        names = [_stem(name) for name in header.names or [f"{number:04}.png" for number in range(len(header.sizes))]]
-        if len({*names}) < len(names):
-            raise InputError("expected pictures whose names differ without their suffixes, got some of one name")
-        _, pictures = decode_pictures(trained, content, batch_size or DECODING_BATCH_SIZE)
+        header, pictures = decode_pictures(trained, content, batch_size or DECODING_BATCH_SIZE)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     white = trained.params.data.white_level
+    names = header.names or [f"{number:04}" for number in range(len(pictures))]
     for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         shown = picture[..., :1] if number in header.greys else picture
-        write_bytes(output / f"{name}.png", draw_picture(shown, white))
+        write_bytes(output / f"{PurePath(name).stem}.png", draw_picture(shown, white))
     return output
 
 
@@ -50,10 +46,3 @@ def read_coded(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise InputError(f"{file}: expected a file of coded pictures: {error.strerror}") from error
-
-
-def _stem(name: str) -> str:
-    """Return the name of a picture without its suffix; raise InputError for one that leads out of a folder."""
-    if not isinstance(name, str) or PurePath(name).name != name or not PurePath(name).stem.strip("."):
-        raise InputError(f"expected names of files without folders, got {name!r}")
-    return PurePath(name).stem

@@ -18,6 +18,7 @@ from PIL.ExifTags import TAGS
 from spn.codec.tiles import Picture
 from spn.config import DataSection, InputError
 from spn.data.sources.picture import DAMAGED, is_deep
+from spn.files import printable
 from spn.report.pictures import brightness
 
 FORMATS = ("PNG", "BMP", "TIFF", "PPM")
@@ -93,7 +94,7 @@ def _left_out(picture: Image.Image) -> list[str]:
     remarks = [name for key, name in REMARKS.items() if key in picture.info]
     texts = [key for key in getattr(picture, "text", {}) if key not in NOT_TEXT]
     tags = getattr(picture, "tag_v2", {})
-    return remarks + [f"text {key}" for key in (*texts, *(TAGS[tag] for tag in TIFF_TEXT if tag in tags))]
+    return remarks + [f"text {printable(key)}" for key in (*texts, *(TAGS[tag] for tag in TIFF_TEXT if tag in tags))]
 
 
 def _check(path: Path, picture: Image.Image) -> None:

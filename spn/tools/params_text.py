@@ -1,6 +1,7 @@
 """The params.yaml that `spn init` writes."""
 
 from spn.data.layout import SPLITS, Split
+from spn.files import printable
 from spn.tools.budget import Choice, Schedule, scale_factor
 from spn.tools.survey import Survey
 
@@ -123,7 +124,7 @@ def _splits(found: Survey) -> str:
 def _classes(names: tuple[str, ...]) -> str:
     if not names:
         return ""
-    return f"  num_classes: {len(names)}  # the sub-folders: {names[0]}, ..., {names[-1]}\n"
+    return f"  num_classes: {len(names)}  # the sub-folders: {printable(names[0])}, ..., {printable(names[-1])}\n"
 
 
 def _unreadable(found: Survey) -> str:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from spn.api.arrays import Array, Images, as_levels
 from spn.api.pictures import find_pictures, fit_picture, read_picture
 from spn.config import DataSection, InputError
+from spn.files import printable
 from spn.report.pictures import draw_picture
 
 ARRAY = ".npy"
@@ -37,22 +39,23 @@ def read_levels(
     for path in find_pictures(paths):
         if path.suffix.lower() == ARRAY:
             levels = as_levels(_load(path), shape, data.bits, str(path))
-            names += [f"{path}[{number}]" for number in range(len(levels))]
+            names += [f"{printable(str(path))}[{number}]" for number in range(len(levels))]
         else:
             levels = (fit_picture if fit else read_picture)(path, data, shape)[None]
             if lossless and not fit:
                 _check_mode(path, shape[2])
             if lossless and not fit and all_bits:
                 _check_depth(path, levels, data)
-            names.append(str(path))
+            names.append(printable(str(path)))
         parts.append(levels)
     return names, torch.cat(parts)
 
 
 def _load(path: Path) -> Array:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: expected an array: {error}") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: expected an array (.npy), got several (.npz)")

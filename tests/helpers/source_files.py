@@ -71,9 +71,22 @@ def deep_rgb(height: int, width: int) -> dict[str, bytes]:
     tags += [(273, 4, 1, depths + 6), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(rows))]
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *each) for each in tags)
     tiff = b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 0) + struct.pack("<3H", 16, 16, 16)
+    planes = b"".join(each.tobytes() for each in np.moveaxis(levels.astype("<u2"), -1, 0))
     return {
+        "deep_rgb_planes.tif": _planes(height, width, planes),
         "deep_rgb.png": b"\x89PNG\r\n\x1a\n" + png,
         "deep_rgb.ppm": b"P6 " + size + rows,
         "deep_rgb_plain.ppm": b"P3 " + size + " ".join(map(str, levels.flatten().tolist())).encode(),
         "deep_rgb.tif": tiff + levels.astype("<u2").tobytes(),
     }
+
+
+def _planes(height: int, width: int, content: bytes) -> bytes:
+    """Make a TIFF of three channels of 16 bits, stored one after the other."""
+    each, extra = 2 * height * width, 8 + 2 + 10 * 12 + 4  # the numbers of three lie behind the directory, then pixels
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, extra), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, extra + 6), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 3, extra + 18), (284, 3, 1, 2)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    starts = [extra + 30 + place * each for place in range(3)]
+    numbers = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", *starts) + struct.pack("<3I", each, each, each)
+    return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 0) + numbers + content

@@ -249,10 +249,18 @@ def test_a_bound_on_codes_is_adopted_over_whole_batches(
     assert main(["extract_codes", "vq", "--data", images, "--checkpoint", weights, "--output", first]) == 0
     data = f"{first}/codes.h5"
     assert main(["train", "codes2", "--data", data, "--output", codes, "--device", "cpu"]) == 0
-    weights = f"{codes}/checkpoint.safetensors"
+    weights, drawn = f"{codes}/checkpoint.safetensors", raw["stages"]["codes2"]["diffusion"].get("draws", 8)
     assert main(["evaluate", "codes2", "--data", data, "--checkpoint", weights, "--output", codes]) == 0
     change_recipe(lambda recipe: recipe.update(code_digest=OLD), "codes2")
-    capsys.readouterr()
+    raw["stages"]["codes2"]["diffusion"]["draws"] = 5
+    write_params(tmp_path, raw)
+    assert main(["adopt", "codes2", "--images", "5", "--device", "cpu"]) == 2
+    expected = (
+        f"stages.codes2.diffusion.draws: expected {drawn}, of which {codes}/metrics.json has the bound to compare"
+    )
+    assert expected in capsys.readouterr().err
+    raw["stages"]["codes2"]["diffusion"]["draws"] = drawn
+    write_params(tmp_path, raw)
     assert main(["adopt", "codes2", "--images", "5", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("codes2: adopted from code 000000000000: the nats of 128 test images differ by at most 0; ")

@@ -207,8 +207,12 @@ def test_pictures_that_do_not_fit_are_refused(picture: Any, message: str, models
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"names": ["a.png", "a.png"]}, "names: expected a different one for each of 2 pictures, got 1 in 2"),
-        ({"names": ["a.png"]}, "names: expected a different one for each of 2 pictures, got 1 in 1"),
+        (
+            {"names": ["a.png", "a.bmp"]},
+            "names: expected one for each of 2 pictures, all different without .*, got 1 in 2",
+        ),
+        ({"names": ["a.png"]}, "names: expected one for each of 2 pictures, all different without .*, got 1 in 1"),
+        ({"names": ["a.png", "x/b.png"]}, "names: expected names of files without folders, got 'x/b.png'"),
         ({"images_per_stream": 0}, "images_per_stream: expected 1 to 65,535, got 0"),
         ({"images_per_stream": 1 << 16}, "images_per_stream: expected 1 to 65,535, got 65,536"),
     ],
@@ -218,6 +222,22 @@ def test_options_that_no_file_can_hold_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=f"^{message}$"):
         models["raster"].encode(pictures(((8, 8), (5, 9))), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("names", 5, "'int' object is not iterable"),
+        ("names", [["a"], ["b"]], "names of another type"),
+        ("labels", ["a"], "labels of another type"),
+        ("greys", [None], "greys of another type"),
+    ],
+)
+def test_headers_of_other_types_are_refused(name: str, value: Any, message: str, models: dict[str, ChainModel]) -> None:
+    header, chunks = container.unpack(models["raster"].encode(pictures(((8, 8), (8, 8)))).content)
+    object.__setattr__(header, name, value)
+    with pytest.raises(InputError, match=f"^expected the pictures' sizes and names in the header, got: {message}$"):
+        models["raster"].decode(container.pack(header, chunks))
 
 
 def test_stages_may_have_any_scale_factors(tmp_path: Path) -> None:

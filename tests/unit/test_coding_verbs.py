@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from source_files import deep_rgb
 
 import spn
 from spn.cli import main
+from spn.codec import container
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +63,12 @@ def save_every_kind(folder: Path) -> dict[str, np.ndarray]:
     palette.putpalette(noise(21).tolist())
     palette.save(folder / "f.png")
     Image.fromarray(grey > 100).save(folder / "g.png")
+    (folder / "h.ppm").write_text("P1 4 2 0 1 1 0 1 0 0 1")
     pixels = {name: colours for name in ("a",)} | {"b": colours[:4], "c": colours[2:], "d": colours[:, 5:], "e": grey}
     with Image.open(folder / "f.png") as opened:
         pixels["f"] = np.array(opened.convert("RGB"))
-    return pixels | {"g": np.where(grey > 100, 255, 0).astype(np.uint8)}
+    plain = np.array([[255, 0, 0, 255], [0, 255, 255, 0]], np.uint8)
+    return pixels | {"g": np.where(grey > 100, 255, 0).astype(np.uint8), "h": plain}
 
 
 @pytest.mark.slow
@@ -76,7 +80,7 @@ def test_pictures_of_every_kind_come_back(
     assert run(f"encode {model} pictures -o coded.spn {tiles}") == 0
     said = capsys.readouterr().out.splitlines()
     size = (place / "coded.spn").stat().st_size
-    assert said[0].startswith(f"7 pictures, 1,356 sub-pixels: {size:,} bytes, ")
+    assert said[0].startswith(f"8 pictures, 1,380 sub-pixels: {size:,} bytes, ")
     assert said[1].startswith(f"of its {8 * size:,} bits the likelihood states ")
     assert run(f"decode {model} coded.spn -o decoded --batch-size 3") == 0
     assert sorted(each.name for each in (place / "decoded").iterdir()) == [f"{name}.png" for name in pixels]
@@ -86,7 +90,7 @@ def test_pictures_of_every_kind_come_back(
     capsys.readouterr()
     assert run("info coded.spn") == 0
     told = capsys.readouterr().out
-    assert "7, each as a whole; RGB, 8 bits" in told or "7, in tiles of 8x8; RGB, 8 bits" in told
+    assert "8, each as a whole; RGB, 8 bits" in told or "8, in tiles of 8x8; RGB, 8 bits" in told
     assert "  a.png: 13x9\n" in told
     assert "  e.png: 8x5, grey\n" in told
 
@@ -94,11 +98,14 @@ def test_pictures_of_every_kind_come_back(
 def test_what_is_left_out_is_named(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("Description", "what it shows")
+    info.add_text("Red\x1b[31m", "what no terminal should obey")
     exif = Image.Exif()
     exif[274] = 6  # to be turned when shown; the pixels are coded as they are stored
     Image.fromarray(noise(4, 8, 3)).save(place / "a.png", icc_profile=b"profile", exif=exif, pnginfo=info)
     assert run(f"encode {model} a.png -o coded.spn") == 0
-    assert capsys.readouterr().out.startswith("a.png: left out: colour profile, EXIF, text Description\n")
+    assert capsys.readouterr().out.startswith(
+        "a.png: left out: colour profile, EXIF, text Description, text Red\\x1b[31m\n"
+    )
     assert run(f"decode {model} coded.spn -o decoded") == 0
     with Image.open("decoded/a.png") as opened:
         assert opened.size == (8, 4)
@@ -177,7 +184,11 @@ def test_mistakes(text: str, model: Path, coded: bytes, place: Path, capsys: pyt
 def test_names_that_lead_out_of_the_folder_are_refused(
     name: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place / "coded.spn").write_bytes(spn.load(model).encode([noise(4, 4, 3)], names=[name]).content)
+    header, chunks = container.unpack(spn.load(model).encode([noise(4, 4, 3)]).content)
+    (place / "coded.spn").write_bytes(container.pack(replace(header, names=[name]), chunks))
     assert run(f"decode {model} coded.spn -o decoded") == 2
-    assert capsys.readouterr().err == f"spn: error: coded.spn: expected names of files without folders, got {name!r}\n"
+    assert (
+        capsys.readouterr().err
+        == f"spn: error: coded.spn: names: expected names of files without folders, got {name!r}\n"
+    )
     assert not (place / "decoded").exists()

@@ -170,6 +170,7 @@ MISTAKES = {
     "deepen deep_rgb.png": "deep_rgb.png: expected levels of at most 8 bits, got more",
     "upscale deep_rgb_plain.ppm --fit": "deep_rgb_plain.ppm: expected a picture of at least 4x4 pixels, got: levels",
     "inpaint one.png --mask deep_rgb.tif": "deep_rgb.tif: expected levels of at most 8 bits, got more",
+    "deepen deep_rgb_planes.tif": "deep_rgb_planes.tif: expected levels of at most 8 bits, got more",
     "inpaint deep.png --mask mask.png": "deep.png: expected 4 bits (16 levels), got 8 bits with others of their 256",
     "inpaint one.png --mask small.png": "small.png: expected 8x8 pixels (width x height), got 4x4",
     "inpaint one.png --mask upper --pick best": "--pick: expected likelihood, got best",

@@ -58,7 +58,7 @@ def test_the_distance_is_that_by_hand(section: PerceptualSection) -> None:
 
     def features(values: Tensor) -> list[Tensor]:
         mean, deviation = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        now, found = ((values.permute(0, 3, 1, 2) + 1) / 2 - mean) / deviation, []
+        now, found = ((values.permute(0, 3, 1, 2) + 1) / 2 - mean) / deviation, list[Tensor]()
         for block in ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)):
             now = F.max_pool2d(now, 2) if found else now
             for number in block:

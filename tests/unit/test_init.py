@@ -1,6 +1,7 @@
 """`spn init`: what it finds among pictures, what it writes for them, and mistakes, which leave nothing."""
 
 import math
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -95,6 +96,14 @@ def test_folders_of_splits_and_classes_are_taken_for_what_they_are(tmp_path: Pat
     data = folder_data(params)
     assert (data.num_classes, data.validation, data.test) == (2, 4, None)
     assert {stage.class_conditional for stage in params.stages.values()} == {True}
+
+
+def test_classes_may_have_names_that_are_not_utf8(tmp_path: Path) -> None:
+    for name in (b"b\xe9", b"cat"):
+        draw(tmp_path / "pictures" / os.fsdecode(name), 40)
+    path = tmp_path / "params.yaml"
+    written(survey(tmp_path / "pictures", 8, processes=1), tmp_path)
+    assert "# the sub-folders: b\\udce9, ..., cat\n" in path.read_text()
 
 
 def test_folders_with_few_images_are_no_classes(tmp_path: Path) -> None:

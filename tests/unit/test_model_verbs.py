@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,6 +149,14 @@ def test_sources_are_made_of_levels_up_to_white_alone() -> None:
     assert noise.unique().tolist() == [0, 1, 2, 3]
 
 
+def test_names_that_are_not_utf8_are_shown(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folder").mkdir()
+    for name in (b"caf\xe9.png", b"other.png"):
+        Image.new("RGB", (8, 8)).save(os.path.join(b"folder", name), format="png")
+    assert run("score folder --map map.png --grid grid.png", results) == 0
+    assert "folder/caf\\udce9.png" in capsys.readouterr().out
+
+
 def test_larger_pictures_are_fitted_if_asked(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (40, 24), (90, 160, 30)).save("large.png")
     assert run("score large.png", results) == 2
@@ -213,6 +222,7 @@ MISTAKES = {
     "score nothing.png": "nothing.png: expected a picture: No such file or directory",
     "score empty": "empty: expected pictures (.png, .jpg, .jpeg, .webp, .bmp, ",
     "score text.npy": "text.npy: expected an array: ",
+    "score zip.npy": "zip.npy: expected an array: ",
     "score text.txt": "text.txt: expected a picture, got another kind of file",
     "score image.png --format xml": "--format: expected one of table, csv, json, got xml",
     "score image.png --map out.svg": "--map: expected a file ending in .png, got out.svg",
@@ -226,6 +236,7 @@ MISTAKES = {
 def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     Path("text.npy").write_text("no array")
+    Path("zip.npy").write_bytes(b"PK\3\4" + bytes(16))
     Path("text.txt").write_text("no picture")
     Image.new("RGB", (8, 8)).save("image.png")
     assert run(command, results) == 2

@@ -26,6 +26,7 @@ from spn.training.ema import EmaModel
 from spn.training.optimiser import build_optimiser, learning_rate
 from spn.training.step import Learner
 from spn.training.trainer import Trainer
+from spn.training.validation import figure_of_image
 
 CPU = torch.device("cpu")
 

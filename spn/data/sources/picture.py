@@ -36,6 +36,9 @@ DAMAGED = (
 """Errors of Pillow's decoders for files that are damaged, truncated, too large or of another kind."""
 
 
+BITS_PER_SAMPLE = 258
+"""TIFF's tag for the bits of each channel, which Pillow's raw modes of channels stored one by one do not tell."""
+
 DEEP = re.compile(";16[BLN]")
 """In Pillow's raw modes: 16 bits a channel, in some order of bytes."""
 
@@ -49,9 +52,11 @@ def is_deep(opened: Image.Image) -> bool:
 
     Of modes that have 8, such as RGB, Pillow drops the others in silence when it loads them.
     """
+    if max(getattr(opened, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8:
+        return True
     for codec, _, _, arguments in getattr(opened, "tile", ()):
         each = arguments if isinstance(arguments, tuple) else (arguments,)
-        if codec.startswith("ppm") and each[-1] > 255:
+        if codec.startswith("ppm") and isinstance(each[-1], int) and each[-1] > 255:
             return True
         if any(isinstance(argument, str) and DEEP.search(argument) for argument in each):
             return True

@@ -13,6 +13,7 @@ from spn.config import InputError
 from spn.config.data import SourceSection
 from spn.data.layout import SPLITS, Split
 from spn.data.sources.spool import Kept
+from spn.files import printable
 
 Item = tuple[UInt8[np.ndarray, "height width channel"], int | None]
 """One image and its label."""
@@ -92,7 +93,7 @@ def shown(files: Mapping[str, str]) -> str:
     """List the first few unusable files, each with the reason, and count the rest."""
     more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
     text = ", ".join(f"{name} ({reason})" for name, reason in islice(files.items(), NAMES_SHOWN)) + more
-    return text.encode(errors="backslashreplace").decode()  # of names that are not UTF-8
+    return printable(text)
 
 
 def draw_parts(
