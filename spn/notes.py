@@ -16,6 +16,7 @@ from typing import Any
 
 from spn.config import InputError
 from spn.files import SEAL, check_file, json_digest, read_json
+from spn.paths import CHECKPOINT
 
 Notes = dict[str, Any]
 Reader = io.BufferedReader | io.BytesIO
@@ -180,7 +181,7 @@ def _tensor_header(path: Path, file: Reader) -> dict[str, Any]:
         file.seek(0)
         size = int.from_bytes(file.read(8), "little")
         if not 0 < size <= MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {size} bytes")
+            raise ValueError("another kind of file")
         header = json.loads(file.read(size))
         tensors = [tensor["data_offsets"][1] for name, tensor in header.items() if name != METADATA]
         if (expected := 8 + size + max(tensors, default=0)) != actual:
@@ -215,5 +216,5 @@ def _damaged_checkpoint(path: Path, what: str) -> InputError:
 
 
 def _remedy(path: Path) -> str:
-    """Advise to delete a checkpoint, but not some other file whose path was given by mistake."""
-    return f"; {TRAIN_REMEDY}" if path.suffix == ".safetensors" else ""
+    """Advise to delete a checkpoint of the workflow, but no model file, which may not be there to be made again."""
+    return f"; {TRAIN_REMEDY}" if path.name == CHECKPOINT else ""

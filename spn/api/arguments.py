@@ -1,6 +1,7 @@
 """Arguments of a chain in memory: their types; stages, temperatures and labels, checked and in full."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import TypedDict
 
 import torch
@@ -66,7 +67,7 @@ def temperatures_of(section: ChainSection, temperature: float | Mapping[str, flo
     for name, value in asked.items():
         if name not in own:
             raise InputError(f"temperature: expected one of {', '.join(own)}, got {name}")
-        if not value > 0:
+        if not 0 < value < inf:
             raise InputError(f"temperature: expected a positive number for {name}, got {value}")
     return own | dict(asked)
 

@@ -30,7 +30,11 @@ def find(path: Path, chain: str | None = None) -> Path:
     found = {file.parent.name: file for file in sorted((path / "chains").glob(f"*/{MODEL}"))}
     names = ", ".join(found) or "none"
     if chain is None and len(found) != 1:
-        raise InputError(f"{path}: expected {MODEL}, or results with one chain, found {len(found)} chains: {names}")
+        others = ", ".join(file.name for file in sorted(path.glob(f"*{SUFFIX}")))
+        raise InputError(
+            f"{path}: expected {MODEL}, or results with one chain, found {len(found)} chains: {names}"
+            + (f"; name one of the files: {others}" if others else "")
+        )
     chain = chain or next(iter(found))
     if chain not in found:
         raise InputError(f"{model_path(chain, path)}: expected a model file, found no file; chains with one: {names}")

@@ -44,7 +44,10 @@ def fit_picture(
     try:
         pixels = torch.from_numpy(decode_picture(path.read_bytes(), section).copy())
     except (PictureError, OSError) as error:
-        raise InputError(f"{path}: expected a picture of at least {height}x{width} pixels, got: {error}") from error
+        raise InputError(
+            f"{path}: expected a whole picture of at least {height}x{width} pixels and at most 8 bits a channel, got: "
+            f"{error}"
+        ) from error
     return _levels(pixels, data)
 
 

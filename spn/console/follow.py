@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spn.console.estimate import Planned
-from spn.console.logs import ERROR, error_in, last_word
+from spn.console.logs import ERROR, INTERRUPTED, error_in, last_word
 from spn.console.progress import Progress, Run, tell
 from spn.console.running import Job, start_job
 
@@ -60,7 +60,7 @@ class Failure:
     def reason(self, root: Path) -> str:
         """Say why in one line: an error in the job's log, else the cluster's message, else the end of the log."""
         lines = self.job.lines(root)
-        if error_in(lines) == "KeyboardInterrupt":
+        if error_in(lines) == INTERRUPTED:
             return "interrupted; the same command continues"
         return error_in(lines) or self.message or last_word(lines)
 

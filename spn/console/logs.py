@@ -75,6 +75,10 @@ def read_bar(lines: list[str]) -> Bar | None:
     return None
 
 
+INTERRUPTED = "interrupted"
+"""The error that a verb tells after Ctrl-C."""
+
+
 def error_in(lines: list[str]) -> str | None:
     """Find the reason of a failure: the last `spn: error:`, or else the last exception; None if there is neither."""
     for line in reversed(lines):

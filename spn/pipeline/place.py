@@ -8,9 +8,14 @@ from spn.config import InputError
 from spn.distributed import is_one_of_several, local_rank, num_processes, rank
 from spn.machine import keep_freed_memory, onednn_matmul
 
+MOST_THREADS = 1024
+"""More than any machine has use for; torch ends in a segmentation fault with some more."""
+
 
 def choose_device(name: str, threads: int) -> torch.device:
     """Choose the device and set the number of threads; each of several processes gets its own GPU."""
+    if threads > MOST_THREADS:
+        raise InputError(f"--threads: expected at most {MOST_THREADS:,}, got {threads:,}")
     torch.set_num_threads(threads)
     keep_freed_memory()
     if name == "auto":

@@ -6,13 +6,17 @@ from pathlib import Path
 from spn.api import load
 from spn.config import InputError
 from spn.files import write_text
+from spn.tools.writing import check_output
 
 
 def card(model: Path, output: Path | None = None, *, chain: str | None = None) -> Iterator[str]:
     """Write a model card to a file ending in .md, or the card, the model and config.json into a folder.
 
-    Without `output` the card is yielded. Raises InputError for an `output` with another suffix.
+    Without `output` the card is yielded. Raises InputError for an `output` with another suffix,
+    or that cannot be written.
     """
+    if output is not None:
+        check_output("--output", output, [model], is_folder=not output.suffix)
     trained = load(model, chain)
     if output is None:
         yield trained.card

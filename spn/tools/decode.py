@@ -9,6 +9,7 @@ from spn.config import InputError
 from spn.files import write_bytes
 from spn.pipeline.place import choose_device
 from spn.report.pictures import draw_picture
+from spn.tools.writing import check_output
 
 
 def decode(
@@ -20,12 +21,13 @@ def decode(
     batch_size: int | None = None,
     threads: int = 1,
 ) -> Path:
-    """Decode pictures into the folder `output` as PNG, all or none; return it.
+    """Decode pictures into the folder `output` as PNG, once all are decoded; return it.
 
     Pictures have the names that they were coded with. Raises InputError, naming the file, if it is damaged, or was
     coded with another model or version.
     """
     choose_device("cpu", threads)
+    check_output("--output", output, [], is_folder=True)
     trained = load(model, chain)
     content = read_coded(file)
     try:

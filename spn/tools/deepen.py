@@ -26,7 +26,7 @@ def deepen(
     in a row. Raises InputError for a chain without stages of low bits, and pictures of another size or mode.
     """
     check_pictures(pictures, samples)
-    trained, how = open_model(model, output, options)
+    trained, how = open_model(model, pictures, output, options)
     (high, _), data = high_bits(trained), trained.params.data
     if samples is not None:
         return write_draws(trained, output, trained.deepen(num_images=samples, **how), None)

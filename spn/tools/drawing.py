@@ -11,7 +11,7 @@ from spn.api.arrays import Images
 from spn.config import InputError
 from spn.pipeline.place import choose_device
 from spn.tools.sample import temperatures
-from spn.tools.writing import check_output, write_output
+from spn.tools.writing import check_images_output, write_output
 
 
 class Options(TypedDict, total=False):
@@ -29,9 +29,12 @@ class Options(TypedDict, total=False):
     threads: int
 
 
-def open_model(path: Path, output: Path, options: Options) -> tuple[ChainModel, dict[str, Any]]:
-    """Load a model, and return the options of its methods; raise InputError for an output of another kind."""
-    check_output(output)
+def open_model(path: Path, read: Sequence[Path], output: Path, options: Options) -> tuple[ChainModel, dict[str, Any]]:
+    """Load a model, and return the options of its methods.
+
+    Raises InputError for an output of another kind, that cannot be written, or that is `read`.
+    """
+    check_images_output(output, [path, *read])
     model = load(path, options.get("chain"), choose_device(options.get("device", "auto"), options.get("threads", 1)))
     caption = options.get("caption")
     how = {

@@ -9,10 +9,15 @@ import numpy as np
 from spn.api import load
 from spn.api.coding import Coded
 from spn.api.pictures import find_pictures
+from spn.codec.container import MAGIC
 from spn.config import InputError
-from spn.files import write_bytes
+from spn.files import printable, write_bytes
 from spn.pipeline.place import choose_device
 from spn.tools.lossless import SUFFIXES, read_lossless
+from spn.tools.writing import check_output
+
+NAMED = 10
+"""At most so many names of what is left out of a folder are printed."""
 
 
 def encode(
@@ -27,16 +32,25 @@ def encode(
     batch_size: int | None = None,
     threads: int = 1,
 ) -> Iterator[str]:
-    """Code pictures in one file, and yield what it costs; what a picture has beside its pixels is left out and named.
+    """Code pictures in one file, and yield what it costs.
+
+    What a picture has beside its pixels is left out and named, and so is what else lies in a folder of pictures.
 
     `pictures` are files or folders of PNG, BMP, TIFF or PPM pictures of any size. Raises InputError for a picture that
     the model cannot code without loss (`spn.tools.lossless`), for two of one name, and for a model without an exact
     likelihood.
     """
     choose_device("cpu", threads)
+    check_output("--output", output, [model, *pictures])
+    if output.exists() and not output.read_bytes().startswith(MAGIC):
+        raise InputError(f"--output: expected a new file, or one of coded pictures, got another kind of file: {output}")
     trained = load(model, chain)
     paths = _find(pictures)
     read = [read_lossless(path, trained.params.data) for path in paths]
+    for folder in filter(Path.is_dir, pictures):
+        if others := sorted(each.name for each in folder.iterdir() if each not in paths):
+            more = f" and {len(others) - NAMED:,} more" if len(others) > NAMED else ""
+            yield f"{folder}: left out: {printable(', '.join(others[:NAMED]))}{more} (coded are {', '.join(SUFFIXES)})"
     for path, each in zip(paths, read, strict=True):
         if each.left_out:
             yield f"{path}: left out: {', '.join(each.left_out)}"
@@ -59,13 +73,13 @@ def cost(coded: Coded, count: int, model_bytes: int) -> Iterator[str]:
     yield (
         f"{count:,} picture{'s' * (count > 1)}, {coded.num_dims:,} sub-pixels: {len(coded.content):,} bytes, "
         f"{coded.bits_per_dim:.4f} bits/dim; with the model's {model_bytes:,} bytes "
-        f"{(bits + 8 * model_bytes) / coded.num_dims:.4f}"
+        f"{(bits + 8 * model_bytes) / coded.num_dims:,.4f} bits/dim"
     )
     yield (
         f"of its {bits:,} bits the likelihood states {likelihood:,.1f} ({coded.likelihood_bits_per_dim:.4f} bits/dim), "
-        f"rounding to whole numbers adds {coded.ideal_bits - likelihood:+,.1f}, "
+        f"rounding to whole numbers adds {round(coded.ideal_bits - likelihood, 1) + 0.0:+,.1f} bits, "
         f"header, checksums and ends of {coded.num_streams:,} stream{'s' * (coded.num_streams > 1)} "
-        f"{bits - coded.ideal_bits:+,.1f}"
+        f"{bits - coded.ideal_bits:+,.1f} bits"
     )
 
 

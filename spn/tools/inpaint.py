@@ -37,7 +37,7 @@ def inpaint(
     """
     if pick not in (None, "likelihood"):
         raise InputError(f"--pick: expected likelihood, got {pick}")
-    trained, how = open_model(model, output, options)
+    trained, how = open_model(model, [*pictures, Path(mask)], output, options)
     if pick is not None:
         check_exact(trained)
     hidden, data = _mask(mask, trained), trained.params.data
@@ -55,7 +55,11 @@ def inpaint(
 
 def _mask(text: str, model: ChainModel) -> Mask:
     height, width, _ = model.shape
-    return hidden_half(text, height, width) if text in HALVES else read_mask(Path(text), height, width)
+    if text in HALVES:
+        return hidden_half(text, height, width)
+    if not Path(text).exists():
+        raise InputError(f"--mask: expected one of {', '.join(HALVES)}, or a picture, got {text}, which is no file")
+    return read_mask(Path(text), height, width)
 
 
 def _table(model: ChainModel, names: Sequence[str], found: Likeliest) -> str:

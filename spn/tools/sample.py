@@ -10,7 +10,7 @@ from spn.config import InputError
 from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
 from spn.pipeline.place import choose_device
 from spn.report.pictures import class_columns
-from spn.tools.writing import check_output, write_output
+from spn.tools.writing import check_images_output, write_output
 
 
 def sample(
@@ -36,7 +36,7 @@ def sample(
     after each stage. `temperature` has a number for all stages, or STAGE=NUMBER for some. Raises InputError for
     arguments that do not fit the model.
     """
-    check_output(output)
+    check_images_output(output, [model])
     if strip and output.suffix.lower() != ".png":
         raise InputError(f"--output: expected .png for --strip, got {output}")
     trained = load(model, chain, choose_device(device, threads))

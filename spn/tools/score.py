@@ -19,6 +19,7 @@ from spn.pipeline.place import choose_device
 from spn.report.bits import draw_maps, draw_sorted
 from spn.tools.foreign import MADE, compare_sources
 from spn.tools.reading import read_levels
+from spn.tools.writing import check_output
 
 FORMATS = ("table", "csv", "json")
 MOST_SOURCES = 12
@@ -53,6 +54,8 @@ def score(
     for option, path in (("--map", maps), ("--grid", grid), ("--sources", sources)):
         if path is not None and path.suffix.lower() != ".png":
             raise InputError(f"{option}: expected a file ending in .png, got {path}")
+        if path is not None:
+            check_output(option, path, [model, *pictures])
     if sources is not None and not len({*pictures}) == len(pictures) <= MOST_SOURCES:
         raise InputError(f"--sources: expected at most {MOST_SOURCES} different folders or arrays, got {len(pictures)}")
     if sources is not None and (taken := {*MADE} & {*map(str, pictures)}):

@@ -25,7 +25,7 @@ def upscale(
     and its draws in a row. Raises InputError for a chain without slices, and pictures of another size, mode or depth.
     """
     check_pictures(pictures, samples)
-    trained, how = open_model(model, output, options)
+    trained, how = open_model(model, pictures, output, options)
     size, (height, width, channels) = scale_factor(trained), trained.shape
     if samples is not None:
         return write_draws(trained, output, trained.upscale(num_images=samples, **how), None)

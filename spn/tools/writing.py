@@ -1,6 +1,8 @@
 """Writes images as a picture, an array, an HDF5 file or a folder of pictures."""
 
 import io
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,31 @@ from spn.files import write_bytes
 from spn.report.pictures import draw_grid, draw_picture
 
 
-def check_output(output: Path) -> None:
-    """Raise InputError unless the path is of a kind that can be written."""
+def check_images_output(output: Path, read: Sequence[Path]) -> None:
+    """Raise InputError unless images can be written by `write_output`; `read` is as in `check_output`."""
     if output.suffix.lower() not in ("", ".png", ".npy", ".h5"):
         raise InputError(f"--output: expected .png, .npy, .h5, or a folder without a suffix, got {output}")
+    check_output("--output", output, read, is_folder=not output.suffix)
+
+
+def check_output(option: str, output: Path, read: Sequence[Path], is_folder: bool = False) -> None:
+    """Raise InputError, before anything is computed, if a file or folder cannot be written or is one of those `read`.
+
+    `read` are files, and folders all of whose files are read.
+    """
+    if output.exists() and output.is_dir() != is_folder:
+        kinds = ("a file", "a folder")
+        raise InputError(f"{option}: expected {kinds[is_folder]} to write, got {kinds[output.is_dir()]}: {output}")
+    place = output if is_folder else output.parent
+    place = next(each for each in (place, *place.parents) if each.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{option}: expected a folder that can be written to, got {place} for {output}")
+    if output.is_file() and any(output.samefile(each) for path in read for each in (path, *_inside(path))):
+        raise InputError(f"{option}: expected another file than those that are read, got {output}")
+
+
+def _inside(path: Path) -> list[Path]:
+    return [each for each in path.iterdir() if each.is_file()] if path.is_dir() else []
 
 
 def write_output(

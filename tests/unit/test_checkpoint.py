@@ -25,7 +25,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_the_same_contents_give_the_same_bytes(tmp_path: Path) -> None:
-    path, saved = tmp_path / "weights.safetensors", set()
+    path, saved = tmp_path / "checkpoint.safetensors", set()
     for _ in range(8):
         save_tensors(path, TENSORS, dict(reversed(NOTES.items())))
         save_tensors(tmp_path / "again.safetensors", TENSORS, NOTES)
@@ -35,7 +35,7 @@ def test_the_same_contents_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
 def test_a_file_cut_short_is_refused(tmp_path: Path, length: int) -> None:
-    path = tmp_path / "weights.safetensors"
+    path = tmp_path / "checkpoint.safetensors"
     save_tensors(path, TENSORS, NOTES)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(InputError, match=r"weights\.safetensors: expected a whole safetensors checkpoint"):
@@ -54,7 +54,7 @@ def flipped(path: Path, position: int) -> None:
 
 
 def test_a_damaged_weight_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
+    path = tmp_path / "checkpoint.safetensors"
     save_tensors(path, TENSORS, NOTES)
     flipped(path, -1)
     assert NOTES.items() <= read_tensor_notes(path).items()
@@ -65,7 +65,7 @@ def test_a_damaged_weight_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_damaged_notes_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
+    path = tmp_path / "checkpoint.safetensors"
     save_tensors(path, TENSORS, NOTES)
     flipped(path, path.read_bytes().index(b"low"))
     for read in (read_tensor_notes, load_tensors):
@@ -75,12 +75,21 @@ def test_damaged_notes_are_refused_with_the_remedy(tmp_path: Path) -> None:
             read(path)
 
 
+def test_nobody_is_told_to_delete_a_model_file(tmp_path: Path) -> None:
+    path = tmp_path / "from_elsewhere.safetensors"
+    path.write_bytes(b"no model")
+    with pytest.raises(
+        InputError, match=rf"^{path}: expected a whole safetensors checkpoint, got: another kind of file$"
+    ):
+        load_tensors(path)
+
+
 @pytest.mark.parametrize(
     "exchanged", [{"weight": TENSORS["step"], "step": TENSORS["weight"]}, {"weight": TENSORS["weight"]}]
 )
 def test_tensors_belong_to_their_names(tmp_path: Path, exchanged: dict[str, torch.Tensor]) -> None:
     """The notes of one file before the tensors of another."""
-    path = tmp_path / "weights.safetensors"
+    path = tmp_path / "checkpoint.safetensors"
     save_tensors(path, TENSORS, NOTES)
     with safe_open(path, framework="pt") as file:
         notes = file.metadata()

@@ -111,6 +111,24 @@ def test_what_is_left_out_is_named(model: Path, place: Path, capsys: pytest.Capt
         assert opened.size == (8, 4)
 
 
+def test_what_a_folder_has_besides_is_named(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "folder/inside").mkdir(parents=True)
+    Image.fromarray(noise(4, 4, 3)).save(place / "folder/a.png")
+    for number in range(10):
+        Image.fromarray(noise(4, 4, 3)).save(place / f"folder/{number}.jpg")
+    assert run(f"encode {model} folder -o coded.spn") == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    names = ", ".join(f"{number}.jpg" for number in range(10))
+    assert first == f"folder: left out: {names} and 1 more (coded are .png, .bmp, .tif, .tiff, .ppm, .pgm)"
+    assert "-0.0" not in last
+    assert last.endswith(" bits")
+
+
+def test_coded_pictures_are_replaced(model: Path, place: Path) -> None:
+    Image.fromarray(noise(4, 4, 3)).save(place / "a.png")
+    assert [run(f"encode {model} a.png -o coded.spn") for _ in range(2)] == [0, 0]
+
+
 def test_levels_of_fewer_bits_come_back(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grey = write_model(place / "grey", tiny_params(), "depth")
     levels = torch.arange(64).view(8, 8) % 17
@@ -149,6 +167,12 @@ MISTAKES = {
     "decode MODEL missing.spn -o x": "missing.spn: expected a file of coded pictures: No such file or directory",
     "decode MODEL text.png -o x": "text.png: expected a file of coded pictures, as `spn encode` writes it, got another",
     "decode OTHER coded.spn -o x": "coded.spn: expected pictures that were coded with ",
+    "encode MODEL good.png -o good.bmp": "--output: expected a new file, or one of coded pictures, got another kind of",
+    "encode MODEL good.png -o MODEL": "--output: expected another file than those that are read, got ",
+    "encode MODEL good.png -o empty": "--output: expected a file to write, got a folder: empty",
+    "encode MODEL good.png -o text.png/x.spn": "--output: expected a folder that can be written to, got text.png for",
+    "decode MODEL coded.spn -o text.png": "--output: expected a folder to write, got a file: text.png",
+    "decode MODEL coded.spn -o text.png/x/y": "--output: expected a folder that can be written to, got ",
     "info cut.spn": "cut.spn: expected the bytes that were written, got others: damaged or cut off",
 }
 

@@ -226,6 +226,10 @@ MISTAKES = {
     "score text.txt": "text.txt: expected a picture, got another kind of file",
     "score image.png --format xml": "--format: expected one of table, csv, json, got xml",
     "score image.png --map out.svg": "--map: expected a file ending in .png, got out.svg",
+    "sample -n 2 --threads 100000 -o out.png": "--threads: expected at most 1,024, got 100,000",
+    "sample -n 2 -o text.txt/out.png": "--output: expected a folder that can be written to, got text.txt for tex",
+    "score image.png --map image.png": "--map: expected another file than those that are read, got image.png",
+    "score image.png --grid text.txt/out.png": "--grid: expected a folder that can be written to, got text.txt for t",
     "score constant --sources out.png": "--sources: expected other names than those of the sources made here, got",
     "score image.png image.png --sources out.png": "--sources: expected at most 12 different folders or arrays, got 2",
     "card -o out.html": "--output: expected a file ending in .md, or a folder without a suffix, got out.html",
@@ -243,6 +247,30 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(f"spn: error: {line}")
     assert not list(Path().glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 1, "not enough memory for all that was asked for at once"),
+        (MemoryError("of 1 TB"), 1, "not enough memory for all that was asked for at once: of 1 TB"),
+    ],
+)
+def test_an_end_from_outside_is_told_in_one_line(
+    error: BaseException,
+    status: int,
+    line: str,
+    results: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("spn.api.ChainModel.sample_stages", ended)
+    assert run("sample -n 2 -o out.png", results) == status
+    assert capsys.readouterr().err == f"spn: error: {line}\n"
 
 
 def test_a_reader_that_has_enough_is_no_error(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
