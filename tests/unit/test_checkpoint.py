@@ -38,7 +38,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "checkpoint.safetensors"
     save_tensors(path, TENSORS, NOTES)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(InputError, match=r"weights\.safetensors: expected a whole safetensors checkpoint"):
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors: expected a whole safetensors checkpoint"):
         read_tensor_notes(path)
 
 
