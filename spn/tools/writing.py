@@ -36,12 +36,13 @@ def check_output(option: str, output: Path, read: Sequence[Path], is_folder: boo
     place = next(each for each in (place, *place.parents) if each.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{option}: expected a folder that can be written to, got {place} for {output}")
-    if output.is_file() and any(output.samefile(each) for path in read for each in (path, *_inside(path))):
+    if output.is_file() and any(output.samefile(each) for path in read for each in _files(path)):
         raise InputError(f"{option}: expected another file than those that are read, got {output}")
 
 
-def _inside(path: Path) -> list[Path]:
-    return [each for each in path.iterdir() if each.is_file()] if path.is_dir() else []
+def _files(path: Path) -> list[Path]:
+    """Return a file, or those in a folder; none for what is not there, which is told where it is read."""
+    return [each for each in (path.iterdir() if path.is_dir() else [path]) if each.is_file()]
 
 
 def write_output(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from experiment import tiny_params, write_params
-from model_files import write_model
+from model_files import rgb_params, write_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -205,9 +205,13 @@ class TestRuns:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("shutil.which", lambda name: None)
-        params = load_params(write_params(tmp_path, tiny_params()))
+        raw: dict[str, Any] = rgb_params()
+        raw["data"]["bits"] = 8
+        raw["stages"] = {"raster": raw["stages"]["raster"] | {"bits": [0, 8]}}
+        raw["chains"] = {"raster": {"stages": ["raster"]}}
+        params = load_params(write_params(tmp_path, raw))
         slices, array = tmp_path / "S2.h5", tmp_path / "test.npy"
-        write_slices(params.data, 2, (0, 5), tmp_path, slices, progress=False)
+        write_slices(params.data, 2, (0, 8), tmp_path, slices, progress=False)
         np.save(array, np.stack([image for image, _ in open_source(params.data, tmp_path).stream("test")])[:3])
         capsys.readouterr()
         tables = []
@@ -219,6 +223,12 @@ class TestRuns:
         with pytest.raises(SystemExit):
             codecs.main([str(tmp_path)])
         assert "MODEL: expected one beside the folder" in capsys.readouterr().err
+        grey = load_params(write_params(tmp_path, tiny_params()))
+        write_slices(grey.data, 2, (0, 5), tmp_path, slices, progress=False)
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            codecs.main([str(slices)])
+        assert f"MODEL: expected models of 5 bits for {slices}, got none" in capsys.readouterr().err
 
     def test_strict_run_fails_on_a_missed_must(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         missed = Row("group", "step", "us", spread([300.0]), target=Target(200, 100, at_most=True))
