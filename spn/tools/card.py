@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spn.api import load
+from spn.api.folder import find
 from spn.config import InputError
 from spn.files import write_text
 from spn.tools.writing import check_output
@@ -16,7 +17,7 @@ def card(model: Path, output: Path | None = None, *, chain: str | None = None) -
     or that cannot be written.
     """
     if output is not None:
-        check_output("--output", output, [model], is_folder=not output.suffix)
+        check_output("--output", output, [find(model, chain)], is_folder=not output.suffix)
     trained = load(model, chain)
     if output is None:
         yield trained.card

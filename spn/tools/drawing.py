@@ -8,6 +8,7 @@ import torch
 
 from spn.api import ChainModel, load
 from spn.api.arrays import Images
+from spn.api.folder import find
 from spn.config import InputError
 from spn.pipeline.place import choose_device
 from spn.tools.sample import temperatures
@@ -34,7 +35,7 @@ def open_model(path: Path, read: Sequence[Path], output: Path, options: Options)
 
     Raises InputError for an output of another kind, that cannot be written, or that is `read`.
     """
-    check_images_output(output, [path, *read])
+    check_images_output(output, [find(path, options.get("chain")), *read])
     model = load(path, options.get("chain"), choose_device(options.get("device", "auto"), options.get("threads", 1)))
     caption = options.get("caption")
     how = {

@@ -8,6 +8,7 @@ import numpy as np
 
 from spn.api import load
 from spn.api.coding import Coded
+from spn.api.folder import find
 from spn.api.pictures import find_pictures
 from spn.codec.container import MAGIC
 from spn.config import InputError
@@ -41,8 +42,8 @@ def encode(
     likelihood.
     """
     choose_device("cpu", threads)
-    check_output("--output", output, [model, *pictures])
-    if output.exists() and not output.read_bytes().startswith(MAGIC):
+    check_output("--output", output, [find(model, chain), *pictures])
+    if output.exists() and not _is_coded(output):
         raise InputError(f"--output: expected a new file, or one of coded pictures, got another kind of file: {output}")
     trained = load(model, chain)
     paths = _find(pictures)
@@ -81,6 +82,11 @@ def cost(coded: Coded, count: int, model_bytes: int) -> Iterator[str]:
         f"header, checksums and ends of {coded.num_streams:,} stream{'s' * (coded.num_streams > 1)} "
         f"{bits - coded.ideal_bits:+,.1f} bits"
     )
+
+
+def _is_coded(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(MAGIC)) == MAGIC
 
 
 def _find(places: Sequence[Path]) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from spn.api import load
+from spn.api.folder import find
 from spn.config import InputError
 from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
 from spn.pipeline.place import choose_device
@@ -36,7 +37,7 @@ def sample(
     after each stage. `temperature` has a number for all stages, or STAGE=NUMBER for some. Raises InputError for
     arguments that do not fit the model.
     """
-    check_images_output(output, [model])
+    check_images_output(output, [find(model, chain)])
     if strip and output.suffix.lower() != ".png":
         raise InputError(f"--output: expected .png for --strip, got {output}")
     trained = load(model, chain, choose_device(device, threads))

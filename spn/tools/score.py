@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from spn.api import ChainModel, load
 from spn.api.arguments import ScoreOptions
+from spn.api.folder import find
 from spn.config import InputError
 from spn.likelihood import bits_per_dim
 from spn.pipeline.place import choose_device
@@ -55,7 +56,7 @@ def score(
         if path is not None and path.suffix.lower() != ".png":
             raise InputError(f"{option}: expected a file ending in .png, got {path}")
         if path is not None:
-            check_output(option, path, [model, *pictures])
+            check_output(option, path, [find(model, chain), *pictures])
     if sources is not None and not len({*pictures}) == len(pictures) <= MOST_SOURCES:
         raise InputError(f"--sources: expected at most {MOST_SOURCES} different folders or arrays, got {len(pictures)}")
     if sources is not None and (taken := {*MADE} & {*map(str, pictures)}):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +156,13 @@ def test_names_that_are_not_utf8_are_shown(results: Path, place: Path, capsys: p
         Image.new("RGB", (8, 8)).save(os.path.join(b"folder", name), format="png")
     assert run("score folder --map map.png --grid grid.png", results) == 0
     assert "folder/caf\\udce9.png" in capsys.readouterr().out
+
+
+def test_what_is_drawn_beside_a_model_may_be_drawn_again(results: Path, place: Path) -> None:
+    shutil.copytree(results, "copy")
+    folder = Path("copy/chains/depth")
+    for _ in range(2):
+        assert main(["sample", str(folder), "-n", "1", "-o", str(folder / "grid.png")]) == 0
 
 
 def test_larger_pictures_are_fitted_if_asked(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
