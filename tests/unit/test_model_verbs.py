@@ -158,6 +158,15 @@ def test_names_that_are_not_utf8_are_shown(results: Path, place: Path, capsys: p
     assert "folder/caf\\udce9.png" in capsys.readouterr().out
 
 
+def test_a_folder_that_may_only_be_read_is_refused_at_once(
+    results: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    assert run("sample -n 1 -o new/out.png", results) == 2
+    expected = "spn: error: --output: expected a folder that can be written to, got . for new/out.png\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_what_is_drawn_beside_a_model_may_be_drawn_again(results: Path, place: Path) -> None:
     shutil.copytree(results, "copy")
     folder = Path("copy/chains/depth")
