@@ -126,7 +126,9 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, groups: Tensor) -> Tensor:
-        values, openness = groups[..., 0, :].tanh(), groups[..., 1, :].sigmoid()
+        values = _tanh(groups[..., 0, :])
+        # Of a copy: torch's functions of rows that lie apart take twice as long.
+        openness = groups[..., 1, :].clone(memory_format=torch.contiguous_format).sigmoid_()
         ctx.save_for_backward(values, openness)
         return values * openness
 
@@ -138,6 +140,13 @@ class _Gate(torch.autograd.Function):
         torch.ops.aten.tanh_backward.grad_input(gradient * openness, values, grad_input=result[..., 0, :])
         torch.ops.aten.sigmoid_backward.grad_input(gradient * values, openness, grad_input=result[..., 1, :])
         return result
+
+
+def _tanh(values: Tensor) -> Tensor:
+    """Return tanh; on a CPU, where torch's takes four times as long, as 2 sigmoid(2 x) - 1, within 1e-7 in float32."""
+    if values.device.type != "cpu" or values.dtype.itemsize < 4:
+        return values.tanh()
+    return (2 * values).sigmoid_().mul_(2).sub_(1)
 
 
 class Dropout(nn.Module):

@@ -27,9 +27,6 @@ LEAST_LOG_SCALE = -7.0
 GREATEST_LOG_SCALE = 60.0
 """Maximum log-scale: such a logistic is flat in any precision, and its scale is still a number in float32."""
 
-FAR = 1e6
-"""Stands for infinity, in units of a scale: the tails beyond it have no mass."""
-
 
 class DiscretisedMixture(Law):
     """Mixtures of `num_mixtures` logistics each, discretised.
@@ -159,7 +156,10 @@ class DiscretisedMixture(Law):
         if self.high is None:
             return self._weights()
         # Bayes' rule: p(i | group) is proportional to pi_i p(group | i).
-        return (self._weights() + self._log_mass(*self._group(self.high))).log_softmax(-1)
+        weights = self.log_weights.to(at_least_float32(self.log_weights)) + self._log_mass(*self._group(self.high))
+        # Not log_softmax, which would copy; the largest is taken off first, or in the tails digits would be lost.
+        weights = weights - weights.detach().amax(-1, keepdim=True)
+        return weights - torch.logsumexp(weights, -1, keepdim=True)
 
     def _log_mass(self, lower: Tensor, upper: Tensor) -> Float[Tensor, "*batch num_mixtures"]:
         """Return the log-mass of each logistic between two edges."""
@@ -171,22 +171,9 @@ class DiscretisedMixture(Law):
 
         The edges are in order: first <= lower < upper <= end.
         """
-        # Each mass is a product of three factors (`_log_mass`); each factor is divided by its counterpart.
-        above = _log_sigmoid_ratio(self._scaled(upper), self._scaled(end), self._gap(upper, end))
-        below = _log_sigmoid_ratio(-self._scaled(lower), -self._scaled(first), self._gap(first, lower))
-        within, whole = (-torch.expm1(self._gap(*edges)) for edges in ((lower, upper), (first, end)))
-        return above + below + torch.log(within) - torch.log(whole)
-
-    def _scaled(self, edge: Tensor) -> Tensor:
-        """Return the distance of an edge from each mean, in units of each scale: (edge - mu_i) / s_i."""
-        # Infinite edges are kept out of products, because the gradients would not be finite.
-        finite = (edge.masked_fill(edge.isinf(), 0) - self.means.to(edge.dtype)) * self._inverse_scales()
-        return torch.where(edge.isinf(), edge.clamp(-FAR, FAR), finite)
-
-    def _gap(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return (lower - upper) / s_i, in which the means cancel."""
-        gap = lower - upper
-        return torch.where(gap.isfinite(), gap.nan_to_num(0, 0, 0) * self._inverse_scales(), -FAR)
+        dtype = at_least_float32(self.means)
+        edges = (edge.to(dtype) for edge in (lower, upper, first, end))
+        return _LogShare.apply(self.means.to(dtype), self.log_scales.to(dtype), *edges)  # type: ignore[no-untyped-call]
 
     def _inverse_scales(self) -> Tensor:
         return torch.exp(-self.log_scales.to(at_least_float32(self.log_scales)).clamp(min=LEAST_LOG_SCALE))
@@ -207,8 +194,13 @@ class _LogMass(torch.autograd.Function):
         below, above = (means - lower).mul_(inverse), (means - upper).mul_(inverse)  # -a and -b
         within = (inverse * (lower - upper)).expm1_()
         # log sigmoid(x) = min(x, 0) - log(1 + exp(-|x|)); the logarithms of all factors are one.
-        factors = (1 + _exp_of_minus_abs(below)).mul_(1 + _exp_of_minus_abs(above))
-        result = torch.div(within, factors).neg_().log_().add_(below.clamp(max=0)).sub_(above.clamp(min=0))
+        result = (
+            torch.div(within, _one_and_exp_of_minus_abs(below, above))
+            .neg_()
+            .log_()
+            .add_(below.clamp(max=0))
+            .sub_(above.clamp(min=0))
+        )
         ctx.shape = means.shape
         ctx.save_for_backward(log_scales, lower, upper, inverse, below, above, within)
         return result
@@ -236,6 +228,62 @@ class _LogMass(torch.autograd.Function):
         )
 
 
+class _LogShare(torch.autograd.Function):
+    """log of the mass between `lower` and `upper` divided by that between `first` and `end`, without loss of digits.
+
+    The edges [*batch, 1] are in order, first <= lower < upper <= end, and may be infinite. The gradients, of means and
+    log-scales, are written out, as in `_LogMass`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, means: Tensor, log_scales: Tensor, lower: Tensor, upper: Tensor, first: Tensor, end: Tensor
+    ) -> Tensor:
+        far = torch.finfo(means.dtype).max * 1e-6  # finite, so that no product with 0 is undefined
+        edges = (_laid_out_like(means, edge.clamp(-far, far)) for edge in (lower, upper, first, end))
+        lower, upper, first, end = edges
+        inverse = log_scales.clamp(LEAST_LOG_SCALE, GREATEST_LOG_SCALE).neg_().exp_()
+        # Each mass is a product of three factors (`_LogMass`), and each factor is divided by its counterpart.
+        right, rightmost = ((edge - means).mul_(inverse) for edge in (upper, end))
+        left, leftmost = ((means - edge).mul_(inverse) for edge in (lower, first))
+        gap, widest = (lower - upper) * inverse, (first - end) * inverse
+        within, whole = torch.expm1(gap), torch.expm1(widest)
+        # log sigmoid(x) = min(x, 0) - log(1 + exp(-|x|)); the logarithms of all factors are one.
+        linear = _difference_below_zero(right, (upper - end) * inverse)
+        linear.add_(_difference_below_zero(left, (first - lower) * inverse))
+        factors = _one_and_exp_of_minus_abs(rightmost, leftmost).div_(whole)
+        result = (factors * within).div_(_one_and_exp_of_minus_abs(right, left)).log_().add_(linear)
+        ctx.shape = means.shape
+        distances = (right, left, rightmost, leftmost)
+        ctx.save_for_backward(log_scales, inverse, gap, widest, within, whole, linear, *distances)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        log_scales, inverse, gap, widest, within, whole, linear, *distances = ctx.saved_tensors
+        # The derivative of log sigmoid(x) is sigmoid(-x); x itself falls by 1 / s or rises, as the mean rises.
+        right, left, rightmost, leftmost = (torch.sigmoid(-each) for each in distances)
+        of_mean = (left - right).add_(rightmost).sub_(leftmost).mul_(inverse).mul_(gradient)
+        # All distances and gaps x are multiples of 1 / s, so that the derivative of x by log s is -x.
+        of_log_scale = (within.reciprocal().add_(1)).mul_(-gap).sub_(linear)
+        of_log_scale.add_((whole.reciprocal().add_(1)).mul_(widest))
+        for slope, distance, sign in zip((right, left, rightmost, leftmost), distances, (-1, -1, 1, 1), strict=True):
+            # Of log(1 + exp(-|x|)) alone: far below 0 the two terms are equal, and their difference is exactly 0.
+            of_log_scale.add_(slope.mul_(distance).sub_(distance.clamp(max=0)), alpha=sign)
+        of_log_scale.mul_(gradient).mul_(log_scales.clone().ge_(LEAST_LOG_SCALE))
+        return of_mean.sum_to_size(ctx.shape), of_log_scale.sum_to_size(log_scales.shape), None, None, None, None
+
+
+def _difference_below_zero(first: Tensor, difference: Tensor) -> Tensor:
+    """Return min(first, 0) - min(second, 0) for first <= second, given first - second, which may have more digits."""
+    return torch.maximum(first.clamp(max=0), difference)
+
+
+def _one_and_exp_of_minus_abs(first: Tensor, second: Tensor) -> Tensor:
+    return (1 + _exp_of_minus_abs(first)).mul_(1 + _exp_of_minus_abs(second))
+
+
 def _exp_of_minus_abs(values: Tensor) -> Tensor:
     return values.abs().neg_().exp_()
 
@@ -243,13 +291,6 @@ def _exp_of_minus_abs(values: Tensor) -> Tensor:
 def _laid_out_like(means: Tensor, edge: Tensor) -> Tensor:
     """Return an edge with its pixels in the same order in memory as the means', so that both are read in one sweep."""
     return torch.empty_like(means[..., :1]).copy_(edge) if edge.shape[:-1] == means.shape[:-1] else edge
-
-
-def _log_sigmoid_ratio(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:
-    """Return log(sigmoid(first) / sigmoid(second)) for first <= second; `difference` is first - second where finite."""
-    # log sigmoid(x) = x - softplus(x): far to the left, the difference keeps digits that two logarithms would lose.
-    far_left = difference - F.softplus(first) + F.softplus(second)
-    return torch.where(second > 0, F.logsigmoid(first) - F.logsigmoid(second), far_left)
 
 
 def at_least_float32(values: Tensor) -> torch.dtype:

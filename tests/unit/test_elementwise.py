@@ -145,6 +145,20 @@ def test_gate_has_the_gradient_of_its_values() -> None:
     assert torch.autograd.gradcheck(lambda each: gate(each, 3), features)
 
 
+@pytest.mark.parametrize("shape", [(1, 12), (1, 1, 1, 12), (2, 12)], ids=str)
+def test_gate_leaves_what_it_reads_as_it_is(shape: tuple[int, ...]) -> None:
+    features = draws(*shape)
+    before = features.clone()
+    gate(features, 1)
+    assert torch.equal(features, before)
+
+
+def test_gate_is_within_two_units_of_float32() -> None:
+    features = torch.linspace(-9, 9, 4000)
+    single, double = gate(features, 1000), gate(features.double(), 1000)
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=2 * torch.finfo(torch.float32).eps)
+
+
 @pytest.mark.parametrize("function", [concat_elu, lambda each: gate(each, 2)])
 def test_bfloat16_stays_and_is_rounded_once(function: Function) -> None:
     features = draws(3, 4, 8).bfloat16()
@@ -231,8 +245,10 @@ def test_dropout_passes_gradients_where_it_keeps() -> None:
 # The mass of a logistic in a bin.
 
 
-def mixture(means: Tensor, log_scales: Tensor) -> DiscretisedMixture:
-    return DiscretisedMixture(torch.zeros_like(means), means, log_scales, num_levels=256)
+def mixture(means: Tensor, log_scales: Tensor, high: Tensor | None = None) -> DiscretisedMixture:
+    """Laws of 256 levels, or of the lower 6 of 8 bits given the higher two."""
+    num_levels, high_levels = (256, 1) if high is None else (64, 4)
+    return DiscretisedMixture(torch.zeros_like(means), means, log_scales, num_levels, high, high_levels)
 
 
 @pytest.mark.parametrize("pixels_last", [False, True])
@@ -271,6 +287,60 @@ def test_log_scales_below_the_least_have_no_gradient() -> None:
 def test_masses_and_gradients_are_finite_in_float32(mean: float, log_scale: float, level: int) -> None:
     means, log_scales = (torch.full((1, 2), each, requires_grad=True) for each in (mean, log_scale))
     log_prob = mixture(means, log_scales).log_prob(torch.tensor([level]))
+    gradients = torch.autograd.grad(log_prob.sum(), (means, log_scales))
+    assert all(each.isfinite().all() for each in (log_prob, *gradients))
+
+
+# The share of a group of bins that one bin has: the outermost bins and groups, and those between.
+LOW = torch.tensor([[0, 63], [0, 63], [17, 40], [0, 63]])
+HIGH = torch.tensor([[0, 3], [2, 1], [1, 2], [3, 0]])
+
+
+@pytest.mark.parametrize("pixels_last", [False, True])
+@pytest.mark.parametrize("far", [0.0, 30.0, -30.0])
+def test_laws_of_low_bits_have_the_gradients_of_their_values(far: float, pixels_last: bool) -> None:
+    weights, means, log_scales = draws(4, 2, 3), draws(4, 2, 3, seed=2) + far, draws(4, 2, 3, seed=3) - 2
+    if pixels_last:
+        each = (weights, means, log_scales)
+        weights, means, log_scales = (one.movedim(-1, 0).contiguous().movedim(0, -1) for one in each)
+
+    def log_prob(weights: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+        return DiscretisedMixture(weights, means, log_scales, 64, HIGH, 4).log_prob(LOW)
+
+    assert torch.autograd.gradcheck(log_prob, [each.requires_grad_() for each in (weights, means, log_scales)])
+
+
+def test_laws_of_low_bits_are_the_plain_formula() -> None:
+    means, log_scales = draws(4, 2, 5), draws(4, 2, 5, seed=2)
+
+    def mass(first: Tensor, end: Tensor) -> Tensor:
+        edges = [(2 * each.double() - 1) / 255 - 1 for each in (first, end)]
+        edges[0][first == 0], edges[1][end == 256] = -torch.inf, torch.inf
+        below, above = (torch.sigmoid((edge[..., None] - means) / log_scales.exp()) for edge in edges)
+        return (above - below).sum(-1)
+
+    bins = 64 * HIGH + LOW
+    expected = torch.log(mass(bins, bins + 1) / mass(64 * HIGH, 64 * HIGH + 64))
+    torch.testing.assert_close(mixture(means, log_scales, HIGH).log_prob(LOW), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("mean", [-1e4, -30.0, 0.0, 30.0, 1e4])
+def test_laws_of_low_bits_lose_no_digits_in_the_tails(mean: float) -> None:
+    """In float32 the two masses differ by less than their last digits, or are 0."""
+    results = {}
+    for dtype in (torch.float32, torch.float64):
+        means, log_scales = (torch.full((4, 2, 1), each, dtype=dtype).requires_grad_() for each in (mean, -2.0))
+        log_prob = mixture(means, log_scales, HIGH).log_prob(LOW)
+        results[dtype] = [log_prob, *torch.autograd.grad(log_prob.sum(), (means, log_scales))]
+    for single, double in zip(results[torch.float32], results[torch.float64], strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("log_scale", [-1e4, -7.0, 0.0, 50.0, 1e4])
+@pytest.mark.parametrize("mean", [-1e6, 0.0, 1e6])
+def test_laws_of_low_bits_and_their_gradients_are_finite_in_float32(mean: float, log_scale: float) -> None:
+    means, log_scales = (torch.full((4, 2, 2), each, requires_grad=True) for each in (mean, log_scale))
+    log_prob = mixture(means, log_scales, HIGH).log_prob(LOW)
     gradients = torch.autograd.grad(log_prob.sum(), (means, log_scales))
     assert all(each.isfinite().all() for each in (log_prob, *gradients))
 
