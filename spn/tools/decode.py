@@ -23,8 +23,8 @@ def decode(
 ) -> Path:
     """Decode pictures into the folder `output` as PNG, once all are decoded; return it.
 
-    Pictures have the names that they were coded with. Raises InputError, naming the file, if it is damaged, or was
-    coded with another model or version.
+    Pictures have the names that they were coded with, and are written over no others. Raises InputError, naming the
+    file, if it is damaged, or was coded with another model or version.
     """
     choose_device("cpu", threads)
     check_output("--output", output, [], is_folder=True)
@@ -36,9 +36,16 @@ def decode(
         raise InputError(f"{file}: {error}") from error
     white = trained.params.data.white_level
     names = header.names or [f"{number:04}" for number in range(len(pictures))]
+    contents = {}
     for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
         shown = picture[..., :1] if number in header.greys else picture
-        write_bytes(output / f"{PurePath(name).stem}.png", draw_picture(shown, white))
+        path = output / f"{PurePath(name).stem}.png"
+        contents[path] = draw_picture(shown, white)
+        # It may be the very picture that was coded, and hold more than its pixels.
+        if path.is_file() and path.read_bytes() != contents[path]:
+            raise InputError(f"--output: expected no picture to write over but the same, got another {path}")
+    for path, content in contents.items():
+        write_bytes(path, content)
     return output
 
 

@@ -27,7 +27,8 @@ def check_images_output(output: Path, read: Sequence[Path]) -> None:
 def check_output(option: str, output: Path, read: Sequence[Path], is_folder: bool = False) -> None:
     """Raise InputError, before anything is computed, if a file or folder cannot be written or is one of those `read`.
 
-    `read` are files, and folders all of whose files are read.
+    `read` are files, and folders all of whose files are read. A folder is not written to if one of them lies there
+    under a number, because pictures are written by number.
     """
     if output.exists() and output.is_dir() != is_folder:
         kinds = ("a file", "a folder")
@@ -38,6 +39,17 @@ def check_output(option: str, output: Path, read: Sequence[Path], is_folder: boo
         raise InputError(f"{option}: expected a folder that can be written to, got {place} for {output}")
     if output.is_file() and any(output.samefile(each) for path in read for each in _files(path)):
         raise InputError(f"{option}: expected another file than those that are read, got {output}")
+    for each in (each for path in read for each in _files(path)):
+        if is_folder and output.exists() and each.parent.samefile(output) and _is_numbered(each):
+            raise InputError(f"{option}: expected another folder than that of {each}, which is read, got {output}")
+
+
+def _numbered(number: int) -> str:
+    return f"{number:04}.png"
+
+
+def _is_numbered(file: Path) -> bool:
+    return file.stem.isdecimal() and file.name == _numbered(int(file.stem))
 
 
 def _files(path: Path) -> list[Path]:
@@ -69,4 +81,4 @@ def write_output(
             write_images(output, images, {"chain": model.chain, "model": str(model.path)})
         case _:
             for number, image in enumerate(images):
-                write_bytes(output / f"{number:04}.png", draw_picture(image, white))
+                write_bytes(output / _numbered(number), draw_picture(image, white))

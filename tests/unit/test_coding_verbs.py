@@ -204,6 +204,23 @@ def test_mistakes(text: str, model: Path, coded: bytes, place: Path, capsys: pyt
     assert not any(Path(name).exists() for name in ("x.spn", "x"))
 
 
+def test_decoding_writes_over_no_other_picture(model: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as the very pictures that were coded, which may hold more than their pixels."""
+    Path("pictures").mkdir()
+    for name in ("first.png", "second.png"):
+        Image.fromarray(noise(4, 4, 3)).save(f"pictures/{name}", dpi=(300, 300))
+    before = {path: path.read_bytes() for path in Path("pictures").iterdir()}
+    assert run(f"encode {model} pictures -o pictures.spn") == 0
+    capsys.readouterr()
+    assert run(f"decode {model} pictures.spn -o pictures") == 2
+    assert capsys.readouterr().err == (
+        "spn: error: --output: expected no picture to write over but the same, got another pictures/first.png\n"
+    )
+    assert {path: path.read_bytes() for path in Path("pictures").iterdir()} == before
+    for _ in range(2):
+        assert run(f"decode {model} pictures.spn -o decoded") == 0
+
+
 @pytest.mark.parametrize("name", ["../escape.png", "/tmp/escape.png", "..", ".", "a/b.png", ""])
 def test_names_that_lead_out_of_the_folder_are_refused(
     name: str, model: Path, place: Path, capsys: pytest.CaptureFixture[str]

@@ -176,6 +176,8 @@ MISTAKES = {
     "inpaint one.png --mask middle": "--mask: expected one of upper, lower, left, right, or a picture, got middle, whi",
     "inpaint one.png --mask mask.png -o mask.png": "--output: expected another file than those that are read, got mas",
     "upscale small.png -o small.png": "--output: expected another file than those that are read, got small.png",
+    "inpaint drawn/0000.png --mask left -o drawn": "--output: expected another folder than that of drawn/0000.png, wh",
+    "deepen drawn -o drawn": "--output: expected another folder than that of drawn/0000.png, which is read",
     "deepen one.png -o one.png/x": "--output: expected a folder that can be written to, got one.png for one.png/x",
     "deepen one.png --temperature inf": "temperature: expected a positive number for ",
     "inpaint one.png --mask upper --pick best": "--pick: expected likelihood, got best",
@@ -195,6 +197,9 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
     Image.fromarray(np.zeros((8, 8), np.uint16)).save("16.png")
     for name, content in deep_rgb(8, 8).items():
         (place / name).write_bytes(content)
+    Path("drawn").mkdir()
+    save("drawn/0000.png", pixels("one.png"))
+    drawn = Path("drawn/0000.png").read_bytes()
     before = {*Path().iterdir()}
     chain = command.split()[0]
     command, chain = (command.split(maxsplit=1)[1], chain) if chain in ("raster", "latent") else (command, "both")
@@ -202,6 +207,7 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(f"spn: error: {line}")
     assert {*Path().iterdir()} == before
+    assert Path("drawn/0000.png").read_bytes() == drawn
 
 
 def test_progress_has_a_bar_for_every_stage(
