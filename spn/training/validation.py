@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def estimate(learner: Learner, data: ResidentSlices, terminated: Callable[[], bool] = lambda: False) -> float | None:
     """Estimate the bits/dim of the EMA weights on the validation split, always with the same slice per image.
 
-    The slices do not depend on the training section, so that the estimates of trials can be compared. The noise of a
-    bound is a function of the stage and the batches, so that a training that was killed has the rows of one that was
-    not. Returns None if a process is `terminated` meanwhile.
+    The slices depend on neither the stage's name nor its training section, so that estimates of trials, and of stages
+    of the same cells, can be compared. The noise of a bound is a function of the stage and the batches, so that a
+    training that was killed has the rows of one that was not. Returns None if a process is `terminated` meanwhile.
     """
     stage, model = learner.stage, cast("Model", learner.average.model)
     num_images, batch_size = data.num_images("validation"), 2 * learner.section.batch_size
     images = torch.arange(num_images)
-    positions = draw_positions(stage.targets, num_images, seeded(learner.seed, learner.name, "validation"))
+    positions = draw_positions(stage.targets, num_images, seeded(learner.seed, "validation"))
     batches = list(zip(images.split(batch_size), positions.split(batch_size), strict=True))
     parts: list[Tensor] = []
     for first in range(0, len(batches), num_processes()):

@@ -1,5 +1,6 @@
 """What evaluation says of a figure beside its value: exact or a bound, repeated, and at what speed it was made."""
 
+import copy
 import hashlib
 import math
 from contextlib import nullcontext
@@ -306,6 +307,32 @@ def test_validation_repeats_and_gathers_on_the_cpu(
         figures.add(estimate(learner.learner, learner.data))
     assert len(figures) == 1
     assert moved
+
+
+def test_validation_takes_the_same_slices_whatever_the_name_and_the_batches(
+    data: tuple[Params, SliceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two stages of the same bits could not be compared by their estimates."""
+    raw = tiny_params()
+    raw["stages"]["other"] = copy.deepcopy(raw["stages"]["low"])
+    raw["stages"]["other"]["training"] = {**raw["stages"]["low"].get("training", {}), "batch_size": 1}
+    of_low = next(name for name, chain in raw["chains"].items() if "low" in chain["stages"])
+    stages = ["other" if each == "low" else each for each in raw["chains"][of_low]["stages"]]
+    raw["chains"]["another"] = {"stages": stages}
+    params = load_params(write_params(data[1].path.parent, raw))
+    taken: dict[str, list[torch.Tensor]] = {"low": [], "other": []}
+    nats = Stage.nats
+    for name, positions in taken.items():
+        learner = Trainer(params, name, data[1], {}, CPU)
+
+        def watched(*arguments: Any, positions: list[torch.Tensor] = positions) -> Any:
+            positions.append(arguments[3])
+            return nats(*arguments)
+
+        monkeypatch.setattr(Stage, "nats", watched)
+        estimate(learner.learner, learner.data)
+    assert len(taken["low"]) != len(taken["other"])
+    assert torch.equal(torch.cat(taken["low"]), torch.cat(taken["other"]))
 
 
 def test_slices_of_other_images_are_refused(data: tuple[Params, SliceFile], tmp_path: Path) -> None:
