@@ -115,7 +115,7 @@ def test_validation_is_that_of_the_averaged_weights_without_dropout(folder: Path
 
     file = SliceFile(folder / f"{stage}.h5")
     targets, count = trainer.stage.targets, file.num_images("validation")
-    drawn = draw_positions(targets, count, seeded(1, stage, "validation"))
+    drawn = draw_positions(targets, count, seeded(1, "validation"))
     slices = file.slices("validation", torch.arange(count))
 
     def direct(model: Any) -> float:
