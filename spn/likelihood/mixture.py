@@ -187,20 +187,14 @@ class _LogMass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, means: Tensor, log_scales: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        far = torch.finfo(means.dtype).max * 1e-6  # finite, so that no product with 0 is undefined
-        lower, upper = (_laid_out_like(means, edge.clamp(-far, far)) for edge in (lower, upper))
+        lower, upper = _finite_like(means, lower, upper)
         inverse = log_scales.clamp(LEAST_LOG_SCALE, GREATEST_LOG_SCALE).neg_().exp_()
         # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which cancels no digits.
         below, above = (means - lower).mul_(inverse), (means - upper).mul_(inverse)  # -a and -b
         within = (inverse * (lower - upper)).expm1_()
         # log sigmoid(x) = min(x, 0) - log(1 + exp(-|x|)); the logarithms of all factors are one.
-        result = (
-            torch.div(within, _one_and_exp_of_minus_abs(below, above))
-            .neg_()
-            .log_()
-            .add_(below.clamp(max=0))
-            .sub_(above.clamp(min=0))
-        )
+        factors = _one_and_exp_of_minus_abs(below, above)
+        result = torch.div(within, factors).neg_().log_().add_(below.clamp(max=0)).sub_(above.clamp(min=0))
         ctx.shape = means.shape
         ctx.save_for_backward(log_scales, lower, upper, inverse, below, above, within)
         return result
@@ -239,9 +233,7 @@ class _LogShare(torch.autograd.Function):
     def forward(
         ctx: Any, means: Tensor, log_scales: Tensor, lower: Tensor, upper: Tensor, first: Tensor, end: Tensor
     ) -> Tensor:
-        far = torch.finfo(means.dtype).max * 1e-6  # finite, so that no product with 0 is undefined
-        edges = (_laid_out_like(means, edge.clamp(-far, far)) for edge in (lower, upper, first, end))
-        lower, upper, first, end = edges
+        lower, upper, first, end = _finite_like(means, lower, upper, first, end)
         inverse = log_scales.clamp(LEAST_LOG_SCALE, GREATEST_LOG_SCALE).neg_().exp_()
         # Each mass is a product of three factors (`_LogMass`), and each factor is divided by its counterpart.
         right, rightmost = ((edge - means).mul_(inverse) for edge in (upper, end))
@@ -288,9 +280,16 @@ def _exp_of_minus_abs(values: Tensor) -> Tensor:
     return values.abs().neg_().exp_()
 
 
-def _laid_out_like(means: Tensor, edge: Tensor) -> Tensor:
-    """Return an edge with its pixels in the same order in memory as the means', so that both are read in one sweep."""
-    return torch.empty_like(means[..., :1]).copy_(edge) if edge.shape[:-1] == means.shape[:-1] else edge
+def _finite_like(means: Tensor, *edges: Tensor) -> list[Tensor]:
+    """Return edges of which none is infinite, so that no product with 0 is undefined.
+
+    Their pixels have the same order in memory as the means', so that both are read in one sweep.
+    """
+    far = torch.finfo(means.dtype).max * 1e-6
+    return [
+        torch.empty_like(means[..., :1]).copy_(edge) if edge.shape[:-1] == means.shape[:-1] else edge
+        for edge in (edge.clamp(-far, far) for edge in edges)
+    ]
 
 
 def at_least_float32(values: Tensor) -> torch.dtype:

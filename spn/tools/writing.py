@@ -37,10 +37,12 @@ def check_output(option: str, output: Path, read: Sequence[Path], is_folder: boo
     place = next(each for each in (place, *place.parents) if each.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{option}: expected a folder that can be written to, got {place} for {output}")
-    if output.is_file() and any(output.samefile(each) for path in read for each in _files(path)):
-        raise InputError(f"{option}: expected another file than those that are read, got {output}")
+    if not output.exists():
+        return
     for each in (each for path in read for each in _files(path)):
-        if is_folder and output.exists() and each.parent.samefile(output) and _is_numbered(each):
+        if output.samefile(each):
+            raise InputError(f"{option}: expected another file than those that are read, got {output}")
+        if is_folder and output.samefile(each.parent) and _is_numbered(each):
             raise InputError(f"{option}: expected another folder than that of {each}, which is read, got {output}")
 
 

@@ -210,6 +210,15 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
     assert Path("drawn/0000.png").read_bytes() == drawn
 
 
+def test_pictures_under_other_names_and_in_other_folders_are_no_hindrance(results: Path, place: Path) -> None:
+    Path("drawn").mkdir()
+    save("drawn/one.png", pixels("one.png"))
+    save("0000.png", pixels("one.png"))
+    for picture in ("drawn/one.png", "0000.png"):
+        assert run(f"inpaint {picture} --mask upper -o drawn", results) == 0
+    assert np.array_equal(pixels("drawn/one.png"), pixels("one.png"))
+
+
 def test_progress_has_a_bar_for_every_stage(
     results: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

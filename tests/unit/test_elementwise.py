@@ -336,6 +336,14 @@ def test_laws_of_low_bits_lose_no_digits_in_the_tails(mean: float) -> None:
         torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
 
 
+def test_several_logistics_share_a_group_in_the_tails() -> None:
+    """Their masses are of the order of exp(-70,000), whose logarithms have two decimals left in float32."""
+    means, log_scales = torch.full((4, 2, 3), 1e4), torch.full((4, 2, 3), -2.0)
+    single = mixture(means, log_scales, HIGH).log_prob(LOW)
+    double = mixture(means.double(), log_scales.double(), HIGH).log_prob(LOW)
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("log_scale", [-1e4, -7.0, 0.0, 50.0, 1e4])
 @pytest.mark.parametrize("mean", [-1e6, 0.0, 1e6])
 def test_laws_of_low_bits_and_their_gradients_are_finite_in_float32(mean: float, log_scale: float) -> None:
