@@ -118,16 +118,18 @@ def unpack_header(content: bytes) -> tuple[Header, int]:
     if tables != tables_digest()[:4]:
         raise InputError("expected the tables of this version of spn, got others: written by another version")
     try:
-        rest = json.loads(zlib.decompressobj().decompress(content[middle:end], _MOST_HEADER_BYTES))
+        rest = dict(json.loads(zlib.decompressobj().decompress(content[middle:end], _MOST_HEADER_BYTES)))
         sizes = [(int(rows), int(columns)) for rows, columns in rest.pop("sizes")] * int(rest.pop("count", 1))
         for name, kind in (("names", str), ("labels", int), ("greys", int)):
-            if not all(isinstance(each, kind) for each in rest.get(name, ())):
+            # A label is a class, or the tokens of a caption.
+            parts = (each if name == "labels" and isinstance(each, list) else [each] for each in rest.get(name, ()))
+            if not all(isinstance(each, kind) for part in parts for each in part):
                 raise TypeError(f"{name} of another type")
         fields = Header(
             content[start + _FIXED.size : middle].decode(), model, recipes, channels, bits, (height, width), per_stream,
             sizes, **rest,
         )  # fmt: skip
-    except (ValueError, LookupError, TypeError, MemoryError, zlib.error) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError, zlib.error) as error:
         raise InputError(f"expected the pictures' sizes and names in the header, got: {error}") from error
     return fields, end + _CRC.size
 

@@ -107,7 +107,8 @@ def _check_used(defaults: Any, stages: list[Any], key: str, tag: str) -> None:
         return
     stages = [stage for stage in stages if _same_kind(defaults, stage, tag)]
     if not stages:
-        raise InputError(f"{key}: expected a {tag} that a stage has, got {defaults[tag]}, and nothing uses these keys")
+        expected = f"a {tag} that a stage has, got {defaults[tag]}" if tag in defaults else "a section that a stage has"
+        raise InputError(f"{key}: expected {expected}, and nothing uses these keys")
     for name, inner in defaults.items():
         _check_used(inner, [stage.get(name, {}) for stage in stages], f"{key}.{name}", TAGS.get(name, ""))
 

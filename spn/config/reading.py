@@ -96,9 +96,19 @@ def parse_document(path: Path, text: str) -> Document:
         # The constructors of dates, numbers and booleans raise errors of their own.
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        return Document(json.loads(json.dumps(raw, default=str)), root, alias_line)
+        values = json.loads(json.dumps(raw, default=str), object_pairs_hook=_section)
+        return Document(values, root, alias_line)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a mapping of plain values: {error}") from error
+
+
+def _section(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a section; raise ValueError for keys that are different in YAML, but not as text, such as 1 and '1'."""
+    section = dict(pairs)
+    if len(section) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"two keys {next(key for key in keys if keys.count(key) > 1)} in one section")
+    return section
 
 
 def tell_of_aliases(path: Path, document: Document) -> None:

@@ -1,5 +1,6 @@
 """Checks of references between the sections of params.yaml, and that every chain is a tiling."""
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,9 @@ def _check_classes(params: "Params") -> None:
         raise InputError(
             f"data.class_names: expected as many as data.num_classes = {num_classes}, got {len(data.class_names)}"
         )
+    counts = Counter(captions := params.captions.of_classes)
+    if same := [name for name, words in zip(data.class_names, captions, strict=True) if counts[words] > 1]:
+        raise InputError(f"data.class_names: expected names of different words, got {', '.join(same)}")
     conditional = {name: stage for name, stage in params.stages.items() if stage.conditioning != "none"}
     for name, stage in conditional.items():
         _check_labels(params, name, stage)

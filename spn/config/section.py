@@ -16,8 +16,8 @@ def _whole(value: Any) -> Any:
 Whole = BeforeValidator(_whole)
 """Marks a whole number, which may be written 1e3."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
-"""A name, which must suit Snakemake wildcards, DVC's dotted keys, MLflow run names and file names."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", max_length=100)]
+"""A name, which must suit Snakemake wildcards, DVC's dotted keys, MLflow run names and file names of 255 bytes."""
 
 Count = Annotated[int, Whole, Field(ge=1, le=MOST)]
 """A positive whole number."""

@@ -12,7 +12,7 @@ from spn.evaluation.views import ViewedSlices, mix_nats, mixture_metrics
 from spn.files import write_json
 from spn.notes import FILES, RECIPE
 from spn.paths import METRICS, NATS, RESULTS, checkpoint_path, stage_folder
-from spn.pipeline.names import stages_of
+from spn.pipeline.names import check_orders, stages_of
 from spn.pipeline.place import choose_device
 from spn.pipeline.reading import check_digest, data_digest, read_stage_metrics
 from spn.provenance import load_verb, read_path, summary_recipe
@@ -25,10 +25,10 @@ def mix_orders(
     """Evaluate a chain over its views of the whole test split, and mix them image by image.
 
     The images as they are were evaluated stage by stage before. Writes metrics.json and nats.npy to `output`, and
-    returns the metrics. Raises InputError if a result does not match `params`.
+    returns the metrics. Raises InputError for a chain of one order, or if a result does not match `params`.
     """
+    check_orders(params, chain, is_mixture=True)
     stages, views = stages_of(params, chain), params.chains[chain].views
-    assert views, "a chain of one order is summarised"
     for stage in stages:
         load_verb("mix_orders", params.stages[stage])
     digest = data_digest(params, stages, results)

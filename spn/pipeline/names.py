@@ -25,6 +25,14 @@ def check_first_stage(params: Params, name: str) -> None:
         raise InputError(f"first stage: expected one whose codes a chain uses ({known}), got {name}")
 
 
+def check_orders(params: Params, chain: str, is_mixture: bool) -> None:
+    """Raise InputError unless a chain is a mixture of orders, or, if `is_mixture` is false, a chain of one order."""
+    stages_of(params, chain)
+    if bool(views := params.chains[chain].views) != is_mixture:
+        expected = "the views of a mixture of orders" if is_mixture else "none for a sum of stages"
+        raise InputError(f"chains.{chain}.views: expected {expected}, got {', '.join(views) or 'none'}")
+
+
 def stages_of(params: Params, chain: str) -> tuple[str, ...]:
     """List the stages of a chain, in order; raise InputError if there is no such chain."""
     if chain not in params.chains:

@@ -57,17 +57,17 @@ def record(
     """
     load_verb("record")
     names = stages_of(params, chain)
-    store = tracking.open_experiment(experiment, params.data.name)
     digest = data_digest(params, names, results)
     trained = dict.fromkeys([*filter(None, [params.codes(chain)]), *names])
     notes = {name: notes_of_training(params, name, digest, results) for name in trained}
-    for name in notes:
-        _record_network(params, store, name, notes[name], digest, results)
     check_samples(params, chain, digest, results)
     check_model(params, chain, digest, results)
     metrics = metrics_of_chain(params, chain, results)
     others = _other_figures(params, chain, digest, results)
     files = _pictures(params, chain, results) | {PARAMS.name: params_file}
+    store = tracking.open_experiment(experiment, params.data.name)
+    for name in notes:
+        _record_network(params, store, name, notes[name], digest, results)
     with tempfile.TemporaryDirectory() as folder:
         files[CURVES] = Path(folder, CURVES)
         if params.chains[chain].views:

@@ -7,14 +7,18 @@ from spn.evaluation.evaluate import Metrics, chain_metrics, load_nats
 from spn.files import write_json
 from spn.notes import FILES, RECIPE
 from spn.paths import NATS, RESULTS, stage_folder
-from spn.pipeline.names import stages_of
+from spn.pipeline.names import check_orders, stages_of
 from spn.pipeline.reading import data_digest, read_stage_metrics
 from spn.provenance import load_verb, summary_recipe
 
 
 def summarise(params: Params, chain: str, output: Path, results: Path = RESULTS) -> Metrics:
-    """Add the nats of a chain's stages; write the chain's metrics to `output` and return them."""
+    """Add the nats of a chain's stages; write the chain's metrics to `output` and return them.
+
+    Raises InputError for a mixture of orders, whose nats are no sum of its stages'.
+    """
     load_verb("summarise")
+    check_orders(params, chain, is_mixture=False)
     stages = stages_of(params, chain)
     digest = data_digest(params, stages, results)
     parts = {}

@@ -175,6 +175,10 @@ MISTAKES: Mistakes = {
         {"data": folder("cat", "dog")},
         "data.class_names: expected as many as data.num_classes = 3, got 2",
     ),
+    "two names of the same words": (
+        {"data": folder("T-shirt", "cat", "t shirt")},
+        "data.class_names: expected names of different words, got T-shirt, t shirt",
+    ),
     "a name without words": ({"data": folder("cat", "dog", "--")}, "data.class_names.2: "),
     "classes without names": (
         {"data": folder(), "stages": tiny(raster=CAPTIONED)["stages"], "chains": {"raster": {"stages": ["raster"]}}},

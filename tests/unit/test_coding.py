@@ -230,6 +230,7 @@ def test_options_that_no_file_can_hold_are_refused(
         ("names", 5, "'int' object is not iterable"),
         ("names", [["a"], ["b"]], "names of another type"),
         ("labels", ["a"], "labels of another type"),
+        ("labels", [[1, "a"]], "labels of another type"),
         ("greys", [None], "greys of another type"),
     ],
 )
@@ -238,6 +239,26 @@ def test_headers_of_other_types_are_refused(name: str, value: Any, message: str,
     object.__setattr__(header, name, value)
     with pytest.raises(InputError, match=f"^expected the pictures' sizes and names in the header, got: {message}$"):
         models["raster"].decode(container.pack(header, chunks))
+
+
+@pytest.mark.parametrize("labels", [[3, 0], [[1, 2], [0, 2]]], ids=["classes", "captions"])
+def test_classes_and_captions_come_back(labels: list[Any], models: dict[str, ChainModel]) -> None:
+    header, chunks = container.unpack(models["raster"].encode(pictures(((8, 8), (8, 8)))).content)
+    object.__setattr__(header, "labels", labels)
+    assert container.unpack(container.pack(header, chunks))[0].labels == labels
+
+
+@pytest.mark.parametrize("rest", [b"5", b'{"sizes": [[8, 8]], "count": Infinity}', b"[" * 100_000])
+def test_headers_of_another_kind_are_refused(rest: bytes, models: dict[str, ChainModel]) -> None:
+    content = models["raster"].encode(pictures(((8, 8),))).content
+    start = len(container.MAGIC) + 1
+    fixed = list(container._FIXED.unpack_from(content, start))
+    middle = start + container._FIXED.size + fixed[0]
+    packed = zlib.compress(rest)
+    fixed[-1] = len(packed)
+    begin = content[:start] + container._FIXED.pack(*fixed) + content[middle - fixed[0] : middle] + packed
+    with pytest.raises(InputError, match="^expected the pictures' sizes and names in the header, got"):
+        container.unpack_header(begin + container._CRC.pack(zlib.crc32(begin)))
 
 
 def test_stages_may_have_any_scale_factors(tmp_path: Path) -> None:

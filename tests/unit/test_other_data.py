@@ -9,8 +9,6 @@ from experiment import tiny_params, write_params
 
 from spn.cli import main
 
-pytestmark = pytest.mark.slow
-
 DATA, KEPT = "data/digits/S2.h5", "kept.h5"
 
 
@@ -28,6 +26,7 @@ def preprocess() -> None:
     assert main(["preprocess", "--scale-factor", "2", "--output", DATA]) == 0
 
 
+@pytest.mark.slow
 def test_no_figure_is_computed_on_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,3 +59,31 @@ def test_no_figure_is_computed_on_other_data(
         (told,) = (each for each in capsys.readouterr().err.splitlines() if each.startswith("spn: error"))
         assert told.startswith(f"spn: error: {DATA}: {line}")
         assert before == {path: path.read_bytes() for path in Path(chain).iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("sections", "command", "told"),
+    [
+        (VIEWS, ["summarise", "depth", "--output", "o/metrics.json"], "none for a sum of stages, got identity, flip_"),
+        ({}, ["mix_orders", "depth", "--output", "o"], "the views of a mixture of orders, got none"),
+    ],
+)
+def test_a_figure_is_made_by_the_verb_of_its_kind(
+    sections: dict[str, Any], command: list[str], told: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write(sections)
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith(f"spn: error: chains.depth.views: expected {told}")
+    assert not Path("o").exists()
+
+
+def test_a_chain_without_results_makes_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write({})
+    assert main(["record", "depth", "--output", "run.json"]) == 2
+    assert capsys.readouterr().err.startswith("spn: error: results/stages/high/metrics.json: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml"]

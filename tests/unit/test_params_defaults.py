@@ -126,6 +126,11 @@ MISTAKES: Mistakes = {
         {f"stages.{name}.model": {"family": "gated_pixelcnn", "width": 4, "layers": 1} for name in plain()["stages"]},
         "defaults.model: expected a family that a stage has, got spn, and nothing uses these keys",
     ),
+    "a section that every stage replaces": (
+        {"defaults.diffusion": {"schedule": "even", "scale": 1}}
+        | {f"stages.{name}.diffusion": None for name in plain()["stages"]},
+        "defaults.diffusion: expected a section that a stage has, and nothing uses these keys",
+    ),
     "key that suits one family and not another": (
         WITHOUT_CODES
         | {"defaults.model.family": GONE, "defaults.model.filters": 3}

@@ -33,6 +33,12 @@ def test_broken_yaml_is_told_in_one_line(name: str, tmp_path: Path) -> None:
     assert error_of(tmp_path, BROKEN[name]).startswith("not valid YAML: ")
 
 
+@pytest.mark.parametrize("keys", ["1: {}, '1': {}", "'true': {}, true: {}"])
+def test_keys_that_are_the_same_text_are_refused(keys: str, tmp_path: Path) -> None:
+    told = error_of(tmp_path, TEXT.replace("\nstages:", f"\nother: {{{keys}}}\nstages:"))
+    assert told.startswith("expected a mapping of plain values: two keys ")
+
+
 @pytest.mark.parametrize("content", ["", "[1, 2]", "raster", "3", "null"])
 def test_a_file_must_hold_a_mapping(content: str, tmp_path: Path) -> None:
     assert error_of(tmp_path, content).startswith("the whole file: ")

@@ -213,3 +213,8 @@ def test_shipped_files_are_read_in_a_moment() -> None:
     for path in FILES:
         load_params(path)
     assert time.process_time() - started < 5
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    name = 101 * "n"
+    assert error_of(tmp_path, changed({f"chains.{name}": {"stages": ["raster"]}})).startswith(f"chains.{name}")
