@@ -257,7 +257,7 @@ def test_headers_of_another_kind_are_refused(rest: bytes, models: dict[str, Chai
     packed = zlib.compress(rest)
     fixed[-1] = len(packed)
     begin = content[:start] + container._FIXED.pack(*fixed) + content[middle - fixed[0] : middle] + packed
-    with pytest.raises(InputError, match="^expected the pictures' sizes and names in the header, got"):
+    with pytest.raises(InputError, match=r"^expected the pictures' sizes and names in the header, got"):
         container.unpack_header(begin + container._CRC.pack(zlib.crc32(begin)))
 
 
