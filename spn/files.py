@@ -1,5 +1,6 @@
 """Files of the pipeline: written whole or not at all, and refused when damaged."""
 
+import glob
 import hashlib
 import json
 import os
@@ -14,6 +15,9 @@ from spn.config import InputError
 
 SEAL = "sha256"
 """The key of a JSON file for the digest of everything else in it."""
+
+LONGEST = 128
+"""Bytes of a name that a temporary name repeats, so that a host, a process and -journal fit into 255 bytes with it."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -60,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
     half a file. Several processes may write the same file at once: each uses its own temporary name, and the next
     writer removes those of dead processes on this host. Raises WriteError if the file system refuses.
     """
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+    temporary = path.with_name(f"{_start(path)}{os.getpid()}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,10 +122,16 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def _start(path: Path) -> str:
+    """Return how the names of the temporary files of `path` on this host begin; a process follows."""
+    name = os.fsencode(path.name)
+    return f".{path.name if len(name) <= LONGEST else hashlib.sha256(name).hexdigest()}.{platform.node()}."
+
+
 def _remove_left(path: Path) -> None:
     """Remove the temporary files of `path` that dead processes on this host left."""
-    start = f".{path.name}.{platform.node()}."
-    for left in path.parent.glob(f"{start}*"):
+    start = _start(path)
+    for left in path.parent.glob(f"{glob.escape(start)}*"):
         process = left.name.removeprefix(start).partition("-")[0]  # the name of SQLite's journal ends in -journal
         if process.isdecimal() and not is_alive(int(process)):
             left.unlink(missing_ok=True)

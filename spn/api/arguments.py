@@ -1,9 +1,11 @@
 """Arguments of a chain in memory: their types; stages, temperatures and labels, checked and in full."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import TypedDict
+from typing import Any, SupportsIndex, TypedDict, cast
 
+import numpy as np
 import torch
 
 from spn.api.arrays import Array
@@ -11,7 +13,7 @@ from spn.config import ChainSection, InputError, Params
 from spn.generation.sample import sample_labels
 from spn.shapes import Labels
 
-Label = int | str | Sequence[int | str] | Array
+Label = SupportsIndex | str | Sequence[SupportsIndex | str] | Array
 """A class, by its number or name, or a caption, of all images; or a class for each image."""
 
 
@@ -84,21 +86,30 @@ def labels_of(params: Params, chain: str, count: int, label: Label | None, is_sa
         return sample_labels(count, num_classes)
     if not num_classes:
         raise InputError(f"label: expected none, because {chain} is conditioned on no class, got {label}")
-    if isinstance(label, str | int):
+    if is_of_all(label):
         return sample_labels(count, num_classes, _label(params, chain, label))
-    each = [_label(params, chain, one if isinstance(one, str) else int(one)) for one in label]
+    each = [_label(params, chain, one) for one in cast(Sequence[Any], label)]
     if len(each) != count or not all(isinstance(one, int) for one in each):
         raise InputError(f"label: expected a class for each of {count} images, got {len(each)}")
     return torch.tensor(each)
 
 
-def _label(params: Params, chain: str, label: int | str) -> int | tuple[int, ...]:
+def is_of_all(label: Any) -> bool:
+    """Tell whether a label is that of all images: a text or one number, and no sequence or array with axes."""
+    return np.ndim(label) == 0
+
+
+def _label(params: Params, chain: str, label: Any) -> int | tuple[int, ...]:
     """Return a class, or the tokens of a caption that is no class's name."""
     if isinstance(label, str):
         try:
             return params.label_of(chain, label)
         except InputError as error:
             raise InputError(f"label: {error}") from error
-    if label not in range(num_classes := params.num_classes(chain)):
-        raise InputError(f"label: expected one of the classes 0 to {num_classes - 1}, got {label}")
-    return label
+    try:
+        number = operator.index(label)
+    except TypeError as error:
+        raise InputError(f"label: expected whole numbers or names, got {label}") from error
+    if number not in range(num_classes := params.num_classes(chain)):
+        raise InputError(f"label: expected one of the classes 0 to {num_classes - 1}, got {number}")
+    return number

@@ -145,12 +145,15 @@ class ChainModel:
         count = len(levels) if levels is not None else num_images
         if count is None or count < 1:
             raise InputError(f"num_images: expected a positive whole number, got {count}")
+        if levels is None:
+            # First, because it fails at once if so many images do not fit into memory.
+            levels = torch.zeros((count, *self._grid_shape), dtype=torch.uint8)
         labels = labels_of(self.params, self.chain, count, label, is_sampling=True)
         temperatures = temperatures_of(self._section, temperature)
         if device is not None:
             self.to(device)
         views = drawn_views(self.views, count, seed)
-        levels = None if levels is None else apply_views(levels, views)
+        levels = apply_views(levels, views)
         for name in names:
             stage, network = self.stages[name]
             levels = sample_chain_stage(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 import numpy as np
 import torch
 
-from spn.api.arguments import Label, ScoreOptions, labels_of, temperatures_of
+from spn.api.arguments import Label, ScoreOptions, is_of_all, labels_of, temperatures_of
 from spn.api.arrays import Array, Images, as_levels, like
 from spn.api.filler import Filler, Hidden, repeat
 from spn.config import InputError, StagePlan
@@ -124,8 +124,8 @@ def likeliest(model: "ChainModel", drawn: Array, options: ScoreOptions) -> Likel
         raise InputError(f"drawn: expected [draws, N, height, width, channels], got {list(drawn.shape)}")
     draws, count = drawn.shape[:2]
     label = options.get("label")
-    if label is not None and not isinstance(label, str | int):
-        options = cast(ScoreOptions, options | {"label": list(label) * draws})
+    if label is not None and not is_of_all(label):
+        options = cast(ScoreOptions, options | {"label": list(cast(Sequence[Any], label)) * draws})
     nats = np.asarray(model.nats(drawn.reshape(-1, *drawn.shape[2:]), **options)).reshape(draws, count)
     chosen = nats.argmin(0)
     return Likeliest(drawn[chosen, np.arange(count)], like(drawn, chosen), like(drawn, nats))
@@ -202,8 +202,9 @@ def _from_samples(model: "ChainModel", num_images: int | None, first: int, drawi
     if num_images is None:
         raise InputError("num_images: expected a number, or images, got neither")
     _check_count("num_images", num_images)
-    labels = drawing.labels(model, num_images, is_sampling=True)
+    # First, because it fails at once if so many images do not fit into memory.
     nothing = torch.zeros((num_images, *model.shape), dtype=torch.uint8)
+    labels = drawing.labels(model, num_images, is_sampling=True)
     levels = drawing.filler(model).draw(list(model.stages)[:first], nothing, labels)
     return like(None, _go_on(model, levels, first, labels, drawing))
 

@@ -44,7 +44,8 @@ def find(path: Path, chain: str | None = None) -> Path:
 def save(model: "ChainModel", path: Path) -> Path:
     """Write a model's file to `path`, or into a folder there; return `path`.
 
-    Raises InputError if the file that it was loaded from has changed since.
+    Raises InputError if the file that it was loaded from has changed since, or if the folder has another model, or a
+    card or configuration of other programs.
     """
     content = model.path.read_bytes()
     if _digest(read_notes(model.path)) != _digest(model.notes):
@@ -52,10 +53,24 @@ def save(model: "ChainModel", path: Path) -> Path:
     if path.suffix == SUFFIX:
         write_bytes(path, content)
         return path
+    if (path / MODEL).exists() and (path / MODEL).read_bytes() != content:
+        raise InputError(f"{path / MODEL}: expected no model to write over but the same, got another")
+    for name in (CONFIG, CARD):
+        check_own(path / name)
     write_bytes(path / MODEL, content)
     write_text(path / CONFIG, json.dumps(config(model.notes), indent=2) + "\n")
     write_text(path / CARD, model.card)
     return path
+
+
+def check_own(file: Path) -> None:
+    """Raise InputError if `file` exists, and is neither a card nor a configuration that this package wrote."""
+    if not file.exists():
+        return
+    # Both name the library in their second line, as YAML or JSON.
+    second = b"".join(file.read_bytes().splitlines()[1:2])
+    if second.replace(b'"', b"").strip(b" ,") != b"library_name: spn":
+        raise InputError(f"{file}: expected no file to write over but one that spn wrote for a model, got another")
 
 
 def config(notes: Notes) -> dict[str, object]:

@@ -1,17 +1,20 @@
 """Reads a person's own pictures and masks."""
 
+import io
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from spn.config import PICTURE_FORMATS, DataSection, FolderData, InputError
-from spn.data.sources.picture import MODES, PictureError, decode_picture, is_deep
+from spn.data.sources.jpeg import JPEG_START, scan_damage
+from spn.data.sources.picture import DAMAGED, MODES, PictureError, decode_picture, is_deep, opened_picture
 from spn.evaluation.inpainting import Mask
+from spn.files import check_file
 
 
 def read_picture(
@@ -42,8 +45,8 @@ def fit_picture(
     kind = {"source": "folder", "name": "pictures", "fit": "resize", "filter": "box"}
     section = FolderData.model_validate({**kind, "bits": 8, "size": height, "channels": channels})
     try:
-        pixels = torch.from_numpy(decode_picture(path.read_bytes(), section).copy())
-    except (PictureError, OSError) as error:
+        pixels = torch.from_numpy(decode_picture(_content(path), section).copy())
+    except PictureError as error:
         raise InputError(
             f"{path}: expected a whole picture of at least {height}x{width} pixels and at most 8 bits a channel, got: "
             f"{error}"
@@ -72,18 +75,40 @@ def read_mask(path: Path, height: int, width: int) -> Mask:
     return hidden
 
 
-def _read(path: Path, height: int, width: int, mode: str) -> UInt8[np.ndarray, "..."]:
+def open_picture(path: Path) -> Image.Image:
+    """Decode a picture as those of a folder to train on are: its first frame, turned by its EXIF orientation.
+
+    Raises InputError if it cannot be read, is damaged, too large, or has more than 8 bits a channel.
+    """
+    content = _content(path)
     try:
-        with Image.open(path) as picture:
-            if picture.size != (width, height):
-                found = "x".join(map(str, picture.size))
-                raise InputError(f"{path}: expected {width}x{height} pixels (width x height), got {found}")
-            if picture.mode not in MODES:
-                raise InputError(f"{path}: expected levels of at most 8 bits, got mode {picture.mode}")
-            if is_deep(picture):
-                raise InputError(f"{path}: expected levels of at most 8 bits, got more")
-            return np.array(picture.convert(mode))
+        with opened_picture(io.BytesIO(content), PICTURE_FORMATS.values()) as opened:
+            deep = is_deep(opened)
+            picture = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: expected a picture, got another kind of file") from error
+    except DAMAGED as error:
+        raise InputError(f"{path}: expected a whole picture, got: {' '.join(str(error).split())}") from error
+    if content.startswith(JPEG_START) and (damage := scan_damage(content)) is not None:
+        raise InputError(f"{path}: expected a whole picture, got: {damage}")
+    if picture.mode not in MODES:
+        raise InputError(f"{path}: expected levels of at most 8 bits, got mode {picture.mode}")
+    if deep:
+        raise InputError(f"{path}: expected levels of at most 8 bits, got more")
+    return picture
+
+
+def _content(path: Path) -> bytes:
+    check_file(path)
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: expected a picture: {error.strerror or error}") from error
+
+
+def _read(path: Path, height: int, width: int, mode: str) -> UInt8[np.ndarray, "..."]:
+    picture = open_picture(path)
+    if picture.size != (width, height):
+        found = "x".join(map(str, picture.size))
+        raise InputError(f"{path}: expected {width}x{height} pixels (width x height), got {found}")
+    return np.array(picture.convert(mode))

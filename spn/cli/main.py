@@ -1,6 +1,7 @@
 """The parser: verbs, their paths, and options of the machine. All scientific numbers are in params.yaml."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from spn.cli.model_verbs import add_model_verbs
 from spn.cli.processes import start_processes
 from spn.cli.run import run_verb
 from spn.cli.texts import EXAMPLES, HELP, MORE
-from spn.cli.values import Parser, count, number, path
+from spn.cli.values import Parser, count, file_ending, folder, number, path
 from spn.config import InputError
 from spn.console.logs import INTERRUPTED
 from spn.files import WriteError
@@ -19,12 +20,16 @@ from spn.paths import DATA, HANDLE, PARAMS, RESULTS, RUNS, SOURCES
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
+NO_MEMORY = "not enough memory for all that was asked for at once"
+TOO_LARGE = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "Storage size calculation overflowed")
+"""What torch says, in a RuntimeError, of tensors that the CPU, a GPU or no machine can hold."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; on a user's mistake print one line and return exit status 2."""
-    options = vars(_parser().parse_args(arguments))
-    gpus, nodes = options.pop("gpus", 0), options.pop("nodes", 1)
     try:
+        options = vars(_parser().parse_args(arguments))
+        gpus, nodes = options.pop("gpus", 0), options.pop("nodes", 1)
         start_processes(gpus, nodes, sys.argv[1:] if arguments is None else arguments)
         return run_verb(**options)
     except InputError as error:
@@ -35,12 +40,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except MemoryError as error:
         reason = f": {error}" if str(error) else ""
-        print(f"spn: error: not enough memory for all that was asked for at once{reason}", file=sys.stderr)
+        print(f"spn: error: {NO_MEMORY}{reason}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not any(words in str(error) for words in TOO_LARGE):
+            raise
+        print(f"spn: error: {NO_MEMORY}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # of `| head`, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (FloatingPointError, OSError, WriteError) as error:  # OSError: outside the pipeline's own files
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print(f"spn: error: {error.filename}: expected a shorter name: {error.strerror}", file=sys.stderr)
+            return 2
         print(f"spn: error: {error}", file=sys.stderr)
         return 1
 
@@ -72,7 +85,7 @@ def _add_data_verbs(commands: Commands) -> None:
     preprocess.add_argument(
         "--runs", type=path, default=RUNS, help="folder in which decoded pictures are kept meanwhile"
     )
-    preprocess.add_argument("--output", type=path, required=True, help="HDF5 file to write")
+    preprocess.add_argument("--output", type=file_ending(".h5"), required=True, help="HDF5 file to write")
     preprocess.add_argument(
         "--threads", type=count, default=1, help="processes that decode the pictures of a folder or zip; same file"
     )
@@ -84,7 +97,7 @@ def _add_stage_verbs(commands: Commands) -> None:
     train.add_argument("--data", type=path, required=True, help="HDF5 file of the stage's scale factor, or of codes")
     _experiment(train)
     train.add_argument("--runs", type=path, default=RUNS, help="folder of the states from which trainings resume")
-    train.add_argument("--output", type=path, required=True, help="folder for checkpoint and history")
+    train.add_argument("--output", type=folder, required=True, help="folder for checkpoint and history")
     train.add_argument(
         "--compile", dest="compiled", action="store_true", help="compile the network: a minute or more, then faster"
     )
@@ -106,7 +119,7 @@ def _add_stage_verbs(commands: Commands) -> None:
     evaluate.add_argument("stage")
     evaluate.add_argument("--data", type=path, required=True, help="HDF5 file of the stage's scale factor, or of codes")
     evaluate.add_argument("--checkpoint", type=path, required=True)
-    evaluate.add_argument("--output", type=path, required=True, help="folder for metrics.json and nats.npy")
+    evaluate.add_argument("--output", type=folder, required=True, help="folder for metrics.json and nats.npy")
     _machine(evaluate)
     _processes(evaluate)
 
@@ -114,7 +127,7 @@ def _add_stage_verbs(commands: Commands) -> None:
     codes.add_argument("first_stage")
     codes.add_argument("--data", type=path, required=True, help="HDF5 file of scale factor 1")
     codes.add_argument("--checkpoint", type=path, required=True)
-    codes.add_argument("--output", type=path, required=True, help="folder for codes.h5, metrics.json and a picture")
+    codes.add_argument("--output", type=folder, required=True, help="folder for codes.h5, metrics.json and a picture")
     _machine(codes)
     _processes(codes)
 
@@ -152,7 +165,9 @@ def _add_chain_verbs(commands: Commands) -> None:
     sample.add_argument("--checkpoint", type=path, required=True)
     sample.add_argument("--given", type=path, help="samples of the stage before; none for the first stage")
     sample.add_argument("--decoder", type=path, help="checkpoint of the first stage, for a chain that generates codes")
-    sample.add_argument("--output", type=path, required=True, help="folder for samples.h5, samples.png and timing.json")
+    sample.add_argument(
+        "--output", type=folder, required=True, help="folder for samples.h5, samples.png and timing.json"
+    )
     _label(
         sample,
         "instead of sampling.class; without either, image i is of class i mod num_classes; use the same for all stages "
@@ -172,40 +187,42 @@ def _add_chain_verbs(commands: Commands) -> None:
     summarise = _verb(commands, "summarise")
     summarise.add_argument("chain")
     summarise.add_argument("--results", type=path, default=RESULTS)
-    summarise.add_argument("--output", type=path, required=True, help="metrics.json to write")
+    summarise.add_argument("--output", type=file_ending(".json"), required=True, help="metrics.json to write")
 
     mix = _verb(commands, "mix_orders")
     mix.add_argument("chain")
     mix.add_argument("--results", type=path, default=RESULTS)
-    mix.add_argument("--output", type=path, required=True, help="folder for metrics.json and nats.npy")
+    mix.add_argument("--output", type=folder, required=True, help="folder for metrics.json and nats.npy")
     _machine(mix)
 
     export = _verb(commands, "export")
     export.add_argument("chain")
     export.add_argument("--data", type=path, required=True, help="HDF5 file of any scale factor")
     export.add_argument("--results", type=path, default=RESULTS)
-    export.add_argument("--output", type=path, required=True, help="folder for model.safetensors")
+    export.add_argument("--output", type=folder, required=True, help="folder for model.safetensors")
     _machine(export)
 
     complete = _verb(commands, "complete_chain")
     complete.add_argument("chain")
     complete.add_argument("--data", type=path, required=True, help="HDF5 file of any scale factor")
     complete.add_argument("--results", type=path, default=RESULTS)
-    complete.add_argument("--output", type=path, required=True, help="folder for completed.png and metrics.json")
+    complete.add_argument("--output", type=folder, required=True, help="folder for completed.png and metrics.json")
     _machine(complete)
 
     codec = _verb(commands, "codec")
     codec.add_argument("chain")
     codec.add_argument("--data", type=path, required=True, help="HDF5 file of any scale factor")
     codec.add_argument("--results", type=path, default=RESULTS)
-    codec.add_argument("--output", type=path, required=True, help="rate.json to write")
+    codec.add_argument("--output", type=file_ending(".json"), required=True, help="rate.json to write")
     codec.add_argument("--threads", type=count, default=1, help="CPU threads; the same bytes with any number")
 
     record = _verb(commands, "record")
     record.add_argument("chain")
     _experiment(record)
     record.add_argument("--results", type=path, default=RESULTS)
-    record.add_argument("--output", type=path, required=True, help="JSON file to write, with the id of the run")
+    record.add_argument(
+        "--output", type=file_ending(".json"), required=True, help="JSON file to write, with the id of the run"
+    )
 
 
 def _add_result_verbs(commands: Commands) -> None:

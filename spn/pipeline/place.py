@@ -1,5 +1,6 @@
 """The device that a rule works on."""
 
+import re
 import sys
 
 import torch
@@ -18,6 +19,9 @@ def choose_device(name: str, threads: int) -> torch.device:
         raise InputError(f"--threads: expected at most {MOST_THREADS:,}, got {threads:,}")
     torch.set_num_threads(threads)
     keep_freed_memory()
+    # Torch knows other devices, on which nothing here was tested, and "meta", which computes nothing.
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", name):
+        raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, got {name}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and is_one_of_several():
@@ -28,7 +32,8 @@ def choose_device(name: str, threads: int) -> torch.device:
             torch.cuda.set_device(place)  # because NCCL uses the current device
         return place
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device: expected a device of this machine, got {name}: {error}") from error
+        reason = str(error).splitlines()[0].partition(". ")[0]  # what follows is advice
+        raise InputError(f"--device: expected a device of this machine, got {name}: {reason}") from error
 
 
 def log_place(stage: str, place: torch.device) -> None:

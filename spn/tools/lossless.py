@@ -5,7 +5,6 @@ profiles, EXIF and other remarks are left out, and named. Transparency, more tha
 spaces other than grey and RGB are refused. Formats: PNG, BMP, TIFF and PPM.
 """
 
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from PIL.ExifTags import TAGS
 
 from spn.codec.tiles import Picture
 from spn.config import DataSection, InputError
-from spn.data.sources.picture import DAMAGED, is_deep
+from spn.data.sources.picture import DAMAGED, is_deep, opened_picture
 from spn.files import printable
 from spn.report.pictures import brightness
 
@@ -74,13 +73,10 @@ def read_lossless(path: Path, data: DataSection) -> Read:
 def _read(path: Path) -> tuple[Pixels, list[str]]:
     """Return the pixels of a file, and the names of what it has beside them."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
-                _check(path, picture)
-                pixels = np.atleast_3d(np.array(picture.convert(MODES[picture.mode])))
-                return pixels, _left_out(picture)  # once it is loaded, because remarks may come after the pixels
+        with opened_picture(path, FORMATS) as picture:
+            _check(path, picture)
+            pixels = np.atleast_3d(np.array(picture.convert(MODES[picture.mode])))
+            return pixels, _left_out(picture)  # once it is loaded, because remarks may come after the pixels
     except InputError:
         raise
     except FileNotFoundError as error:

@@ -3,16 +3,16 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from PIL import Image
 
 from spn.api.arrays import Array, Images, as_levels
-from spn.api.pictures import find_pictures, fit_picture, read_picture
+from spn.api.pictures import find_pictures, fit_picture, open_picture, read_picture
 from spn.config import DataSection, InputError
-from spn.files import printable
+from spn.data.sources.arrays import DAMAGED
+from spn.files import check_file, printable
 from spn.report.pictures import draw_picture
 
 ARRAY = ".npy"
@@ -52,11 +52,12 @@ def read_levels(
 
 
 def _load(path: Path) -> Array:
+    check_file(path)
     try:
         with path.open("rb") as file:
             array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InputError(f"{path}: expected an array: {error}") from error
+    except DAMAGED as error:
+        raise InputError(f"{path}: expected an array: {' '.join(str(error).split())}") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: expected an array (.npy), got several (.npz)")
     return array
@@ -64,9 +65,9 @@ def _load(path: Path) -> Array:
 
 def _check_mode(path: Path, channels: int) -> None:
     """Raise InputError for a picture whose colours or transparency would be lost."""
-    with Image.open(path) as picture:
-        red, green, blue, alpha = np.moveaxis(np.array(picture.convert("RGBA")), -1, 0)
-        kind = f"mode {picture.mode}"
+    picture = open_picture(path)
+    red, green, blue, alpha = np.moveaxis(np.array(picture.convert("RGBA")), -1, 0)
+    kind = f"mode {picture.mode}"
     if (alpha < 255).any():
         raise InputError(f"{path}: expected an opaque picture, got a transparent one ({kind}); {FIT}")
     if channels == 1 and not ((red == green) & (green == blue)).all():
@@ -75,8 +76,8 @@ def _check_mode(path: Path, channels: int) -> None:
 
 def _check_depth(path: Path, levels: Images, data: DataSection) -> None:
     """Raise InputError unless a picture is what `levels` are drawn as, or has zeros for the bits that were dropped."""
-    with Image.open(io.BytesIO(draw_picture(levels[0], data.white_level))) as again, Image.open(path) as picture:
-        pixels = np.array(picture.convert(again.mode))
+    with Image.open(io.BytesIO(draw_picture(levels[0], data.white_level))) as again:
+        pixels = np.array(open_picture(path).convert(again.mode))
         is_drawn = np.array_equal(np.array(again), pixels)
     dropped = (1 << (8 - data.bits)) - 1
     if not is_drawn and (data.white_level < (1 << data.bits) - 1 or (pixels & dropped).any()):

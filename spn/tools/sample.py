@@ -11,7 +11,7 @@ from spn.config import InputError
 from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
 from spn.pipeline.place import choose_device
 from spn.report.pictures import class_columns
-from spn.tools.writing import check_images_output, write_output
+from spn.tools.writing import check_images_output, check_numbers, write_output
 
 
 def sample(
@@ -38,6 +38,7 @@ def sample(
     arguments that do not fit the model.
     """
     check_images_output(output, [find(model, chain)])
+    check_numbers(output, num_images)
     if strip and output.suffix.lower() != ".png":
         raise InputError(f"--output: expected .png for --strip, got {output}")
     trained = load(model, chain, choose_device(device, threads))
@@ -69,7 +70,9 @@ def temperatures(texts: Sequence[str]) -> float | dict[str, float] | None:
         except ValueError as error:
             raise InputError(f"--temperature: expected a number or STAGE=NUMBER, got {text}") from error
     if "" in found:
-        if len(found) > 1:
+        if len(texts) > 1:
             raise InputError(f"--temperature: expected one number or STAGE=NUMBER, got {' '.join(texts)}")
         return found[""]
+    if len(found) < len(texts):
+        raise InputError(f"--temperature: expected each stage once, got {' '.join(texts)}")
     return found or None

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,7 @@ def score(
     """
     if form not in FORMATS:
         raise InputError(f"--format: expected one of {', '.join(FORMATS)}, got {form}")
-    for option, path in (("--map", maps), ("--grid", grid), ("--sources", sources)):
-        if path is not None and path.suffix.lower() != ".png":
-            raise InputError(f"{option}: expected a file ending in .png, got {path}")
-        if path is not None:
-            check_output(option, path, [find(model, chain), *pictures])
+    _check_outputs({"--map": maps, "--grid": grid, "--sources": sources}, [find(model, chain), *pictures])
     if sources is not None and not len({*pictures}) == len(pictures) <= MOST_SOURCES:
         raise InputError(f"--sources: expected at most {MOST_SOURCES} different folders or arrays, got {len(pictures)}")
     if sources is not None and (taken := {*MADE} & {*map(str, pictures)}):
@@ -85,6 +81,19 @@ def score(
         of_each = dict(zip(map(str, pictures), levels, strict=True))
         table = compare_sources(trained, of_each, total, _unit(trained), sources, options)
         yield from ["", table] if form == "table" else []
+
+
+def _check_outputs(outputs: Mapping[str, Path | None], read: Sequence[Path]) -> None:
+    """Raise InputError unless all outputs that are asked for can be written, each to a file of its own."""
+    taken: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.suffix.lower() != ".png":
+            raise InputError(f"{option}: expected a file ending in .png, got {path}")
+        check_output(option, path, read)
+        if (other := taken.setdefault(path.resolve(), option)) != option:
+            raise InputError(f"{option}: expected another file than that of {other}, got {path}")
 
 
 def _unit(model: ChainModel) -> str:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from PIL import Image
-
 from spn.config import PICTURE_FORMATS, FolderData, InputError
 from spn.data.layout import Split
 from spn.data.sources.files import DAMAGED_ZIP
-from spn.data.sources.picture import DAMAGED
+from spn.data.sources.picture import DAMAGED, opened_picture
 from spn.data.sources.pictures import decode_pictures, list_pictures
 from spn.data.sources.source import Resources, shown
 from spn.data.sources.subfolders import by_split, class_folders, class_labels
@@ -90,10 +88,7 @@ def _read_headers(place: Path, names: tuple[str, ...]) -> Iterator[Header | None
     with _opener(place) as open_file:
         for name in names:
             try:
-                with (
-                    open_file(name) as file,
-                    Image.open(file, formats=sorted(set(PICTURE_FORMATS.values()))) as picture,
-                ):
+                with open_file(name) as file, opened_picture(file, PICTURE_FORMATS.values()) as picture:
                     yield Header(str(picture.format), min(picture.size), picture.mode in GREY)
             except (*DAMAGED, *DAMAGED_ZIP):
                 yield None

@@ -46,6 +46,13 @@ def check_output(option: str, output: Path, read: Sequence[Path], is_folder: boo
             raise InputError(f"{option}: expected another folder than that of {each}, which is read, got {output}")
 
 
+def check_numbers(output: Path, count: int) -> None:
+    """Raise InputError if a folder has pictures by number of an earlier run that `count` new ones would not replace."""
+    for each in sorted(_files(output) if output.is_dir() else []):
+        if _is_numbered(each) and int(each.stem) >= count:
+            raise InputError(f"--output: expected no numbered pictures but the {count} to write, got {each}")
+
+
 def _numbered(number: int) -> str:
     return f"{number:04}.png"
 
@@ -69,7 +76,8 @@ def write_output(
     """Write images by the suffix of `output`.
 
     .png is a picture of `grid` with so many columns, .npy an array uint8 [N, H, W, C] of levels, .h5 a file of images
-    like those of the workflow; a path without a suffix is a folder of PNG pictures.
+    like those of the workflow; a path without a suffix is a folder of PNG pictures. Raises InputError if it has others
+    of an earlier run.
     """
     white = model.params.data.white_level
     match output.suffix.lower():
@@ -82,5 +90,6 @@ def write_output(
         case ".h5":
             write_images(output, images, {"chain": model.chain, "model": str(model.path)})
         case _:
+            check_numbers(output, len(images))
             for number, image in enumerate(images):
                 write_bytes(output / _numbered(number), draw_picture(image, white))

@@ -75,6 +75,18 @@ def test_one_image_is_too_few_for_three_splits(tmp_path: Path, capsys: pytest.Ca
     assert mistake(tmp_path, folder_params(validation=1, test=1), capsys) == expected
 
 
+def test_a_picture_of_the_source_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_pictures(tmp_path, {f"{index}.png": BLACK for index in range(9)})
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    params = write_params(tmp_path, folder_params())
+    command = ["preprocess", "--params", str(params), "--scale-factor", "2", "--sources", str(tmp_path)]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--runs", str(tmp_path / "runs"), "--output", str(folder / "0.png")])
+    expected = f"spn: error: argument --output: expected a file ending in .h5, got {folder}/0.png; see spn "
+    assert capsys.readouterr().err.startswith(expected)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_split_of_no_images_is_named(split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path, {f"{index}.png": BLACK for index in range(9)})

@@ -94,6 +94,16 @@ def test_a_sample_depends_on_seed_number_and_label_alone(models: dict[str, Chain
     assert not np.array_equal(seven, models["classes"].sample(3, seed=1, label=6, exact=True))
 
 
+@pytest.mark.parametrize("label", [np.int64(7), np.array(7), torch.tensor(7), [np.int64(7)] * 2, torch.tensor([7, 7])])
+def test_any_whole_number_is_a_class(label: Any, models: dict[str, ChainModel]) -> None:
+    model = models["classes"]
+    images = model.sample(2, seed=1, label=label, exact=True)
+    assert np.array_equal(images, model.sample(2, seed=1, label=7, exact=True))
+    assert np.array_equal(model.nats(images, label=label), model.nats(images, label=7))
+    drawn = np.stack([images, images])
+    assert np.array_equal(model.likeliest(drawn, label=label).nats, model.likeliest(drawn, label=7).nats)
+
+
 @pytest.mark.slow
 def test_temperature_is_the_chains_own_unless_told(models: dict[str, ChainModel]) -> None:
     model = models["depth"]
@@ -187,6 +197,14 @@ MISTAKES = {
     "which": ("classes", "sample", (2,), {"label": 10}, "label: expected one of the classes 0 to 9, got 10"),
     "name": ("classes", "sample", (2,), {"label": "dog"}, "label: .*dog"),
     "number": ("classes", "sample", (2,), {"label": [1]}, "label: expected a class for each of 2 images, got 1"),
+    "halves": (
+        "classes",
+        "sample",
+        (2,),
+        {"label": np.array([1.7, 0.2])},
+        "label: expected whole numbers or names, got 1.7",
+    ),
+    "half": ("classes", "sample", (2,), {"label": np.array(1.5)}, "label: expected whole numbers or names, got 1.5"),
     "images": ("depth", "sample", (0,), {}, "num_images: expected a positive whole number, got 0"),
     "no number": ("depth", "sample", (), {}, "num_images: expected a positive whole number, got None"),
     "cold": (

@@ -1,11 +1,13 @@
 """`spn upscale`, `deepen` and `inpaint`: they write what Python draws, and tell mistakes in one line, status 2."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bombs import png
 from experiment import codes_params, tiny_params
 from model_files import loading_once, rgb_params, write_model
 from PIL import Image
@@ -144,8 +146,11 @@ def test_grey_pictures_of_17_levels_come_back_as_they_were(results: Path, place:
     grey = (np.arange(64).reshape(8, 8) % 17 * 255 + 8) // 16
     save("grey.png", grey)
     save("rgb.png", np.stack([grey] * 3, -1))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # to be shown turned by half
+    Image.fromarray(grey[::-1, ::-1].astype(np.uint8)).save("turned.png", exif=exif)
     models = results.parent / "grey/results"
-    for name in ("grey.png", "rgb.png"):
+    for name in ("grey.png", "rgb.png", "turned.png"):
         assert run(f"inpaint {name} --mask upper --draws 1 -o folder", models, "depth") == 0
         assert np.array_equal(pixels("folder/0000.png")[4:], grey[4:])
 
@@ -164,6 +169,10 @@ MISTAKES = {
     "upscale array.npy": "array.npy: expected [N, 4, 4, 3], N > 0, got [1, 8, 8, 3]",
     "upscale small.png --class 1": "label: expected none, because both is conditioned on no class, got 1",
     "upscale noisy.png": "noisy.png: expected 4 bits (16 levels), got 8 bits with others of their 256 levels; --fit",
+    "inpaint short.ppm --mask left": "short.ppm: expected a whole picture, got: ",
+    "inpaint one.png --mask short.ppm": "short.ppm: expected a whole picture, got: ",
+    "inpaint one.png --mask large.png": "large.png: expected a whole picture, got: ",
+    f"inpaint one.png --mask {'n' * 300}": f"{'n' * 300}: expected a shorter name: File name too long",
     "deepen small.png": "small.png: expected 8x8 pixels (width x height), got 4x4",
     "deepen clear.png": "clear.png: expected an opaque picture, got a transparent one (mode RGBA); --fit reduces",
     "deepen 16.png": "16.png: expected levels of at most 8 bits, got mode I;16",
@@ -197,6 +206,8 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
     Image.fromarray(np.zeros((8, 8), np.uint16)).save("16.png")
     for name, content in deep_rgb(8, 8).items():
         (place / name).write_bytes(content)
+    Path("short.ppm").write_bytes(b"P5\n8 8")
+    Path("large.png").write_bytes(png(20_000, 20_000))
     Path("drawn").mkdir()
     save("drawn/0000.png", pixels("one.png"))
     drawn = Path("drawn/0000.png").read_bytes()
@@ -208,6 +219,35 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
     assert told.startswith(f"spn: error: {line}")
     assert {*Path().iterdir()} == before
     assert Path("drawn/0000.png").read_bytes() == drawn
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """Allow this process 4 GiB more of memory, whatever the machine has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample -n 2000000000 -o out.png",
+        "upscale --samples 1 --draws 2000000000",
+        "upscale --samples 2000000000 --draws 2000000000",
+        "inpaint one.png --mask left --draws 2000000000",
+    ],
+)
+def test_more_than_memory_holds_is_told_in_one_line(
+    command: str, results: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {*place.iterdir()}
+    assert run(command, results) == 1
+    assert capsys.readouterr().err == "spn: error: not enough memory for all that was asked for at once\n"
+    assert {*place.iterdir()} == before
 
 
 def test_pictures_under_other_names_and_in_other_folders_are_no_hindrance(results: Path, place: Path) -> None:

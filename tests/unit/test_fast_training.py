@@ -327,10 +327,11 @@ def test_exact_nats_do_not_depend_on_the_batches(experiment: tuple[Params, Path]
 
 
 @pytest.mark.parametrize("rank", ["0", "3"])
-def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+@pytest.mark.parametrize("more", ["", "\nCUDA kernel errors might be reported later.\n", ". Please check your driver."])
+def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, rank: str, more: str) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
     monkeypatch.setenv("LOCAL_RANK", rank)
-    monkeypatch.setattr(torch, "empty", Mock(side_effect=RuntimeError("invalid device ordinal")))
+    monkeypatch.setattr(torch, "empty", Mock(side_effect=RuntimeError(f"invalid device ordinal{more}")))
     monkeypatch.setattr(torch.cuda, "set_device", Mock(side_effect=AttributeError))
     line = f"^--device: expected a device of this machine, got cuda:{rank}: invalid device ordinal$"
     with pytest.raises(InputError, match=line):

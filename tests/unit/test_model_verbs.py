@@ -7,13 +7,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from bombs import npy_header, png
 from experiment import codes_params
 from model_files import loading_once, rgb_params, write_model
 from PIL import Image
+from source_files import random_images
 
 import spn
 from spn.cli import main
@@ -185,6 +188,20 @@ def test_larger_pictures_are_fitted_if_asked(results: Path, place: Path, capsys:
     assert row["bits/dim"] == pytest.approx(spn.load(results, chain="depth").bits_per_dim(image)[0])
 
 
+def test_pictures_are_turned_as_those_of_training_are(
+    results: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise
+    picture = random_images(1, 8, 8, 3)[0]
+    Image.fromarray(picture).save("turned.png", exif=exif)
+    expected = spn.load(results, chain="depth").bits_per_dim(np.rot90(picture, -1)[None] >> 4)[0]
+    for option in ("", "--fit"):
+        assert run(f"score turned.png --format json {option}", results) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert row["bits/dim"] == pytest.approx(expected)
+
+
 def test_bits_of_codes_and_bounds_are_called_so(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sample", str(results), "--chain", "latent", "-n", "2", "-o", "array.npy"])
     assert main(["score", str(results), "--chain", "latent", "array.npy"]) == 0
@@ -211,6 +228,27 @@ def test_the_card_in_the_terminal(results: Path, capsys: pytest.CaptureFixture[s
     assert text.splitlines()[0].split() == ["chain", "depth,", "7", "parameters", "stored", "as", "float32"]
 
 
+@pytest.mark.parametrize("name", ["x**y", "x[y", pytest.param("n" * 251, id="long")])
+def test_outputs_may_have_any_name(name: str, results: Path, place: Path) -> None:
+    assert run(f"sample -n 1 -o {name}.png", results) == 0
+    assert [each.name for each in Path().iterdir()] == [f"{name}.png"]
+
+
+def test_pictures_of_an_earlier_run_are_not_left_beside_new_ones(
+    results: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("sample -n 3 --seed 1 -o drawn", results) == 0
+    before = {path: path.read_bytes() for path in Path("drawn").iterdir()}
+    capsys.readouterr()
+    for command in ("sample -n 2 --seed 2 -o drawn", "deepen drawn.npy --draws 2 -o drawn"):
+        np.save("drawn.npy", np.zeros((1, 8, 8, 3), np.uint8))
+        assert run(command, results) == 2
+        expected = "spn: error: --output: expected no numbered pictures but the 2 to write, got drawn/0002.png\n"
+        assert capsys.readouterr().err == expected
+        assert {path: path.read_bytes() for path in Path("drawn").iterdir()} == before
+    assert run("sample -n 3 --seed 2 -o drawn", results) == 0
+
+
 def test_cards_for_hubs(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from ruamel.yaml import YAML
 
@@ -226,6 +264,26 @@ def test_cards_for_hubs(results: Path, place: Path, capsys: pytest.CaptureFixtur
     (result,) = front["model-index"][0]["results"]
     assert result["metrics"][0]["value"] == 1.5
     assert "bits 0 to 1   A A A A" in text
+    assert run("card -o hub", results) == 0  # the same model again
+
+
+def test_cards_are_written_over_nothing_else(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["card", str(results), "--chain", "latent", "-o", "hub"]) == 0
+    for file in ("pages/README.md", "other/config.json"):
+        Path(file).parent.mkdir()
+        Path(file).write_text('{\n  "model_type": "bert"\n}\n')
+    before = {path: path.read_bytes() for path in Path().rglob("*.*")}
+    capsys.readouterr()
+    for output, line in {
+        "hub": "hub/model.safetensors: expected no model to write over but the same, got another",
+        "pages": "pages/README.md: expected no file to write over but one that spn wrote for a model, got another",
+        "pages/README.md": "pages/README.md: expected no file to write over but one that spn wrote for a model, got an",
+        "other": "other/config.json: expected no file to write over but one that spn wrote for a model, got another",
+    }.items():
+        assert run(f"card -o {output}", results) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert told.startswith(f"spn: error: {line}")
+        assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
 
 
 MISTAKES = {
@@ -235,12 +293,26 @@ MISTAKES = {
     "sample -n 2 --temperature lo=1 -o out.png": "temperature: expected one of high, low, got lo",
     "sample -n 2 --temperature 0.5 low=1 -o out.png": "--temperature: expected one number or STAGE=NUMBER, got",
     "sample -n 2 --class 3 -o out.png": "label: expected none, because depth is conditioned on no class, got 3",
-    "sample -n 2 --device tpu -o out.png": "--device: expected a device of this machine, got tpu",
+    "sample -n 2 --temperature low=1 high=1 low=2 -o out.png": "--temperature: expected each stage once, got low=1 hi",
+    "sample -n 2 --temperature 0.5 0.7 -o out.png": "--temperature: expected one number or STAGE=NUMBER, got 0.5 0.7",
+    "sample -n 2 --device tpu -o out.png": "--device: expected auto, cpu, cuda or cuda:N, got tpu",
+    "sample -n 2 --device meta -o out.png": "--device: expected auto, cpu, cuda or cuda:N, got meta",
+    "sample -n 2 --device mps -o out.png": "--device: expected auto, cpu, cuda or cuda:N, got mps",
+    "sample -n 2 --device cpu:5 -o out.png": "--device: expected auto, cpu, cuda or cuda:N, got cpu:5",
     "score nothing.png": "nothing.png: expected a picture: No such file or directory",
     "score empty": "empty: expected pictures (.png, .jpg, .jpeg, .webp, .bmp, ",
     "score text.npy": "text.npy: expected an array: ",
     "score zip.npy": "zip.npy: expected an array: ",
+    "score header.npy": "header.npy: expected an array: ",
+    "score huge.npy": "huge.npy: expected an array: ",
     "score text.txt": "text.txt: expected a picture, got another kind of file",
+    "score short.ppm": "short.ppm: expected a whole picture, got: ",
+    "score zeroes.jpg": "zeroes.jpg: expected a whole picture, got: ",
+    "score large.png": "large.png: expected a whole picture, got: ",
+    "score larger.png": "larger.png: expected a whole picture, got: ",
+    "score pipe.png": "pipe.png: expected a file, got a named pipe",
+    "score pipe.png --fit": "pipe.png: expected a file, got a named pipe",
+    f"score {'n' * 300}": f"{'n' * 300}: expected a shorter name: File name too long",
     "score image.png --format xml": "--format: expected one of table, csv, json, got xml",
     "score image.png --map out.svg": "--map: expected a file ending in .png, got out.svg",
     "sample -n 2 --threads 100000 -o out.png": "--threads: expected at most 1,024, got 100,000",
@@ -249,8 +321,23 @@ MISTAKES = {
     "score image.png --grid text.txt/out.png": "--grid: expected a folder that can be written to, got text.txt for t",
     "score constant --sources out.png": "--sources: expected other names than those of the sources made here, got",
     "score image.png image.png --sources out.png": "--sources: expected at most 12 different folders or arrays, got 2",
+    "score image.png --map out.png --grid out.png": "--grid: expected another file than that of --map, got out.png",
+    "score image.png --map empty/../out.png --sources ./out.png": "--sources: expected another file than that of --map",
     "card -o out.html": "--output: expected a file ending in .md, or a folder without a suffix, got out.html",
 }
+
+
+def damaged_files() -> None:
+    """Write pictures and arrays that end early, claim any size, or are none."""
+    Path("short.ppm").write_bytes(b"P5\n8 8")
+    for name, side in (("large.png", 10_000), ("larger.png", 20_000)):
+        Path(name).write_bytes(png(side, side))
+    Image.fromarray(random_images(1, 8, 8, 3)[0]).save("zeroes.jpg")
+    content = Path("zeroes.jpg").read_bytes()
+    Path("zeroes.jpg").write_bytes(content[:-50] + bytes(48) + content[-2:])
+    Path("header.npy").write_bytes(b"\x93NUMPY\x01\x00\x0a\x00{'descr':\n")
+    Path("huge.npy").write_bytes(npy_header((9_999_999_999_999, 8, 8, 3)))
+    os.mkfifo("pipe.png")
 
 
 @pytest.mark.parametrize(("command", "line"), MISTAKES.items())
@@ -259,6 +346,7 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
     Path("text.npy").write_text("no array")
     Path("zip.npy").write_bytes(b"PK\3\4" + bytes(16))
     Path("text.txt").write_text("no picture")
+    damaged_files()
     Image.new("RGB", (8, 8)).save("image.png")
     assert run(command, results) == 2
     (told,) = capsys.readouterr().err.splitlines()
@@ -272,6 +360,7 @@ def test_mistakes(command: str, line: str, results: Path, place: Path, capsys: p
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 1, "not enough memory for all that was asked for at once"),
         (MemoryError("of 1 TB"), 1, "not enough memory for all that was asked for at once: of 1 TB"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, "not enough memory for all that was asked for at once"),
     ],
 )
 def test_an_end_from_outside_is_told_in_one_line(
@@ -288,6 +377,19 @@ def test_an_end_from_outside_is_told_in_one_line(
     monkeypatch.setattr("spn.api.ChainModel.sample_stages", ended)
     assert run("sample -n 2 -o out.png", results) == status
     assert capsys.readouterr().err == f"spn: error: {line}\n"
+
+
+def test_another_error_of_torch_is_not_hidden(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spn.api.ChainModel.sample_stages", Mock(side_effect=RuntimeError("a mistake of ours")))
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        run("sample -n 2 -o out.png", results)
+
+
+def test_a_model_of_a_name_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "n" * 300
+    for verb in (["info"], ["sample", "-o", "out.png"]):
+        assert main([verb[0], name, *verb[1:]]) == 2
+        assert capsys.readouterr().err == f"spn: error: {name}: expected a shorter name: File name too long\n"
 
 
 def test_a_reader_that_has_enough_is_no_error(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,9 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -45,6 +48,19 @@ DEEP = re.compile(";16[BLN]")
 
 class PictureError(ValueError):
     """A picture cannot be used; the message says why in a few words."""
+
+
+@contextmanager
+def opened_picture(file: Any, formats: Iterable[str]) -> Iterator[Image.Image]:
+    """Open a path or a file as a picture of one of Pillow's formats; too many pixels are an error, and nothing warns.
+
+    `decode_picture` has the same lines, because a change there would make all decoded data stale.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=sorted({*formats})) as opened:
+            yield opened
 
 
 def is_deep(opened: Image.Image) -> bool:
