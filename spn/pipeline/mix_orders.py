@@ -27,8 +27,8 @@ def mix_orders(
     The images as they are were evaluated stage by stage before. Writes metrics.json and nats.npy to `output`, and
     returns the metrics. Raises InputError for a chain of one order, or if a result does not match `params`.
     """
-    check_orders(params, chain, is_mixture=True)
     stages, views = stages_of(params, chain), params.chains[chain].views
+    check_orders(params, chain, is_mixture=True)
     for stage in stages:
         load_verb("mix_orders", params.stages[stage])
     digest = data_digest(params, stages, results)

@@ -27,7 +27,6 @@ def check_first_stage(params: Params, name: str) -> None:
 
 def check_orders(params: Params, chain: str, is_mixture: bool) -> None:
     """Raise InputError unless a chain is a mixture of orders, or, if `is_mixture` is false, a chain of one order."""
-    stages_of(params, chain)
     if bool(views := params.chains[chain].views) != is_mixture:
         expected = "the views of a mixture of orders" if is_mixture else "none for a sum of stages"
         raise InputError(f"chains.{chain}.views: expected {expected}, got {', '.join(views) or 'none'}")

@@ -18,8 +18,8 @@ def summarise(params: Params, chain: str, output: Path, results: Path = RESULTS)
     Raises InputError for a mixture of orders, whose nats are no sum of its stages'.
     """
     load_verb("summarise")
-    check_orders(params, chain, is_mixture=False)
     stages = stages_of(params, chain)
+    check_orders(params, chain, is_mixture=False)
     digest = data_digest(params, stages, results)
     parts = {}
     for stage in stages:
