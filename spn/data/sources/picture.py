@@ -52,10 +52,7 @@ class PictureError(ValueError):
 
 @contextmanager
 def opened_picture(file: Any, formats: Iterable[str]) -> Iterator[Image.Image]:
-    """Open a path or a file as a picture of one of Pillow's formats; too many pixels are an error, and nothing warns.
-
-    `decode_picture` has the same lines, because a change there would make all decoded data stale.
-    """
+    """Open a path or file as a picture of one of Pillow's formats; too many pixels are an error, and nothing warns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -82,12 +79,9 @@ def is_deep(opened: Image.Image) -> bool:
 def decode_picture(content: bytes, section: FolderData) -> UInt8[np.ndarray, "size size channel"]:
     """Decode, orient, convert and fit one picture; raise PictureError if it cannot be used."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=sorted(set(PICTURE_FORMATS.values()))) as opened:
-                deep = is_deep(opened)
-                picture = ImageOps.exif_transpose(opened)
+        with opened_picture(io.BytesIO(content), PICTURE_FORMATS.values()) as opened:
+            deep = is_deep(opened)
+            picture = ImageOps.exif_transpose(opened)
     except DAMAGED as error:
         raise PictureError(_reason(error)) from error
     if content.startswith(JPEG_START) and (damage := scan_damage(content)) is not None:
