@@ -109,8 +109,8 @@ def test_a_server_that_is_not_there_is_told_of_in_one_line(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)  # which counts where there is no handle
     data = ["--data", "S1.h5"] if verb == "train" else []
     place = "nobody.json: " if handle == "nobody.json" else ""
-    assert main([verb, "raster", *data, "--experiment", handle, "--output", "nothing"]) == 1
+    assert main([verb, "raster", *data, "--experiment", handle, "--output", "nothing.json"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"spn: error: {place}expected the MLflow store {nobody} to answer, got: [Errno 111] ")
-    assert not Path("nothing").exists()
+    assert not Path("nothing.json").exists()
     assert not Path("none.json").exists()
