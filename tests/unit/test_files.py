@@ -1,5 +1,6 @@
 """Writing by renaming: under any name, and without what dead processes left half written."""
 
+import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -47,3 +48,17 @@ def test_two_long_names_are_written_at_once(tmp_path: Path) -> None:
         second.write_bytes(b"second")
     assert (tmp_path / f"{LONG}x").read_bytes() == b"first"
     assert (tmp_path / f"{LONG}y").read_bytes() == b"second"
+
+
+def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, replace = tmp_path / "result.json", os.replace
+    synced: dict[int, bytes] = {}
+
+    def renaming(old: Path, new: Path) -> None:
+        assert synced == {old.stat().st_ino: b"whole"}, "else a power failure could leave a name without its content"
+        replace(old, new)
+
+    monkeypatch.setattr("os.fsync", lambda file: synced.update({os.fstat(file).st_ino: os.pread(file, 100, 0)}))
+    monkeypatch.setattr("os.replace", renaming)
+    write_bytes(path, b"whole")
+    assert path.read_bytes() == b"whole"
