@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spn.files import replacing, write_bytes
+from spn.config import InputError
+from spn.files import read_json, replacing, write_bytes
 
 LONG = "é" * 127
 """254 bytes, of the 255 that a name may have."""
@@ -62,3 +63,11 @@ def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypa
     monkeypatch.setattr("os.replace", renaming)
     write_bytes(path, b"whole")
     assert path.read_bytes() == b"whole"
+
+
+def test_a_missing_file_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        read_json(tmp_path / "metrics.json")
+    assert (
+        str(raised.value) == f"{tmp_path}/metrics.json: expected a JSON file of the pipeline: No such file or directory"
+    )
