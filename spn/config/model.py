@@ -113,11 +113,6 @@ class SpnSection(SliceEmbedderSection):
             return f"width: expected a multiple of the {self.heads} heads, got {self.width}"
         return None
 
-    @property
-    def takes_any_size(self) -> bool:
-        """Whether a trained network takes slices of any size: without a Transformer."""
-        return not self.transformer_layers
-
     def narrowed(self: Family, channels: int) -> Family:
         """Return a section of the same layers with few features, whose laws depend on the same pixels, for checks."""
         return self.model_copy(update={"width": FEW, "heads": 1, "pixelcnn_width": FEW * channels})

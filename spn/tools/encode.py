@@ -51,10 +51,11 @@ def encode(
     for folder in filter(Path.is_dir, pictures):
         if others := sorted(each.name for each in folder.iterdir() if each not in paths):
             more = f" and {len(others) - NAMED:,} more" if len(others) > NAMED else ""
-            yield f"{folder}: left out: {printable(', '.join(others[:NAMED]))}{more} (coded are {', '.join(SUFFIXES)})"
+            left = printable(f"{folder}: left out: {', '.join(others[:NAMED])}")
+            yield f"{left}{more} (coded are {', '.join(SUFFIXES)})"
     for path, each in zip(paths, read, strict=True):
         if each.left_out:
-            yield f"{path}: left out: {', '.join(each.left_out)}"
+            yield printable(f"{path}: left out: {', '.join(each.left_out)}")
     options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     coded = trained.encode(
         [each.levels for each in read],

@@ -7,6 +7,7 @@ from spn.api import load
 from spn.api.card import describe
 from spn.codec.container import MAGIC, unpack
 from spn.config import InputError
+from spn.files import printable
 from spn.tools.decode import read_coded
 
 MOST_PICTURES = 20
@@ -46,4 +47,4 @@ def _describe_coded(path: Path) -> Iterator[str]:
         if number == MOST_PICTURES:
             yield f"  and {len(names) - number:,} more"
             break
-        yield f"  {name}: {width}x{height}{', grey' * (number in header.greys)}"
+        yield f"  {printable(name)}: {width}x{height}{', grey' * (number in header.greys)}"

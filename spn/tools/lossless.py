@@ -1,8 +1,9 @@
 """Reads pictures whose pixels are coded without loss.
 
 Policy: the pixels as they are stored, without turning them by EXIF; palettes as the colours they stand for. Colour
-profiles, EXIF and other remarks are left out, and named. Transparency, more than 8 bits, several frames, and colour
-spaces other than grey and RGB are refused. Formats: PNG, BMP, TIFF and PPM.
+profiles, EXIF and other remarks are left out, and named. Transparency, more than 8 bits, several frames, colour
+spaces other than grey and RGB, TIFFs that are stored turned, and PPMs whose white is not 255 are refused. Formats: PNG,
+BMP, TIFF and PPM.
 """
 
 from pathlib import Path
@@ -17,7 +18,6 @@ from PIL.ExifTags import TAGS
 from spn.codec.tiles import Picture
 from spn.config import DataSection, InputError
 from spn.data.sources.picture import DAMAGED, is_deep, opened_picture
-from spn.files import printable
 from spn.report.pictures import brightness
 
 FORMATS = ("PNG", "BMP", "TIFF", "PPM")
@@ -37,6 +37,9 @@ NOT_TEXT = {"XML:com.adobe.xmp"}
 """Texts of a PNG that are something else."""
 TIFF_TEXT = (270, 305, 306, 315, 33432)
 """Tags of TIFF: description, software, date, artist and copyright."""
+ORIENTATION, UPRIGHT = 274, 1
+"""A tag of TIFF, and its value for pixels that are stored as they are shown."""
+WHITE = 255
 
 Pixels = UInt8[np.ndarray, "height width channel"]
 
@@ -90,7 +93,7 @@ def _left_out(picture: Image.Image) -> list[str]:
     remarks = [name for key, name in REMARKS.items() if key in picture.info]
     texts = [key for key in getattr(picture, "text", {}) if key not in NOT_TEXT]
     tags = getattr(picture, "tag_v2", {})
-    return remarks + [f"text {printable(key)}" for key in (*texts, *(TAGS[tag] for tag in TIFF_TEXT if tag in tags))]
+    return remarks + [f"text {key}" for key in (*texts, *(TAGS[tag] for tag in TIFF_TEXT if tag in tags))]
 
 
 def _check(path: Path, picture: Image.Image) -> None:
@@ -102,3 +105,16 @@ def _check(path: Path, picture: Image.Image) -> None:
         raise InputError(f"{path}: expected grey or RGB of at most 8 bits, got mode {picture.mode}")
     if is_deep(picture):
         raise InputError(f"{path}: expected grey or RGB of at most 8 bits, got more")
+    # Pillow turns a TIFF when it loads it, and gets some wrong; and it stretches the levels of a PPM to 255.
+    if (turned := getattr(picture, "tag_v2", {}).get(ORIENTATION, UPRIGHT)) != UPRIGHT:
+        raise InputError(f"{path}: expected a TIFF that is stored as it is shown (orientation 1), got {turned}")
+    if (white := _white_of_ppm(picture)) != WHITE:
+        raise InputError(f"{path}: expected a PPM of levels 0 to {WHITE}, got 0 to {white}")
+
+
+def _white_of_ppm(picture: Image.Image) -> int:
+    """Return the level of white that a PPM states, before it is loaded."""
+    for codec, _, _, arguments in getattr(picture, "tile", ()):
+        if codec.startswith("ppm") and isinstance(arguments, tuple) and isinstance(arguments[-1], int):
+            return arguments[-1]
+    return WHITE

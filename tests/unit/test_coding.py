@@ -275,6 +275,25 @@ def test_stages_may_have_any_scale_factors(tmp_path: Path) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(found, given, strict=True))
 
 
+FAMILIES = {
+    "spn": {"width": 4, "heads": 1, "transformer_layers": 0, "pixelcnn_width": 6, "pixelcnn_layers": 1},
+    "gated_pixelcnn": {"width": 6, "layers": 1},
+    "pixelcnn_pp": {"filters": 4, "resnets": 1},
+    "pixelsnail": {"width": 4, "blocks": 1, "key_width": 2, "value_width": 2},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_codes_pictures_of_another_size(family: str, tmp_path: Path) -> None:
+    raw = rgb_params()
+    raw["stages"] = {"raster": raw["stages"]["raster"] | {"model": {"family": family} | FAMILIES[family]}}
+    raw["chains"] = {"raster": raw["chains"]["raster"]}
+    model = spn.load(write_model(tmp_path / "odd", raw, "raster"))
+    given = pictures(((9, 12),))
+    (found,) = model.decode(model.encode(given).content)
+    assert np.array_equal(found, given[0])
+
+
 @pytest.mark.slow
 def test_a_thousand_damages_are_noticed(models: dict[str, ChainModel]) -> None:
     """Flipped bits, lost and doubled bytes anywhere: each is refused, and nothing is decoded."""

@@ -1,5 +1,6 @@
 """`spn encode` and `spn decode`: every kind of picture comes back, everything else is refused in one line."""
 
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -160,6 +161,9 @@ MISTAKES = {
     "encode MODEL deep_rgb.tif -o x.spn": "deep_rgb.tif: expected grey or RGB of at most 8 bits, got more",
     "encode MODEL deep_rgb_plain.ppm -o x.spn": "deep_rgb_plain.ppm: expected grey or RGB of at most 8 bits, got more",
     "encode MODEL frames.tif -o x.spn": "frames.tif: expected one frame, got 2",
+    "encode MODEL turned.tif -o x.spn": "turned.tif: expected a TIFF that is stored as it is shown (orientation 1), got",
+    "encode MODEL white100.pgm -o x.spn": "white100.pgm: expected a PPM of levels 0 to 255, got 0 to 100",
+    "encode MODEL white100_plain.pgm -o x.spn": "white100_plain.pgm: expected a PPM of levels 0 to 255, got 0 to 100",
     "encode MODEL photo.jpg -o x.spn": "photo.jpg: expected a whole picture (PNG, BMP, TIFF, PPM), got: cannot",
     "encode MODEL empty -o x.spn": "empty: expected pictures (.png, .bmp, .tif, .tiff, .ppm, .pgm), found none",
     "encode MODEL good.png good.bmp -o x.spn": "good.bmp: expected pictures of different names, got the",
@@ -188,6 +192,9 @@ def test_mistakes(text: str, model: Path, coded: bytes, place: Path, capsys: pyt
     for name, content in deep_rgb(8, 8).items():
         (place / name).write_bytes(content)
     good.save("frames.tif", save_all=True, append_images=[good])
+    good.save("turned.tif", tiffinfo={274: 6})
+    (place / "white100.pgm").write_bytes(b"P5 2 2 100\n\x00\x01\x32\x64")
+    (place / "white100_plain.pgm").write_text("P2 2 2 100\n0 1 50 100\n")
     (place / "text.png").write_text("no picture")
     (place / "cut.png").write_bytes((place / "good.png").read_bytes()[:100])
     (place / "empty").mkdir()
@@ -219,6 +226,25 @@ def test_decoding_writes_over_no_other_picture(model: Path, place: Path, capsys:
     assert {path: path.read_bytes() for path in Path("pictures").iterdir()} == before
     for _ in range(2):
         assert run(f"decode {model} pictures.spn -o decoded") == 0
+
+
+def test_names_are_shown_without_control_characters(
+    model: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor with bytes that are no UTF-8, which a terminal of UTF-8 could not print."""
+    folder = place / os.fsdecode(b"odd\xff")
+    folder.mkdir()
+    name = os.fsdecode(b"\x1b[31m\xfe.png")
+    Image.fromarray(noise(4, 4, 3)).save(folder / name, icc_profile=b"profile")
+    (folder / "notes.txt").write_text("notes")
+    assert main(["encode", str(model), str(folder), "-o", "odd.spn"]) == 0
+    assert run("info odd.spn") == 0
+    said = capsys.readouterr().out
+    said.encode()
+    assert "\x1b" not in said
+    assert "\\x1b[31m\\udcfe.png: left out: colour profile" in said
+    assert "\\x1b[31m\\udcfe.png: 4x4" in said
+    assert "odd\\udcff: left out: notes.txt" in said
 
 
 @pytest.mark.parametrize("name", ["../escape.png", "/tmp/escape.png", "..", ".", "a/b.png", ""])
