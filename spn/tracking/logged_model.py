@@ -88,7 +88,7 @@ def _save(folder: Path, path: Path, notes: Mapping[str, Any], model: Model) -> N
             python_model=FILE,
             artifacts={MODEL: str(path)},
             signature=signature,
-            input_example=example,
+            input_example=(example, dict.fromkeys(defaults, 0)) if defaults else example,
             mlflow_model=model,
             # Stated, because finding them out would load the model in another process.
             pip_requirements=[f"spn=={__version__}", *(f"{name}=={version(name)}" for name in REQUIREMENTS)],

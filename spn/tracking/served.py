@@ -15,6 +15,8 @@ import spn
 FILE = __file__
 MODEL, LABEL = "model", "label"
 """Names of the artefact with the model file, and of the parameter with the class of all images."""
+UNSTATED = -1
+"""The class if none is stated; MLflow wants a default of every parameter."""
 
 
 class ChainPredictor(PythonModel):
@@ -30,14 +32,17 @@ class ChainPredictor(PythonModel):
         model_input: np.ndarray,  # MLflow warns of arrays that are annotated otherwise
         params: dict[str, Any] | None = None,
     ) -> np.ndarray:
-        """Return the bits/dim of images, float64 [N]; `params["label"]` is their class, for conditional chains."""
-        images = np.asarray(model_input)
-        return self.model.bits_per_dim(images, label=(params or {}).get(LABEL))
+        """Return the bits/dim of images, float64 [N]; `params["label"]` is their class, for conditional chains.
+
+        Raises InputError for images that do not fit, and for a conditional chain without a class.
+        """
+        label = (params or {}).get(LABEL, UNSTATED)
+        return self.model.bits_per_dim(np.asarray(model_input), label=None if label == UNSTATED else label)
 
 
 def options(num_classes: int) -> dict[str, Any]:
     """Return the parameters of a prediction, with their defaults."""
-    return {LABEL: 0} if num_classes else {}
+    return {LABEL: UNSTATED} if num_classes else {}
 
 
 mlflow.models.set_model(ChainPredictor())

@@ -161,7 +161,7 @@ MISTAKES = {
     "encode MODEL deep_rgb.tif -o x.spn": "deep_rgb.tif: expected grey or RGB of at most 8 bits, got more",
     "encode MODEL deep_rgb_plain.ppm -o x.spn": "deep_rgb_plain.ppm: expected grey or RGB of at most 8 bits, got more",
     "encode MODEL frames.tif -o x.spn": "frames.tif: expected one frame, got 2",
-    "encode MODEL turned.tif -o x.spn": "turned.tif: expected a TIFF that is stored as it is shown (orientation 1), got",
+    "encode MODEL turned.tif -o x.spn": "turned.tif: expected a TIFF that is stored as it is shown (orientation 1)",
     "encode MODEL white100.pgm -o x.spn": "white100.pgm: expected a PPM of levels 0 to 255, got 0 to 100",
     "encode MODEL white100_plain.pgm -o x.spn": "white100_plain.pgm: expected a PPM of levels 0 to 255, got 0 to 100",
     "encode MODEL photo.jpg -o x.spn": "photo.jpg: expected a whole picture (PNG, BMP, TIFF, PPM), got: cannot",

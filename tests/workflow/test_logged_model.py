@@ -11,11 +11,13 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from experiment import tiny_params
 from mlflow_server import free_port
 from model_files import rgb_params, write_model
 from tracked import open_at
 
 import spn
+from spn.config import InputError
 from spn.tracking import Experiment
 from spn.tracking.logged_model import log_chain_model
 from spn.tracking.runs import open_run
@@ -68,6 +70,23 @@ def test_mlflow_loads_the_model_which_predicts_bits_per_dim(model_id: str, path:
     assert signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "uint8", "shape": (-1, 8, 8, 3)}
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model_id}"))
     assert not [each.name for each in folder.rglob("*") if each.suffix in (".pkl", ".pickle")]
+
+
+def test_a_conditional_model_scores_nothing_without_a_class(tmp_path: Path) -> None:
+    raw = tiny_params()
+    raw["stages"]["low"]["class_conditional"] = True
+    path, store = (
+        write_model(tmp_path / "classes", raw, "depth"),
+        open_at(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "experiment.json"),
+    )
+    run = open_run(store, "depth", {"kind": "chain", "chain_digest": "1"}, "spn record")
+    log_chain_model(store, run, "depth", path, {"bits_per_dim": 1.5})
+    (artefact,) = tmp_path.rglob("MLmodel")
+    loaded = mlflow.pyfunc.load_model(str(artefact.parent))
+    images = spn.load(path).sample(3, seed=4)
+    assert np.array_equal(loaded.predict(images, {"label": 7}), spn.load(path).bits_per_dim(images, label=7))
+    with pytest.raises(InputError, match="label: expected the classes of the images, because depth is conditioned"):
+        loaded.predict(images)
 
 
 @pytest.mark.usefixtures("tracked")
