@@ -8,11 +8,22 @@ from pathlib import Path
 
 import torch
 
+from spn.config import InputError
+
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's mallopt."""
 
 FLOAT32_ERROR = 1e-5
 """Maximum error of a float32 product, relative to its largest entry; bfloat16 has about 1e-3."""
+
+
+def device_of(what: str, name: str | torch.device) -> torch.device:
+    """Return a device of this machine; raise InputError, naming `what` asks for it, if there is no such device."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]  # what follows is advice
+        raise InputError(f"{what}: expected a device of this machine, got {name}: {reason}") from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Mapping, Sequence
 from math import inf
+from numbers import Real
 from typing import Any, SupportsIndex, TypedDict, cast
 
 import numpy as np
@@ -48,6 +49,21 @@ class EncodeOptions(TypedDict, total=False):
     batch_size: int
 
 
+def whole_number(name: str, value: SupportsIndex) -> int:
+    """Return an argument as an int; raise InputError, naming it, if it is no whole number."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name}: expected a whole number, got {value!r}") from error
+
+
+def positive(name: str, value: SupportsIndex) -> int:
+    """Return an argument as a positive int; raise InputError, naming it, if it is none."""
+    if (number := whole_number(name, value)) < 1:
+        raise InputError(f"{name}: expected a positive whole number, got {number}")
+    return number
+
+
 def stage_names(stages: Sequence[str] | None, every: list[str]) -> list[str]:
     """Return the stages to run, by default all; raise InputError unless they are neighbours in the chain's order."""
     names = every if stages is None else list(stages)
@@ -69,8 +85,8 @@ def temperatures_of(section: ChainSection, temperature: float | Mapping[str, flo
     for name, value in asked.items():
         if name not in own:
             raise InputError(f"temperature: expected one of {', '.join(own)}, got {name}")
-        if not 0 < value < inf:
-            raise InputError(f"temperature: expected a positive number for {name}, got {value}")
+        if not isinstance(value, Real) or not 0 < value < inf:
+            raise InputError(f"temperature: expected a positive number for {name}, got {value!r}")
     return own | dict(asked)
 
 

@@ -13,12 +13,17 @@ Array: TypeAlias = Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
 Images: TypeAlias = UInt8[Tensor, "image height width channel"]
 
 
+def as_array(values: Any) -> Array:
+    """Return an array as it is, and what can be made one, such as nested lists, as a NumPy array."""
+    return values if isinstance(values, Tensor) else np.asarray(values)
+
+
 def as_levels(images: Array, shape: tuple[int, int, int], bits: int, what: str = "images") -> Images:
     """Check images of levels [N, H, W, C] and return them as a uint8 tensor on the CPU.
 
     Any type of whole numbers is accepted. Raises InputError with the expected and the actual type, shape or level.
     """
-    images = images if isinstance(images, Tensor) else np.asarray(images)
+    images = as_array(images)
     kind = str(images.dtype).removeprefix("torch.")
     if not kind.lstrip("<>=").startswith(("int", "uint", "i", "u")):
         raise InputError(f"{what}: expected whole numbers (uint8), got {kind}")
@@ -36,6 +41,7 @@ def as_levels(images: Array, shape: tuple[int, int, int], bits: int, what: str =
 
 def as_picture(picture: Array, channels: int, bits: int) -> UInt8[Tensor, "height width channel"]:
     """Check a picture of levels [H, W, C] of any size; raise InputError as `as_levels` does."""
+    picture = as_array(picture)
     if picture.ndim != 3:
         raise InputError(f"picture: expected [H, W, {channels}], got {list(picture.shape)}")
     height, width = picture.shape[:2]

@@ -11,7 +11,17 @@ import numpy as np
 import torch
 
 from spn.api import completion
-from spn.api.arguments import EncodeOptions, Label, SampleOptions, ScoreOptions, labels_of, stage_names, temperatures_of
+from spn.api.arguments import (
+    EncodeOptions,
+    Label,
+    SampleOptions,
+    ScoreOptions,
+    labels_of,
+    positive,
+    stage_names,
+    temperatures_of,
+    whole_number,
+)
 from spn.api.arrays import Array, Images, as_levels, as_picture, like
 from spn.api.chain_walk import ChainWalk
 from spn.api.completion import Drawing, DrawOptions, Likeliest
@@ -29,6 +39,7 @@ from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.generation.views import apply_views, drawn_views
 from spn.image import apply_view
 from spn.likelihood import bits_per_dim
+from spn.machine import device_of
 from spn.notes import TENSORS_SEAL
 from spn.stages import build_stage
 
@@ -99,14 +110,18 @@ class ChainModel:
         return model_card(self)
 
     def to(self, device: str | torch.device) -> "ChainModel":
-        """Move the networks to a device, such as "cuda"; return the model."""
-        self.device = torch.device(device)
+        """Move the networks to a device, such as "cuda"; return the model.
+
+        Raises InputError if this machine has no such device; the model then stays where it is.
+        """
+        place = device_of("device", device)
         self.stages = {
-            name: Part(build_stage(stage.plan, self._grid_shape, self.device), network.to(self.device))
+            name: Part(build_stage(stage.plan, self._grid_shape, place), network.to(place))
             for name, (stage, network) in self.stages.items()
         }
         if self.first_stage is not None:
-            self.first_stage = self.first_stage.to(self.device)
+            self.first_stage = self.first_stage.to(place)
+        self.device = place
         return self
 
     def sample(self, num_images: int | None = None, **options: Unpack[SampleOptions]) -> Any:
@@ -143,8 +158,10 @@ class ChainModel:
         names = stage_names(stages, list(self.stages))
         levels = self._given(given, names[0], num_images)
         count = len(levels) if levels is not None else num_images
-        if count is None or count < 1:
-            raise InputError(f"num_images: expected a positive whole number, got {count}")
+        if count is None:
+            raise InputError("num_images: expected a positive whole number, got None")
+        count, batch_size = positive("num_images", count), positive("batch_size", batch_size)
+        seed = whole_number("seed", seed)
         if levels is None:
             # First, because it fails at once if so many images do not fit into memory.
             levels = torch.zeros((count, *self._grid_shape), dtype=torch.uint8)
@@ -227,12 +244,14 @@ class ChainModel:
 
         `per` "image" gives float64 [N]; "stage" a dictionary of such arrays; "pixel" float64 [N, H, W], summed over
         channels and stages. `label` has the classes of the images, which a conditional chain needs. `exact` computes in
-        float64. A chain of codes scores the codes of the images, pixel by pixel of their grid; a mixture of orders only
-        whole images, whose nats are no sum over its stages or pixels. Raises InputError for images of another shape,
-        depth or type.
+        float64. `batch_size` counts slices; an image has as many as the stage generates. Bounds draw noise for each
+        batch, so that they depend on it and on the other images. A chain of codes scores the codes of the images, pixel
+        by pixel of their grid; a mixture of orders only whole images, whose nats are no sum over its stages or pixels.
+        Raises InputError for images of another shape, depth or type.
         """
         if self.views and per != "image":
             raise InputError(f"per: expected image for {self.chain}, a mixture of {len(self.views)} orders, got {per}")
+        batch_size = positive("batch_size", batch_size)
         levels = encode(self.first_stage, as_levels(images, self.shape, self.params.data.bits), EVALUATION_BATCH_SIZE)
         labels = labels_of(self.params, self.chain, len(levels), label, is_sampling=False)
         place = self.device
@@ -283,7 +302,8 @@ class ChainModel:
         """
         from spn.api.coding import DECODING_BATCH_SIZE, decode
 
-        _, pictures = decode(self, content, DECODING_BATCH_SIZE if batch_size is None else batch_size)
+        size = DECODING_BATCH_SIZE if batch_size is None else positive("batch_size", batch_size)
+        _, pictures = decode(self, content, size)
         arrays = [picture.numpy() for picture in pictures]
         return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else arrays
 

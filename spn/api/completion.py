@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 import numpy as np
 import torch
 
-from spn.api.arguments import Label, ScoreOptions, is_of_all, labels_of, temperatures_of
-from spn.api.arrays import Array, Images, as_levels, like
+from spn.api.arguments import Label, ScoreOptions, is_of_all, labels_of, positive, temperatures_of, whole_number
+from spn.api.arrays import Array, Images, as_array, as_levels, like
 from spn.api.filler import Filler, Hidden, repeat
 from spn.config import InputError, StagePlan
 from spn.config.tiling import bit_mask
@@ -48,7 +48,7 @@ class Drawing:
 
     def filler(self, model: "ChainModel") -> Filler:
         """Return the chain that draws so."""
-        _check_count("draws", self.draws)
+        positive("draws", self.draws)
         section = model.params.chains[model.chain]
         return Filler(
             model.stages,
@@ -56,8 +56,8 @@ class Drawing:
             section.top_k,
             model.first_stage,
             model.params.data.white_level // 2,
-            self.seed,
-            self.batch_size,
+            whole_number("seed", self.seed),
+            positive("batch_size", self.batch_size),
             self.exact,
         )
 
@@ -120,6 +120,7 @@ def deepen(model: "ChainModel", images: Array | None, num_images: int | None, dr
 def likeliest(model: "ChainModel", drawn: Array, options: ScoreOptions) -> Likeliest:
     """Do what `ChainModel.likeliest` says."""
     check_exact(model)
+    drawn = as_array(drawn)
     if drawn.ndim != 5 or not len(drawn):
         raise InputError(f"drawn: expected [draws, N, height, width, channels], got {list(drawn.shape)}")
     draws, count = drawn.shape[:2]
@@ -193,7 +194,7 @@ def _plans(model: "ChainModel") -> Sequence[StagePlan]:
 
 
 def _fill(model: "ChainModel", levels: Images, hidden: Hidden, repeats: int, drawing: Drawing) -> Any:
-    _check_count("repeats", repeats)
+    positive("repeats", repeats)
     return drawing.filler(model).fill(levels, hidden, drawing.draws, repeats, drawing.labels(model, len(levels)))
 
 
@@ -201,7 +202,7 @@ def _from_samples(model: "ChainModel", num_images: int | None, first: int, drawi
     """Sample the stages before number `first` once for each image, and go on from there."""
     if num_images is None:
         raise InputError("num_images: expected a number, or images, got neither")
-    _check_count("num_images", num_images)
+    positive("num_images", num_images)
     # First, because it fails at once if so many images do not fit into memory.
     nothing = torch.zeros((num_images, *model.shape), dtype=torch.uint8)
     labels = drawing.labels(model, num_images, is_sampling=True)
@@ -244,8 +245,3 @@ def _check_pixels(model: "ChainModel") -> None:
 def _check_alone(num_images: int | None) -> None:
     if num_images is not None:
         raise InputError("num_images: expected none beside images, whose number it is")
-
-
-def _check_count(name: str, count: int) -> None:
-    if count < 1:
-        raise InputError(f"{name}: expected a positive whole number, got {count}")

@@ -58,7 +58,7 @@ def add_model_verbs(verb: Verb, label: Callable[..., None], machine: Add) -> Non
     )
     score.add_argument("--fit", action="store_true", help=FIT)
     label(score, "which a class-conditional chain needs")
-    _computing(score, machine)
+    _computing(score, machine, "slices")
 
     _add_coding_verbs(verb, label)
 
@@ -143,7 +143,10 @@ def _drawing(parser: argparse.ArgumentParser, made: str, has_samples: bool) -> N
     )
 
 
-def _computing(parser: argparse.ArgumentParser, machine: Add) -> None:
-    parser.add_argument("--exact", action="store_true", help="compute in float64, so that batch sizes cannot matter")
-    parser.add_argument("--batch-size", type=count, help="images at a time")
+def _computing(parser: argparse.ArgumentParser, machine: Add, at_a_time: str = "images") -> None:
+    drawn = "; but bounds draw noise for each batch" if at_a_time == "slices" else ""
+    parser.add_argument(
+        "--exact", action="store_true", help=f"compute in float64, so that batch sizes cannot matter{drawn}"
+    )
+    parser.add_argument("--batch-size", type=count, help=f"{at_a_time} at a time")
     machine(parser)

@@ -7,7 +7,7 @@ import torch
 
 from spn.config import InputError
 from spn.distributed import is_one_of_several, local_rank, num_processes, rank
-from spn.machine import keep_freed_memory, onednn_matmul
+from spn.machine import device_of, keep_freed_memory, onednn_matmul
 
 MOST_THREADS = 1024
 """More than any machine has use for; torch ends in a segmentation fault with some more."""
@@ -26,14 +26,10 @@ def choose_device(name: str, threads: int) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and is_one_of_several():
         name = f"cuda:{local_rank()}"
-    try:
-        place = torch.empty(0, device=name).device
-        if place.type == "cuda":
-            torch.cuda.set_device(place)  # because NCCL uses the current device
-        return place
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]  # what follows is advice
-        raise InputError(f"--device: expected a device of this machine, got {name}: {reason}") from error
+    place = device_of("--device", name)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)  # because NCCL uses the current device
+    return place
 
 
 def log_place(stage: str, place: torch.device) -> None:

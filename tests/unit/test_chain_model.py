@@ -240,6 +240,41 @@ def test_mistakes_are_told_in_one_line(
     assert_mistake(models[name], method, arguments, options, line)
 
 
+OTHER_TYPES = {
+    "halves": ("sample", (2.5,), {}, "num_images: expected a whole number, got 2.5"),
+    "no batch": ("sample", (2,), {"batch_size": 0}, "batch_size: expected a positive whole number, got 0"),
+    "text of a temperature": ("sample", (2,), {"temperature": "0.9"}, "temperature: expected a positive .*, got '0.9'"),
+    "seed": ("sample", (2,), {"seed": 1.0}, "seed: expected a whole number, got 1.0"),
+    "seed of a drawing": ("deepen", (None, 2), {"seed": "1"}, "seed: expected a whole number, got '1'"),
+    "no batch of drawings": ("deepen", (None, 2), {"batch_size": 0}, "batch_size: expected a positive .*, got 0"),
+    "half a draw": ("deepen", (None, 2), {"draws": 1.5}, "draws: expected a whole number, got 1.5"),
+    "no batch to score": ("nats", (grey(1, 8, 8, 3),), {"batch_size": 0}, "batch_size: expected a positive .*, got 0"),
+    "no batch to code": ("encode", (grey(1, 8, 8, 3),), {"batch_size": 0}, "batch_size: expected a positive .*, got 0"),
+    "no batch to decode": ("decode", (b"",), {"batch_size": -1}, "batch_size: expected a positive .*, got -1"),
+    "place": ("to", ("cuda:99",), {}, "device: expected a device of this machine, got cuda:99: "),
+}
+
+
+@pytest.mark.slow  # because fast tests refuse other types by themselves
+@pytest.mark.parametrize(("method", "arguments", "options", "line"), OTHER_TYPES.values(), ids=OTHER_TYPES)
+def test_other_types_are_told_in_one_line(
+    method: str, arguments: tuple[Any, ...], options: dict[str, Any], line: str, models: dict[str, ChainModel]
+) -> None:
+    model, images = models["depth"], grey(1, 8, 8, 3)
+    before = model.nats(images)
+    assert_mistake(model, method, arguments, options, line)
+    assert np.array_equal(model.nats(images), before)
+
+
+@pytest.mark.slow
+def test_lists_and_numbers_of_numpy_will_do(models: dict[str, ChainModel]) -> None:
+    model: Any = models["depth"]
+    images = model.sample(2, seed=1)
+    assert np.array_equal(model.sample(np.int64(2), seed=np.int64(1), batch_size=np.int32(256)), images)
+    assert np.array_equal(model.decode(model.encode(images.tolist()).content), images)
+    assert np.array_equal(model.likeliest(images[None].tolist()).images, images)
+
+
 @pytest.mark.parametrize("kind", ["u1", "u2", "u4", "u8", "i1", "i8", ">i2", ">u4"])
 def test_any_type_of_whole_numbers_will_do(kind: str, models: dict[str, ChainModel]) -> None:
     levels = np.arange(8 * 8 * 3).reshape(1, 8, 8, 3) % 16
