@@ -92,7 +92,7 @@ def stage_table(model: "ChainModel", tablefmt: str = "simple") -> str:
         (
             name,
             f"{figures[name]['num_parameters']:,}",
-            f"{figures[name]['bits_per_dim']:.4f}",
+            f"{'≤ ' * model.params.is_bound(name)}{figures[name]['bits_per_dim']:.4f}",
             f"{training[name]['steps']:,} x {training[name]['batch_size']}",
             f"{training[name]['seconds']:,.0f}",
         )
@@ -138,6 +138,7 @@ def model_card(model: "ChainModel") -> str:
     notes, data = model.notes, model.notes["data"]
     drawn = "\n".join(tiling(model.params, model.chain))
     facts = "\n".join(f"- {line}" for line in limits(model))
+    label = ", label=0" if model.params.num_classes(model.chain) else ""
     return f"""---
 {_front_matter(model)}
 ---
@@ -153,8 +154,8 @@ def model_card(model: "ChainModel") -> str:
 ```python
 import spn
 model = spn.load("model.safetensors")
-images = model.sample(16, seed=1)
-bits = model.bits_per_dim(images)
+images = model.sample(16, seed=1{label})
+bits = model.bits_per_dim(images{label})
 ```
 
 {stage_table(model, "github")}
@@ -181,8 +182,10 @@ def _front_matter(model: "ChainModel") -> str:
     """Return the lines from which model hubs know a model's data, licence and figures."""
     data, figures = model.notes["data"], model.notes["figures"]
     kind = "bits_per_dim" if model.first_stage is None else "bits_per_code"
+    # Hubs have no name for images given a class.
+    task = "other" if model.params.num_classes(model.chain) else "unconditional-image-generation"
     metric = {
-        "task": {"type": "unconditional-image-generation"},
+        "task": {"type": task},
         "dataset": {"type": data["name"], "name": data["release"] or data["name"], "split": figures["split"]},
         "metrics": [{"type": kind, "value": round(figures["bits_per_dim"], 4), "name": figures_line(model.notes)}],
     }
@@ -190,7 +193,7 @@ def _front_matter(model: "ChainModel") -> str:
         "library_name": "spn",
         "license": "other",
         "license_name": data["licence"] or "not stated",
-        "pipeline_tag": "unconditional-image-generation",
+        "pipeline_tag": task,
         "tags": ["image-generation", "autoregressive", "subscale-pixel-networks", *sorted(_families(model))],
         "datasets": [data["name"]],
         "metrics": [kind],

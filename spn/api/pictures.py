@@ -111,4 +111,5 @@ def _read(path: Path, height: int, width: int, mode: str) -> UInt8[np.ndarray, "
     if picture.size != (width, height):
         found = "x".join(map(str, picture.size))
         raise InputError(f"{path}: expected {width}x{height} pixels (width x height), got {found}")
+    picture.info.pop("transparency", None)  # of which Pillow would warn
     return np.array(picture.convert(mode))

@@ -29,8 +29,13 @@ def draw_maps(
     names: Sequence[str],
     total: Float64[np.ndarray, " image"],
     white_level: int,
+    unit: str,
+    of_each: str,
 ) -> None:
-    """Write a PNG with the first pictures, and beside each the bits of its pixels, all on one scale of colours."""
+    """Write a PNG with the first pictures, and beside each the bits of its pixels, all on one scale of colours.
+
+    `unit` is that of `total`, and `of_each` says what the bits of a map are those of.
+    """
     count = min(len(images), MOST_PANELS)
     figure = Figure(figsize=(2 * PANEL + 1.4, count * (PANEL + 0.3)), dpi=DPI, layout="constrained")
     axes = figure.subplots(count, 2, squeeze=False)
@@ -38,16 +43,21 @@ def draw_maps(
     for number, (left, right) in enumerate(axes):
         show_picture(left, images[number], white_level, Path(names[number]).name)
         drawn = right.imshow(bits[number], cmap="viridis", vmin=0, vmax=highest)
-        right.set_title(f"{total[number]:.3f} bits/dim", fontsize=8)
+        right.set_title(f"{total[number]:.3f} {unit}", fontsize=8 if len(unit) < 10 else 6)
         right.axis("off")
-    figure.colorbar(drawn, ax=axes[:, 1], label="bits of a pixel, all channels", shrink=min(1.0, 3 / count))
+    figure.colorbar(drawn, ax=axes[:, 1], label=f"bits of {of_each}", shrink=min(1.0, 3 / count))
     _save(figure, path)
 
 
 def draw_sorted(
-    path: Path, images: Pictures, names: Sequence[str], total: Float64[np.ndarray, " image"], white_level: int
+    path: Path,
+    images: Pictures,
+    names: Sequence[str],
+    total: Float64[np.ndarray, " image"],
+    white_level: int,
+    unit: str,
 ) -> None:
-    """Write a PNG with pictures from the likeliest to the least likely, and their bits/dim."""
+    """Write a PNG with pictures from the likeliest to the least likely, and their bits in `unit`."""
     order = np.argsort(total, kind="stable")
     if len(order) > MOST_PANELS:  # both ends, and evenly between
         order = order[np.linspace(0, len(order) - 1, MOST_PANELS).round().astype(int)]
@@ -59,6 +69,7 @@ def draw_sorted(
         show_picture(place, images[number], white_level, f"{Path(names[number]).name}\n{total[number]:.3f}")
     for place in places[len(order) :]:
         place.axis("off")
+    figure.supxlabel(unit, fontsize=8)
     _save(figure, path)
 
 

@@ -29,6 +29,7 @@ def deepen(
     trained, how = open_model(model, pictures, output, options)
     (high, _), data = high_bits(trained), trained.params.data
     if samples is not None:
-        return write_draws(trained, output, trained.deepen(num_images=samples, **how), None)
+        return write_draws(trained, output, trained.deepen(num_images=samples, **how), None, how["label"])
     _, levels = read_levels(pictures, data, fit=fit, lossless=True, all_bits=False)
-    return write_draws(trained, output, trained.deepen(levels, **how), levels & bit_mask((0, high), data.bits))
+    cut = levels & bit_mask((0, high), data.bits)
+    return write_draws(trained, output, trained.deepen(levels, **how), cut, how["label"])

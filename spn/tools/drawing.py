@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 import torch
 
 from spn.api import ChainModel, load
+from spn.api.arguments import Label, labels_of
 from spn.api.arrays import Images
 from spn.api.folder import find
 from spn.config import InputError
@@ -55,12 +56,14 @@ def check_pictures(pictures: Sequence[Path], samples: int | None) -> None:
         )
 
 
-def write_draws(model: ChainModel, output: Path, drawn: Any, given: Images | None) -> Path:
+def write_draws(model: ChainModel, output: Path, drawn: Any, given: Images | None, label: Label | None) -> Path:
     """Write all draws [draws, N, H, W, C], those of each image one after another; return the path.
 
-    A grid has a row for each image: first what was given, then its draws.
+    A grid has a row for each image: first what was given, then its draws. `label` is what they were drawn with.
     """
     draws = torch.as_tensor(drawn).transpose(0, 1)
     shown = draws if given is None else torch.cat([given[:, None], draws], dim=1)
-    write_output(model, output, draws.flatten(0, 1), shown.flatten(0, 1), shown.shape[1])
+    labels = labels_of(model.params, model.chain, len(draws), label, is_sampling=given is None)
+    of_each = None if labels is None else labels.repeat_interleave(draws.shape[1], dim=0)
+    write_output(model, output, draws.flatten(0, 1), shown.flatten(0, 1), shown.shape[1], of_each)
     return output

@@ -18,6 +18,8 @@ def info(model: Path, *, chain: str | None = None) -> Iterator[str]:
     """Yield the lines of a model card for the terminal, or what the header of coded pictures says."""
     if model.is_file() and _starts_with(model, MAGIC):
         yield from _describe_coded(model)
+    elif not model.exists():
+        raise InputError(f"{model}: expected a model or a file of coded pictures, found none")
     else:
         yield describe(load(model, chain))
 

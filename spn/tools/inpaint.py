@@ -40,16 +40,18 @@ def inpaint(
     trained, how = open_model(model, [*pictures, Path(mask)], output, options)
     if pick is not None:
         check_exact(trained)
+    if repeats > 1 and not any(plan.noise for plan in trained.params.plans[trained.chain]):
+        raise InputError(f"--repeats: expected 1, because {trained.chain} has no scales of a diffusion, got {repeats}")
     hidden, data = _mask(mask, trained), trained.params.data
     names, levels = read_levels(pictures, data, fit=fit, lossless=True)
     masked = torch.where(hidden[..., None], data.white_level // 2, levels).to(torch.uint8)
     drawn = trained.inpaint(levels, hidden, repeats=repeats, **how)
     if pick is None:
-        write_draws(trained, output, drawn, masked)
+        write_draws(trained, output, drawn, masked, how["label"])
         return []
     scoring = {key: value for key, value in how.items() if key in ("label", "exact", "batch_size")}
     found = trained.likeliest(drawn, **scoring)
-    write_draws(trained, output, found.images[None], masked)
+    write_draws(trained, output, found.images[None], masked, how["label"])
     return [_table(trained, names, found)]
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from spn.api import load
+from spn.api.arguments import labels_of
 from spn.api.folder import find
 from spn.config import InputError
-from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
+from spn.generation.sample import SAMPLING_BATCH_SIZE
 from spn.pipeline.place import choose_device
 from spn.report.pictures import class_columns
 from spn.tools.writing import check_images_output, check_numbers, write_output
@@ -55,8 +56,9 @@ def sample(
     )
     steps = [torch.from_numpy(images) for images in after.values()]
     images = torch.stack(steps, dim=1).flatten(0, 1) if strip else steps[-1]
-    turns = sample_labels(num_images, trained.params.num_classes(trained.chain)) if label is None else None
-    write_output(trained, output, steps[-1], images, len(after) if strip else class_columns(turns))
+    labels = labels_of(trained.params, trained.chain, num_images, label, is_sampling=True)
+    columns = len(after) if strip else class_columns(labels if label is None else None)
+    write_output(trained, output, steps[-1], images, columns, labels)
     return output
 
 
@@ -64,9 +66,9 @@ def temperatures(texts: Sequence[str]) -> float | dict[str, float] | None:
     """Read temperatures: one number for all stages, or STAGE=NUMBER for some; raise InputError for others."""
     found: dict[str, float] = {}
     for text in texts:
-        stage, _, number = text.rpartition("=")
+        stage, is_of_stage, number = text.rpartition("=")
         try:
-            found[stage] = float(number)
+            found[stage] = float(number if stage or not is_of_stage else text)
         except ValueError as error:
             raise InputError(f"--temperature: expected a number or STAGE=NUMBER, got {text}") from error
     if "" in found:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,10 @@ def score(
     if form not in FORMATS:
         raise InputError(f"--format: expected one of {', '.join(FORMATS)}, got {form}")
     _check_outputs({"--map": maps, "--grid": grid, "--sources": sources}, [find(model, chain), *pictures])
-    if sources is not None and not len({*pictures}) == len(pictures) <= MOST_SOURCES:
-        raise InputError(f"--sources: expected at most {MOST_SOURCES} different folders or arrays, got {len(pictures)}")
+    if sources is not None and len(pictures) > MOST_SOURCES:
+        raise InputError(f"--sources: expected at most {MOST_SOURCES} folders or arrays, got {len(pictures)}")
+    if sources is not None and (twice := [str(each) for each, count in Counter(pictures).items() if count > 1]):
+        raise InputError(f"--sources: expected different folders or arrays, got twice: {', '.join(twice)}")
     if sources is not None and (taken := {*MADE} & {*map(str, pictures)}):
         raise InputError(f"--sources: expected other names than those of the sources made here, got {', '.join(taken)}")
     trained = load(model, chain, choose_device(device, threads))
@@ -73,9 +76,10 @@ def score(
     white = trained.params.data.white_level
     if maps is not None:
         bits = trained.nats(images, per="pixel", **options) / np.log(2)
-        draw_maps(maps, images, bits, names, total, white)
+        what = "a pixel, all channels" if trained.first_stage is None else "a code"
+        draw_maps(maps, images, bits, names, total, white, _unit(trained), what)
     if grid is not None:
-        draw_sorted(grid, images, names, total, white)
+        draw_sorted(grid, images, names, total, white, _unit(trained))
     yield _text(trained, names, total, stages, form)
     if sources is not None:
         of_each = dict(zip(map(str, pictures), levels, strict=True))

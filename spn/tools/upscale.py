@@ -28,8 +28,8 @@ def upscale(
     trained, how = open_model(model, pictures, output, options)
     size, (height, width, channels) = scale_factor(trained), trained.shape
     if samples is not None:
-        return write_draws(trained, output, trained.upscale(num_images=samples, **how), None)
+        return write_draws(trained, output, trained.upscale(num_images=samples, **how), None, how["label"])
     small = (height // size, width // size, channels)
     _, levels = read_levels(pictures, trained.params.data, fit=fit, shape=small, lossless=True)
     enlarged = levels.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
-    return write_draws(trained, output, trained.upscale(levels, **how), enlarged)
+    return write_draws(trained, output, trained.upscale(levels, **how), enlarged, how["label"])

@@ -15,6 +15,7 @@ from spn.config import InputError
 from spn.data.images import write_images
 from spn.files import write_bytes
 from spn.report.pictures import draw_grid, draw_picture
+from spn.shapes import Labels
 
 
 def check_images_output(output: Path, read: Sequence[Path]) -> None:
@@ -72,12 +73,13 @@ def write_output(
     images: Images,
     grid: UInt8[Tensor, "tile height width channel"],
     columns: int | None,
+    labels: Labels | None,
 ) -> None:
     """Write images by the suffix of `output`.
 
     .png is a picture of `grid` with so many columns, .npy an array uint8 [N, H, W, C] of levels, .h5 a file of images
-    like those of the workflow; a path without a suffix is a folder of PNG pictures. Raises InputError if it has others
-    of an earlier run.
+    like those of the workflow, with their classes; a path without a suffix is a folder of PNG pictures. Raises
+    InputError if it has others of an earlier run.
     """
     white = model.params.data.white_level
     match output.suffix.lower():
@@ -88,7 +90,9 @@ def write_output(
             np.save(content, images.numpy(), allow_pickle=False)
             write_bytes(output, content.getvalue())
         case ".h5":
-            write_images(output, images, {"chain": model.chain, "model": str(model.path)})
+            # A caption that is no class's name gives images no class.
+            classes = labels if labels is not None and labels.ndim == 1 else None
+            write_images(output, images, {"chain": model.chain, "model": str(model.path)}, classes)
         case _:
             check_numbers(output, len(images))
             for number, image in enumerate(images):

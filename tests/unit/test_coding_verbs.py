@@ -177,6 +177,7 @@ MISTAKES = {
     "encode MODEL good.png -o text.png/x.spn": "--output: expected a folder that can be written to, got text.png for",
     "decode MODEL coded.spn -o text.png": "--output: expected a folder to write, got a file: text.png",
     "decode MODEL coded.spn -o text.png/x/y": "--output: expected a folder that can be written to, got ",
+    "info missing.spn": "missing.spn: expected a model or a file of coded pictures, found none",
     "info cut.spn": "cut.spn: expected the bytes that were written, got others: damaged or cut off",
 }
 

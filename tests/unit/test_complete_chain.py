@@ -101,7 +101,8 @@ def test_every_image_has_its_own_map(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(Axes, "imshow", noting)
     bits = np.arange(24.0).reshape(2, 3, 4)
     draw_completed(torch.zeros(2, 6, 8, 1, dtype=torch.uint8), [], bits, 15)
-    draw_maps(tmp_path / "maps.png", np.zeros((2, 6, 8, 1), np.uint8), bits, ["a", "b"], np.ones(2), 15)
+    pictures = np.zeros((2, 6, 8, 1), np.uint8)
+    draw_maps(tmp_path / "maps.png", pictures, bits, ["a", "b"], np.ones(2), 15, "bits/dim", "a pixel")
     maps, highest = zip(*(each for each in shown if each[0].shape == (3, 4)), strict=True)
     assert np.array_equal(maps, [*bits, *bits])
     assert highest == (23.0,) * 4  # one scale of colours for all

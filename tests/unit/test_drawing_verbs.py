@@ -165,6 +165,7 @@ MISTAKES = {
     "upscale one.png": "one.png: expected 4x4 pixels (width x height), got 8x8",
     "upscale": "--samples: expected pictures or a number of samples, got neither",
     "upscale small.png --samples 2": "--samples: expected pictures or a number of samples, got both",
+    "inpaint one.png --mask left --repeats 2": "--repeats: expected 1, because both has no scales of a diffusion, got",
     "upscale small.png -o out.jpg": "--output: expected .png, .npy, .h5, or a folder without a suffix, got out.jpg",
     "upscale array.npy": "array.npy: expected [N, 4, 4, 3], N > 0, got [1, 8, 8, 3]",
     "upscale small.png --class 1": "label: expected none, because both is conditioned on no class, got 1",

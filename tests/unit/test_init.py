@@ -242,6 +242,10 @@ def mixed(place: Path) -> None:
     draw(place / "other", 3)
 
 
+def untrained(place: Path) -> None:
+    draw(place / "test", 3)
+
+
 def three(place: Path) -> None:
     draw(place, 3)
 
@@ -254,6 +258,7 @@ def three(place: Path) -> None:
         (damaged, "mine", "pictures: expected pictures that can be used, got none: a.png (not an image)"),
         (two, "mine", "pictures: expected at least 3 usable pictures, one for each split, got 0 train"),
         (mixed, "mine", "pictures: expected all images in train/, validation/ or test/, got other, train"),
+        (untrained, "mine", "pictures: expected images in train/, beside those in test, found none"),
         (three, "my-name", "NAME: expected letters, digits and _, the first no _, got 'my-name'"),
         (three, "pictures", "pictures: expected a name that is free here, got one that exists"),
         (three, "mine --size 9", "--size: expected a multiple of 2, as the chains cut it into 2x2 slices, got 9"),

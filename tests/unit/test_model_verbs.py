@@ -4,23 +4,26 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from bombs import npy_header, png
-from experiment import codes_params
+from experiment import codes_params, tiny_params
+from matplotlib.figure import Figure
 from model_files import loading_once, rgb_params, write_model
 from PIL import Image
 from source_files import random_images
 
 import spn
 from spn.cli import main
-from spn.data.images import read_images
+from spn.data.images import read_image_labels, read_images
 from spn.tools.foreign import MADE, made_of
 
 
@@ -38,6 +41,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_conditional(folder: Path) -> Path:
+    """Write a model file of a chain whose low bits are conditioned on the class."""
+    raw = tiny_params()
+    raw["stages"]["low"]["class_conditional"] = True
+    return write_model(folder, raw, "depth")
 
 
 def run(command: str, results: Path) -> int:
@@ -267,6 +277,55 @@ def test_cards_for_hubs(results: Path, place: Path, capsys: pytest.CaptureFixtur
     assert run("card -o hub", results) == 0  # the same model again
 
 
+def test_the_card_of_a_conditional_chain_asks_for_a_class(tmp_path: Path, place: Path) -> None:
+    path = write_conditional(tmp_path / "classes")
+    assert main(["card", str(path), "-o", "hub"]) == 0
+    _, matter, text = Path("hub/README.md").read_text().split("---\n", 2)
+    assert "unconditional" not in matter
+    example = (
+        text.split("```python\n")[1].split("```")[0].replace("model.safetensors", f"{place}/hub/model.safetensors")
+    )
+    found: dict[str, Any] = {}
+    exec(example, found)
+    assert found["bits"].shape == (16,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_transparency_is_ignored_without_a_warning(results: Path, place: Path) -> None:
+    picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8)).convert("P")
+    picture.save("palette.png", transparency=bytes([0, 255]))
+    assert run("score palette.png", results) == 0
+
+
+def test_cards_mark_bounds(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(results), "--chain", "latent"]) == 0
+    assert re.search(r"codes2 +[0-9,]+ +≤ 1\.5", capsys.readouterr().out)
+
+
+def test_pictures_of_likelihoods_state_what_they_show(
+    results: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes have no bits/dim, and bounds are labelled."""
+    figures: list[Figure] = []
+    monkeypatch.setattr("spn.report.bits._save", lambda figure, path: figures.append(figure))
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save("one.png")
+    assert main(["score", str(results), "--chain", "latent", "one.png", "--map", "map.png", "--grid", "grid.png"]) == 0
+    maps, grid = figures
+    assert re.fullmatch(r"[0-9.]+ bits/code \(upper bound\)", maps.axes[1].get_title())
+    assert maps.axes[-1].get_ylabel() == "bits of a code"
+    assert grid.get_supxlabel() == "bits/code (upper bound)"
+
+
+def test_files_of_images_have_their_classes(tmp_path: Path, place: Path) -> None:
+    path = str(write_conditional(tmp_path / "classes"))
+    assert main(["sample", path, "-n", "12", "-o", "turns.h5"]) == 0
+    assert main(["sample", path, "-n", "2", "--class", "3", "-o", "threes.h5"]) == 0
+    assert main(["deepen", path, "--samples", "2", "--draws", "2", "-o", "draws.h5"]) == 0
+    labels = [read_image_labels(Path(f"{name}.h5")) for name in ("turns", "threes", "draws")]
+    expected = [[*range(10), 0, 1], [3, 3], [0, 0, 1, 1]]
+    assert [None if each is None else each.tolist() for each in labels] == expected
+
+
 def test_cards_are_written_over_nothing_else(results: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["card", str(results), "--chain", "latent", "-o", "hub"]) == 0
     for file in ("pages/README.md", "other/config.json"):
@@ -295,6 +354,7 @@ MISTAKES = {
     "sample -n 2 --class 3 -o out.png": "label: expected none, because depth is conditioned on no class, got 3",
     "sample -n 2 --temperature low=1 high=1 low=2 -o out.png": "--temperature: expected each stage once, got low=1 hi",
     "sample -n 2 --temperature 0.5 0.7 -o out.png": "--temperature: expected one number or STAGE=NUMBER, got 0.5 0.7",
+    "sample -n 2 --temperature =0.5 -o out.png": "--temperature: expected a number or STAGE=NUMBER, got =0.5",
     "sample -n 2 --device tpu -o out.png": "--device: expected auto, cpu, cuda or cuda:N, got tpu",
     "sample -n 2 --device meta -o out.png": "--device: expected auto, cpu, cuda or cuda:N, got meta",
     "sample -n 2 --device mps -o out.png": "--device: expected auto, cpu, cuda or cuda:N, got mps",
@@ -320,7 +380,8 @@ MISTAKES = {
     "score image.png --map image.png": "--map: expected another file than those that are read, got image.png",
     "score image.png --grid text.txt/out.png": "--grid: expected a folder that can be written to, got text.txt for t",
     "score constant --sources out.png": "--sources: expected other names than those of the sources made here, got",
-    "score image.png image.png --sources out.png": "--sources: expected at most 12 different folders or arrays, got 2",
+    "score image.png image.png --sources out.png": "--sources: expected different folders or arrays, got twice: image",
+    f"score {'image.png ' * 13} --sources out.png": "--sources: expected at most 12 folders or arrays, got 13",
     "score image.png --map out.png --grid out.png": "--grid: expected another file than that of --map, got out.png",
     "score image.png --map empty/../out.png --sources ./out.png": "--sources: expected another file than that of --map",
     "card -o out.html": "--output: expected a file ending in .md, or a folder without a suffix, got out.html",

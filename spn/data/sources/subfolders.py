@@ -69,7 +69,9 @@ def _split_folders(names: tuple[str, ...], where: Path) -> dict[Split, tuple[str
     heads = {path_parts(name)[1] for name in names} if has_one_top else tops
     if not heads & set(SPLITS):
         return {"train": top}
-    if "train" not in heads or heads - set(SPLITS):
+    if "train" not in heads:
+        raise InputError(f"{where}: expected images in train/, beside those in {', '.join(sorted(heads))}, found none")
+    if heads - set(SPLITS):
         raise InputError(
             f"{where}: expected all images in train/, validation/ or test/, got {', '.join(sorted(heads))}"
         )
