@@ -293,7 +293,7 @@ def test_the_card_of_a_conditional_chain_asks_for_a_class(tmp_path: Path, place:
 @pytest.mark.filterwarnings("error")
 def test_transparency_is_ignored_without_a_warning(results: Path, place: Path) -> None:
     picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8)).convert("P")
-    picture.save("palette.png", transparency=bytes([0, 255]))
+    picture.save("palette.png", transparency=bytes([100, 200]))
     assert run("score palette.png", results) == 0
 
 
