@@ -1,15 +1,16 @@
 """The *notes* inside every result, read without h5py or safetensors.
 
 They are the first block of an HDF5 file, before HDF5's own bytes; the metadata of a safetensors checkpoint; or a whole
-JSON file. Damaged notes are refused. `recipe` says what the result was made from; `files` holds the digests of the
-files written with it, so that files of another run are noticed.
+JSON file. Damaged notes are refused. `recipe` says what the result was made from; `trained` holds the digests of the
+weights that it was made with, because trainings of one recipe differ between machines and options; `files` holds the
+digests of the files written with it, so that files of another run are noticed.
 """
 
 import hashlib
 import io
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from spn.paths import CHECKPOINT
 Notes = dict[str, Any]
 Reader = io.BufferedReader | io.BytesIO
 
-RECIPE, FILES = "recipe", "files"
+RECIPE, TRAINED, FILES = "recipe", "trained", "files"
 
 MARK = b"spn seal 2, sha256 "
 SEAL_BYTES = 16384
@@ -95,6 +96,29 @@ def read_tensor_notes(path: Path) -> Notes:
     """Read the notes of a safetensors file; raise InputError unless they are intact."""
     with opened(path) as file:
         return _tensor_notes(path, _tensor_header(path, file))
+
+
+def weights_digest(path: Path) -> str:
+    """Return the digest of a checkpoint's weights; raise InputError unless its notes are intact.
+
+    Read it before the weights: if another process replaces them in between, what is made counts as outdated.
+    """
+    digest: str = read_tensor_notes(path)[TENSORS_SEAL]
+    return digest
+
+
+def same_weights(parts: Mapping[Path, Notes]) -> dict[str, str]:
+    """Return the digests of all weights that results were made with, by the names of their networks.
+
+    Raises InputError if two results were made with other weights of the same network.
+    """
+    found: dict[str, tuple[str, Path]] = {}
+    for path, notes in parts.items():
+        for name, digest in notes.get(TRAINED, {}).items():
+            known, other = found.setdefault(name, (digest, path))
+            if digest != known:
+                raise InputError(f"{path}: expected the weights of {name} that {other} was made with, got others")
+    return {name: digest for name, (digest, _) in found.items()}
 
 
 def check_tensors(path: Path, file: Reader) -> Notes:

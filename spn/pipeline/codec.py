@@ -13,8 +13,8 @@ from spn.data.hdf5 import SliceFile
 from spn.evaluation.evaluate import load_nats
 from spn.files import write_json
 from spn.image import join_slices
-from spn.notes import FILES, RECIPE
-from spn.paths import NATS, RESULTS, model_path, stage_folder
+from spn.notes import FILES, RECIPE, TRAINED, same_weights
+from spn.paths import NATS, RESULTS, metrics_path, model_path, stage_folder
 from spn.pipeline.names import stages_of
 from spn.pipeline.place import choose_device
 from spn.pipeline.reading import check_model, read_stage_metrics
@@ -46,10 +46,13 @@ def codec(
     coded = encode(model, list(images), labels)
     if not torch.equal(torch.stack(decode(model, coded.content)[1]), images):
         raise InputError(f"{path}: expected the {len(images)} encoded images when they are decoded, got others")
+    metrics = {name: read_stage_metrics(params, name, results) for name in names}
+    figures = {metrics_path(name, results): each for name, each in metrics.items()}
+    weights = same_weights({path: model.notes} | figures)
     nats = 0.0
-    for name in names:
-        digest = read_stage_metrics(params, name, results)[FILES][NATS]
-        nats += float(load_nats(stage_folder(name, results) / NATS, digest)[: len(images)].sum())
+    for name, each in metrics.items():
+        of_images = load_nats(stage_folder(name, results) / NATS, each[FILES][NATS])[: len(images)]
+        nats += float(of_images.sum())
     evaluated, exact, size = nats / log(2), coded.nats / log(2), 8 * len(coded.content)
     found = {
         "chain": chain,
@@ -67,5 +70,5 @@ def codec(
         "num_streams": coded.num_streams,
         "model_bytes": path.stat().st_size,
     }
-    write_json(output, found | {RECIPE: codec_recipe(params, chain, slices.digest)})
+    write_json(output, found | {RECIPE: codec_recipe(params, chain, slices.digest), TRAINED: weights})
     return found

@@ -20,7 +20,7 @@ from spn.evaluation.evaluate import sub_pixel_nats
 from spn.evaluation.inpainting import Mask, absolute_errors, conditional_bits, hidden_half, mean_and_error
 from spn.files import write_bytes, write_json
 from spn.image import join_slices
-from spn.notes import FILES, RECIPE, content_digest
+from spn.notes import FILES, RECIPE, TRAINED, content_digest
 from spn.paths import COMPLETED, METRICS, RESULTS, model_path
 from spn.pipeline.names import stages_of
 from spn.pipeline.place import choose_device
@@ -79,7 +79,11 @@ def complete_chain(
     shown = [Given(each.title, each.given, each.drawn) for each in completions.values()]
     content = draw_completed(images, shown, _pixel_bits(model, images, labels), params.data.white_level)
     write_bytes(output / COMPLETED, content)
-    notes = {RECIPE: completion_recipe(params, chain, slices.digest), FILES: {COMPLETED: content_digest(content)}}
+    notes = {
+        RECIPE: completion_recipe(params, chain, slices.digest),
+        TRAINED: model.notes.get(TRAINED, {}),
+        FILES: {COMPLETED: content_digest(content)},
+    }
     write_json(output / METRICS, metrics | notes)
     return metrics
 

@@ -6,7 +6,7 @@ from spn.config import Params
 from spn.distributed import is_first, joined
 from spn.evaluation.evaluate import Metrics, save_nats, stage_draws, stage_metrics
 from spn.files import write_json
-from spn.notes import FILES, RECIPE
+from spn.notes import FILES, RECIPE, TRAINED, weights_digest
 from spn.paths import METRICS, NATS
 from spn.pipeline.names import check_stage
 from spn.pipeline.opening import open_slices
@@ -29,6 +29,7 @@ def evaluate(
     load_verb("evaluate", section)
     params, slices = open_slices(params, stage, data)
     recipe = evaluation_recipe(params, stage, slices.digest)
+    weights = slices.notes.get(TRAINED, {}) | {stage: weights_digest(checkpoint)}
     trained, model = load_trained(params, stage, slices.digest, checkpoint, place)
     with joined(recipe_digest(recipe)):
         log_place(stage, place)
@@ -38,6 +39,7 @@ def evaluate(
     metrics = stage_metrics(params, trained, model, draws) | {
         "recipe_digest": recipe["training"],
         RECIPE: recipe,
+        TRAINED: weights,
         FILES: {NATS: save_nats(output / NATS, draws.mean(0))},
     }
     write_json(output / METRICS, metrics)

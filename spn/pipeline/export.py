@@ -14,12 +14,12 @@ from spn.data.hdf5 import SliceFile
 from spn.data.layout import SPLITS
 from spn.evaluation.evaluate import Metrics, chain_metrics, stage_draws, stage_metrics
 from spn.files import read_json
-from spn.notes import RECIPE, Notes
+from spn.notes import RECIPE, TRAINED, Notes, same_weights
 from spn.paths import MODEL, RESULTS, checkpoint_path, summary_path
 from spn.pipeline.names import stages_of
 from spn.pipeline.opening import open_slices
 from spn.pipeline.place import choose_device
-from spn.pipeline.reading import check_digest, notes_of_training
+from spn.pipeline.reading import check_digest, notes_of_training, notes_of_weights
 from spn.provenance import (
     check_recipe,
     export_recipe,
@@ -33,7 +33,7 @@ from spn.provenance.code import code_commit
 from spn.stages import build_stage
 from spn.trained import load_first_stage, load_trained
 
-NO_FIGURES = {RECIPE, "recipe_digest"}
+NO_FIGURES = {RECIPE, TRAINED, "recipe_digest"}
 
 
 def export(
@@ -64,9 +64,11 @@ def export(
         noise = params.stage_plans[name].noise
         if noise is not None and not noise.is_measured:
             params, _ = open_slices(params, name, read_path(params, name, results))
+    codes = params.codes(chain)
+    networks = notes_of_weights([*names, *filter(None, [codes])], results)
+    trained = same_weights({summary_path(chain, results): summary} | networks)
     cpu = torch.device("cpu")
     parts = {name: Part(*load_trained(params, name, digest, checkpoint_path(name, results), cpu)) for name in names}
-    codes = params.codes(chain)
     first = None if codes is None else load_first_stage(params, codes, digest, checkpoint_path(codes, results), cpu)[1]
     notes: Notes = {
         "version": __version__,
@@ -76,6 +78,7 @@ def export(
         "training": {name: _training(params, name, digest, results) for name in names},
         "recipes": {name: recipe_digest(stage_recipe(params, name, digest)) for name in names},
         RECIPE: export_recipe(params, chain, digest),
+        TRAINED: trained,
     }
     weights: torch.dtype = getattr(torch, params.export.weights)
     if weights != torch.float32:

@@ -18,7 +18,7 @@ from spn.distributed import collect, is_first, joined, num_processes, rank
 from spn.files import write_bytes, write_json
 from spn.first_stages import KEPT, MEASURED, SplitFigures, VqAutoencoder, distortion
 from spn.image import join_slices
-from spn.notes import FILES, RECIPE, file_digests
+from spn.notes import FILES, RECIPE, TRAINED, file_digests, weights_digest
 from spn.paths import CODES, METRICS, RECONSTRUCTIONS
 from spn.pipeline.names import check_first_stage
 from spn.pipeline.place import choose_device
@@ -57,6 +57,7 @@ def extract_codes(
     load_verb("extract_codes", section)
     slices = SliceFile(data)
     recipe = codes_recipe(params, first_stage, slices.digest)
+    weights = {first_stage: weights_digest(checkpoint)}
     _, model = load_first_stage(params, first_stage, slices.digest, checkpoint, place)
     layout = Layout(1, params.code_cuts(first_stage), params.grid_of_codes(first_stage).shape)
     counts = {split: slices.num_images(split) for split in SPLITS}
@@ -73,7 +74,7 @@ def extract_codes(
         write_bytes(output / RECONSTRUCTIONS, _picture(model, slices, place, params.data.white_level))
         notes = {"kept": KEPT, "distortion": _distortion(model, slices, place)}
         files = file_digests(output, (METRICS, RECONSTRUCTIONS))
-        writer.finish(slices.origin, {RECIPE: recipe, FILES: files, **notes}, slices.digest)
+        writer.finish(slices.origin, {RECIPE: recipe, TRAINED: weights, FILES: files, **notes}, slices.digest)
     return output / CODES
 
 

@@ -10,11 +10,11 @@ from spn.data.hdf5 import SliceFile
 from spn.evaluation.evaluate import Metrics, chain_metrics, load_nats, save_nats, stage_nats
 from spn.evaluation.views import ViewedSlices, mix_nats, mixture_metrics
 from spn.files import write_json
-from spn.notes import FILES, RECIPE
-from spn.paths import METRICS, NATS, RESULTS, checkpoint_path, stage_folder
+from spn.notes import FILES, RECIPE, TRAINED, same_weights
+from spn.paths import METRICS, NATS, RESULTS, checkpoint_path, metrics_path, stage_folder
 from spn.pipeline.names import check_orders, stages_of
 from spn.pipeline.place import choose_device
-from spn.pipeline.reading import check_digest, data_digest, read_stage_metrics
+from spn.pipeline.reading import check_digest, data_digest, notes_of_weights, read_stage_metrics
 from spn.provenance import load_verb, read_path, summary_recipe
 from spn.trained import load_trained
 
@@ -36,6 +36,8 @@ def mix_orders(
     for stage in stages:
         metrics = read_stage_metrics(params, stage, results)
         parts[stage] = metrics, load_nats(stage_folder(stage, results) / NATS, metrics[FILES][NATS])
+    figures = {metrics_path(stage, results): metrics for stage, (metrics, _) in parts.items()}
+    weights = same_weights(figures | notes_of_weights(stages, results))
     seen = np.sum([nats for _, nats in parts.values()], axis=0)
     nats: dict[str, Float64[np.ndarray, " image"]] = {
         view: seen if view == "identity" else _nats_of(params, chain, view, digest, results, device, threads)
@@ -43,6 +45,7 @@ def mix_orders(
     }
     metrics = mixture_metrics(chain_metrics(chain, parts), nats) | {
         RECIPE: summary_recipe(params, chain, digest),
+        TRAINED: weights,
         FILES: {NATS: save_nats(output / NATS, mix_nats(np.stack(list(nats.values()))))},
     }
     write_json(output / METRICS, metrics)

@@ -4,14 +4,15 @@ metrics.json has no speeds, because it is versioned and must be the same when ma
 speed of training is in the history in the checkpoint, that of sampling in timing.json beside the samples.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from spn.config import InputError, Params
 from spn.data.hdf5 import SliceFile
 from spn.evaluation.speed import sampling_speed, training_speed
-from spn.files import read_json
-from spn.notes import RECIPE, Notes, check_files, read_notes
+from spn.files import json_digest, read_json
+from spn.notes import RECIPE, TRAINED, Notes, check_files, read_notes, same_weights, weights_digest
 from spn.paths import (
     TIMING,
     checkpoint_path,
@@ -71,6 +72,12 @@ def notes_of_training(params: Params, name: str, digest: str, results: Path) -> 
     return notes
 
 
+def notes_of_weights(names: Iterable[str], results: Path) -> dict[Path, Notes]:
+    """Return what results that were made with the weights of these networks note, by their checkpoints."""
+    paths = {name: checkpoint_path(name, results) for name in names}
+    return {path: {TRAINED: {name: weights_digest(path)}} for name, path in paths.items()}
+
+
 def read_reconstruction(params: Params, first_stage: str, digest: str, results: Path) -> dict[str, Any]:
     """Read the figures of a first stage; raise InputError unless they and its picture match parameters and code."""
     _check_notes(codes_path(first_stage, results), codes_recipe(params, first_stage, digest))
@@ -114,10 +121,19 @@ def metrics_of_chain(params: Params, chain: str, results: Path) -> dict[str, Any
     taken = {stage: each["taken"] for stage, each in notes.items() if "taken" in each}
     histories = [each["history"] for each in notes.values()]
     sizes = [params.stages[stage].trainings[taken.get(stage, 0)].batch_size for stage in stages]
-    places = [samples_path(chain, stage, results).with_name(TIMING) for stage in stages]
-    timings = [read_json(place) if place.exists() else {} for place in places]
+    timings = [_timing(samples_path(chain, stage, results)) for stage in stages]
     speeds = training_speed(zip(histories, sizes, strict=True)) | sampling_speed(timings)
     return metrics | speeds | {"taken": taken}
+
+
+def _timing(samples: Path) -> dict[str, Any]:
+    """Read how long sampling took; nothing if that is not known, or is of samples that were replaced."""
+    place = samples.with_name(TIMING)
+    if not (place.exists() and samples.exists()):
+        return {}
+    notes, timing = read_notes(samples), read_json(place)
+    made = {key: notes.get(key) for key in (RECIPE, TRAINED)}
+    return timing if timing.get("samples") == json_digest(made) else {}
 
 
 def metrics_of_chains(params: Params, results: Path) -> dict[str, Any]:
@@ -134,6 +150,21 @@ def check_samples(params: Params, chain: str, digest: str, results: Path) -> Non
     """Raise InputError unless the samples of a chain and their pictures match the parameters and the code."""
     for stage in stages_of(params, chain):
         _check_notes(samples_path(chain, stage, results), sampling_recipe(params, chain, stage, digest))
+
+
+def check_weights(params: Params, chains: Iterable[str], results: Path) -> dict[str, str]:
+    """Return the digests of the weights of all networks of chains.
+
+    Raises InputError unless figures, samples and model files were made with the weights that are in `results`.
+    """
+    paths: dict[Path, None] = {}
+    for chain in chains:
+        stages = params.chains[chain].stages
+        samples = (samples_path(chain, stage, results) for stage in stages)
+        figures = (metrics_path(stage, results) for stage in stages)
+        paths |= dict.fromkeys((summary_path(chain, results), *figures, *samples))
+    names = {name for chain in chains for name in (*params.chains[chain].stages, params.codes(chain)) if name}
+    return same_weights({path: read_notes(path) for path in paths} | notes_of_weights(sorted(names), results))
 
 
 def check_digest(slices: SliceFile, digest: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from spn import tracking
 from spn.config import Params
 from spn.files import write_bytes, write_json
-from spn.notes import RECIPE, Notes
+from spn.notes import RECIPE, TRAINED, Notes
 from spn.paths import (
     COMPLETED,
     CURVES,
@@ -28,6 +28,7 @@ from spn.pipeline.names import stages_of
 from spn.pipeline.reading import (
     check_model,
     check_samples,
+    check_weights,
     data_digest,
     metrics_of_chain,
     notes_of_training,
@@ -62,6 +63,7 @@ def record(
     notes = {name: notes_of_training(params, name, digest, results) for name in trained}
     check_samples(params, chain, digest, results)
     check_model(params, chain, digest, results)
+    weights = check_weights(params, [chain], results)
     metrics = metrics_of_chain(params, chain, results)
     others = _other_figures(params, chain, digest, results)
     files = _pictures(params, chain, results) | {PARAMS.name: params_file}
@@ -87,7 +89,7 @@ def record(
         )
     pages = {"page": store.run_page(run_id), "experiment_page": store.page, "ui_command": store.ui_command}
     recipe = record_recipe(params, chain, digest, asdict(store))
-    write_json(output, {"chain": chain, "run_id": run_id, **pages, RECIPE: recipe})
+    write_json(output, {"chain": chain, "run_id": run_id, **pages, RECIPE: recipe, TRAINED: weights})
     return link_lines({chain: pages})
 
 

@@ -6,11 +6,12 @@ from spn.config import InputError, Params
 from spn.data.hdf5 import SliceFile
 from spn.files import write_json
 from spn.image import join_slices
-from spn.notes import FILES, RECIPE, file_digests
+from spn.notes import FILES, RECIPE, TRAINED, file_digests
 from spn.paths import RESULTS, plots_folder, report_files, report_path
 from spn.pipeline.place import choose_device
 from spn.pipeline.reading import (
     check_samples,
+    check_weights,
     data_digest,
     metrics_of_chains,
     notes_of_training,
@@ -40,6 +41,7 @@ def report(params: Params, data: Path, results: Path = RESULTS, *, device: str =
         raise InputError(f"{data}: expected the images that the stages were evaluated on, got others")
     for chain in params.chains:
         check_samples(params, chain, digest, results)
+    weights = check_weights(params, params.chains, results)
     completions = {chain: read_completion(params, chain, digest, results) for chain in params.chains}
     rates = {chain: read_rate(params, chain, digest, results) for chain in params.chains}
     pictured = Pictured(
@@ -53,5 +55,5 @@ def report(params: Params, data: Path, results: Path = RESULTS, *, device: str =
     histories = {stage: notes_of_training(params, stage, digest, results)["history"] for stage in stages}
     write_report(params, metrics_of_chains(params, results), histories, real, gallery, results, pictured)
     files = file_digests(plots_folder(results), report_files(stages))
-    write_json(report_path(results), {RECIPE: report_recipe(params, digest), FILES: files})
+    write_json(report_path(results), {RECIPE: report_recipe(params, digest), TRAINED: weights, FILES: files})
     return plots_folder(results)

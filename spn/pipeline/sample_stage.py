@@ -12,10 +12,10 @@ from torch import Tensor
 from spn.config import InputError, Params
 from spn.data.images import read_generated, write_images
 from spn.distributed import is_first, joined
-from spn.files import write_bytes, write_json
+from spn.files import json_digest, write_bytes, write_json
 from spn.generation import SAMPLERS, sample_chain_stage
 from spn.generation.sample import SAMPLING_BATCH_SIZE, sample_labels
-from spn.notes import FILES, RECIPE, content_digest, read_notes
+from spn.notes import FILES, RECIPE, TRAINED, Notes, content_digest, read_notes, same_weights, weights_digest
 from spn.paths import PICTURE, SAMPLES, TIMING
 from spn.pipeline.names import check_stage
 from spn.pipeline.opening import open_slices
@@ -71,6 +71,12 @@ def sample_stage(
     before, notes = read_generated(given) if given else (None, {})
     if notes and recipe_digest(notes[RECIPE]) != recipe["given"]:
         raise InputError(f"{given}: changed while it was read; run the same command again")
+    made_with: dict[Path, Notes] = {data: slices.notes, checkpoint: {TRAINED: {stage: weights_digest(checkpoint)}}}
+    if given is not None:
+        made_with[given] = notes
+    if decoder is not None:
+        made_with[decoder] = {TRAINED: {str(params.codes(chain)): weights_digest(decoder)}}
+    weights = same_weights(made_with)
     trained, model = load_trained(params, stage, digest, checkpoint, place)
     decode = load_decoder(params, chain, digest, decoder, place)
     labels = sample_labels(params.sampling.num_images, params.num_classes(chain), told)
@@ -96,9 +102,11 @@ def sample_stage(
     # A caption that is no class's name gives images no class.
     classes = labels if labels is not None and labels.ndim == 1 else None
     picture = draw_grid(images, params.data.white_level, class_columns(classes))
-    write_images(output / SAMPLES, images, {RECIPE: recipe, FILES: {PICTURE: content_digest(picture)}}, classes, codes)
+    made = {RECIPE: recipe, TRAINED: weights}
+    write_images(output / SAMPLES, images, made | {FILES: {PICTURE: content_digest(picture)}}, classes, codes)
     write_bytes(output / PICTURE, picture)
-    write_json(output / TIMING, {"images": len(images), "seconds": seconds, "device": str(place)})
+    timing = {"images": len(images), "seconds": seconds, "device": str(place), "samples": json_digest(made)}
+    write_json(output / TIMING, timing)
     return images
 
 

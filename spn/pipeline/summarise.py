@@ -5,8 +5,8 @@ from pathlib import Path
 from spn.config import Params
 from spn.evaluation.evaluate import Metrics, chain_metrics, load_nats
 from spn.files import write_json
-from spn.notes import FILES, RECIPE
-from spn.paths import NATS, RESULTS, stage_folder
+from spn.notes import FILES, RECIPE, TRAINED, same_weights
+from spn.paths import NATS, RESULTS, metrics_path, stage_folder
 from spn.pipeline.names import check_orders, stages_of
 from spn.pipeline.reading import data_digest, read_stage_metrics
 from spn.provenance import load_verb, summary_recipe
@@ -25,6 +25,9 @@ def summarise(params: Params, chain: str, output: Path, results: Path = RESULTS)
     for stage in stages:
         metrics = read_stage_metrics(params, stage, results)
         parts[stage] = metrics, load_nats(stage_folder(stage, results) / NATS, metrics[FILES][NATS])
-    summary = chain_metrics(chain, parts) | {RECIPE: summary_recipe(params, chain, digest)}
+    summary = chain_metrics(chain, parts) | {
+        RECIPE: summary_recipe(params, chain, digest),
+        TRAINED: same_weights({metrics_path(stage, results): metrics for stage, (metrics, _) in parts.items()}),
+    }
     write_json(output, summary)
     return summary

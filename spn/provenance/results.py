@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spn.config import InputError, Params
 from spn.files import read_json, write_text
-from spn.notes import FILES, RECIPE, REMEDY, Notes, check_files, read_notes
+from spn.notes import FILES, RECIPE, REMEDY, TENSORS_SEAL, TRAINED, Notes, check_files, read_notes
 from spn.paths import (
     COMPLETED,
     DATABASE,
@@ -71,6 +71,8 @@ class Result:
     needs: tuple[Path, ...] = ()
     """The results that it is made from, by their paths."""
     others: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    """The stages and first stages whose weights it was made with."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -123,7 +125,9 @@ def results_of(params: Params) -> list[Result]:
         *(path for chain in params.chains for path in _tried(params, chain)),
     )
     files = report_files(tuple(params.stage_plans))
-    report = Result(report_path(), lambda digest: report_recipe(params, digest), needs, files)
+    report = Result(
+        report_path(), lambda digest: report_recipe(params, digest), needs, files, tuple(params.trained_plans)
+    )
     return [*results, report]
 
 
@@ -136,6 +140,7 @@ def _of_first_stage(params: Params, name: str) -> list[Result]:
             lambda digest: codes_recipe(params, name, digest),
             (slices, checkpoint),
             (METRICS, RECONSTRUCTIONS),
+            (name,),
         ),
     ]
 
@@ -149,6 +154,7 @@ def read_path(params: Params, name: str, results: Path = RESULTS) -> Path:
 
 def _of_stage(params: Params, stage: str) -> list[Result]:
     slices, checkpoint = read_path(params, stage), checkpoint_path(stage)
+    codes = params.stages[stage].codes
     return [
         Result(checkpoint, lambda digest: stage_recipe(params, stage, digest), (slices,), (HISTORY,)),
         Result(
@@ -156,6 +162,7 @@ def _of_stage(params: Params, stage: str) -> list[Result]:
             lambda digest: evaluation_recipe(params, stage, digest),
             (slices, checkpoint),
             (NATS,),
+            (stage, *([] if codes is None else [codes])),
         ),
     ]
 
@@ -163,7 +170,9 @@ def _of_stage(params: Params, stage: str) -> list[Result]:
 def _of_chain(params: Params, chain: str) -> list[Result]:
     stages = params.chains[chain].stages
     results: list[Result] = []
-    for stage in stages:
+    first_stage = () if (codes := params.codes(chain)) is None else (codes,)
+    networks = (*stages, *first_stage)
+    for number, stage in enumerate(stages, start=1):
         before = [result.path for result in results[-1:]]
         results.append(
             Result(
@@ -171,31 +180,43 @@ def _of_chain(params: Params, chain: str) -> list[Result]:
                 lambda digest, stage=stage: sampling_recipe(params, chain, stage, digest),
                 (checkpoint_path(stage), *before),
                 (PICTURE,),
+                (*stages[:number], *first_stage),
             )
         )
     samples = tuple(result.path for result in results)
     model = model_path(chain)
     tried = {
         completion_path(chain): Result(
-            completion_path(chain), lambda digest: completion_recipe(params, chain, digest), (model,), (COMPLETED,)
+            completion_path(chain),
+            lambda digest: completion_recipe(params, chain, digest),
+            (model,),
+            (COMPLETED,),
+            networks,
         ),
-        rate_path(chain): Result(rate_path(chain), lambda digest: codec_recipe(params, chain, digest), (model,)),
+        rate_path(chain): Result(
+            rate_path(chain), lambda digest: codec_recipe(params, chain, digest), (model,), networks=networks
+        ),
     }
-    codes = params.codes(chain)
-    networks = (*stages, *([] if codes is None else [codes]))
     return [
         *results,
-        Result(summary_path(chain), lambda digest: summary_recipe(params, chain, digest), *_figures(params, chain)),
+        Result(
+            summary_path(chain),
+            lambda digest: summary_recipe(params, chain, digest),
+            *_figures(params, chain),
+            networks,
+        ),
         Result(
             model,
             lambda digest: export_recipe(params, chain, digest),
             (summary_path(chain), *map(checkpoint_path, networks)),
+            networks=networks,
         ),
         *(tried[path] for path in _tried(params, chain)),
         Result(
             record_path(chain),
             lambda digest: record_recipe(params, chain, digest, recorded_in()),
             (summary_path(chain), model, *samples, *_tried(params, chain)),
+            networks=networks,
         ),
     ]
 
@@ -250,6 +271,7 @@ def _examine(found: Audit, result: Result, digest: str, check: Callable[[Notes],
     try:
         notes = _sound_notes(result, digest)
         check(notes)
+        _check_weights(result, notes, found.sound)
     except InputError as error:
         found.problems.append(Problem(result, str(error)))
     else:
@@ -267,6 +289,14 @@ def _sound_notes(result: Result, digest: str) -> Notes:
         )
     check_files(result.path, notes)
     return notes
+
+
+def _check_weights(result: Result, notes: Notes, sound: dict[Path, Notes]) -> None:
+    """Raise InputError unless a result was made with the weights that are in the checkpoints."""
+    actual: dict[str, str] = notes.get(TRAINED, {})
+    expected = {name: sound[checkpoint_path(name)][TENSORS_SEAL] for name in result.networks}
+    if other := sorted(name for name, digest in expected.items() if actual.get(name) != digest):
+        raise InputError(f"{result.path}: made with other weights of {', '.join(other)} than those in {RESULTS}")
 
 
 def check_recipe(path: Path, expected: Recipe, actual: Recipe | None) -> None:

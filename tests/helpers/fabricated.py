@@ -12,7 +12,7 @@ from experiment import tiny_params, write_params
 from spn.checkpoint import save_tensors
 from spn.config import Params, load_params
 from spn.files import write_json
-from spn.notes import Notes, seal_block
+from spn.notes import Notes, seal_block, weights_digest
 from spn.provenance import (
     Recipe,
     evaluation_recipe,
@@ -181,7 +181,13 @@ def notes_of(params: Params, path: str) -> Notes:
         return notes | {"digest": DIGEST, "source_digest": SOURCE_DIGEST, "source_state": state}
     files = zip(MADE[path].others, files_of(path)[1:], strict=True)
     digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files}
-    return notes | ({"files": digests} if digests else {})
+    trained = {Path(each).parent.name: weights_digest(Path(each)) for each in MADE if each in checkpoints_before(path)}
+    return notes | ({"trained": trained} if trained else {}) | ({"files": digests} if digests else {})
+
+
+def checkpoints_before(path: str) -> set[str]:
+    """Name the checkpoints that a result is made from, directly or not."""
+    return {each for each in MADE if path in after(each) - {each} and each.endswith("checkpoint.safetensors")}
 
 
 @pytest.fixture

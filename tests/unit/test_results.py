@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from experiment import write_params
 from fabricated import (
     HANDLE,
@@ -22,6 +23,7 @@ from fabricated import (
     write_notes,
 )
 
+from spn.checkpoint import save_tensors
 from spn.config import InputError, Params, load_params
 from spn.files import write_json
 from spn.provenance import Audit, asked_results, audit, check_recipe, is_clone, results_of
@@ -51,6 +53,9 @@ def test_results_come_after_what_they_are_made_from(params: Params) -> None:
     assert {str(result.path): {*map(str, result.needs)} for result in results} == {
         path: made.needs for path, made in MADE.items()
     }
+    assert {str(result.path): {*result.networks} for result in results} == {
+        path: {*notes_of(params, path).get("trained", {})} for path in MADE
+    }
     assert {str(result.path): [*result.files] for result in results} == {path: files_of(path) for path in MADE}
 
 
@@ -67,6 +72,21 @@ def test_samples_are_made_from_those_of_the_stage_right_before(tmp_path: Path) -
         "results/stages/low/checkpoint.safetensors",
         "results/chains/depth/middle/samples.h5",
     }
+
+
+def test_results_made_with_the_weights_of_an_earlier_training_are_outdated(params: Params) -> None:
+    """Trainings of one recipe differ between machines and options."""
+    checkpoint = "results/stages/high/checkpoint.safetensors"
+    save_tensors(Path(checkpoint), {"weight": torch.ones(1)}, notes_of(params, checkpoint))
+    assert {*told(audit(params))} == {"results/stages/high/metrics.json", "results/chains/depth/high/samples.h5"}
+    found: set[str] = set()
+    while outdated := told(audit(params)):
+        assert outdated == {path: f"{path}: made with other weights of high than those in results" for path in outdated}
+        found |= outdated.keys()
+        # As if the workflow was killed after it had made these again.
+        for path in outdated:
+            write_notes(path, notes_of(params, path))
+    assert found == {path for path in MADE if "high" in notes_of(params, path).get("trained", {})}
 
 
 def test_results_that_are_made_from_what_they_must_be_are_sound(params: Params) -> None:

@@ -28,8 +28,11 @@ def test_a_stage_is_sampled_at_its_own_settings(
         raise InterruptedError
 
     monkeypatch.setattr(module, "load_verb", lambda verb, section: None)
-    monkeypatch.setattr(module, "open_slices", lambda params, name, path: (params, SimpleNamespace(digest="")))
+    monkeypatch.setattr(
+        module, "open_slices", lambda params, name, path: (params, SimpleNamespace(digest="", notes={}))
+    )
     monkeypatch.setattr(module, "check_given", lambda *arguments: None)
+    monkeypatch.setattr(module, "weights_digest", lambda path: "")
     monkeypatch.setattr(module, "load_trained", lambda *arguments: (None, nn.Identity()))
     monkeypatch.setattr(module, "sample_chain_stage", noted)
     with pytest.raises(InterruptedError):

@@ -16,6 +16,7 @@ from tracked import open_at
 from workspace import AFTER_LOW, CHAIN, EVERYTHING, ROOT, STAGES, Workspace, finished, with_steps
 
 import spn
+from spn.checkpoint import load_tensors, save_tensors
 from spn.cli import main
 from spn.data.hdf5 import SliceFile
 from spn.data.images import read_images
@@ -305,6 +306,19 @@ def test_a_stale_result_is_refused_and_made_again_whatever_its_times_say(workspa
     assert workspace.plan() == AFTER_LOW
     shutil.rmtree(workspace.folder / ".snakemake")  # nor does it matter what Snakemake remembers
     assert workspace.plan() == AFTER_LOW
+
+
+def test_what_was_made_with_the_weights_of_an_earlier_training_is_made_again(workspace: Workspace) -> None:
+    """As after a training with other options, on another machine, whose workflow was killed."""
+    tensors, notes = load_tensors(workspace.folder / LOW)
+    save_tensors(workspace.folder / LOW, {name: tensor * 1.01 for name, tensor in tensors.items()}, notes)
+    (workspace.folder / LOW).touch()
+    said = workspace.run("spn", "verify", fails=True).output
+    assert "made with other weights of low than those in results" in said
+    before = json.loads((workspace.folder / "results/stages/low/metrics.json").read_text())["nats"]
+    assert workspace.snakemake().ran == AFTER_LOW - {"train/low"}
+    assert json.loads((workspace.folder / "results/stages/low/metrics.json").read_text())["nats"] != before
+    workspace.run("spn", "verify")
 
 
 @pytest.mark.parametrize("gone", [["mlflow"], ["mlflow", "mlflow.db", "mlruns"]], ids=["handle", "store"])
