@@ -107,7 +107,7 @@ def _add_stage_verbs(commands: Commands) -> None:
     train.add_argument(
         "--micro-batch",
         type=count,
-        help="images of a process in memory at once; gradients are added up: less memory, the same but for rounding",
+        help="images of a process in memory at once: less memory, the same figures but for rounding and random draws",
     )
     train.add_argument(
         "--nodes", type=count, default=1, help="nodes of the Slurm job; with several, srun starts torchrun on each"

@@ -62,7 +62,7 @@ class Learner:
         Returns the loss on the share (nats per slice), the gradient's norm, and the parameter to blame if that is not
         finite. `nats` is `Stage.loss` of the model, with gradients averaged over the processes. With `micro_batch` so
         many images of a process are in memory at once, and gradients are added up: the same step, but for rounding and
-        for the draws of dropout.
+        for the draws of dropout and noise.
         """
         section = self.section
         self.stage.progress = step / section.steps
