@@ -60,7 +60,7 @@ def show(params: Params, slices: SliceFile, results: Path, place: torch.device) 
                 near[start:end],
                 _sample_bits(params, chain, slices.digest, results, place),
                 _tags(params, chain, _sampled_labels(params, chain)),
-                _real_bits(params, chain, results)[chosen],
+                _real_bits(params, chain, results)[chosen.numpy()],  # a tensor of one element would be an integer
                 _tags(params, chain, slices.labels("test", chosen)),
             )
             for chain, start, end in zip(params.chains, ends, ends[1:], strict=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damages import Experiment
 from experiment import tiny_params, write_params
 from PIL import Image
 
@@ -153,6 +154,19 @@ def test_black_images_are_learned(tmp_path: Path) -> None:
     images, notes = read_images(tmp_path / "low" / "samples.h5")
     assert images.shape == (4, 8, 8, 1)
     assert notes["recipe"]["data_digest"] == SliceFile(tmp_path / "S2.h5").digest
+
+
+@pytest.mark.slow
+def test_a_single_test_image_is_reported(tmp_path: Path) -> None:
+    """NumPy takes a tensor of one element for an integer, with which an array of figures becomes a figure."""
+    experiment = Experiment(tmp_path)
+    experiment.make(test=1)
+    experiment.sample("low", "--given", experiment.samples("high") / "samples.h5")
+    experiment.summarise()
+    files = ["--params", experiment.params, "--data", experiment.data, "--results", tmp_path]
+    assert main(["report", *map(str, files)]) == 0
+    bits = read_json(tmp_path / "chains" / "depth" / "metrics.json")["bits_per_dim"]
+    assert f"{bits:.2f}" in (tmp_path / "plots" / "gallery.html").read_text()
 
 
 def learn(root: Path, name: str) -> None:

@@ -178,9 +178,9 @@ class Experiment:
     def samples(self, name: str) -> Path:
         return self.folder / "chains" / "depth" / name
 
-    def make(self) -> None:
+    def make(self, test: int = 4) -> None:
         params = tiny_params()
-        params["data"]["limit"] = {"train": 20, "validation": 4, "test": 4}
+        params["data"]["limit"] = {"train": 20, "validation": 4, "test": test}
         params["chains"] = {"depth": {"stages": ["high", "low"]}}
         for name in ("high", "low"):
             params["stages"][name]["training"] |= {"steps": 2, "validate_every": 2}
