@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spn.config import InputError, Params
-from spn.files import read_json, write_text
+from spn.files import read_json, write_text, writing
 from spn.notes import FILES, RECIPE, REMEDY, TENSORS_SEAL, TRAINED, Notes, check_files, read_notes
 from spn.paths import (
     COMPLETED,
@@ -349,6 +349,9 @@ def ask(params: Params, found: Audit) -> None:
     Every job has an extra input, its *request*. If the job's outputs are sound, the request is older than they are. If
     they are outdated, it is newer and states the reason, with a time stamp, because Snakemake ignores a newer file with
     unchanged content. Snakemake's own records do not count, and neither does `snakemake --touch`.
+
+    Nothing is written where all of this is so already, because only its owner may set a file's time. Raises WriteError
+    if a file cannot be written.
     """
     outdated = {problem.result.path: problem.reason for problem in found.problems if not problem.is_missing}
     for result in results_of(params):
@@ -357,11 +360,14 @@ def ask(params: Params, found: Audit) -> None:
             write_text(request, f"{outdated[result.path]}\n{time.time_ns()}\n")
             newest = max(map(_time, filter(Path.exists, result.files)))
             moment = max(newest + 1, time.time_ns())
-            os.utime(request, ns=(moment, moment))
+            with writing(request):
+                os.utime(request, ns=(moment, moment))
         elif result.path in found.sound or not request.exists():
             if not request.exists():
                 write_text(request, "nothing was outdated yet\n")
-            os.utime(request, ns=(0, 0))
+            if _time(request) != 0:
+                with writing(request):
+                    os.utime(request, ns=(0, 0))
     _put_in_order(params, found.sound)
 
 
@@ -376,7 +382,8 @@ def _put_in_order(params: Params, sound: Iterable[Path]) -> None:
         files = results[path].files
         if min(map(_time, files)) < newest:
             for file in files:
-                os.utime(file)
+                with writing(file):
+                    os.utime(file)
 
 
 def _time(file: Path) -> int:

@@ -1,5 +1,6 @@
 """Requests: files by whose times Snakemake makes outdated results again, and leaves sound ones as they are."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from fabricated import MADE, SPLIT, WHOLE, after, files_of, params
 
 from spn.config import Params
+from spn.files import WriteError
 from spn.paths import request_path
 from spn.provenance import ask, audit
 
@@ -158,3 +160,36 @@ def test_results_that_are_not_sound_keep_their_times(params: Params, times: dict
         after("results/stages/high/checkpoint.safetensors") - after(WEIGHTS)
     )
     assert now[WHOLE] == times[WHOLE]
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    """Take no writing, as in a read-only folder or on a file of another owner."""
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_where_everything_is_sound_and_in_order_nothing_is_written(
+    params: Params, times: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be read-only, or the files another owner's, who alone may set their times."""
+    ask(params, audit(params))
+    monkeypatch.setattr("os.utime", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    ask(params, audit(params))
+    assert times_now() == times
+
+
+@pytest.mark.parametrize("refused", [str(request(WEIGHTS)), FIGURES])
+@pytest.mark.parametrize("is_outdated", [False, True])
+def test_a_file_whose_time_cannot_be_set_is_named(
+    params: Params, times: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch, refused: str, is_outdated: bool
+) -> None:
+    ask(params, audit(params))
+    if refused == FIGURES:
+        set_time(FIGURES, 0)
+    elif is_outdated:
+        Path(HISTORY).write_text("another")
+    else:
+        set_time(refused, LONG_AGO)
+    monkeypatch.setattr("os.utime", refuse)
+    with pytest.raises(WriteError, match=rf"^{refused}: could not be written: Read-only file system$"):
+        ask(params, audit(params))
