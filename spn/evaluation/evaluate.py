@@ -2,7 +2,7 @@
 
 A chain's nats are the sum of its stages'. A bound needs noise, whose generator is seeded by the stage's name and the
 batch, so that the figure repeats in one process or several. That of a diffusion is the mean of several draws (Monte
-Carlo), and its metrics have the standard error over these.
+Carlo). The metrics of a bound have the standard error over its draws, None if there is only one.
 """
 
 import hashlib
@@ -147,10 +147,13 @@ def likelihood_metrics(nats: NDArray[np.float64], num_dims: int) -> Metrics:
 
 
 def monte_carlo(draws: Float64[np.ndarray, "draw image"], num_dims: int) -> Metrics:
-    """Return the number of draws, and the standard error of the mean bits/dim over them; none if nothing is drawn."""
+    """Return the number of draws of a bound, and the standard error of its mean bits/dim over them.
+
+    The error of a single draw is not known: None, as an error left out would be one of 0.
+    """
     count, num_images = draws.shape
     if count == 1:
-        return {}
+        return {"draws": 1, "standard_error_of_draws": None}
     error = math.sqrt(draws.var(0, ddof=1).sum() / count) / num_images
     return {"draws": count, "standard_error_of_draws": bits_per_dim(error, num_dims)}
 
@@ -165,7 +168,7 @@ def stage_metrics(params: Params, stage: Stage, model: Model, draws: Float64[np.
         "conditioning": params.stages[name].conditioning,
         "dims": dims(params.stages[name].codes),
         **likelihood_metrics(draws.mean(0), stage.image_dims),
-        **monte_carlo(draws, stage.image_dims),
+        **(monte_carlo(draws, stage.image_dims) if params.is_bound(name) else {}),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -189,8 +192,8 @@ def dims(codes: str | None) -> str:
 def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float64]]]) -> Metrics:
     """Make a chain's metrics by adding the nats of its stages, image by image (the chain rule).
 
-    They are a bound, or conditional, if any stage is. Raises InputError if the stages were evaluated on different
-    images.
+    They are a bound, or conditional, if any stage is, and the standard error of draws is not known if that of any stage
+    is not. Raises InputError if the stages were evaluated on different images.
     """
     metrics = [metrics for metrics, _ in stages.values()]
     shapes = {(each["num_images"], each["num_dims"], each["split"]) for each in metrics}
@@ -217,7 +220,7 @@ def chain_metrics(chain: str, stages: dict[str, tuple[Metrics, NDArray[np.float6
         "dims": metrics[0]["dims"],
         **likelihood_metrics(nats, metrics[0]["num_dims"]),
         # Stages draw independently.
-        **({"standard_error_of_draws": math.hypot(*errors)} if errors else {}),
+        **({"standard_error_of_draws": None if None in errors else math.hypot(*errors)} if errors else {}),
         "num_parameters": sum(each["num_parameters"] for each in metrics),
         "stages": {
             name: {key: each[key] for key in keep} | {key: each[key] for key in drawn if key in each}

@@ -237,16 +237,15 @@ def _training_text(params: Params, chain: str, metrics: Mapping[str, Any]) -> st
 
 
 def draw_lines(chain_metrics: ChainMetrics) -> list[str]:
-    """Write a line for each chain with a diffusion: the draws of its bound, and their standard error."""
+    """Write a line for each chain that is a bound: its draws, and their standard error if it is known."""
     lines = []
     for chain, metrics in chain_metrics.items():
         draws = sorted({stage["draws"] for stage in metrics["stages"].values() if "draws" in stage})
         if draws:
-            count = " or ".join(map(str, draws))
-            error = f"{metrics['standard_error_of_draws']:.4f}"
-            lines.append(
-                f"{chain}: the mean of {count} draws of noise for each image, with a standard error of {error}"
-            )
+            what = "1 draw" if draws == [1] else f"the mean of {' or '.join(map(str, draws))} draws"
+            error = metrics["standard_error_of_draws"]
+            known = "whose standard error is not known" if error is None else f"with a standard error of {error:.4f}"
+            lines.append(f"{chain}: {what} of noise for each image, {known}")
     return lines
 
 

@@ -7,6 +7,7 @@ Metrics, the same names for both kinds of run, so that they share columns
     bits_per_dim            over the whole test split: a chain's total, a stage's share of its chain's total
     bits_per_dim.{stage}    of a chain: the share of each of its stages
     standard_error          of bits_per_dim, over images
+    standard_error_of_draws of a bound: of bits_per_dim, over draws of noise; none where a stage has only one draw
     nats, num_images, num_dims, num_parameters
     training_seconds        of all steps, without validations: a chain's is the sum of its stages'
     training_images_per_second, sampling_images_per_second

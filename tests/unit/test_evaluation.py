@@ -24,6 +24,7 @@ from spn.evaluation.evaluate import (
     load_nats,
     monte_carlo,
     save_nats,
+    stage_metrics,
     stage_nats,
     sub_pixel_nats,
 )
@@ -273,7 +274,20 @@ def test_the_error_of_draws_is_that_of_their_mean_over_images() -> None:
     draws = np.array([[1.0, 5.0], [3.0, 5.0]])  # the first image's draws have a variance of 2
     found = monte_carlo(draws, num_dims=4)
     assert found == {"draws": 2, "standard_error_of_draws": pytest.approx(math.sqrt(2 / 2) / 2 / 4 / math.log(2))}
-    assert monte_carlo(draws[:1], num_dims=4) == {}
+
+
+@pytest.mark.parametrize("law", ["softmax", "dequantised"])
+def test_the_error_of_a_single_draw_is_not_known_and_that_of_an_exact_figure_none(
+    data: tuple[Params, SliceFile], law: str
+) -> None:
+    raw = tiny_params()
+    raw["stages"]["low"]["model"]["law"] = law
+    params = load_params(write_params(data[1].path.parent, raw))
+    stage = Stage(params.stage_plans["low"], params.data.shape)
+    model = build_model(params.stages["low"].model, stage.shape)
+    metrics = stage_metrics(params, stage, model, np.array([[1.0, 5.0]]))
+    stated = {key: metrics[key] for key in ("draws", "standard_error_of_draws") if key in metrics}
+    assert stated == ({} if law == "softmax" else {"draws": 1, "standard_error_of_draws": None})
 
 
 def test_errors_of_the_draws_of_stages_add_up_in_quadrature() -> None:
@@ -281,6 +295,18 @@ def test_errors_of_the_draws_of_stages_add_up_in_quadrature() -> None:
         name: figures([1.0, 3.0], draws=2, standard_error_of_draws=error) for name, error in (("a", 3.0), ("b", 4.0))
     }
     assert chain_metrics("c", parts)["standard_error_of_draws"] == pytest.approx(5)
+
+
+def test_the_error_of_the_draws_of_a_chain_is_not_known_where_that_of_a_stage_is_not() -> None:
+    drawn = {"a": (8, 3.0), "b": (1, None)}
+    parts = {
+        name: figures([1.0, 3.0], draws=draws, standard_error_of_draws=error) for name, (draws, error) in drawn.items()
+    }
+    metrics = chain_metrics("c", parts | {"exact": figures([1.0, 3.0])})
+    assert metrics["standard_error_of_draws"] is None
+    told = {name: (each.get("draws"), each.get("standard_error_of_draws")) for name, each in metrics["stages"].items()}
+    assert told == drawn | {"exact": (None, None)}
+    assert "standard_error_of_draws" not in chain_metrics("c", {"exact": figures([1.0, 3.0])})
 
 
 @pytest.mark.parametrize("law", ["softmax", "dequantised"])

@@ -27,7 +27,7 @@ from spn.report.comparison import Comparison, comparable
 from spn.report.gallery import Gallery, Shown, html_gallery
 from spn.report.pictures import save_grid
 from spn.report.summary import write_report
-from spn.report.tables import Pictured, shares_csv, text_table
+from spn.report.tables import Pictured, draw_lines, shares_csv, text_table
 
 ROOT = Path(__file__).parents[2]
 DIGITS = {"source": "digits", "name": "digits", "bits": 5, "validation": 180, "test": 360}
@@ -441,6 +441,27 @@ def test_a_bound_is_nowhere_shown_as_exact(tmp_path: Path, figures: dict[str, Fi
     assert [text.get_text().startswith("≤ 2.300") for text in axes.texts if "±" in text.get_text()] == [False, True]
     metrics["subscale"]["estimate"] = "bound"
     assert text_table(make_params(tmp_path, DIGITS), metrics).splitlines()[-1].startswith("upper bounds (≤), over")
+
+
+@pytest.mark.parametrize(
+    ("draws", "error", "said"),
+    [
+        ((8, 8), 0.04111, "the mean of 8 draws of noise for each image, with a standard error of 0.0411"),
+        ((8, 2), 0.04111, "the mean of 2 or 8 draws of noise for each image, with a standard error of 0.0411"),
+        ((8, 1), None, "the mean of 1 or 8 draws of noise for each image, whose standard error is not known"),
+        ((1, 1), None, "1 draw of noise for each image, whose standard error is not known"),
+    ],
+)
+def test_the_draws_of_a_bound_are_told_with_their_standard_error(
+    tmp_path: Path, draws: tuple[int, int], error: float | None, said: str
+) -> None:
+    metrics = with_a_bound()
+    metrics["depth"]["standard_error_of_draws"] = error
+    for stage, count in zip(metrics["depth"]["stages"].values(), draws, strict=True):
+        stage["draws"] = count
+    assert draw_lines(metrics) == [f"depth: {said}"]
+    written = write_small_report(tmp_path, DIGITS, metrics)
+    assert said in (written / "plots/gallery.html").read_text()
 
 
 def test_a_mixture_of_orders_is_nowhere_shown_as_a_sum_or_a_single_order(
