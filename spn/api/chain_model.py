@@ -291,6 +291,8 @@ class ChainModel:
         """
         from spn.api.coding import encode
 
+        if "batch_size" in options:
+            options["batch_size"] = positive("batch_size", options["batch_size"])
         pictures = [as_picture(each, self.shape[2], self.params.data.bits) for each in images]
         labels = labels_of(self.params, self.chain, len(pictures), label, is_sampling=False)
         return encode(self, pictures, labels, **options)

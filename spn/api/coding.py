@@ -11,7 +11,6 @@ import torch
 from tqdm import tqdm
 
 from spn import __version__
-from spn.api.arguments import positive
 from spn.api.probe import exact
 from spn.codec.container import Chunk, Header, kept_digest, pack, unpack
 from spn.codec.decoder import ImageDecoder
@@ -83,7 +82,6 @@ def encode(
     that are not those of files, one for each picture, all different without their suffixes.
     """
     check_exact(model)
-    batch_size = positive("batch_size", batch_size)
     height, width, channels = model.shape
     header = Header(
         version=__version__,
