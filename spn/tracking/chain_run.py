@@ -56,6 +56,8 @@ def record_chain(
         log_dataset(experiment.client, run, next(iter(recipes.values())), metrics["split"])
         # With the figure, which is linked to it; first, because the UI keeps the order.
         log_chain_model(experiment, run, chain, model, {FIGURE: float(metrics[FIGURE])})
+        # Read again: the figure is there if the model is new, but not if an earlier model file has come back.
+        run = experiment.client.get_run(run.info.run_id)
         log_figures(experiment.client, run, {**others, **_figures(metrics)})
         tags = _tags(chain, metrics, recipes) | {f"stage_run.{name}": run_id for name, run_id in stages.items()}
         links = {name: experiment.link(run_id) for name, run_id in stages.items()}
@@ -75,7 +77,7 @@ def _identity(chain: str, metrics: Mapping[str, Any]) -> dict[str, str]:
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     figures = {f"{FIGURE}.{name}": float(stage["bits_per_dim"]) for name, stage in metrics["stages"].items()}
     figures |= {f"{FIGURE}.{view}": float(each["bits_per_dim"]) for view, each in metrics.get("views", {}).items()}
-    return figures | {key: value for key, value in numbers(metrics).items() if key != FIGURE}
+    return figures | numbers(metrics)
 
 
 def _tags(chain: str, metrics: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> dict[str, str]:

@@ -77,16 +77,21 @@ def evaluate(experiment: Experiment, metrics: dict[str, object]) -> str:
 
 
 def record(
-    experiment: Experiment, chain: str, metrics: dict[str, Any], files: dict[str, Path] | None = None, width: int = 8
+    experiment: Experiment,
+    chain: str,
+    metrics: dict[str, Any],
+    files: dict[str, Path] | None = None,
+    width: int = 8,
+    model: str = "depth",
 ) -> str:
     recipes = {name: recipe(name, width) for name in metrics["stages"]}
-    return record_chain(experiment, chain, metrics, recipes, STATEMENT, files or {}, model_file(), OTHERS)
+    return record_chain(experiment, chain, metrics, recipes, STATEMENT, files or {}, model_file(model), OTHERS)
 
 
 @cache
-def model_file() -> Path:
+def model_file(chain: str) -> Path:
     """Write a model file of random weights, once for all tests."""
-    return write_model(Path(tempfile.mkdtemp()), rgb_params(), "depth")
+    return write_model(Path(tempfile.mkdtemp()), rgb_params(), chain)
 
 
 def test_a_stage_run_holds_recipe_curves_and_origin(experiment: Experiment, stage: str) -> None:
@@ -231,6 +236,15 @@ def test_a_chain_is_recorded_once_with_its_figures_links_and_samples(
     for name in files:
         artefact = experiment.client.download_artifacts(run_id, name, str(tmp_path))
         assert Path(artefact).read_bytes() == b"pixels"
+
+
+def test_a_change_of_a_chain_that_is_taken_back_gives_its_first_figure_back(experiment: Experiment, stage: str) -> None:
+    metrics = chain_metrics(f"{stage}_only")
+    train_stage(experiment, f"{stage}_only")
+    changed = metrics | {"bits_per_dim": 1.25}
+    for recorded, model in ((metrics, "depth"), (changed, "raster"), (metrics, "depth")):
+        run_id = record(experiment, stage, recorded, model=model)
+        assert experiment.client.get_run(run_id).data.metrics["bits_per_dim"] == recorded["bits_per_dim"]
 
 
 def test_a_chain_of_other_stages_is_another_run(experiment: Experiment, stage: str) -> None:
