@@ -16,8 +16,6 @@ from spn.tracking.outage import reaching
 from spn.tracking.runs import labels, log_dataset, log_figures, log_files, log_params, numbers, open_run
 from spn.tracking.stage_run import stage_run
 
-FIGURE = "bits_per_dim"
-
 _UNREADABLE = {"stage", "seed", "data", "data_digest", "code_digest", "codes", "plan", "trials"}
 """Keys of a stage's recipe that are not its own section of params.yaml, or stand elsewhere."""
 
@@ -54,9 +52,9 @@ def record_chain(
         run = open_run(experiment, chain, _identity(chain, metrics), "spn record")
         log_params(experiment.client, run, _params(tuple(stages), recipes, metrics.get("taken", {})))
         log_dataset(experiment.client, run, next(iter(recipes.values())), metrics["split"])
-        # With the figure, which is linked to it; first, because the UI keeps the order.
-        log_chain_model(experiment, run, chain, model, {FIGURE: float(metrics[FIGURE])})
-        # Read again: the figure is there if the model is new, but not if an earlier model file has come back.
+        # With its figure, which MLflow takes for the run's too; first, because the UI keeps the order.
+        log_chain_model(experiment, run, chain, model)
+        # Read again: of a new model, the run has the model's figure now, which differs if weights were rounded.
         run = experiment.client.get_run(run.info.run_id)
         log_figures(experiment.client, run, {**others, **_figures(metrics)})
         tags = _tags(chain, metrics, recipes) | {f"stage_run.{name}": run_id for name, run_id in stages.items()}
@@ -75,8 +73,8 @@ def _identity(chain: str, metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    figures = {f"{FIGURE}.{name}": float(stage["bits_per_dim"]) for name, stage in metrics["stages"].items()}
-    figures |= {f"{FIGURE}.{view}": float(each["bits_per_dim"]) for view, each in metrics.get("views", {}).items()}
+    figures = {f"bits_per_dim.{name}": float(stage["bits_per_dim"]) for name, stage in metrics["stages"].items()}
+    figures |= {f"bits_per_dim.{view}": float(each["bits_per_dim"]) for view, each in metrics.get("views", {}).items()}
     return figures | numbers(metrics)
 
 

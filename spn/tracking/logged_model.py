@@ -32,19 +32,21 @@ with warnings.catch_warnings():
 
 TYPE = "spn chain"
 DIGEST = "spn.file_sha256"
+FIGURE = "bits_per_dim"
 REQUIREMENTS = ("torch", "numpy", "mlflow")
 
 
-def log_chain_model(experiment: Experiment, run: Run, chain: str, path: Path, figures: Mapping[str, float]) -> str:
-    """Log a chain's model file as an MLflow model of its run, with the run's figures; return the model's id.
+def log_chain_model(experiment: Experiment, run: Run, chain: str, path: Path) -> str:
+    """Log a chain's model file as an MLflow model of its run, with the figure of its weights; return the model's id.
 
+    MLflow makes the figure one of the run as well, so that the run's own must be logged afterwards, if it is another.
     Logging the same file again makes no second model.
     """
     client = experiment.client
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if (logged := run.data.tags.get(_tag(digest))) is not None:
         return str(logged)
-    notes = read_notes(path)
+    notes, begin = read_notes(path), milliseconds()
     model = client.create_logged_model(
         experiment.id, chain, run.info.run_id, {DIGEST: digest}, _params(notes), model_type=TYPE
     )
@@ -53,9 +55,9 @@ def log_chain_model(experiment: Experiment, run: Run, chain: str, path: Path, fi
         client.log_model_artifacts(model.model_id, f"{folder}/model")
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
-    now = milliseconds()
-    for key, value in figures.items():
-        client.log_metric(run.info.run_id, key, value, now, 0, model_id=model.model_id)
+    # At the time before the upload, because of two values at the same millisecond MLflow takes the larger.
+    figure = float(notes["figures"][FIGURE])
+    client.log_metric(run.info.run_id, FIGURE, figure, begin, 0, model_id=model.model_id)
     # Last, so that an interrupted recording is done again.
     client.set_tag(run.info.run_id, _tag(digest), model.model_id)
     return str(model.model_id)

@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 @pytest.fixture(scope="module")
 def model_id(store: Experiment, path: Path) -> str:
     run = open_run(store, "depth", {"kind": "chain", "chain_digest": "1"}, "spn record")
-    return log_chain_model(store, run, "depth", path, {"bits_per_dim": 1.5})
+    return log_chain_model(store, run, "depth", path)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def tracked(store: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_is_logged_once_and_linked_to_run_and_figure(store: Experiment, path: Path, model_id: str) -> None:
     run = open_run(store, "depth", {"kind": "chain", "chain_digest": "1"}, "spn record")
-    assert log_chain_model(store, run, "depth", path, {"bits_per_dim": 1.5}) == model_id
+    assert log_chain_model(store, run, "depth", path) == model_id
     (model,) = store.client.search_logged_models([store.id])
     assert (model.model_id, model.name, model.source_run_id) == (model_id, "depth", run.info.run_id)
     assert [(each.key, each.value) for each in model.metrics or []] == [("bits_per_dim", 1.5)]
@@ -80,7 +80,7 @@ def test_a_conditional_model_scores_nothing_without_a_class(tmp_path: Path) -> N
         open_at(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "experiment.json"),
     )
     run = open_run(store, "depth", {"kind": "chain", "chain_digest": "1"}, "spn record")
-    log_chain_model(store, run, "depth", path, {"bits_per_dim": 1.5})
+    log_chain_model(store, run, "depth", path)
     (artefact,) = tmp_path.rglob("MLmodel")
     loaded = mlflow.pyfunc.load_model(str(artefact.parent))
     images = spn.load(path).sample(3, seed=4)

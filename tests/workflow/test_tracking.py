@@ -16,6 +16,7 @@ from processes import context
 from tracked import WEIGHTS, expected, logged, open_at, open_stage, recipe, rows, runs, train_stage, wait_for
 
 from spn.config import InputError
+from spn.notes import read_notes
 from spn.provenance import recipe_digest
 from spn.tracking import Experiment, StageRun, record_chain, record_evaluation
 
@@ -228,7 +229,7 @@ def test_a_chain_is_recorded_once_with_its_figures_links_and_samples(
     assert run.data.metrics["bits_per_dim"] == 3.0
     assert run.data.metrics["num_parameters"] == 14
     assert run.data.metrics["codec.bits_per_dim"] == 3.25
-    assert logged(experiment, run_id, "bits_per_dim") == [(0, 3.0)]
+    assert logged(experiment, run_id, "bits_per_dim") == [(0, 1.5), (0, 3.0)]  # the model file's, then the chain's
     for name, stage_run_id in zip(stages, ids, strict=True):
         assert run.data.metrics[f"bits_per_dim.{name}"] == 1.5
         assert run.data.tags[f"stage_run.{name}"] == stage_run_id
@@ -245,6 +246,17 @@ def test_a_change_of_a_chain_that_is_taken_back_gives_its_first_figure_back(expe
     for recorded, model in ((metrics, "depth"), (changed, "raster"), (metrics, "depth")):
         run_id = record(experiment, stage, recorded, model=model)
         assert experiment.client.get_run(run_id).data.metrics["bits_per_dim"] == recorded["bits_per_dim"]
+
+
+def test_a_model_has_the_figure_of_its_file_and_the_run_that_of_the_chain(experiment: Experiment, stage: str) -> None:
+    """They differ if the file has weights of half precision."""
+    train_stage(experiment, f"{stage}_only")
+    metrics = chain_metrics(f"{stage}_only") | {"bits_per_dim": 1.25}
+    (run_id,) = {record(experiment, stage, metrics) for _ in range(2)}
+    models = experiment.client.search_logged_models([experiment.id], f"source_run_id = '{run_id}'")
+    in_file = read_notes(model_file("depth"))["figures"]["bits_per_dim"]
+    assert [(each.key, each.value) for model in models for each in model.metrics or []] == [("bits_per_dim", in_file)]
+    assert experiment.client.get_run(run_id).data.metrics["bits_per_dim"] == 1.25
 
 
 def test_a_chain_of_other_stages_is_another_run(experiment: Experiment, stage: str) -> None:
