@@ -54,8 +54,10 @@ def record(
 ) -> list[str]:
     """Record a chain as an MLflow run, linked to the runs of its stages; return lines that say where it is seen.
 
-    Writes the id of the run, and the addresses of the pages, to `output`. The run gets a copy of `params_file`.
+    Writes the id of the run, and the addresses of the pages, to `output`. The run gets a copy of `params_file`,
+    as it is at the start.
     """
+    parameters = params_file.read_bytes()  # at once, because somebody may edit the file while this runs
     load_verb("record")
     names = stages_of(params, chain)
     digest = data_digest(params, names, results)
@@ -66,12 +68,13 @@ def record(
     weights = check_weights(params, [chain], results)
     metrics = metrics_of_chain(params, chain, results)
     others = _other_figures(params, chain, digest, results)
-    files = _pictures(params, chain, results) | {PARAMS.name: params_file}
+    files = _pictures(params, chain, results)
     store = tracking.open_experiment(experiment, params.data.name)
     for name in notes:
         _record_network(params, store, name, notes[name], digest, results)
     with tempfile.TemporaryDirectory() as folder:
-        files[CURVES] = Path(folder, CURVES)
+        files |= {name: Path(folder, name) for name in (PARAMS.name, CURVES)}
+        files[PARAMS.name].write_bytes(parameters)
         if params.chains[chain].views:
             files[PICTURE] = Path(folder, PICTURE)
             images = finished_samples(params, chain, results)
