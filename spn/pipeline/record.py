@@ -89,6 +89,7 @@ def record(
             files,
             model_path(chain, results),
             others,
+            _asked(params, chain),
         )
     pages = {"page": store.run_page(run_id), "experiment_page": store.page, "ui_command": store.ui_command}
     recipe = record_recipe(params, chain, digest, asdict(store))
@@ -105,6 +106,15 @@ def _other_figures(params: Params, chain: str, digest: str, results: Path) -> di
     return {f"completion.{key}": value for key, value in figures.items()} | {
         f"codec.{key}": value for key, value in coded.items()
     }
+
+
+def _asked(params: Params, chain: str) -> dict[str, Any]:
+    """Return the sections of params.yaml that ask for something to be done with a chain's model file."""
+    sections = {
+        "completion": params.completion if params.is_completed(chain) else None,
+        "codec": params.codec if params.is_coded(chain) else None,
+    }
+    return {name: section.model_dump(mode="json") for name, section in sections.items() if section is not None}
 
 
 def _pictures(params: Params, chain: str, results: Path) -> dict[str, Path]:

@@ -1,7 +1,5 @@
 """The run of a chain: bits/dim in total and by stage, parameters, speeds, samples, and links to its stages' runs."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 from mlflow.entities import RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from spn.files import json_digest
 from spn.provenance import Recipe
 from spn.tracking.cards import chain_card
 from spn.tracking.experiment import Experiment
@@ -32,14 +31,17 @@ def record_chain(
     files: Mapping[str, Path],
     model: Path,
     others: Mapping[str, float],
+    asked: Mapping[str, Any],
 ) -> str:
     """Record a chain's metrics.json and the throughput of its sampling; return the id of the run.
 
     `recipes` has those of the trainings of its stages, and of its first stage if it has one; `statement` says what its
     figures are; `files` maps names of artefacts to files, and `model` is the chain's model file, which becomes a logged
-    model; `others` are figures of what was done with it. The run is identified by the chain's name and the recipes of
-    its stages: recording it again makes no second run, writes only what differs, and replaces the artefacts. Raises
-    InputError if a stage has no run, and TrackingError if the store does not answer or refuses an artefact.
+    model; `others` are figures of what was done with it, and `asked` has the sections of params.yaml that ask for this.
+    The run is identified by the chain's name, the recipes of its stages, and these sections, because MLflow's client
+    deletes no figure that is no longer asked for: recording it again makes no second run, writes only what differs, and
+    replaces the artefacts. Raises InputError if a stage has no run, and TrackingError if the store does not answer or
+    refuses an artefact.
     """
     # Imported here, because mlflow.pyfunc takes a second, which trainings need not wait for.
     from spn.tracking.logged_model import log_chain_model
@@ -49,7 +51,7 @@ def record_chain(
             name: str(stage_run(experiment, name, stage["recipe_digest"]).info.run_id)
             for name, stage in metrics["stages"].items()
         }
-        run = open_run(experiment, chain, _identity(chain, metrics), "spn record")
+        run = open_run(experiment, chain, _identity(chain, metrics, asked), "spn record")
         log_params(experiment.client, run, _params(tuple(stages), recipes, metrics.get("taken", {})))
         log_dataset(experiment.client, run, next(iter(recipes.values())), metrics["split"])
         # With its figure, which MLflow takes for the run's too; first, because the UI keeps the order.
@@ -67,9 +69,11 @@ def record_chain(
     return str(run.info.run_id)
 
 
-def _identity(chain: str, metrics: Mapping[str, Any]) -> dict[str, str]:
-    digests = [str(stage["recipe_digest"]) for stage in metrics["stages"].values()] + list(metrics.get("views", ()))
-    return {"kind": "chain", "chain_digest": hashlib.sha256(json.dumps([chain, *digests]).encode()).hexdigest()}
+def _identity(chain: str, metrics: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, str]:
+    parts = [chain, *(str(stage["recipe_digest"]) for stage in metrics["stages"].values()), *metrics.get("views", ())]
+    # Nothing at all if nothing is asked for, so that runs of earlier versions are found.
+    parts += [asked] if asked else []
+    return {"kind": "chain", "chain_digest": json_digest(parts)}
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:

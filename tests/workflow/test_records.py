@@ -1,6 +1,8 @@
 """`spn record` on the results of a real chain, for changes that come between or during records."""
 
 import contextlib
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ pytestmark = pytest.mark.slow
 RESULTS = "results/chains/raster"
 
 
-def raster_params() -> dict[str, Any]:
+def raster_params(**changes: Any) -> dict[str, Any]:
+    """Return parameters of one chain, with changes of sections; None leaves one out."""
     params = tiny_params()
     params["stages"] = {"raster": params["stages"]["raster"]}
     params["chains"] = {"raster": params["chains"]["raster"]}
-    return params | {"completion": {"num_images": 2, "masks": ["upper"], "draws": 1}, "codec": {"num_images": 2}}
+    params |= {"completion": {"num_images": 2, "masks": ["upper"], "draws": 1}, "codec": {"num_images": 2}}
+    return {key: value for key, value in (params | changes).items() if value is not None}
 
 
 def run(command: str) -> None:
@@ -73,7 +77,7 @@ def test_a_run_keeps_the_parameters_that_made_it(folder: Path, tmp_path: Path, m
     before, opened = Path("params.yaml").read_bytes(), tracking.open_experiment
 
     def open_while_somebody_edits(handle: Path, name: str) -> Experiment:
-        write_params(folder, raster_params() | {"seed": 2})
+        write_params(folder, raster_params(seed=2))
         return opened(handle, name)
 
     monkeypatch.setattr(tracking, "open_experiment", open_while_somebody_edits)
@@ -82,3 +86,26 @@ def test_a_run_keeps_the_parameters_that_made_it(folder: Path, tmp_path: Path, m
     kept = store.client.download_artifacts(recorded.info.run_id, "params.yaml", str(tmp_path))
     assert recorded.data.params["seed"] == "1"
     assert Path(kept).read_bytes() == before != Path("params.yaml").read_bytes()
+
+
+def test_what_is_no_longer_asked_for_leaves_the_run_that_has_it(folder: Path) -> None:
+    store = record()
+    (asked,) = chain_runs(store)
+    assert "completion.upper.absolute_error" in asked.data.metrics
+    write_params(folder, raster_params(completion=None, codec=None))
+    for _ in range(2):
+        record()
+    recorded, before = chain_runs(store)
+    assert before.info.run_id == asked.info.run_id
+    assert not [key for key in recorded.data.metrics if key.startswith(("completion", "codec"))]
+    assert "completed.png" not in {each.path for each in store.client.list_artifacts(recorded.info.run_id)}
+
+
+def test_a_chain_of_which_nothing_is_drawn_or_coded_keeps_its_run(folder: Path) -> None:
+    write_params(folder, raster_params(completion=None, codec=None))
+    (recorded,) = chain_runs(record())
+    stage = recorded.data.tags["stage_run.raster"]
+    training = load_experiment(Path("mlflow/experiment.json")).client.get_run(stage).data.tags["recipe_digest"]
+    # As the versions before computed it.
+    expected = hashlib.sha256(json.dumps(["raster", training]).encode()).hexdigest()
+    assert recorded.data.tags["chain_digest"] == expected

@@ -86,7 +86,7 @@ def record(
     model: str = "depth",
 ) -> str:
     recipes = {name: recipe(name, width) for name in metrics["stages"]}
-    return record_chain(experiment, chain, metrics, recipes, STATEMENT, files or {}, model_file(model), OTHERS)
+    return record_chain(experiment, chain, metrics, recipes, STATEMENT, files or {}, model_file(model), OTHERS, {})
 
 
 @cache
