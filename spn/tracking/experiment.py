@@ -15,15 +15,17 @@ the handle and in messages.
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock
+from mlflow import entities
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.client import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from spn.config import InputError
 from spn.files import read_json, write_json, writing
@@ -102,14 +104,16 @@ def open_experiment(handle: Path, name: str) -> Experiment:
     existing store or experiment is used; one that has no kind yet, because MLflow or an earlier version made it, gets
     the kind and the views of a new one. Artefacts go to `mlruns/` beside the database, or where a server keeps them.
 
-    Raises what `load_experiment` raises, and InputError if MLflow cannot use the store in MLFLOW_TRACKING_URI, or if
-    the experiment was deleted.
+    Raises what `load_experiment` raises, and InputError if MLflow cannot use the store in MLFLOW_TRACKING_URI, if the
+    experiment was deleted, or if the store was moved or copied since it was made.
     """
     if not handle.exists():
         _make(handle, default_uri(), name)
     experiment = load_experiment(handle)
-    with opening(experiment.uri, f"{handle}: "):
-        _give_kind(experiment)
+    with opening(experiment.uri, f"{handle}: "), experiment.locked():
+        found = experiment.client.get_experiment(experiment.id)
+        _check_place(handle, experiment, found)
+        _give_kind(experiment, found.tags)
     return experiment
 
 
@@ -141,9 +145,10 @@ def _make(handle: Path, uri: str, name: str) -> None:
         if (database := database_path(uri)) is not None:
             prepare(database)
         client = MlflowClient(tracking_uri=_absolute(uri))
+        place = _artefacts(uri, name)
         try:
             experiment_id = client.create_experiment(
-                name, artifact_location=_artefacts(uri, name), tags=experiment_tags()
+                name, artifact_location=None if place is None else place.as_uri(), tags=experiment_tags()
             )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -152,13 +157,12 @@ def _make(handle: Path, uri: str, name: str) -> None:
         write_json(handle, asdict(Experiment(uri, experiment_id)))
 
 
-def _give_kind(experiment: Experiment) -> None:
+def _give_kind(experiment: Experiment, tags: Mapping[str, str]) -> None:
     """Make an experiment open on its runs, with the saved views; leave alone one whose kind somebody chose."""
-    with experiment.locked():
-        if not has_kind(experiment.client.get_experiment(experiment.id).tags):
-            # The kind last, so that an interrupted change is made again.
-            for key, value in sorted(experiment_tags().items(), key=lambda tag: tag[0] == KIND):
-                experiment.client.set_experiment_tag(experiment.id, key, value)
+    if not has_kind(tags):
+        # The kind last, so that an interrupted change is made again.
+        for key, value in sorted(experiment_tags().items(), key=lambda tag: tag[0] == KIND):
+            experiment.client.set_experiment_tag(experiment.id, key, value)
 
 
 def _tell_of_another_store(path: Path, uri: str) -> None:
@@ -183,6 +187,25 @@ def _exists(experiment: Experiment) -> bool:
         return False
 
 
+def _check_place(handle: Path, experiment: Experiment, found: entities.Experiment) -> None:
+    """Refuse a database that was moved or copied: MLflow would go on writing artefacts to where they were.
+
+    It keeps their absolute path with the experiment and with every run. Artefacts in a place that was not chosen by
+    `_artefacts`, because somebody else made the experiment, may stay there.
+    """
+    database, expected = database_path(experiment.uri), _artefacts(experiment.uri, found.name)
+    if database is None or expected is None or not found.artifact_location.startswith("file:"):
+        return
+    place = Path(local_file_uri_to_path(found.artifact_location))
+    if place.parts[-2:] == expected.parts[-2:] and place.resolve() != expected.resolve():
+        folder = database.parent
+        raise InputError(
+            f"{handle}: expected the artefacts of experiment {experiment.id} in {expected.parent}, got {place.parent}, "
+            f"where they were before the store was moved or copied; move it back, or delete {database}, "
+            f"{folder / 'mlruns'} and {handle} to record everything anew from the results"
+        )
+
+
 def _existing(client: MlflowClient, uri: str, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None  # MLflow has just said that it exists
@@ -199,10 +222,10 @@ def _absolute(uri: str) -> str:
     return uri if database is None else f"sqlite:///{database.absolute()}"
 
 
-def _artefacts(uri: str, name: str) -> str | None:
+def _artefacts(uri: str, name: str) -> Path | None:
     # By name, not by id: `mlflow ui` can mistake numbered folders in mlruns/ for a store of MLflow's older format.
     database = database_path(uri)
-    return None if database is None else (database.absolute().parent / "mlruns" / name).as_uri()
+    return None if database is None else database.absolute().parent / "mlruns" / name
 
 
 @contextmanager

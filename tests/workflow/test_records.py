@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from experiment import tiny_params, write_params
 from mlflow.entities import Run
+from processes import start
 
 from spn import tracking
 from spn.cli import main
 from spn.tracking import Experiment, load_experiment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 RESULTS = "results/chains/raster"
 
@@ -109,3 +110,31 @@ def test_a_chain_of_which_nothing_is_drawn_or_coded_keeps_its_run(folder: Path) 
     # As the versions before computed it.
     expected = hashlib.sha256(json.dumps(["raster", training]).encode()).hexdigest()
     assert recorded.data.tags["chain_digest"] == expected
+
+
+def test_a_copy_is_recorded_anew_and_leaves_the_original_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = record()
+    kept = contents(folder)
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "another"))
+    assert record_elsewhere() == 2
+    assert Path("log").read_text().startswith("spn: error: mlflow/experiment.json: expected the artefacts of ")
+    Path("mlflow.db").unlink()
+    shutil.rmtree("mlruns")
+    Path("mlflow/experiment.json").unlink()
+    assert record_elsewhere() == 0
+    for store in (original, load_experiment(Path("mlflow/experiment.json"))):
+        assert len(chain_runs(store)) == 1
+    assert contents(folder) == kept
+
+
+def record_elsewhere() -> int | None:
+    """Record in another process, because MLflow keeps a database open that is deleted meanwhile."""
+    process = start(Path(), ["record", "raster", "--output", "mlflow/chains/raster.json"])
+    process.join()
+    return process.exitcode
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in (folder / "mlruns").rglob("*") if path.is_file()}

@@ -113,6 +113,25 @@ def test_a_relative_store_lies_in_the_working_directory(tmp_path: Path, monkeypa
     assert load_experiment(Path("experiment.json")).uri == "sqlite:///mlflow.db"
 
 
+def test_a_store_that_was_moved_is_refused_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow keeps the absolute path of the artefacts, so it would write to where the store was, or its original is."""
+    handle, made, moved = Path("mlflow/experiment.json"), tmp_path / "made here", tmp_path / "moved"
+    made.mkdir()
+    with contextlib.chdir(made):
+        open_at("sqlite:///mlflow.db", handle)
+    made.rename(moved)
+    monkeypatch.chdir(moved)
+    with pytest.raises(InputError) as error:
+        open_experiment(handle, "digits")
+    assert str(error.value) == (
+        f"mlflow/experiment.json: expected the artefacts of experiment 1 in {moved}/mlruns, got {made}/mlruns, "
+        "where they were before the store was moved or copied; move it back, or delete mlflow.db, mlruns and "
+        "mlflow/experiment.json to record everything anew from the results"
+    )
+    made.symlink_to(moved)
+    open_experiment(handle, "digits")  # the same folder by another name
+
+
 def test_a_deleted_experiment_is_refused_with_its_remedy(experiment: Experiment, tmp_path: Path) -> None:
     deleted = open_at(experiment.uri, tmp_path / "deleted.json", "deleted")
     deleted.client.delete_experiment(deleted.id)
