@@ -317,7 +317,7 @@ def export_recipe(params: Params, chain: str, data_digest: str) -> Recipe:
 def record_recipe(params: Params, chain: str, data_digest: str, experiment: Mapping[str, str] | None) -> Recipe:
     """Resolve everything that decides a chain's record in MLflow, except times.
 
-    `experiment` has the URI of the store and the id of the experiment; None if the store no longer exists.
+    `experiment` has the URI of the store, and the id and token of the experiment; None if the store no longer exists.
     """
     return {
         "chain": chain,

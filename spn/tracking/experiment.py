@@ -14,10 +14,11 @@ the handle and in messages.
 """
 
 import os
+import secrets
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +38,9 @@ from spn.tracking.views import CHAINS, KIND, experiment_tags, has_kind
 DEFAULT_URI = "sqlite:///mlflow.db"
 """MLflow's own default, so that plain `mlflow ui` in the working directory shows it."""
 
+TOKEN = "spn.token"
+"""The tag of an experiment that holds its token."""
+
 _SERVED = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves its pages unless it is told otherwise."""
 
@@ -53,6 +57,8 @@ class Experiment:
 
     uri: str
     id: str
+    token: str = ""
+    """A random tag of the experiment, by which a new store at the same place is told apart: ids begin at 1 again."""
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -102,10 +108,11 @@ def open_experiment(handle: Path, name: str) -> Experiment:
 
     Safe for any number of processes at once, and if any is killed: an SQLite store exists whole or not at all. An
     existing store or experiment is used; one that has no kind yet, because MLflow or an earlier version made it, gets
-    the kind and the views of a new one. Artefacts go to `mlruns/` beside the database, or where a server keeps them.
+    the kind and the views of a new one, and a handle without a token gets that of its experiment. Artefacts go to
+    `mlruns/` beside the database, or where a server keeps them.
 
     Raises what `load_experiment` raises, and InputError if MLflow cannot use the store in MLFLOW_TRACKING_URI, if the
-    experiment was deleted, or if the store was moved or copied since it was made.
+    experiment was deleted, if the store was moved or copied since it was made, or if it is another than the handle's.
     """
     if not handle.exists():
         _make(handle, default_uri(), name)
@@ -114,7 +121,7 @@ def open_experiment(handle: Path, name: str) -> Experiment:
         found = experiment.client.get_experiment(experiment.id)
         _check_place(handle, experiment, found)
         _give_kind(experiment, found.tags)
-    return experiment
+        return _with_token(handle, experiment, found.tags)
 
 
 def load_experiment(handle: Path) -> Experiment:
@@ -146,9 +153,10 @@ def _make(handle: Path, uri: str, name: str) -> None:
             prepare(database)
         client = MlflowClient(tracking_uri=_absolute(uri))
         place = _artefacts(uri, name)
+        tags = experiment_tags() | {TOKEN: secrets.token_hex(8)}
         try:
             experiment_id = client.create_experiment(
-                name, artifact_location=None if place is None else place.as_uri(), tags=experiment_tags()
+                name, artifact_location=None if place is None else place.as_uri(), tags=tags
             )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -163,6 +171,24 @@ def _give_kind(experiment: Experiment, tags: Mapping[str, str]) -> None:
         # The kind last, so that an interrupted change is made again.
         for key, value in sorted(experiment_tags().items(), key=lambda tag: tag[0] == KIND):
             experiment.client.set_experiment_tag(experiment.id, key, value)
+
+
+def _with_token(handle: Path, experiment: Experiment, tags: Mapping[str, str]) -> Experiment:
+    """Return the experiment with its token, and complete the handle; refuse one that has the token of another store."""
+    token = tags.get(TOKEN, "")
+    if experiment.token:
+        if token != experiment.token:
+            raise InputError(
+                f"{handle}: expected experiment {experiment.id} of token {experiment.token} in {experiment.uri}, "
+                f"got {token or 'none'}, so this is another store; delete the file to record in it"
+            )
+        return experiment
+    if not token:  # made by MLflow or an earlier version
+        token = secrets.token_hex(8)
+        experiment.client.set_experiment_tag(experiment.id, TOKEN, token)
+    complete = replace(experiment, token=token)
+    write_json(handle, asdict(complete))
+    return complete
 
 
 def _tell_of_another_store(path: Path, uri: str) -> None:

@@ -4,6 +4,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_a_handle_of_another_store_than_the_environment_names_is_told_of(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handle = tmp_path / "experiment.json"
-    write_json(handle, {"uri": experiment.uri, "id": experiment.id})
+    write_json(handle, asdict(experiment))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", experiment.uri)
     load_experiment(handle)
     assert capsys.readouterr().err == ""

@@ -29,7 +29,7 @@ from spn.provenance import (
 DIGEST = "2" * 64
 """Of the images, which are the same in both files of slices."""
 SOURCE_DIGEST = "5" * 64
-HANDLE = {"uri": "sqlite:///mlflow.db", "id": "1"}
+HANDLE = {"uri": "sqlite:///mlflow.db", "id": "1", "token": "7" * 16}
 
 WHOLE, SPLIT = "data/made/S1.h5", "data/made/S2.h5"
 

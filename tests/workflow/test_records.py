@@ -14,6 +14,11 @@ from processes import start
 
 from spn import tracking
 from spn.cli import main
+from spn.config import load_params
+from spn.files import read_json, write_json
+from spn.paths import HANDLE
+from spn.provenance import Recipe, record_recipe
+from spn.provenance.results import recorded_in
 from spn.tracking import Experiment, load_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
@@ -66,7 +71,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def record() -> Experiment:
     run("record raster --output mlflow/chains/raster.json")
-    return load_experiment(Path("mlflow/experiment.json"))
+    return load_experiment(HANDLE)
 
 
 def chain_runs(store: Experiment) -> list[Run]:
@@ -106,7 +111,7 @@ def test_a_chain_of_which_nothing_is_drawn_or_coded_keeps_its_run(folder: Path) 
     write_params(folder, raster_params(completion=None, codec=None))
     (recorded,) = chain_runs(record())
     stage = recorded.data.tags["stage_run.raster"]
-    training = load_experiment(Path("mlflow/experiment.json")).client.get_run(stage).data.tags["recipe_digest"]
+    training = load_experiment(HANDLE).client.get_run(stage).data.tags["recipe_digest"]
     # As the versions before computed it.
     expected = hashlib.sha256(json.dumps(["raster", training]).encode()).hexdigest()
     assert recorded.data.tags["chain_digest"] == expected
@@ -122,11 +127,30 @@ def test_a_copy_is_recorded_anew_and_leaves_the_original_alone(
     assert Path("log").read_text().startswith("spn: error: mlflow/experiment.json: expected the artefacts of ")
     Path("mlflow.db").unlink()
     shutil.rmtree("mlruns")
-    Path("mlflow/experiment.json").unlink()
+    HANDLE.unlink()
     assert record_elsewhere() == 0
-    for store in (original, load_experiment(Path("mlflow/experiment.json"))):
+    for store in (original, load_experiment(HANDLE)):
         assert len(chain_runs(store)) == 1
     assert contents(folder) == kept
+
+
+def test_a_new_store_is_not_taken_for_the_one_before(folder: Path) -> None:
+    def recipe() -> Recipe:
+        return record_recipe(load_params(Path("params.yaml")), "raster", "d" * 64, recorded_in())
+
+    assert record_elsewhere() == 0
+    before, handle = recipe(), read_json(HANDLE)
+    Path("mlflow.db").unlink()
+    shutil.rmtree("mlruns")
+    HANDLE.unlink()
+    Path("mlflow/chains/raster.json").rename("mlflow/chains/before.json")
+    assert record_elsewhere() == 0
+    after = read_json(HANDLE)
+    assert (after["uri"], after["id"]) == (handle["uri"], handle["id"])
+    assert recipe() != before
+    assert read_json(Path("mlflow/chains/raster.json"))["recipe"]["experiment"] == after
+    write_json(HANDLE, handle)  # of the store before
+    assert record_elsewhere() == 2
 
 
 def record_elsewhere() -> int | None:

@@ -102,8 +102,22 @@ def test_an_experiment_of_before_opens_on_its_runs_unless_somebody_chose_otherwi
     handle = tmp_path / "handle.json"
     if has_handle:
         write_json(handle, {"uri": old.uri, "id": old.id})
-    assert open_at(old.uri, handle, name) == old
+    opened = open_at(old.uri, handle, name)
+    assert (opened.uri, opened.id) == (old.uri, old.id)
     assert kind_with_views(old) == after
+
+
+def test_a_handle_of_before_gets_the_token_that_all_handles_of_its_experiment_have(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    old = Experiment(experiment.uri, experiment.client.create_experiment("without a token"))
+    handles = [tmp_path / "one.json", tmp_path / "other.json"]
+    for handle in handles:
+        write_json(handle, {"uri": old.uri, "id": old.id})
+    one, other = (open_experiment(handle, "without a token") for handle in handles)
+    assert one == other == load_experiment(handles[0])
+    assert one.token
+    assert (one.uri, one.id) == (old.uri, old.id)
 
 
 def test_a_relative_store_lies_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
