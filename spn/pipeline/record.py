@@ -65,8 +65,8 @@ def record(
     notes = {name: notes_of_training(params, name, digest, results) for name in trained}
     check_samples(params, chain, digest, results)
     check_model(params, chain, digest, results)
-    weights = check_weights(params, [chain], results)
     metrics = metrics_of_chain(params, chain, results)
+    weights = check_weights(params, [chain], results)
     others = _other_figures(params, chain, digest, results)
     files = _pictures(params, chain, results)
     store = tracking.open_experiment(experiment, params.data.name)

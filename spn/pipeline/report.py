@@ -41,7 +41,6 @@ def report(params: Params, data: Path, results: Path = RESULTS, *, device: str =
         raise InputError(f"{data}: expected the images that the stages were evaluated on, got others")
     for chain in params.chains:
         check_samples(params, chain, digest, results)
-    weights = check_weights(params, params.chains, results)
     completions = {chain: read_completion(params, chain, digest, results) for chain in params.chains}
     rates = {chain: read_rate(params, chain, digest, results) for chain in params.chains}
     pictured = Pictured(
@@ -51,9 +50,11 @@ def report(params: Params, data: Path, results: Path = RESULTS, *, device: str =
     )
     chosen = evenly_spaced(params.sampling.num_images, slices.num_images("test"))
     real = join_slices(slices.slices("test", chosen))
-    gallery = show(params, slices, results, place)
+    metrics = metrics_of_chains(params, results)
     histories = {stage: notes_of_training(params, stage, digest, results)["history"] for stage in stages}
-    write_report(params, metrics_of_chains(params, results), histories, real, gallery, results, pictured)
+    weights = check_weights(params, params.chains, results)
+    gallery = show(params, slices, results, place)
+    write_report(params, metrics, histories, real, gallery, results, pictured)
     files = file_digests(plots_folder(results), report_files(stages))
     write_json(report_path(results), {RECIPE: report_recipe(params, digest), TRAINED: weights, FILES: files})
     return plots_folder(results)

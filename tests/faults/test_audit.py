@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copies import copy_experiment
 from experiment import tiny_params, write_params
 
 from spn.cli import main
@@ -89,8 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def params(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The experiment's parameters, in a copy of it that a test may spoil."""
-    shutil.copytree(folder, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.chdir(copy_experiment(folder, tmp_path / "copy"))
     params = load_params(Path("params.yaml"))
     assert audit(params).problems == []
     return params

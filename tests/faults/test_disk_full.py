@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from copies import copy_experiment, move_artefacts
 from damages import Experiment
 from experiment import tiny_params, write_params
 from PIL import Image
@@ -88,7 +89,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def experiment(made: Path, disk: Disk) -> Experiment:
     """A copy of it on the small disk."""
-    return Experiment(Path(shutil.copytree(made, disk.place / "results")))
+    return Experiment(copy_experiment(made, disk.place / "results"))
 
 
 def fails(command: list[object], capsys: pytest.CaptureFixture[str]) -> str:
@@ -289,6 +290,7 @@ def test_a_store_that_may_only_be_read(
     disk.accept()
     made = open_at(f"sqlite:///{tmp_path}/made.db", tmp_path / "made.json")
     shutil.copyfile(tmp_path / "made.db", disk.place / "mlflow.db")  # which no process has open
+    move_artefacts(disk.place / "mlflow.db", tmp_path, disk.place)
     write_json(tmp_path / "handle.json", {"uri": f"sqlite:///{disk.place}/mlflow.db", "id": made.id})
     disk.refuse()
     assert fails(command, capsys) == expected

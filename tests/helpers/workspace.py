@@ -7,15 +7,14 @@ takes a step saves its state under runs/. Snakemake's own words are not needed f
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from copies import copy_experiment
 from experiment import tiny_params, write_params
 
 ROOT = Path(__file__).parents[2]
@@ -74,10 +73,7 @@ class Workspace:
 
     def copy(self, folder: Path) -> "Workspace":
         """Copy everything, file times included, as Snakemake goes by them; the copy's store is one made there."""
-        shutil.copytree(self.folder, folder, symlinks=True)
-        if (folder / "mlflow.db").exists():
-            _take_store_along(self.folder, folder)
-        return replace(self, folder=folder)
+        return replace(self, folder=copy_experiment(self.folder, folder))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -184,18 +180,6 @@ def fresh(folder: Path) -> Workspace:
 
 
 @cache
-def _take_store_along(before: Path, after: Path) -> None:
-    """Change the absolute paths that MLflow keeps in a database."""
-    with closing(sqlite3.connect(after / "mlflow.db")) as connection, connection:
-        for table, column in (
-            ("experiments", "artifact_location"),
-            ("runs", "artifact_uri"),
-            ("logged_models", "artifact_location"),
-        ):
-            paths = (f"{before}/mlruns/", f"{after}/mlruns/")
-            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", paths)
-
-
 def finished(session: Path) -> tuple[Workspace, Done]:
     """Make a repository below `session`, the folder of all tests, in which `dvc repro` has run.
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from copies import copy_experiment
 from experiment import codes_params, tiny_params, write_params
 
 from spn.checkpoint import load_tensors, save_tensors
@@ -62,7 +62,7 @@ def change_recipe(change: Callable[[dict[str, Any]], object], stage: str = "low"
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(made, tmp_path / "copy")
+    copy_experiment(made, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
 

@@ -1,10 +1,10 @@
 """A chain with trials through every verb, one after the other in this process."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from copies import copy_experiment
 from experiment import TRAINING, read_history, tiny_params, write_params
 from mlflow.entities import Run
 from tracked import CURVE, logged, open_at
@@ -73,8 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def params(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The parameters of a copy of the finished experiment, which is the working directory."""
-    shutil.copytree(made, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.chdir(copy_experiment(made, tmp_path / "copy"))
     return load_params(Path("params.yaml"))
 
 
