@@ -1,4 +1,4 @@
-"""What `spn sample_stage` hands on to the sampler: the settings of just this stage of this chain."""
+"""What `spn sample_stage` hands on to the sampler, the settings of just this stage, and the times that it writes."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from experiment import tiny_params, write_params
+from fabricated import write_notes
 from torch import nn
 
 from spn.config import load_params
+from spn.files import json_digest, write_json
 from spn.pipeline import sample_stage as module
+from spn.pipeline.reading import _timing
 from spn.pipeline.sample_stage import sample_stage
 
 
@@ -42,3 +45,14 @@ def test_a_stage_is_sampled_at_its_own_settings(
     top_k = 2 if stage == "low" else None
     own = {"temperature": temperature, "top_k": top_k}
     assert handed == {"num_images": 3, "seed": 7, "batch_size": 2, "sampler": "cached"} | own
+
+
+def test_times_count_only_beside_the_samples_that_they_are_of(tmp_path: Path) -> None:
+    """`dvc checkout` brings back samples, but not how long they took."""
+    samples = tmp_path / "samples.h5"
+    made: dict[str, Any] = {"recipe": {"stage": "low"}, "trained": {"low": "1"}}
+    write_notes(str(samples), made)
+    write_json(tmp_path / "timing.json", {"seconds": 1.0, "images": 2, "samples": json_digest(made)})
+    assert _timing(samples)["seconds"] == 1.0
+    write_notes(str(samples), made | {"trained": {"low": "2"}})
+    assert _timing(samples) == {}
