@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from experiment import write_params
+from experiment import codes_params, write_params
 from fabricated import (
     HANDLE,
     MADE,
@@ -26,6 +26,7 @@ from fabricated import (
 from spn.checkpoint import save_tensors
 from spn.config import InputError, Params, load_params
 from spn.files import write_json
+from spn.notes import same_weights
 from spn.provenance import Audit, asked_results, audit, check_recipe, is_clone, results_of
 from spn.provenance.results import recorded_in
 
@@ -87,6 +88,29 @@ def test_results_made_with_the_weights_of_an_earlier_training_are_outdated(param
         for path in outdated:
             write_notes(path, notes_of(params, path))
     assert found == {path for path in MADE if "high" in notes_of(params, path).get("trained", {})}
+
+
+def test_results_of_codes_are_made_with_their_first_stage_too(tmp_path: Path) -> None:
+    networks = {
+        str(result.path): {*result.networks}
+        for result in results_of(load_params(write_params(tmp_path, codes_params())))
+    }
+    folder, both = "results/chains/latent", {"vq", "codes2", "codes1"}
+    assert networks["results/stages/vq/codes.h5"] == {"vq"}
+    assert networks["results/stages/codes1/metrics.json"] == {"vq", "codes1"}
+    assert networks[f"{folder}/codes2/samples.h5"] == {"vq", "codes2"}
+    made = ("codes1/samples.h5", "metrics.json", "model.safetensors")
+    assert all(networks[f"{folder}/{name}"] == both for name in made)
+    assert networks["results/plots/report.json"] == both | {"raster", "high", "low"}
+
+
+def test_results_made_with_other_weights_of_one_network_are_not_put_together() -> None:
+    first, second = Path("first.json"), Path("second.json")
+    parts = {first: {"trained": {"high": "1"}}, second: {"trained": {"high": "1", "low": "2"}}}
+    assert same_weights(parts) == {"high": "1", "low": "2"}
+    parts[second]["trained"]["high"] = "3"
+    with pytest.raises(InputError, match=r"^second\.json: expected the weights of high that first\.json was made with"):
+        same_weights(parts)
 
 
 def test_results_that_are_made_from_what_they_must_be_are_sound(params: Params) -> None:
