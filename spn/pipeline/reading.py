@@ -152,12 +152,12 @@ def check_samples(params: Params, chain: str, digest: str, results: Path) -> Non
         _check_notes(samples_path(chain, stage, results), sampling_recipe(params, chain, stage, digest))
 
 
-def check_weights(params: Params, chains: Iterable[str], results: Path) -> dict[str, str]:
+def check_weights(params: Params, chains: Iterable[str], results: Path, others: Iterable[Path] = ()) -> dict[str, str]:
     """Return the digests of the weights of all networks of chains.
 
-    Raises InputError unless figures, samples and model files were made with the weights that are in `results`.
+    Raises InputError unless figures, samples, and `others` were made with the weights that are in `results`.
     """
-    paths: dict[Path, None] = {}
+    paths: dict[Path, None] = dict.fromkeys(others)
     for chain in chains:
         stages = params.chains[chain].stages
         samples = (samples_path(chain, stage, results) for stage in stages)

@@ -66,7 +66,7 @@ def record(
     check_samples(params, chain, digest, results)
     check_model(params, chain, digest, results)
     metrics = metrics_of_chain(params, chain, results)
-    weights = check_weights(params, [chain], results)
+    weights = check_weights(params, [chain], results, [model_path(chain, results)])
     others = _other_figures(params, chain, digest, results)
     files = _pictures(params, chain, results)
     store = tracking.open_experiment(experiment, params.data.name)

@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from processes import start
 
 from spn import tracking
+from spn.checkpoint import load_tensors, save_tensors
 from spn.cli import main
 from spn.config import load_params
 from spn.files import read_json, write_json
@@ -92,6 +93,14 @@ def test_a_run_keeps_the_parameters_that_made_it(folder: Path, tmp_path: Path, m
     kept = store.client.download_artifacts(recorded.info.run_id, "params.yaml", str(tmp_path))
     assert recorded.data.params["seed"] == "1"
     assert Path(kept).read_bytes() == before != Path("params.yaml").read_bytes()
+
+
+def test_a_model_of_other_weights_is_not_recorded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors, notes = load_tensors(path := Path(f"{RESULTS}/model.safetensors"))
+    save_tensors(path, tensors, notes | {"trained": {"raster": "0" * 64}})
+    assert main(["record", "raster", "--output", "mlflow/chains/raster.json"]) == 2
+    assert "expected the weights of raster that" in capsys.readouterr().err
+    assert not Path("mlflow/chains/raster.json").exists()
 
 
 def test_what_is_no_longer_asked_for_leaves_the_run_that_has_it(folder: Path) -> None:
