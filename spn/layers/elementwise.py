@@ -3,6 +3,7 @@
 Under torch.compile they are the plain formulas, which it fuses by itself.
 """
 
+from math import log
 from typing import Any
 
 import torch
@@ -33,9 +34,10 @@ class _ConcatElu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, margins: Margins, dropout: float) -> Tensor:
         negated = -features
-        # exp - 1 is twice as fast as expm1; in float32 or better its error is that of a rounded 1.
+        # exp - 1 is faster than expm1, and exp2 than exp, on some CPUs by far; in float32 or better the error is that
+        # of a rounded 1.
         low = torch.minimum(features, negated).to(torch.promote_types(features.dtype, torch.float32))
-        low = low.exp_().sub_(1).to(features.dtype)
+        low = low.mul_(1 / log(2)).exp2_().sub_(1).to(features.dtype)
         result = _between(features, margins)
         first, second = _inner(result, margins).chunk(2, dim=-1)
         torch.maximum(features, low, out=first)
@@ -147,6 +149,32 @@ def _tanh(values: Tensor) -> Tensor:
     if values.device.type != "cpu" or values.dtype.itemsize < 4:
         return values.tanh()
     return (2 * values).sigmoid_().mul_(2).sub_(1)
+
+
+def gated_residual(features: AnyFeatures, gates: Float[Tensor, "*_ both"]) -> AnyFeatures:
+    """Return features + a * sigmoid(b), where a is the first half of the gates and b the second."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return features + F.glu(gates, dim=-1)
+    return _GatedResidual.apply(features, gates)  # type: ignore[no-untyped-call]
+
+
+class _GatedResidual(torch.autograd.Function):
+    """Of copies without gaps: in bfloat16 torch's glu takes four times as long for halves of less than 64 features."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, gates: Tensor) -> Tensor:
+        values, openness = gates.chunk(2, dim=-1)
+        openness = openness.clone(memory_format=torch.contiguous_format).sigmoid_()
+        ctx.save_for_backward(gates, openness)
+        return torch.addcmul(features, values, openness)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        gates, openness = ctx.saved_tensors
+        values, _ = gates.chunk(2, dim=-1)
+        of_openness = torch.ops.aten.sigmoid_backward(gradient * values, openness)
+        return gradient, torch.cat((gradient * openness, of_openness), dim=-1).to(gates.dtype)
 
 
 class Dropout(nn.Module):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spn.layers.elementwise import Dropout, Margins, concat_elu, shared_concat_elu
+from spn.layers.elementwise import Dropout, Margins, concat_elu, gated_residual, shared_concat_elu
 from spn.layers.pixel import PixelLinear
 from spn.layers.shifted import ShiftedConv, ShiftedConvSteps, shifted_row
 from spn.layers.weight_norm import SPREAD, normalised
@@ -69,7 +69,7 @@ class GatedResnet(nn.Module):
         gates = _convolved(self.second, hidden, self.dropout.rate_now)
         if self.label is not None:
             gates = gates + self.label(label)[:, None, None]
-        return _gated(features, gates)
+        return gated_residual(features, gates)
 
 
 class _OfStreams(nn.Linear):
@@ -98,10 +98,6 @@ def _convolved(layer: nn.Module, features: AnyFeatures, dropout: float = 0.0) ->
     if isinstance(layer, ShiftedConv):
         return layer.inside(concat_elu(features, layer.margins, dropout))
     return layer(concat_elu(features, dropout=dropout))
-
-
-def _gated(features: Tensor, gates: Tensor) -> Tensor:
-    return features + F.glu(gates, dim=-1)
 
 
 class GatedResnetRows:
@@ -133,7 +129,7 @@ class GatedResnetRows:
             gates = gates + block.label(self._label)[:, None]
         above.copy_(entering)
         hidden_above.copy_(hidden)
-        return _gated(features, gates)
+        return gated_residual(features, gates)
 
 
 class GatedResnetSteps:
@@ -181,7 +177,7 @@ class GatedResnetSteps:
             _concat_elu(beside, self._beside)
             self._per_pixel.add_to(hidden, self._beside)
         _concat_elu(hidden, self._second.slots[column])
-        return _gated(features, self._second.step(column))
+        return gated_residual(features, self._second.step(column))
 
 
 def _concat_elu(features: Pixel, out: Pixel) -> None:

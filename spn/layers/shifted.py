@@ -65,7 +65,7 @@ class _Doubling(nn.ConvTranspose2d):
             left, even, odd = made.unbind(3)
             made = torch.stack((even, odd + F.pad(left[:, :, 1:], (0, 0, 0, 0, 0, 1))), dim=3)
         assert self.bias is not None
-        doubled = made.permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2) + self.bias
+        doubled = made.permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2) + self.bias.to(made.dtype)
         return doubled.permute(0, 3, 1, 2)
 
 

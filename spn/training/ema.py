@@ -17,10 +17,11 @@ class EmaModel:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._averages, self._weights = list(self.model.parameters()), list(model.parameters())
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Move the average towards the model's weights after `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         move = get_ema_multi_avg_fn(decay)
-        move(list(self.model.parameters()), list(model.parameters()), step)
+        move(self._averages, self._weights, step)

@@ -4,24 +4,28 @@ Otherwise training would go on unnoticed: clipping turns a gradient of infinite 
 unchanged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 Pending: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """A step's loss, the norm of its gradient, and the index of the parameter to blame if that norm is not finite."""
 
 
-def worst_gradient(model: nn.Module) -> Tensor:
-    """Return the index of the first gradient whose norm is not finite, or else of the largest.
+def gradient_norms(parameters: Iterable[nn.Parameter]) -> Float[Tensor, " gradients"]:
+    """Return the norm of each gradient; parameters without one do not count."""
+    return torch.stack(torch._foreach_norm([each.grad for each in parameters if each.grad is not None]))
 
-    Parameters without gradients do not count. Call it before clipping. The result stays on the device, so that training
-    does not wait for it.
+
+def worst_gradient(norms: Float[Tensor, " gradients"]) -> Tensor:
+    """Return the index of the first norm that is not finite, or else of the largest.
+
+    The result stays on the device, so that training does not wait for it.
     """
-    norms = torch._foreach_norm([each.grad for each in model.parameters() if each.grad is not None])
-    return torch.stack(norms).nan_to_num(torch.inf, torch.inf).argmax().double()
+    return norms.nan_to_num(torch.inf, torch.inf).argmax().double()
 
 
 def check_finite(stage: str, model: nn.Module, losses: Tensor, pending: Sequence[Pending], step: int) -> None:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spn.layers import GatedResnet, RasterTransformer, Recomputing, ShiftedUpsampling, Stream
-from spn.layers.elementwise import Dropout, concat_elu, gate, shared_concat_elu
+from spn.layers.elementwise import Dropout, concat_elu, gate, gated_residual, shared_concat_elu
 from spn.likelihood import DiscretisedMixture
+from spn.likelihood.mixture import _logsumexp
 from spn.machine import onednn_matmul
 
 MARGINS = [(0, 0, 0), (1, 1, 1), (1, 0, 1), (0, 0, 1), (2, 3, 0)]
@@ -159,6 +160,37 @@ def test_gate_is_within_two_units_of_float32() -> None:
     torch.testing.assert_close(single.double(), double, rtol=0, atol=2 * torch.finfo(torch.float32).eps)
 
 
+def plain_gated_residual(both: Tensor) -> Tensor:
+    features, gates = both.split((4, 8), dim=-1)
+    return features + F.glu(gates, dim=-1)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "planes", "strided", "expanded"])
+def test_gated_residual_is_the_plain_formula(layout: str) -> None:
+    both = layouts(with_edges(2, 3, 4, 12))[layout]
+    before = both.clone()
+    assert_same(lambda each: gated_residual(*each.split((4, 8), dim=-1)), plain_gated_residual, both)
+    assert torch.equal(both, before)
+    with torch.no_grad():
+        assert torch.equal(gated_residual(*both.split((4, 8), dim=-1)), plain_gated_residual(both))
+
+
+def test_gated_residual_has_the_gradient_of_its_values() -> None:
+    inputs = draws(2, 3, 4).requires_grad_(), draws(2, 3, 8, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(gated_residual, inputs)
+
+
+@pytest.mark.parametrize("of_features", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of_gates", [torch.float32, torch.bfloat16])
+def test_gated_residual_of_two_types_is_of_the_finer_one(of_features: torch.dtype, of_gates: torch.dtype) -> None:
+    features, gates = draws(2, 3, 4).to(of_features).requires_grad_(), draws(2, 3, 8).to(of_gates).requires_grad_()
+    result = gated_residual(features, gates)
+    assert result.dtype == torch.promote_types(of_features, of_gates)
+    assert [each.dtype for each in torch.autograd.grad(result.sum(), (features, gates))] == [of_features, of_gates]
+    plain = features.double() + F.glu(gates.double(), dim=-1)
+    torch.testing.assert_close(result.double(), plain, rtol=2**-7, atol=2**-7)
+
+
 @pytest.mark.parametrize("function", [concat_elu, lambda each: gate(each, 2)])
 def test_bfloat16_stays_and_is_rounded_once(function: Function) -> None:
     features = draws(3, 4, 8).bfloat16()
@@ -184,6 +216,16 @@ def test_a_block_computes_in_bfloat16_under_autocast() -> None:
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("sees_right", [True, False])
+def test_an_upsampling_stays_in_bfloat16_under_autocast(sees_right: bool) -> None:
+    torch.manual_seed(0)
+    upsampling, features = ShiftedUpsampling(3, 5, sees_right), torch.randn(2, 4, 4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = upsampling(features)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), upsampling(features), rtol=2**-5, atol=2**-5)
+
+
 def test_a_block_made_again_has_the_same_dropout_and_gradients() -> None:
     torch.manual_seed(0)
     block, features = GatedResnet(8, (2, 2), 0, 0, 0.5), torch.randn(2, 4, 4, 8, requires_grad=True)
@@ -199,10 +241,15 @@ def test_a_block_made_again_has_the_same_dropout_and_gradients() -> None:
 
 def test_compiled_formulas_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     features = with_edges(2, 3, 4, 12)
-    expected = [concat_elu(features, (1, 1, 1)), *shared_concat_elu(features, (1, 1, 1)), gate(features, 2)]
+
+    def every() -> list[Tensor]:
+        shared = shared_concat_elu(features, (1, 1, 1))
+        residual = gated_residual(*features.split((4, 8), dim=-1))
+        return [concat_elu(features, (1, 1, 1)), *shared, gate(features, 2), residual, _logsumexp(features)]
+
+    expected = every()
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    actual = [concat_elu(features, (1, 1, 1)), *shared_concat_elu(features, (1, 1, 1)), gate(features, 2)]
-    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(every(), expected, rtol=1e-13, atol=1e-15)
 
 
 # Dropout.
@@ -240,6 +287,26 @@ def test_dropout_passes_gradients_where_it_keeps() -> None:
     result.sum().backward()
     assert features.grad is not None
     assert torch.equal(features.grad, result)
+
+
+# The sum over the components of a mixture.
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "planes", "strided", "expanded"])
+def test_logsumexp_is_that_of_torch(layout: str) -> None:
+    values = draws(2, 3, 4, 5) * 9
+    values.view(-1)[:4] = torch.tensor([1e300, -1e300, -torch.inf, -800.0], dtype=torch.float64)
+    assert_same(_logsumexp, lambda each: torch.logsumexp(each, dim=-1), layouts(values)[layout])
+
+
+def test_logsumexp_has_the_gradient_of_its_values() -> None:
+    assert torch.autograd.gradcheck(_logsumexp, draws(3, 2, 4).requires_grad_())
+
+
+def test_logsumexp_takes_infinities_as_that_of_torch_does() -> None:
+    values = torch.full((3, 3), -torch.inf)
+    values[1:, 0] = torch.tensor([0.5, torch.inf])
+    assert _logsumexp(values.requires_grad_()).tolist() == [-torch.inf, 0.5, torch.inf]
 
 
 # The mass of a logistic in a bin.

@@ -83,7 +83,7 @@ def test_an_average_moves_by_one_minus_its_decay(step: int, kept: float) -> None
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight))
-    average.update(model, step)
+    average.update(step)
     for old, live, new in zip(before, weights_of(model), weights_of(average.model), strict=True):
         np.testing.assert_allclose(new, kept * old + (1 - kept) * live, rtol=1e-5, atol=1e-6)
 
