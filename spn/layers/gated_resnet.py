@@ -49,12 +49,11 @@ class GatedResnet(nn.Module):
             nn.init.normal_(self.label.weight, std=SPREAD)
         self.dropout = Dropout(dropout)
 
-    def forward(self, features: AnyFeatures, beside: AnyFeatures | None, label: OneHot | None) -> AnyFeatures:
+    def forward(self, features: AnyFeatures, beside: Sequence[AnyFeatures], label: OneHot | None) -> AnyFeatures:
         """Advance the stream by one block; a kernel of [1, 1] takes single pixels [batch, filters] as well."""
         hidden = _convolved(self.first, features)
         if self.beside:
-            assert beside is not None
-            hidden = hidden + self.beside(concat_elu(beside))
+            hidden = hidden + self.beside(*map(concat_elu, beside))
         return self._gated(features, hidden, label)
 
     def advance(self, stream: Stream, beside: Sequence[Stream], label: OneHot | None) -> Features:

@@ -51,13 +51,13 @@ class StrictAttention(nn.Module):
     ) -> tuple[AnyFeatures, AnyFeatures]:
         """Compute the keys and the values of pixels."""
         content = torch.cat((image, features, coordinates.expand(*features.shape[:-1], 2)), dim=-1)
-        keys, values = self.keys_values(self.content(content, None, None)).split(self.widths, dim=-1)
+        keys, values = self.keys_values(self.content(content, [], None)).split(self.widths, dim=-1)
         return keys, values
 
     def ask(self, features: AnyFeatures, coordinates: AnyCoordinates) -> AnyFeatures:
         """Compute the queries of pixels."""
         question = torch.cat((features, coordinates.expand(*features.shape[:-1], 2)), dim=-1)
-        return self.queries(self.question(question, None, None))
+        return self.queries(self.question(question, [], None))
 
 
 def _nothing_first(tokens: Float[Tensor, "batch token _"]) -> Float[Tensor, "batch token _"]:

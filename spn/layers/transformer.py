@@ -110,8 +110,10 @@ class RasterTransformer(Recomputing):
         around = None if context is None else context.flatten(1, 2)
         for block in self.blocks:
             tokens = self.run_layer(block, tokens, around)
-        num_pixels = features.shape[1] * features.shape[2]
-        return self.norm(tokens[:, -num_pixels:]).unflatten(1, features.shape[1:3])
+        if prefix is not None:
+            tokens = tokens[:, prefix.shape[1] :]
+        # Under autocast norms are float32, which every layer that reads this would round by itself.
+        return self.norm(tokens).unflatten(1, features.shape[1:3]).to(features.dtype)
 
 
 class _BlockSteps:

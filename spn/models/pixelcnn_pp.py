@@ -90,7 +90,7 @@ class Resolution(Recomputing):
     def _advance(self, block: nn.Module, stream: Stream, beside: list[Stream], label: OneHot | None) -> Stream:
         """Advance a stream by one block; one that is computed again keeps its features alone."""
         if self.recompute:
-            given = torch.cat([each.features for each in beside], dim=-1) if beside else None
+            given = [each.features for each in beside]
             return Stream(self.run_layer(block, stream.features, given, label), stream.margins)
         return Stream(cast(GatedResnet, block).advance(stream, beside, label), stream.margins)
 

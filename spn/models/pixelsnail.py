@@ -47,8 +47,8 @@ class Block(nn.Module):
     def forward(self, features: Features, image: Features, coordinates: Coordinates, label: OneHot | None) -> Features:
         """Advance the stream."""
         for resnet in self.resnets:
-            features = resnet(features, None, label)
-        return self.merge(features, self.attention(image, features, coordinates), None)
+            features = resnet(features, [], label)
+        return self.merge(features, [self.attention(image, features, coordinates)], None)
 
 
 class PixelSnail(Recomputing, Model):
@@ -167,7 +167,7 @@ class _BlockSteps:
         for resnet in self._resnets:
             stream = resnet.step(column, stream)
         self._asked = stream
-        return self._merge(stream, self._attention.step(self._first + column, stream), None)
+        return self._merge(stream, [self._attention.step(self._first + column, stream)], None)
 
     def remember(self, column: int, image: Pixel) -> None:
         self._attention.remember(self._first + column, image, self._asked)

@@ -108,13 +108,20 @@ def test_a_block_shares_what_it_reads_and_computes_the_same(kernel: tuple[int, i
         return [result, *torch.autograd.grad(result.square().sum(), [*every, *block.parameters()])]
 
     streams = [Stream(each, margins) for each in every]
-    expected = gradients(block(features, torch.cat(beside, dim=-1) if beside else None, None))
+    expected = gradients(block(features, [torch.cat(beside, dim=-1)] if beside else [], None))
     actual = gradients(block.advance(streams[0], streams[1:], None))
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_concat_elu_passes_on_what_is_not_a_number() -> None:
     assert concat_elu(torch.tensor([[torch.nan, 1.0]])).isnan().tolist() == [[True, False, True, False]]
+
+
+@pytest.mark.parametrize("width", [1, 5, 16, 24, 48, 64])
+def test_concat_elu_of_a_pixel_does_not_depend_on_its_neighbours(width: int) -> None:
+    features = draws(3, 3, 5, width).float()
+    alone = [concat_elu(pixel[None]) for pixel in features.flatten(0, 2)]
+    assert torch.equal(concat_elu(features).flatten(0, 2), torch.cat(alone))
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.1])
@@ -209,7 +216,7 @@ def test_a_block_computes_in_bfloat16_under_autocast() -> None:
         assert isinstance(layer, nn.Conv2d)
         layer.register_forward_hook(lambda layer, inputs, outputs: seen.append(outputs.dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        result = block(features, beside, None)
+        result = block(features, [beside], None)
     assert seen == [torch.bfloat16] * 2
     (gradient,) = torch.autograd.grad(result.float().square().sum(), features)
     assert gradient.dtype == torch.float32
@@ -226,6 +233,16 @@ def test_an_upsampling_stays_in_bfloat16_under_autocast(sees_right: bool) -> Non
     torch.testing.assert_close(result.float(), upsampling(features), rtol=2**-5, atol=2**-5)
 
 
+def test_a_transformer_stays_in_bfloat16_under_autocast() -> None:
+    torch.manual_seed(0)
+    transformer = RasterTransformer(8, 2, 1, 4, 4, dropout=0.0)
+    features = torch.randn(2, 4, 4, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = transformer(features.bfloat16())
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), transformer(features), rtol=2**-4, atol=2**-4)
+
+
 def test_a_block_made_again_has_the_same_dropout_and_gradients() -> None:
     torch.manual_seed(0)
     block, features = GatedResnet(8, (2, 2), 0, 0, 0.5), torch.randn(2, 4, 4, 8, requires_grad=True)
@@ -234,7 +251,7 @@ def test_a_block_made_again_has_the_same_dropout_and_gradients() -> None:
         stack = Recomputing()
         stack.recompute = recompute
         torch.manual_seed(1)
-        loss = stack.run_layer(block, features, None, None).square().sum()
+        loss = stack.run_layer(block, features, [], None).square().sum()
         gradients.append(torch.autograd.grad(loss, [features, *block.parameters()]))
     assert all(torch.equal(first, second) for first, second in zip(*gradients, strict=True))
 
