@@ -167,7 +167,7 @@ def _without_gaps(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def gated_residual(features: AnyFeatures, gates: Float[Tensor, "*_ both"]) -> AnyFeatures:
     """Return features + a * sigmoid(b), where a is the first half of the gates and b the second."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if features.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return features + F.glu(gates, dim=-1)
     return _GatedResidual.apply(features, gates)  # type: ignore[no-untyped-call]
 
