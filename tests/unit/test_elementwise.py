@@ -481,3 +481,11 @@ def test_upsampling_is_a_cropped_transposed_convolution(sees_right: bool) -> Non
         assert leaf is not None
         gradients = [torch.autograd.grad(each(features).square().sum(), leaf)[0] for each in (upsampling, plain)]
         torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1, 3])
+def test_a_transformer_returns_the_pixels_and_not_the_prefix(num_prefix: int) -> None:
+    transformer = RasterTransformer(8, 2, 0, 2, 3, dropout=0.0, is_causal=False)
+    features, prefix = torch.randn(2, 2, 3, 8), torch.randn(2, num_prefix, 8)
+    positioned = features + transformer.row_positions + transformer.column_positions
+    torch.testing.assert_close(transformer(features, prefix=prefix), transformer.norm(positioned))
