@@ -28,7 +28,7 @@ from benchmarks.reference import (
 )
 from benchmarks.same_weights import common_decoder
 from benchmarks.table import Row, Target, faster
-from spn.config import ImageBartSection, PixelCnnPpSection, SpnSection, StagePlan
+from spn.config import FamilySection, ImageBartSection, PixelCnnPpSection, SpnSection, StagePlan
 from spn.config.diffusion import GeometricSchedule, Noise
 from spn.stages import build_stage
 from spn.stages.scale import Scale as DiffusionScale
@@ -47,18 +47,14 @@ PLUS_PLUS_TARGETS = {"float32": Target(1.5, 2.0), "bfloat16": Target(2.0, 3.0)}
 BART_TARGET = Target(1.2, 1.5)
 """Target of a scale of ImageBART against the common style."""
 
-COMPILED = ("bfloat16 with --compile",)
+COMPILED = ("float32 with --compile", "bfloat16 with --compile")
 
 
 def rows(scale: Scale, folder: Path, peaks: Peaks) -> list[Row]:
     """Compare a step on 16 slices of 16x16 with the common style and with the peak; then steps of PixelCNN++."""
     size, times = (256, 1) if scale.tiny else (2048, 10)
     beside = {f"{name} product": product(size, getattr(torch, name), CPU, times) for name in TARGETS}
-    if not scale.tiny:
-        # Each takes a minute to compile, so a tiny run leaves them out.
-        for name in COMPILED:
-            compiled = trainer(folder, scale.section, scale.size(16), 1, 16, precision_of(name), CPU, compiled=True)
-            beside[name] = compiled.train_step
+    beside |= compiled_steps(scale, folder, scale.section, 16, 16)
     seconds = step_seconds(scale, folder, 16, CPU, beside)
     shares = [
         share_of_peak(
@@ -67,6 +63,15 @@ def rows(scale: Scale, folder: Path, peaks: Peaks) -> list[Row]:
         for name in ours_of(seconds)
     ]
     return against_common(scale, 16, seconds) + shares + plus_plus_rows(scale, folder) + [bart_row(scale, folder)]
+
+
+def compiled_steps(scale: Scale, folder: Path, section: FamilySection, size: int, batch: int) -> dict[str, Run]:
+    """Return compiled steps; none in a tiny run, because each takes a minute to compile."""
+    if scale.tiny:
+        return {}
+    return {
+        name: trainer(folder, section, size, 1, batch, precision_of(name), CPU, True).train_step for name in COMPILED
+    }
 
 
 def precision_of(name: str) -> str:
@@ -186,6 +191,7 @@ def _plus_plus(scale: Scale, folder: Path, section: PixelCnnPpSection) -> list[R
     steps: dict[str, Run] = {
         name: trainer(folder, section, size, 1, batch, name).train_step for name in PLUS_PLUS_TARGETS
     }
+    steps |= compiled_steps(scale, folder, section, size, batch)
     seconds = _taking_turns(scale, steps, lambda: common_step(common.loss, optimiser, levels), CPU)
     return [
         faster(
@@ -196,11 +202,11 @@ def _plus_plus(scale: Scale, folder: Path, section: PixelCnnPpSection) -> list[R
             seconds["common"],
             batch,
             "images/s",
-            target=target,
+            target=PLUS_PLUS_TARGETS[precision_of(name)],
             note=f"same function, same weights: losses differ by {difference:.0e} nats a sub-pixel in float64, because "
             "public code approximates small masses; it drops whole channels, ours single features",
         )
-        for name, target in PLUS_PLUS_TARGETS.items()
+        for name in steps
     ]
 
 
