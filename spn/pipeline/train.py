@@ -1,5 +1,8 @@
 """Training of one stage, recorded in MLflow."""
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +46,8 @@ def train(
             f"--micro-batch: expected a stage, got the first stage {stage}, whose losses are of whole batches"
         )
     place = choose_device(device, threads)
+    if compiled and place.type == "cpu":
+        _check_compiler()
     # Load all code before waiting for the lock, so that the digest in the recipe is that of the code that will run.
     load_verb(training_verb(params, stage), params.trained(stage))
     params, slices = open_slices(params, stage, data)
@@ -58,6 +63,13 @@ def train(
             log_place(stage, place)
             train_stage(params, stage, slices, output, runs, place, observe, compiled, recompute, micro_batch, follow)
     return checkpoint
+
+
+def _check_compiler() -> None:
+    """Raise InputError unless torch.compile will find the C++ compiler that it needs for a CPU."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(f"--compile: expected a C++ compiler, found no {compiler} (the variable CXX names another)")
 
 
 def _check_batches(params: Params, stage: str) -> None:

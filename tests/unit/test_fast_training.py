@@ -1,5 +1,6 @@
 """What is done for speed and memory alone changes no result."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from spn.likelihood import Categorical, Chunked, Law, chunked
 from spn.machine import FLOAT32_ERROR, onednn_matmul
 from spn.models import build_model
 from spn.pipeline.place import choose_device
+from spn.pipeline.train import train
 from spn.provenance import stage_recipe
 from spn.stages import Stage
 from spn.training.trainer import Trainer
@@ -46,6 +48,28 @@ use(), use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 use(), use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+COMPILED = """
+import sys
+from pathlib import Path
+import torch
+from spn.config import load_params
+from spn.data.hdf5 import SliceFile
+from spn.provenance import stage_recipe
+from spn.training.trainer import Trainer
+
+params, file = load_params(Path(sys.argv[1])), SliceFile(Path(sys.argv[2]))
+steps = []
+for compiled in (False, True):
+    torch.manual_seed(1)
+    recipe = stage_recipe(params, "raster", file.digest)
+    trainer = Trainer(params, "raster", file, recipe, torch.device("cpu"), compiled)
+    steps.append([torch.stack([value.double() for value in trainer.train_step()[:2]]) for _ in range(3)])
+for plain, compiled in zip(*steps):
+    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=0)
+assert torch._dynamo.utils.counters["inductor"], "nothing was compiled"
 """
 
 
@@ -336,3 +360,26 @@ def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyP
     line = f"^--device: expected a device of this machine, got cuda:{rank}: invalid device ordinal$"
     with pytest.raises(InputError, match=line):
         choose_device("cuda", 1)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_takes_the_same_steps(experiment: tuple[Params, Path], tmp_path: Path) -> None:
+    """In a process where types are not checked; with torch's real compiler."""
+    _, folder = experiment
+    raw = tiny_params()
+    raw["stages"]["raster"]["model"] = {"family": "gated_pixelcnn", "layers": 1, "width": 6}
+    path = write_params(tmp_path, raw)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, map(str, sys.path)))}
+    command = [sys.executable, "-c", COMPILED, str(path), str(folder / "raster.h5")]
+    subprocess.run(command, env=environment, check=True)
+
+
+def test_a_compiler_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params(write_params(tmp_path, tiny_params()))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    line = r"^--compile: expected a C\+\+ compiler, found no no-such-compiler \(the variable CXX names another\)$"
+    with pytest.raises(InputError, match=line):
+        train(params, "raster", tmp_path / "none.h5", tmp_path / "out", compiled=True, device="cpu")
+    monkeypatch.setenv("CXX", "g++")
+    with pytest.raises(InputError, match=r"none\.h5"):
+        train(params, "raster", tmp_path / "none.h5", tmp_path / "out", compiled=True, device="cpu")
