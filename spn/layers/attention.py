@@ -19,7 +19,7 @@ def attention(
     is_causal: bool,
 ) -> Float[Tensor, "batch head query value_width"]:
     """Attend from each query to all tokens, or if causal to its own token and those before."""
-    if queries.device.type != "cpu" or torch.compiler.is_compiling():
+    if queries.device.type != "cpu":
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=is_causal)
     # On a CPU attention in bfloat16 is slower than in float32, in the backward pass by a factor of two.
     dtype = torch.promote_types(queries.dtype, torch.float32)
@@ -27,7 +27,11 @@ def attention(
         # The kernel takes one width for all; zeros add nothing to products, and the values' are cut off again.
         widest = max(queries.shape[-1], values.shape[-1])
         equal = (_widened(each.to(dtype), widest) for each in (queries, keys, values))
-        mixed = _AttendOnCpu.apply(*equal, is_causal, queries.shape[-1] ** -0.5)  # type: ignore[no-untyped-call]
+        scale = queries.shape[-1] ** -0.5
+        if torch.compiler.is_compiling():  # cannot change how products are multiplied
+            mixed = F.scaled_dot_product_attention(*equal, is_causal=is_causal, scale=scale)
+        else:
+            mixed = _AttendOnCpu.apply(*equal, is_causal, scale)  # type: ignore[no-untyped-call]
         return mixed[..., : values.shape[-1]].to(queries.dtype)
 
 
