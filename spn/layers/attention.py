@@ -26,12 +26,14 @@ def attention(
     with torch.autocast("cpu", enabled=False):
         # The kernel takes one width for all; zeros add nothing to products, and the values' are cut off again.
         widest = max(queries.shape[-1], values.shape[-1])
-        equal = (_widened(each.to(dtype), widest) for each in (queries, keys, values))
+        wide_queries, wide_keys, wide_values = (_widened(each.to(dtype), widest) for each in (queries, keys, values))
         scale = queries.shape[-1] ** -0.5
         if torch.compiler.is_compiling():  # cannot change how products are multiplied
-            mixed = F.scaled_dot_product_attention(*equal, is_causal=is_causal, scale=scale)
+            mixed = F.scaled_dot_product_attention(
+                wide_queries, wide_keys, wide_values, is_causal=is_causal, scale=scale
+            )
         else:
-            mixed = _AttendOnCpu.apply(*equal, is_causal, scale)  # type: ignore[no-untyped-call]
+            mixed = _AttendOnCpu.apply(wide_queries, wide_keys, wide_values, is_causal, scale)  # type: ignore[no-untyped-call]
         return mixed[..., : values.shape[-1]].to(queries.dtype)
 
 
