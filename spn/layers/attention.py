@@ -28,12 +28,7 @@ def attention(
         widest = max(queries.shape[-1], values.shape[-1])
         wide_queries, wide_keys, wide_values = (_widened(each.to(dtype), widest) for each in (queries, keys, values))
         scale = queries.shape[-1] ** -0.5
-        if torch.compiler.is_compiling():  # cannot change how products are multiplied
-            mixed = F.scaled_dot_product_attention(
-                wide_queries, wide_keys, wide_values, is_causal=is_causal, scale=scale
-            )
-        else:
-            mixed = _AttendOnCpu.apply(wide_queries, wide_keys, wide_values, is_causal, scale)  # type: ignore[no-untyped-call]
+        mixed = _AttendOnCpu.apply(wide_queries, wide_keys, wide_values, is_causal, scale)  # type: ignore[no-untyped-call]
         return mixed[..., : values.shape[-1]].to(queries.dtype)
 
 
@@ -47,9 +42,7 @@ class _AttendOnCpu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool, scale: float) -> Tensor:
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        with default_matmul():
-            mixed, log_sums = attend(queries, keys, values, 0.0, is_causal, scale=scale)
+        mixed, log_sums = attend_on_cpu(queries, keys, values, is_causal, scale)
         ctx.is_causal, ctx.scale = is_causal, scale
         ctx.save_for_backward(queries, keys, values, mixed, log_sums)
         return mixed
@@ -57,7 +50,38 @@ class _AttendOnCpu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        with default_matmul():
-            gradients = attend_backward(gradient, *ctx.saved_tensors, 0.0, ctx.is_causal, scale=ctx.scale)
+        gradients = attend_on_cpu_backward(gradient, *ctx.saved_tensors, ctx.is_causal, ctx.scale)
         return *gradients, None, None
+
+
+# Operators of our own, into which torch.compile does not look: it could not change how products are multiplied.
+@torch.library.custom_op("spn::attend_on_cpu", mutates_args=())
+def attend_on_cpu(
+    queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return the values mixed [batch, head, query, width], and the logarithms of the sums of weights."""
+    with default_matmul():
+        return _KERNEL(queries, keys, values, 0.0, is_causal, scale=scale)
+
+
+@torch.library.custom_op("spn::attend_on_cpu_backward", mutates_args=())
+def attend_on_cpu_backward(
+    gradient: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mixed: Tensor,
+    log_sums: Tensor,
+    is_causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of queries, keys and values."""
+    with default_matmul():
+        return _KERNEL_BACKWARD(gradient, queries, keys, values, mixed, log_sums, 0.0, is_causal, scale=scale)
+
+
+_KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_KERNEL_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+# Their shapes and layouts are the kernels'.
+attend_on_cpu.register_fake(lambda *inputs: _KERNEL(*inputs[:3], 0.0, inputs[3], scale=inputs[4]))
+attend_on_cpu_backward.register_fake(lambda *inputs: _KERNEL_BACKWARD(*inputs[:6], 0.0, inputs[6], scale=inputs[7]))

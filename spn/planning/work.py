@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+import spn.layers.attention  # noqa: F401 (registers our operators)
+
 
 @dataclass(frozen=True)
 class Work:
@@ -118,23 +120,20 @@ def _attention(
     return 4 * pairs * query.numel() // queries
 
 
+def _attention_in_training(queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool, scale: float) -> int:
+    return _attention(queries, keys, values, is_causal=is_causal)
+
+
 def _attention_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    dropout: float,
-    is_causal: bool,
-    **_: Any,
+    gradient: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mixed: Tensor, log_sums: Tensor, *options: Any
 ) -> int:
     """Count five products: the scores again, and the gradients of values, weights, queries and keys."""
-    return _attention(query, key, value, dropout, is_causal) * 5 // 2
+    return _attention_in_training(queries, keys, values, *options) * 5 // 2
 
 
 _ATTENTION: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.spn.attend_on_cpu: _attention_in_training,
+    torch.ops.spn.attend_on_cpu_backward: _attention_backward,
 }
-"""torch has no formulas for the CPU's kernels."""
+"""torch has no formulas for the CPU's kernels, nor for our operators, which call them."""

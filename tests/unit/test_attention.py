@@ -1,10 +1,13 @@
 """Attention: the fused kernel is the plain formula, causal or not, for keys and values of any widths."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from spn.layers.attention import attention
+from spn.layers import attention as module
+from spn.layers.attention import attend_on_cpu, attend_on_cpu_backward, attention
 
 
 def plainly(queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Tensor:
@@ -13,18 +16,11 @@ def plainly(queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -
     return scores.masked_fill(later & is_causal, -torch.inf).softmax(-1) @ values
 
 
-@pytest.mark.parametrize("compiles", [False, True])
 @pytest.mark.parametrize(("num_queries", "is_causal"), [(7, True), (7, False), (4, False), (9, False)])
 @pytest.mark.parametrize(("key_width", "value_width"), [(4, 4), (3, 5), (6, 2)])
 def test_values_and_gradients_are_those_of_the_plain_formula(
-    key_width: int,
-    value_width: int,
-    num_queries: int,
-    is_causal: bool,
-    compiles: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    key_width: int, value_width: int, num_queries: int, is_causal: bool
 ) -> None:
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiles)
     torch.manual_seed(1)
     shapes = [(2, 3, num_queries, key_width), (2, 3, 7, key_width), (2, 3, 7, value_width)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -35,13 +31,33 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
     torch.testing.assert_close(found, torch.autograd.grad((expected * weights).sum(), inputs))
 
 
-def test_compiled_attention_runs_as_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which takes keys and values of one width alone; of others torch would compute the plain formula."""
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    inputs = [torch.randn(2, 3, 7, width, requires_grad=True) for width in (3, 3, 5)]
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-        mixed = attention(*inputs, is_causal=True)
-    assert mixed.shape == (2, 3, 7, 5)
+@pytest.mark.parametrize(("num_queries", "is_causal"), [(7, True), (4, False)])
+def test_the_operators_keep_what_they_promise_to_compilers(num_queries: int, is_causal: bool) -> None:
+    """Shapes and layouts of results without values are those of results, and nothing that is given changes."""
+    torch.manual_seed(3)
+    queries, keys, values = (torch.randn(2, 3, size, 4) for size in (num_queries, 7, 7))
+    torch.library.opcheck(attend_on_cpu, (queries, keys, values, is_causal, 0.5))
+    results = attend_on_cpu(queries, keys, values, is_causal, 0.5)
+    given = (torch.randn_like(results[0]), queries, keys, values, *results, is_causal, 0.5)
+    torch.library.opcheck(attend_on_cpu_backward, given)
+
+
+def test_small_products_are_multiplied_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever training decided, forward and backward; compiled or not."""
+    seen, settings = list[str](), torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    for name in ("_KERNEL", "_KERNEL_BACKWARD"):
+        kernel = getattr(module, name)
+
+        def noted(*given: object, kernel: Callable[..., object] = kernel, **rest: object) -> object:
+            seen.append(settings.fp32_precision)
+            return kernel(*given, **rest)
+
+        monkeypatch.setattr(module, name, noted)
+    monkeypatch.setattr(settings, "fp32_precision", "tf32")
+    inputs = [torch.randn(1, 2, 5, 4, requires_grad=True) for _ in range(3)]
+    attention(*inputs, is_causal=True).sum().backward()
+    assert seen == ["ieee", "ieee"]
+    assert settings.fp32_precision == "tf32"
 
 
 def test_bfloat16_is_attended_in_float32_and_returned_as_it_came() -> None:
