@@ -26,9 +26,8 @@ def attention(
     with torch.autocast("cpu", enabled=False):
         # The kernel takes one width for all; zeros add nothing to products, and the values' are cut off again.
         widest = max(queries.shape[-1], values.shape[-1])
-        wide_queries, wide_keys, wide_values = (_widened(each.to(dtype), widest) for each in (queries, keys, values))
-        scale = queries.shape[-1] ** -0.5
-        mixed = _AttendOnCpu.apply(wide_queries, wide_keys, wide_values, is_causal, scale)  # type: ignore[no-untyped-call]
+        equal = (_widened(each.to(dtype), widest) for each in (queries, keys, values))
+        mixed = _AttendOnCpu.apply(*equal, is_causal, queries.shape[-1] ** -0.5)  # type: ignore[no-untyped-call]
         return mixed[..., : values.shape[-1]].to(queries.dtype)
 
 
