@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spn.layers import attention as module
 from spn.layers.attention import attend_on_cpu, attend_on_cpu_backward, attention
+from spn.planning.work import Tally, imagined
 
 
 def plainly(queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Tensor:
@@ -66,3 +67,16 @@ def test_bfloat16_is_attended_in_float32_and_returned_as_it_came() -> None:
     mixed = attention(*inputs, is_causal=True)
     assert mixed.dtype == torch.bfloat16
     torch.testing.assert_close(mixed, plainly(*(each.float() for each in inputs), is_causal=True).bfloat16())
+
+
+@pytest.mark.parametrize(("is_causal", "pairs"), [(True, 28), (False, 49)])
+def test_the_plan_counts_the_products_of_pairs_that_are_seen(is_causal: bool, pairs: int) -> None:
+    with imagined():
+        inputs = [torch.randn(2, 3, 7, 4, requires_grad=True) for _ in range(3)]
+        with Tally() as forward:
+            mixed = attention(*inputs, is_causal=is_causal)
+        with Tally() as backward:
+            mixed.sum().backward()
+    # Two products of 2 FLOPs a pair and feature, and five backward, of 2 images and 3 heads.
+    assert forward.work.flops == 2 * 3 * pairs * 2 * 2 * 4
+    assert backward.work.flops == 2 * 3 * pairs * 5 * 2 * 4

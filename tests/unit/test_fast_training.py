@@ -380,6 +380,8 @@ def test_a_compiler_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pyte
     line = r"^--compile: expected a C\+\+ compiler, found no no-such-compiler \(the variable CXX names another\)$"
     with pytest.raises(InputError, match=line):
         train(params, "raster", tmp_path / "none.h5", tmp_path / "out", compiled=True, device="cpu")
+    with pytest.raises(InputError, match=r"none\.h5"):  # nothing is to be compiled
+        train(params, "raster", tmp_path / "none.h5", tmp_path / "out", device="cpu")
     monkeypatch.setenv("CXX", "g++")
     with pytest.raises(InputError, match=r"none\.h5"):
         train(params, "raster", tmp_path / "none.h5", tmp_path / "out", compiled=True, device="cpu")
