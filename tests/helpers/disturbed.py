@@ -4,6 +4,7 @@ Trainings are stopped (SIGSTOP) before anything is done to them, so that nothing
 """
 
 import contextlib
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -56,10 +57,12 @@ class Author:
         """List the processes `spn train` of a stage here, with torchrun and srun that started them."""
         return [process for process in psutil.process_iter() if self._trains(process, stage)]
 
-    def cancel(self, job: Job) -> None:
-        """Cancel a job and wait until it has ended."""
+    def cancel(self, job: Job, snakemake: "subprocess.Popen[bytes]") -> None:
+        """Cancel a job and wait until it has ended; Snakemake is stopped meanwhile, or it may show half a log."""
+        snakemake.send_signal(signal.SIGSTOP)
         self.cluster.run("scancel", job.id)
         self.wait_for_end(job, "CANCELLED")
+        snakemake.send_signal(signal.SIGCONT)
 
     def start_again(self, job: Job) -> None:
         """Let a job that Slurm has queued again start now, and not after some minutes."""

@@ -64,7 +64,8 @@ AccountingStoragePort={accounting}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageTRES=gres/gpu
 MinJobAge=86400
-KillWait={patience}
+# As long from SIGTERM to SIGKILL as a busy machine may need to save.
+KillWait=60
 CompleteWait=0
 ReturnToService=2
 SlurmdTimeout=5
@@ -121,9 +122,9 @@ class Job:
 class Cluster:
     """A Slurm that runs as long as the context; `variables` lead its commands to it."""
 
-    def __init__(self, folder: Path, num_nodes: int = 3, patience: int = 5) -> None:
-        """Name the folder for everything it writes, the number of nodes, and the seconds from SIGTERM to SIGKILL."""
-        self.folder, self._patience = folder, patience
+    def __init__(self, folder: Path, num_nodes: int = 3) -> None:
+        """Name the folder for everything it writes, and the number of nodes."""
+        self.folder = folder
         self.nodes = tuple(f"node{index}" for index in range(1, num_nodes + 1))
         self.variables = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder / 'bin'}{os.pathsep}{PATH}"}
         self._user, self._host = psutil.Process().username(), platform.node().split(".")[0]
@@ -201,7 +202,6 @@ class Cluster:
     def _configure(self) -> None:
         ports, host = self._ports, self._host
         values = {"folder": self.folder, "host": host, "user": self._user, "password": "unimportant", **ports}
-        values["patience"] = self._patience
         nodes = [NODE.format(name=node, host=host, port=ports[node], gpus=len(DEVICES)) for node in self.nodes]
         gpus = [f"NodeName={node} Name=gpu File={device}\n" for node in self.nodes for device in DEVICES]
         version = tuple(map(int, re.findall(r"\d+", subprocess.check_output([_find("slurmd"), "-V"], text=True))[:2]))

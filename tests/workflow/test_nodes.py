@@ -88,8 +88,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
         open_at("sqlite:///whole/mlflow.db", Path("whole/mlflow.json"))
         whole = ["--output", "whole", "--experiment", "whole/mlflow.json", "--runs", "whole/runs"]
         assert main(["train", "low", "--data", data, *whole]) == 0
-    # As long from SIGTERM to SIGKILL as a busy machine may need to save.
-    with Cluster(folder / "slurm", num_nodes=3, patience=60) as cluster:
+    with Cluster(folder / "slurm", num_nodes=3) as cluster:
         return Story(cluster, Author(cluster, replace(workspace, variables=cluster.variables), {"low": STEPS}))
 
 

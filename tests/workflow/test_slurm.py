@@ -5,6 +5,7 @@ What happened is read from Slurm's records, Snakemake's words and the logs.
 
 import contextlib
 import re
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -58,10 +59,10 @@ class Story:
         return (self.workspace.folder / f"logs/{job}.log").read_text()
 
 
-def disturb_low(author: Author, orphan: Job) -> None:
+def disturb_low(author: Author, orphan: Job, snakemake: "subprocess.Popen[bytes]") -> None:
     """Cancel what a killed Snakemake left, then the training that waited for it; kill the node of the next."""
-    author.cancel(orphan)
-    author.cancel(author.stop("low"))
+    author.cancel(orphan, snakemake)
+    author.cancel(author.stop("low"), snakemake)
     lost = author.stop("low")
     author.cluster.kill_node(lost.node)
     author.start_again(lost)
@@ -93,7 +94,8 @@ def tell(cluster: Cluster, workspace: Workspace) -> Story:
         author.wait(lambda: AWAY in said(workspace), "Snakemake to miss the scheduler")
         cluster.start_controller()
         with ThreadPoolExecutor() as pool:
-            for disturbing in (pool.submit(disturb_low, author, orphan), pool.submit(disturb_high, author, late)):
+            low = pool.submit(disturb_low, author, orphan, snakemake)
+            for disturbing in (low, pool.submit(disturb_high, author, late)):
                 disturbing.result()
         assert snakemake.wait(3 * SECONDS) == 0, said(workspace)
     print("STOPPED", author.stopped, flush=True)
