@@ -37,10 +37,14 @@ class VerticalConv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(num_in, num_out, kernel_size=(2, 3))
 
-    def forward(self, features: Features) -> Features:
-        """Convolve, with zeros outside the slice."""
-        padded = F.pad(features, (0, 0, 1, 1, 1, 0))
-        return self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, features: Features, link: nn.Linear | None = None) -> Features:
+        """Convolve, with zeros outside the slice; a `link` is applied to the result, as part of the kernel."""
+        padded = F.pad(features, (0, 0, 1, 1, 1, 0)).permute(0, 3, 1, 2)
+        if link is None:
+            return self.conv(padded).permute(0, 2, 3, 1)
+        kernel = torch.einsum("oc,cihw->oihw", link.weight, self.conv.weight)
+        bias = F.linear(self.conv.get_parameter("bias"), link.weight, link.bias)
+        return F.conv2d(padded, kernel, bias).permute(0, 2, 3, 1)
 
 
 def vertical_row(vertical: VerticalConv, above: Row, here: Row) -> Row:

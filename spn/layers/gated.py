@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from spn.layers.causal import ChannelCausalLinear, ChannelSteps, HorizontalConv, VerticalConv, vertical_row
 from spn.layers.elementwise import Dropout, gate
@@ -18,7 +19,14 @@ class GatedLayer(nn.Module):
     """
 
     def __init__(
-        self, num_in: int, width: int, num_conditions: tuple[int, int], channels: int, first: bool, dropout: float
+        self,
+        num_in: int,
+        width: int,
+        num_conditions: tuple[int, int],
+        channels: int,
+        first: bool,
+        last: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -30,23 +38,40 @@ class GatedLayer(nn.Module):
         self.horizontal_condition = nn.Linear(to_horizontal, 2 * width, bias=False) if to_horizontal else None
         self.out = ChannelCausalLinear(width, width, channels, strict=False)
         self.dropout = Dropout(dropout)
-        self.first = first
+        self.first, self.last = first, last
 
     def forward(
         self, vertical: Features, horizontal: Features, conditions: tuple[Features | None, Features | None]
-    ) -> tuple[Features, Features]:
+    ) -> tuple[Features | None, Features]:
         """Advance both stacks by one layer; `conditions` are for the vertical and the horizontal stack.
 
-        The vertical output is returned before its gate: the next layer gates it, and after the last layer it is unused.
+        The vertical output is returned before its gate, which the next layer applies; after the last layer it is None.
         """
-        above = self.vertical(self.entering(vertical))
-        if self.vertical_condition:
-            above = above + self.vertical_condition(conditions[0])
-        along = self.horizontal(horizontal) + self.link(above)
+        vertical = self.entering(vertical)
+        merges = self._merges_link(vertical.shape[:3].numel())
+        above = None if self.last and merges else self._see_above(vertical, conditions[0])
+        linked = self._see_above(vertical, conditions[0], self.link) if merges else self.link(above)
+        along = self.horizontal(horizontal) + linked
         if self.horizontal_condition:
             along = along + self.horizontal_condition(conditions[1])
         gated = self.dropout(self.out(gate(along, self.channels)))
-        return above, gated if self.first else horizontal + gated
+        return None if self.last else above, gated if self.first else horizontal + gated
+
+    def _see_above(self, vertical: Features, condition: Features | None, link: nn.Linear | None = None) -> Features:
+        """Return the vertical output; with `link`, what that makes of it, by one map, as both are linear."""
+        above = self.vertical(vertical, link)
+        if self.vertical_condition and condition is not None:
+            weight = self.vertical_condition.weight
+            above = above + F.linear(condition, link.weight @ weight if link else weight)
+        return above
+
+    def _merges_link(self, num_pixels: int) -> bool:
+        """Tell whether merging the link saves multiplications: if few inputs are seen, or the output is unused."""
+        num_seen = self.vertical.conv.weight[0].numel()
+        if self.vertical_condition:
+            num_seen += self.vertical_condition.in_features
+        num_out = self.link.out_features
+        return num_seen * (num_out + (0 if self.last else num_pixels)) < num_pixels * num_out
 
     def entering(self, vertical: AnyFeatures) -> AnyFeatures:
         """Gate the vertical output of the previous layer; the first layer takes the slice itself."""

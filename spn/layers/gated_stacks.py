@@ -42,6 +42,7 @@ class GatedStacks(Recomputing):
                 num_conditions=num_conditions,
                 channels=channels if self.masks_channels else 1,
                 first=depth == 0,
+                last=depth == num_layers - 1,
                 dropout=dropout,
             )
             for depth in range(num_layers)

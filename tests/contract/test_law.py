@@ -17,6 +17,14 @@ def law(*batch: int, dtype: torch.dtype = torch.float64, scale: float = 2.0) -> 
     return Categorical((scale * torch.randn(*batch, LEVELS, generator=generator, dtype=torch.float64)).to(dtype))
 
 
+@pytest.fixture(params=["as it is", "for a compiler"])
+def formula(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take each of the formulas of a logarithm of a probability."""
+    if request.param == "for a compiler":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+
+
+@pytest.mark.usefixtures("formula")
 def test_probs_sum_to_one_and_are_those_of_log_prob() -> None:
     laws = law(2, 3, 4)
     probs = laws.probs()
@@ -109,6 +117,7 @@ def test_temperature_sharpens_and_flattens() -> None:
     torch.testing.assert_close(hot, torch.full_like(hot, 1 / LEVELS), atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("formula")
 def test_logits_of_low_precision_are_normalised_in_float32() -> None:
     low = law(200, dtype=torch.bfloat16, scale=4.0)
     exact = Categorical(low.logits.double())
@@ -120,10 +129,12 @@ def test_logits_of_low_precision_are_normalised_in_float32() -> None:
     torch.testing.assert_close(low.probs(), exact.probs(), atol=0, rtol=0)
 
 
+@pytest.mark.usefixtures("formula")
 def test_float64_stays_float64() -> None:
     assert law(2).log_prob(torch.tensor([0, 1])).dtype == torch.float64
 
 
+@pytest.mark.usefixtures("formula")
 def test_the_loss_has_the_gradient_of_cross_entropy() -> None:
     logits = law(1).logits.requires_grad_()
     Categorical(logits).log_prob(torch.tensor([2])).sum().backward()
