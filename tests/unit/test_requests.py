@@ -178,8 +178,9 @@ def test_where_everything_is_sound_and_in_order_nothing_is_written(
     assert times_now() == times
 
 
-@pytest.mark.parametrize("refused", [str(request(WEIGHTS)), FIGURES])
-@pytest.mark.parametrize("is_outdated", [False, True])
+@pytest.mark.parametrize(
+    ("refused", "is_outdated"), [(str(request(WEIGHTS)), False), (str(request(WEIGHTS)), True), (FIGURES, False)]
+)
 def test_a_file_whose_time_cannot_be_set_is_named(
     params: Params, times: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch, refused: str, is_outdated: bool
 ) -> None:

@@ -200,7 +200,7 @@ def test_make_with_nothing_to_do_says_so_and_the_table(workspace: Workspace) -> 
 
 def test_comments_docstrings_and_what_nothing_uses_change_nothing(workspace: Workspace) -> None:
     workspace.append("spn/models/spn.py", "\n# A remark.\n")
-    workspace.append("spn/stages.py", "\nUNUSED = True\n")
+    workspace.append("spn/stages/cells.py", "\nUNUSED = True\n")
     workspace.edit("spn/layers/causal.py", '"""', '"""Otherwise put: ')
     assert workspace.snakemake().ran == {"reproduce"}
 

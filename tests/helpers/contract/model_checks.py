@@ -59,6 +59,8 @@ def check_context_is_used(problem: Problem) -> None:
             pairs.append((context, replace(context, position=elsewhere)))
         if context.label is not None:
             pairs.append((context, replace(context, label=(context.label + 1) % stage.shape.num_classes)))
+        if context.caption is not None:
+            pairs.append((context, replace(context, caption=(context.caption + 1) % stage.shape.num_words)))
         if pairs:
             one, other = (_laws(model, target, contexts) for contexts in zip(*pairs, strict=True))
             # For one of the targets: a rectifier may be off for some.
