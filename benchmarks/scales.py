@@ -25,7 +25,7 @@ from tqdm import trange
 from benchmarks.reference import CPU
 from spn.config import load_params
 from spn.data.hdf5 import SliceFile
-from spn.layers import ChannelCausalLinear, HorizontalConv
+from spn.layers import ChannelCausalLinear, GatedLayer, HorizontalConv
 from spn.machine import onednn_matmul
 from spn.paths import slices_path
 from spn.provenance import stage_recipe
@@ -67,6 +67,9 @@ def _watched(model: nn.Module, scales: Scales) -> Iterator[None]:
     def of_gradient(name: str, gradient: Tensor) -> None:
         scales.gradients[name] = float(gradient.std())
 
+    gated = [module for module in model.modules() if isinstance(module, GatedLayer)]
+    for layer in gated:
+        layer.merges_link = False
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, MAPS)]
     hooks = [module.register_forward_hook(partial(of_outputs, name)) for name, module in layers]
     try:
@@ -74,6 +77,8 @@ def _watched(model: nn.Module, scales: Scales) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+        for layer in gated:
+            layer.merges_link = True
 
 
 def trained(workspace: Path, stages: list[str], steps: int) -> dict[str, dict[int, Scales]]:

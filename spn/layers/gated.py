@@ -18,6 +18,9 @@ class GatedLayer(nn.Module):
     this one.
     """
 
+    merges_link = True
+    """Whether the link may be merged into the maps before it; otherwise every map runs by itself."""
+
     def __init__(
         self,
         num_in: int,
@@ -48,7 +51,7 @@ class GatedLayer(nn.Module):
         The vertical output is returned before its gate, which the next layer applies; after the last layer it is None.
         """
         vertical = self.entering(vertical)
-        merges = self._merges_link(vertical.shape[:3].numel())
+        merges = self.merges_link and self._merging_saves(vertical.shape[:3].numel())
         above = None if self.last and merges else self._see_above(vertical, conditions[0])
         linked = self._see_above(vertical, conditions[0], self.link) if merges else self.link(above)
         along = self.horizontal(horizontal) + linked
@@ -60,12 +63,13 @@ class GatedLayer(nn.Module):
     def _see_above(self, vertical: Features, condition: Features | None, link: nn.Linear | None = None) -> Features:
         """Return the vertical output; with `link`, what that makes of it, by one map, as both are linear."""
         above = self.vertical(vertical, link)
-        if self.vertical_condition and condition is not None:
-            weight = self.vertical_condition.weight
-            above = above + F.linear(condition, link.weight @ weight if link else weight)
-        return above
+        if self.vertical_condition is None or condition is None:
+            return above
+        if link is None:
+            return above + self.vertical_condition(condition)
+        return above + F.linear(condition, link.weight @ self.vertical_condition.weight)
 
-    def _merges_link(self, num_pixels: int) -> bool:
+    def _merging_saves(self, num_pixels: int) -> bool:
         """Tell whether merging the link saves multiplications: if few inputs are seen, or the output is unused."""
         num_seen = self.vertical.conv.weight[0].numel()
         if self.vertical_condition:

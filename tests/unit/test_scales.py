@@ -28,6 +28,14 @@ def test_every_layer_is_there_once_in_the_order_in_which_it_runs(scales: Scales)
     assert all(scale > 0 for scale in scales.outputs.values())
 
 
+def test_maps_that_training_merges_are_there_by_themselves(tmp_path: Path) -> None:
+    names = list(scales_of(trainer(tmp_path, SECTION, size=4, scale_factor=2, batch_size=32)).outputs)
+    for layer in (0, 1):
+        assert {f"pixelcnn.layers.{layer}.{each}" for each in ("vertical.conv", "link", "vertical_condition")} <= {
+            *names
+        }
+
+
 def test_scales_are_standard_deviations_of_outputs_and_of_gradients(tmp_path: Path, scales: Scales) -> None:
     training = trainer(tmp_path, SECTION, size=4, scale_factor=2, batch_size=4)
     slices, position, labels = training._batch(0)
