@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from spn.config import FirstStageSection, StageSection
-from spn.layers import recompute_layers
+from spn.layers import GatedLayer, recompute_layers
 from spn.stages import Stage
 from spn.training.optimiser import build_optimiser
 
@@ -23,6 +23,10 @@ class Step:
         self.stage, self.training = stage, section.training
         with device:  # tensors without values cannot be moved to it afterwards
             self.model = stage.build_network(section)
+        # As the papers draw them, which takes up to a tenth more: merged links are not linear in the batch size.
+        for module in self.model.modules():
+            if isinstance(module, GatedLayer):
+                module.merges_link = False
         if recompute:
             recompute_layers(self.model)
         self.optimiser = build_optimiser(self.model, section.training.optimiser)
