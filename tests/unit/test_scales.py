@@ -29,11 +29,13 @@ def test_every_layer_is_there_once_in_the_order_in_which_it_runs(scales: Scales)
 
 
 def test_maps_that_training_merges_are_there_by_themselves(tmp_path: Path) -> None:
-    names = list(scales_of(trainer(tmp_path, SECTION, size=4, scale_factor=2, batch_size=32)).outputs)
+    training = trainer(tmp_path, SECTION, size=4, scale_factor=2, batch_size=32)
+    names = list(scales_of(training).outputs)
     for layer in (0, 1):
         assert {f"pixelcnn.layers.{layer}.{each}" for each in ("vertical.conv", "link", "vertical_condition")} <= {
             *names
         }
+        assert training.model.get_submodule(f"pixelcnn.layers.{layer}").merges_link
 
 
 def test_scales_are_standard_deviations_of_outputs_and_of_gradients(tmp_path: Path, scales: Scales) -> None:
